@@ -1,0 +1,163 @@
+/*
+ * kv/base.h: the words that every layer of the store shares.
+ *
+ * Owns       nothing: macros, little-endian types, checked sums, assertions.
+ * Invariant  an on-disk integer is a byte array, so that a raw read does not compile.
+ */
+#ifndef KV_BASE_H
+#define KV_BASE_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef KV_MUST_CHECK
+#define KV_MUST_CHECK __attribute__((warn_unused_result))
+#endif
+#define KV_PRINTF(fmt_index, arg_index) __attribute__((format(printf, fmt_index, arg_index)))
+
+/*
+ * Functions that read bytes which another thread may be writing. What they
+ * return is worthless until the caller has checked the page's version again,
+ * so the thread sanitizer is told not to look inside them.
+ */
+#if defined(__clang__)
+#define KV_RACY __attribute__((no_sanitize("thread"), noinline))
+#elif defined(__SANITIZE_THREAD__)
+#define KV_RACY __attribute__((no_sanitize_thread, noinline))
+#else
+#define KV_RACY
+#endif
+
+/* The unit of everything on disk, in bytes. */
+#define KV_BLOCK_BYTES 4096u
+
+/* On in every build: cheap checks of our own state, never of input. */
+#define KV_ASSERT(condition)                                                                       \
+    do {                                                                                           \
+        if (__builtin_expect(!(condition), 0)) {                                                   \
+            fprintf(stderr, "kvfs: %s:%d: assertion failed: %s\n", __FILE__, __LINE__,             \
+                    #condition);                                                                   \
+            abort();                                                                               \
+        }                                                                                          \
+    } while (0)
+
+/* Walks whole structures; debug builds only. */
+#ifdef KV_DEBUG
+#define KV_ASSERT_SLOW(condition) KV_ASSERT(condition)
+#else
+#define KV_ASSERT_SLOW(condition) ((void)0)
+#endif
+
+typedef struct {
+    uint8_t b[2];
+} kv_le16;
+typedef struct {
+    uint8_t b[4];
+} kv_le32;
+typedef struct {
+    uint8_t b[8];
+} kv_le64;
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the getters below assume a little-endian machine"
+#endif
+
+static inline uint16_t kv_le16_get(kv_le16 v)
+{
+    uint16_t n;
+    memcpy(&n, v.b, sizeof n);
+    return n;
+}
+
+static inline uint32_t kv_le32_get(kv_le32 v)
+{
+    uint32_t n;
+    memcpy(&n, v.b, sizeof n);
+    return n;
+}
+
+static inline uint64_t kv_le64_get(kv_le64 v)
+{
+    uint64_t n;
+    memcpy(&n, v.b, sizeof n);
+    return n;
+}
+
+static inline kv_le16 kv_le16_of(uint16_t n)
+{
+    kv_le16 v;
+    memcpy(v.b, &n, sizeof n);
+    return v;
+}
+
+static inline kv_le32 kv_le32_of(uint32_t n)
+{
+    kv_le32 v;
+    memcpy(v.b, &n, sizeof n);
+    return v;
+}
+
+static inline kv_le64 kv_le64_of(uint64_t n)
+{
+    kv_le64 v;
+    memcpy(v.b, &n, sizeof n);
+    return v;
+}
+
+/* Big-endian, for integers inside keys: memcmp order is then numeric order. */
+static inline void kv_be64_put(uint8_t out[8], uint64_t n)
+{
+    const uint64_t swapped = __builtin_bswap64(n);
+    memcpy(out, &swapped, sizeof swapped);
+}
+
+static inline uint64_t kv_be64_take(const uint8_t in[8])
+{
+    uint64_t n;
+    memcpy(&n, in, sizeof n);
+    return __builtin_bswap64(n);
+}
+
+/* Checked sums and products of untrusted numbers: true on overflow. */
+static inline bool kv_add_u64(uint64_t a, uint64_t b, uint64_t *sum)
+{
+    return __builtin_add_overflow(a, b, sum);
+}
+
+static inline bool kv_mul_u64(uint64_t a, uint64_t b, uint64_t *product)
+{
+    return __builtin_mul_overflow(a, b, product);
+}
+
+static inline uint64_t kv_min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint64_t kv_max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* How many blocks hold `bytes`; bytes <= UINT64_MAX - KV_BLOCK_BYTES. */
+static inline uint64_t kv_blocks_for(uint64_t bytes)
+{
+    return (bytes + KV_BLOCK_BYTES - 1) / KV_BLOCK_BYTES;
+}
+
+/* Byte order of two keys: memcmp, then the shorter first. */
+static inline int kv_key_compare(const void *a, size_t a_len, const void *b, size_t b_len)
+{
+    const size_t shared = a_len < b_len ? a_len : b_len;
+    const int order = shared ? memcmp(a, b, shared) : 0;
+    if (order)
+        return order;
+    return (a_len > b_len) - (a_len < b_len);
+}
+
+#endif

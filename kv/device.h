@@ -1,0 +1,93 @@
+/*
+ * kv/device.h: the image as an array of blocks, and the seam for tests.
+ *
+ * A device reads and writes whole blocks at block offsets and flushes. Calls are
+ * synchronous; those that take several requests have them in flight together. Every
+ * buffer is aligned to KV_BLOCK_BYTES (kv_device_alloc gives such memory).
+ *
+ * Durability: a flush makes every write durable that had completed before the flush was
+ * called. Nothing else does.
+ *
+ * Threads: any number, except close.
+ */
+#ifndef KV_DEVICE_H
+#define KV_DEVICE_H
+
+#include "kv/base.h"
+#include "kv/kv.h"
+
+enum kv_io_kind { KV_IO_READ, KV_IO_WRITE };
+
+struct kv_io {
+    enum kv_io_kind kind;
+    uint64_t block;       /* first */
+    uint32_t block_count; /* 1.. ; the whole transfer or an error */
+    void *buf;            /* aligned; borrowed until the call returns */
+    int result;           /* out: 0 or negative errno */
+};
+
+struct kv_device_counts {
+    uint64_t reads, read_bytes, writes, write_bytes, flushes;
+};
+
+/*
+ * What an implementation supplies. Tests make their own: one in memory that records every
+ * write and flush, one that fails on order.
+ */
+struct kv_device_ops {
+    /*
+     * Do all requests, in any order; then, when `flush` is set and all writes succeeded, a
+     * flush. Each request's result is set. Returns 0, or the first error.
+     */
+    int (*submit)(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush);
+    int (*discard)(struct kv_device *device, uint64_t block, uint64_t block_count);
+    void (*close)(struct kv_device *device);
+};
+
+/* Implementations embed this as their first member. */
+struct kv_device {
+    const struct kv_device_ops *ops;
+    uint64_t block_count;            /* immutable after open */
+    bool direct_io;                  /* immutable after open */
+    struct kv_device_counts counts;  /* relaxed atomics (__atomic) */
+};
+
+enum kv_device_flags {
+    KV_DEVICE_READ_ONLY = 1,
+    KV_DEVICE_BUFFERED = 2, /* do not try O_DIRECT */
+    KV_DEVICE_NO_LOCK = 4   /* kv_image_info only */
+};
+
+/*
+ * Open a file or block device with io_uring and, unless asked otherwise or refused by the
+ * host (then direct_io is false), O_DIRECT; take its exclusive lock (flock; O_EXCL too on a
+ * block device; a shared open for reading still takes the exclusive lock).
+ *
+ * Returns 0; -EBUSY locked; -ENOENT, -EACCES ...; -EINVAL neither file nor block device;
+ * -ENOSYS no io_uring. `error` (may be NULL) gets the words.
+ */
+KV_MUST_CHECK int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
+                                 struct kv_error *error);
+void kv_device_close(struct kv_device *device);
+
+/*
+ * A device over `below` (owned, closed with it) that keeps what is written in memory and
+ * never writes through: a read-only open can recover on it.
+ */
+KV_MUST_CHECK int kv_device_overlay(struct kv_device *below, struct kv_device **device);
+
+/* All counted in device->counts; ranges are checked against block_count (-EINVAL). */
+KV_MUST_CHECK int kv_device_submit(struct kv_device *device, struct kv_io *ios, size_t io_count,
+                                   bool flush);
+KV_MUST_CHECK int kv_device_read(struct kv_device *device, uint64_t block, uint32_t block_count,
+                                 void *buf);
+KV_MUST_CHECK int kv_device_write(struct kv_device *device, uint64_t block, uint32_t block_count,
+                                  const void *buf);
+KV_MUST_CHECK int kv_device_flush(struct kv_device *device);
+/* Tell the host that blocks hold nothing; a hint, errors are ignored by callers. */
+int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_count);
+
+/* Aligned, zeroed memory, freed with free(). NULL: no memory. */
+void *kv_device_alloc(size_t bytes);
+
+#endif

@@ -1,0 +1,351 @@
+/*
+ * kv/kv.h: the only door into the store.
+ *
+ * A store is one image (a file or a block device) that holds one ordered set of
+ * keys with values. Keys are byte strings, ordered by memcmp and then length.
+ * Changes go in as batches: a batch is applied whole or not at all, also over a
+ * crash, and what a crash leaves is a prefix of the batches in the order in
+ * which they were applied.
+ *
+ * Functions return 0 or a negative errno unless they say otherwise. Common to
+ * all that read: -EBADMSG a checksum failed, -EUCLEAN a structure contradicts
+ * itself, -EIO the device failed, -ENOMEM. Common to all that write: -EROFS the
+ * store was opened read-only or turned read-only after a failed write.
+ *
+ * Threads: a store may be used by any number of threads. A batch or a cursor
+ * belongs to one thread at a time.
+ */
+#ifndef KV_KV_H
+#define KV_KV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef KV_MUST_CHECK
+#define KV_MUST_CHECK __attribute__((warn_unused_result))
+#endif
+
+struct kv_store;
+struct kv_batch;
+struct kv_cursor;
+struct kv_device; /* kv/device.h; only tests pass one */
+
+#define KV_KEY_MAX   512u          /* bytes of a key; the least is 1 */
+#define KV_VALUE_MAX (16u << 20)   /* bytes of a value given to kv_batch_put */
+#define KV_BLOB_MAX  (1u << 20)    /* bytes of one blob */
+#define KV_LABEL_MAX 63u           /* bytes */
+
+enum kv_codec { KV_CODEC_NONE = 0, KV_CODEC_LZ4 = 1, KV_CODEC_ZSTD = 2 };
+
+struct kv_codec_spec {
+    enum kv_codec codec;
+    int level; /* zstd 1..19; others ignore it; 0 = the codec's default */
+};
+
+/* What went wrong, for a person: names the thing and the remedy, one line, no newline. */
+struct kv_error {
+    char text[320];
+};
+
+/* ---- an image's life ---------------------------------------------------- */
+
+struct kv_create_options {
+    uint64_t size_bytes;   /* 0: the whole of an existing file or device */
+    uint32_t node_bytes;   /* power of two, 4096..65536; 0 = 16384 */
+    uint32_t extent_bytes; /* power of two, 4096..KV_BLOB_MAX; 0 = 131072 */
+    uint64_t log_bytes;    /* 0 = min(1/8 of the image, 256 MiB) */
+    struct kv_codec_spec codec;
+    uint8_t uuid[16];  /* all zero: a random one */
+    const char *label; /* NULL: none */
+    bool force;        /* overwrite what looks like a filesystem or image */
+};
+
+/*
+ * Make an empty image at `path` (created if it is not there and a size is given).
+ *
+ * Returns 0; -EINVAL a bad option; -EEXIST something is there and force is not set;
+ * -EBUSY in use; -ENOSPC smaller than the least image; or what open, ftruncate or
+ * writing say. `error` (may be NULL) gets the words.
+ */
+KV_MUST_CHECK int kv_create(const char *path, const struct kv_create_options *options,
+                            struct kv_error *error);
+
+enum kv_sync_mode {
+    KV_SYNC_FSYNC = 0,  /* durable at kv_sync, and every commit_interval (default) */
+    KV_SYNC_ALWAYS,     /* every batch is durable before kv_apply returns */
+    KV_SYNC_CHECKPOINT, /* no log: durable at each checkpoint; kv_sync makes one */
+};
+
+enum kv_log_level { KV_LOG_ERROR = 0, KV_LOG_WARNING, KV_LOG_INFO, KV_LOG_DEBUG };
+typedef void kv_log_fn(void *context, enum kv_log_level level, const char *line);
+
+struct kv_open_options {
+    bool read_only; /* nothing is written; a log that needs replay is replayed in memory */
+    enum kv_sync_mode sync;
+    uint64_t memory_budget_bytes; /* 0 = 256 MiB; the least is 8 MiB */
+    uint32_t commit_interval_ms;  /* 0 = 1000 */
+    uint32_t hot_percent;         /* of the frames; 0 = 33 */
+    bool buffered_io;             /* host page cache instead of O_DIRECT */
+    bool no_background;           /* tests: no threads; the caller checkpoints and syncs */
+    kv_log_fn *log;               /* NULL: standard error */
+    void *log_context;
+    struct kv_device *device; /* tests: used instead of a path, closed by kv_close */
+};
+
+/*
+ * Open the image at `path`, replay its log, and hold its exclusive lock until kv_close.
+ *
+ * options    NULL for the defaults; borrowed for the call (log_context for the store's life).
+ * store      out: set on 0 only.
+ *
+ * Returns 0; -EBUSY in use by another process (the text names it); -EMEDIUMTYPE not an
+ * image; -EPROTONOSUPPORT a version or feature that this build does not know; -EBADMSG or
+ * -EUCLEAN damaged (the text says what fsck.kvfs would do); -ENODATA truncated; -EINVAL.
+ */
+KV_MUST_CHECK int kv_open(const char *path, const struct kv_open_options *options,
+                          struct kv_store **store, struct kv_error *error);
+
+/*
+ * Checkpoint, mark the image clean, release everything. The store is gone whatever is
+ * returned; an error means that the last checkpoint failed and the log will be replayed.
+ */
+KV_MUST_CHECK int kv_close(struct kv_store *store);
+
+/* Release everything without writing: what is left is as after a crash. For tests. */
+void kv_abandon(struct kv_store *store);
+
+/* The process that holds the lock of the image at `path`, or 0 when none does. */
+int kv_image_holder(const char *path);
+
+struct kv_image_info {
+    uint8_t uuid[16];
+    char label[KV_LABEL_MAX + 1];
+    uint32_t version;
+    uint32_t node_bytes, extent_bytes;
+    uint64_t image_bytes, log_bytes;
+    struct kv_codec_spec codec;
+    uint64_t feature_compat, feature_rocompat, feature_incompat;
+    uint64_t epoch;
+    uint64_t created_ns, written_ns; /* since 1970 */
+    bool clean;                      /* closed cleanly */
+    bool superblock_damaged;         /* one copy is damaged; the other was used */
+};
+
+/* Read the superblock only; takes no lock, so it works on a mounted image. */
+KV_MUST_CHECK int kv_image_info(const char *path, struct kv_image_info *info,
+                                struct kv_error *error);
+void kv_store_info(struct kv_store *store, struct kv_image_info *info);
+
+/* ---- reading ------------------------------------------------------------ */
+
+/*
+ * Copy the value stored under a key.
+ *
+ * buf        caller's memory, buf_cap bytes; NULL if buf_cap is 0.
+ * value_len  out: whole length in bytes; set on 0 and on -ERANGE.
+ *
+ * Returns 0; -ENOENT no such key; -ERANGE buf too small, nothing useful copied;
+ * -EINVAL a key length out of range.
+ * Threads: any; sees every batch applied before the call.
+ * Method: optimistic lock coupling (Leis et al. 2016, 2019).
+ */
+KV_MUST_CHECK int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf,
+                         size_t buf_cap, size_t *value_len);
+
+struct kv_lookup {
+    const void *key;
+    size_t key_len;
+    void *buf;
+    size_t buf_cap;
+    size_t value_len; /* out, as in kv_get */
+    int result;       /* out, as kv_get returns */
+};
+
+/* kv_get for each of `count` lookups; cache misses are started together. Returns 0 or -ENOMEM. */
+KV_MUST_CHECK int kv_get_many(struct kv_store *store, struct kv_lookup *lookups, size_t count);
+
+/*
+ * A cursor walks the keys of [lower, upper) in order. It sees each leaf as it was at one
+ * moment: a key inserted or deleted while it walks may or may not be seen, every other
+ * key is seen exactly once. It holds nothing that stops writers.
+ *
+ * lower/upper  borrowed for the call; length 0: unbounded.
+ */
+KV_MUST_CHECK int kv_cursor_open(struct kv_store *store, const void *lower, size_t lower_len,
+                                 const void *upper, size_t upper_len, struct kv_cursor **cursor);
+KV_MUST_CHECK int kv_cursor_open_prefix(struct kv_store *store, const void *prefix,
+                                        size_t prefix_len, struct kv_cursor **cursor);
+void kv_cursor_close(struct kv_cursor *cursor);
+
+/* Each moves and returns 0 on a key, -ENOENT when there is none (the cursor is then on none). */
+KV_MUST_CHECK int kv_cursor_first(struct kv_cursor *cursor);
+KV_MUST_CHECK int kv_cursor_last(struct kv_cursor *cursor);
+KV_MUST_CHECK int kv_cursor_seek(struct kv_cursor *cursor, const void *key,
+                                 size_t key_len); /* the first key >= key */
+KV_MUST_CHECK int kv_cursor_seek_before(struct kv_cursor *cursor, const void *key,
+                                        size_t key_len); /* the last key < key */
+KV_MUST_CHECK int kv_cursor_next(struct kv_cursor *cursor);
+KV_MUST_CHECK int kv_cursor_prev(struct kv_cursor *cursor);
+
+/* Of the key the cursor is on; borrowed until it moves. The value of a large key is read now. */
+const void *kv_cursor_key(struct kv_cursor *cursor, size_t *key_len);
+KV_MUST_CHECK int kv_cursor_value(struct kv_cursor *cursor, const void **value, size_t *value_len);
+
+/* ---- blobs: bytes kept outside the tree, referred to by values --------------- */
+
+/* A reference to a blob; may be copied freely and compared with memcmp. */
+struct kv_blob_ref {
+    uint8_t bytes[40];
+};
+
+/*
+ * Write `length` bytes (1..KV_BLOB_MAX) as a blob, packed by `codec` (NULL: the image's
+ * default; what does not shrink by a block is stored as it is). The blob belongs to the
+ * caller until a batch with kv_batch_put_blob(.., KV_BLOB_NEW) is applied, or
+ * kv_blob_discard. On fragmented space fewer bytes may be taken: *written says how many.
+ *
+ * Returns 0; -ENOSPC; -EINVAL; -EROFS; -EIO.
+ */
+KV_MUST_CHECK int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
+                                const struct kv_codec_spec *codec, struct kv_blob_ref *ref,
+                                size_t *written);
+void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
+
+/*
+ * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE).
+ * The caller sees to it that the reference is not dropped meanwhile.
+ */
+KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref,
+                               size_t offset, void *buf, size_t length);
+size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
+size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
+
+/* ---- writing ------------------------------------------------------------ */
+
+struct kv_batch *kv_batch_new(void); /* NULL: no memory */
+void kv_batch_free(struct kv_batch *batch);
+void kv_batch_clear(struct kv_batch *batch);
+size_t kv_batch_count(const struct kv_batch *batch); /* operations in it */
+
+/*
+ * Add an operation; operations take effect in the order in which they were added. Keys and
+ * values are copied. All: -EINVAL a length out of range; -ENOMEM.
+ */
+KV_MUST_CHECK int kv_batch_put(struct kv_batch *batch, const void *key, size_t key_len,
+                               const void *value, size_t value_len);
+KV_MUST_CHECK int kv_batch_del(struct kv_batch *batch, const void *key,
+                               size_t key_len); /* an absent key is no error */
+KV_MUST_CHECK int kv_batch_del_range(struct kv_batch *batch, const void *lower, size_t lower_len,
+                                     const void *upper, size_t upper_len); /* [lower, upper) */
+/* Overwrite bytes at `offset` of a value; an absent key counts as empty, a gap becomes zeros. */
+KV_MUST_CHECK int kv_batch_patch(struct kv_batch *batch, const void *key, size_t key_len,
+                                 size_t offset, const void *bytes, size_t length);
+
+/*
+ * Store the value `head` (0..256 bytes) followed by the 40 bytes of `ref`; reading gives
+ * exactly these bytes back. The store counts references: when the last value that holds
+ * the blob is overwritten or deleted, its space is freed.
+ * KV_BLOB_NEW: the first reference to a blob of this store's kv_blob_write.
+ * KV_BLOB_SHARED: one more reference to a blob that a stored value holds now.
+ */
+enum kv_blob_use { KV_BLOB_NEW, KV_BLOB_SHARED };
+#define KV_BLOB_HEAD_MAX 256u
+KV_MUST_CHECK int kv_batch_put_blob(struct kv_batch *batch, const void *key, size_t key_len,
+                                    const void *head, size_t head_len,
+                                    const struct kv_blob_ref *ref, enum kv_blob_use use);
+
+enum kv_apply_flags {
+    KV_APPLY_SYNC = 1,  /* durable before the return */
+    KV_APPLY_URGENT = 2 /* frees space: may use the reserve that is kept for that */
+};
+
+/*
+ * Apply a batch, whole or not at all. The batch is unchanged and may be applied again.
+ *
+ * position   out, may be NULL: give it to kv_sync_to for durability.
+ *
+ * Returns 0; -ENOSPC; -E2BIG more than the log can take at once; -ENOENT a KV_BLOB_SHARED
+ * of a blob that nothing holds; -EROFS; -EIO.
+ */
+KV_MUST_CHECK int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flags,
+                           uint64_t *position);
+
+/* One-operation batches. */
+KV_MUST_CHECK int kv_put(struct kv_store *store, const void *key, size_t key_len,
+                         const void *value, size_t value_len);
+KV_MUST_CHECK int kv_del(struct kv_store *store, const void *key, size_t key_len);
+
+/* ---- durability --------------------------------------------------------- */
+
+/*
+ * Return when every batch applied before the call (kv_sync) or up to `position` is durable.
+ * Concurrent callers share one device flush. -EIO: it is not, and the store is read-only now.
+ */
+KV_MUST_CHECK int kv_sync(struct kv_store *store);
+KV_MUST_CHECK int kv_sync_to(struct kv_store *store, uint64_t position);
+
+/* Make everything durable in the tree itself and empty the log. */
+KV_MUST_CHECK int kv_checkpoint(struct kv_store *store);
+
+/* 0, or the negative errno of the failure that turned the store read-only. */
+int kv_store_failure(struct kv_store *store);
+
+/* ---- figures ------------------------------------------------------------ */
+
+struct kv_stats {
+    uint64_t total_bytes;     /* that keys and blobs can take */
+    uint64_t free_bytes;      /* free now or after the next checkpoint */
+    uint64_t available_bytes; /* free_bytes less the reserves */
+    uint64_t page_count;      /* B+tree pages in use */
+    uint64_t epoch;
+    uint64_t memory_budget_bytes, memory_used_bytes;
+    uint64_t frames_total, frames_hot, frames_warm, frames_dirty;
+    uint64_t page_hits, page_misses, page_evictions, page_writes, page_write_bytes;
+    uint64_t blob_reads, blob_read_bytes, blob_writes, blob_write_bytes;
+    uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;
+    uint64_t log_records, log_bytes, log_flushes, log_used_bytes, log_total_bytes;
+    uint64_t checkpoints, batches, gets;
+    bool direct_io; /* O_DIRECT is in use */
+};
+void kv_store_stats(struct kv_store *store, struct kv_stats *stats);
+
+/* ---- checking ----------------------------------------------------------- */
+
+enum kv_check_severity { KV_CHECK_NOTE, KV_CHECK_REPAIRABLE, KV_CHECK_DAMAGE };
+
+/* Called for each finding; `what` is a stable word for machines, `text` one line for people. */
+typedef void kv_check_report_fn(void *context, enum kv_check_severity severity, const char *what,
+                                const char *text);
+
+struct kv_check_options {
+    bool repair;     /* mend what is repairable; the store must be open for writing */
+    bool read_blobs; /* read and verify every blob too */
+    kv_check_report_fn *report;
+    void *context;
+    void (*progress)(void *context, uint64_t done, uint64_t total); /* NULL: none */
+};
+
+struct kv_check_result {
+    uint64_t pages, blobs, keys, shared_blobs;
+    uint64_t repairable, repaired, damaged; /* findings */
+};
+
+/*
+ * Verify everything the store can know of itself: superblocks, bitmaps, page map, every
+ * page's checksum and order, blobs, reference counts, and that each used block has exactly
+ * one owner. Nothing else may use the store meanwhile.
+ * Returns 0 when the check ran to its end, whatever it found.
+ */
+KV_MUST_CHECK int kv_check(struct kv_store *store, const struct kv_check_options *options,
+                           struct kv_check_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,147 @@
+/*
+ * kv/node.h: the bytes of one B+tree page: search, insert, split, merge, validate.
+ *
+ * A node is node_bytes of memory laid out as kv/format.h says:
+ *
+ *    | header 64 | slots -> | free | <- cells | low fence | high fence |
+ *
+ * All keys k of a node satisfy low <= k < high. Keys are stored without the prefix that low
+ * and high have in common (no prefix when there is no high fence). Slots are in key order.
+ * Inner nodes: slot 0 stands for the low fence (empty stored key, never compared); slot i's
+ * child covers [key i, key i+1).
+ *
+ * Functions named _racy may run while another thread changes the node: they bound every
+ * offset that they take from it, and end; what they return means nothing until the caller
+ * has seen that the page's version did not change. All others need the node to themselves
+ * (or an unchanging copy).
+ *
+ * References: prefix truncation, suffix truncation and fences: Graefe, Modern B-Tree
+ * Techniques (2011; More Modern B-Tree Techniques 2024); key heads as in Graefe & Larson,
+ * B-Tree Indexes and CPU Caches (2001).
+ */
+#ifndef KV_NODE_H
+#define KV_NODE_H
+
+#include "kv/base.h"
+#include "kv/format.h"
+#include "kv/kv.h"
+
+struct kv_bytes {
+    const void *data;
+    size_t length;
+};
+
+/* Largest cell (header, whole key, value) that a node takes: a quarter of it. */
+static inline size_t kv_node_cell_max(size_t node_bytes)
+{
+    return node_bytes / 4;
+}
+/* Longest value that stays inline next to a key of key_len bytes. */
+static inline size_t kv_node_inline_max(size_t node_bytes, size_t key_len)
+{
+    const size_t fixed = sizeof(struct kv_disk_leaf_cell) + sizeof(struct kv_disk_slot) + key_len;
+    return kv_node_cell_max(node_bytes) - fixed;
+}
+
+/* ---- making ------------------------------------------------------------- */
+
+/* An empty node. high.data NULL: no upper fence. */
+void kv_node_init(void *node, size_t node_bytes, uint64_t page_id, uint8_t tree, uint8_t level,
+                  struct kv_bytes low, struct kv_bytes high);
+
+/* Everything that must hold, checked byte by byte; for pages that came from disk. 0 or -EUCLEAN. */
+KV_MUST_CHECK int kv_node_validate(const void *node, size_t node_bytes, uint64_t page_id);
+
+/* ---- reading, racy ------------------------------------------------------ */
+
+uint8_t kv_node_level_racy(const void *node);
+
+/*
+ * Inner node: child page id for `key`, and through *slot which it is. UINT64_MAX when the
+ * bytes make no sense (a race, or damage).
+ */
+uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
+                            unsigned *slot);
+/*
+ * Leaf: copy the value of `key` to buf (as much as fits in buf_cap). *kind is
+ * enum kv_value_kind. 0 found; -ENOENT; -EAGAIN the bytes make no sense.
+ */
+int kv_node_value_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
+                       void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind);
+/* Copy a whole node word by word, into memory that nobody else uses. */
+void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes);
+
+/* ---- reading, node held ------------------------------------------------- */
+
+unsigned kv_node_count(const void *node);
+uint8_t kv_node_level(const void *node);
+struct kv_bytes kv_node_low(const void *node, size_t node_bytes);
+struct kv_bytes kv_node_high(const void *node, size_t node_bytes); /* data NULL: none */
+
+/* Slot of the first key >= key (kv_node_count when none); *exact says whether it is equal. */
+unsigned kv_node_search(const void *node, size_t node_bytes, const void *key, size_t key_len,
+                        bool *exact);
+/* Inner: slot of the child that covers key. */
+unsigned kv_node_child_slot(const void *node, size_t node_bytes, const void *key, size_t key_len);
+uint64_t kv_node_child(const void *node, unsigned slot);
+/* Whole key of a slot, prefix included, into out (KV_KEY_MAX bytes); returns its length. */
+size_t kv_node_key(const void *node, size_t node_bytes, unsigned slot, void *out);
+struct kv_bytes kv_node_value(const void *node, unsigned slot, uint8_t *kind);
+
+/* Bytes in use, header and fences included; as a sum of what a rebuilt node would take. */
+size_t kv_node_used(const void *node, size_t node_bytes);
+
+/* ---- changing, node held ------------------------------------------------ */
+
+/*
+ * Insert at the slot that kv_node_search gave (not exact). false: does not fit even when
+ * compacted; nothing changed. `scratch` is node_bytes of the caller's memory, for compaction.
+ */
+KV_MUST_CHECK bool kv_node_insert(void *node, size_t node_bytes, unsigned slot, const void *key,
+                                  size_t key_len, uint8_t kind, struct kv_bytes value,
+                                  void *scratch);
+/* Replace the value (and kind) of a slot. false: does not fit; nothing changed. */
+KV_MUST_CHECK bool kv_node_replace(void *node, size_t node_bytes, unsigned slot, uint8_t kind,
+                                   struct kv_bytes value, void *scratch);
+/* Overwrite bytes inside a slot's value, which keeps its length. */
+void kv_node_overwrite(void *node, unsigned slot, size_t offset, const void *bytes, size_t length);
+void kv_node_remove(void *node, size_t node_bytes, unsigned slot);
+
+/* Inner: insert a child whose range begins at `key` (slot > 0). false: does not fit. */
+KV_MUST_CHECK bool kv_node_insert_child(void *node, size_t node_bytes, unsigned slot,
+                                        const void *key, size_t key_len, uint64_t child,
+                                        void *scratch);
+/* Inner: remove slot (> 0) with its child; the child before it covers its range now. */
+void kv_node_remove_child(void *node, size_t node_bytes, unsigned slot);
+void kv_node_set_child(void *node, unsigned slot, uint64_t child);
+
+/*
+ * Where to split so that a new cell of cell_bytes can go in at `slot`: the count of slots
+ * that stay left (1..count-1 for inner nodes, 0..count for leaves where slot lies at that
+ * edge). When the new key continues a run of ascending insertions the split is at the new
+ * key, so that the left page stays full; else in the middle by bytes.
+ */
+unsigned kv_node_split_point(const void *node, size_t node_bytes, unsigned slot, size_t cell_bytes);
+
+/*
+ * The separator for a split before slot `at`, where `key` is about to be inserted at slot
+ * `at_new` (data NULL: nothing): leaf: the shortest string s with last-left < s <= first-right;
+ * inner: the key of slot `at`. Into out (KV_KEY_MAX bytes); returns the length.
+ */
+size_t kv_node_separator(const void *node, size_t node_bytes, unsigned at, struct kv_bytes key,
+                         unsigned at_new, void *out);
+
+/*
+ * Move slots [at, count) into `right` (a fresh page id, same level and tree): node's high
+ * fence and right's low fence become `separator`; both are rebuilt with their own prefix.
+ */
+void kv_node_split(void *node, size_t node_bytes, unsigned at, struct kv_bytes separator,
+                   void *right, uint64_t right_id, void *scratch);
+
+/* Would left and right, neighbours under one parent, fit into one node filled to `percent`? */
+bool kv_node_can_merge(const void *left, const void *right, size_t node_bytes, unsigned percent);
+/* Append all of right to left; left's high fence becomes right's. For inner nodes the first
+ * child of right gets right's low fence as its key. */
+void kv_node_merge(void *left, const void *right, size_t node_bytes, void *scratch);
+
+#endif

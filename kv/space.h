@@ -1,0 +1,118 @@
+/*
+ * kv/space.h: who owns each block.
+ *
+ * Two views are kept in memory. `busy` is what must not be allocated now. `committed` is
+ * what the next durable checkpoint reaches, and is what lies on disk. An allocation makes
+ * a block busy at once; it joins `committed` when the checkpoint of the epoch in which it
+ * was committed is written. A free leaves `committed` with that checkpoint and `busy` only
+ * when that checkpoint is durable: until then an older superblock or the log may name it.
+ *
+ * A cluster is node_bytes worth of aligned blocks; a page needs one at most. Dirty pages
+ * reserve a whole cluster each, and allocations for data never break a cluster that is
+ * reserved, so that writing dirty pages can not run out of space.
+ *
+ * Threads: any; one mutex inside. At most two epochs are open at a time: e (closing), e + 1.
+ */
+#ifndef KV_SPACE_H
+#define KV_SPACE_H
+
+#include "kv/base.h"
+#include "kv/device.h"
+
+struct kv_space;
+
+struct kv_space_config {
+    uint64_t group_first_block;
+    uint32_t group_count;
+    uint64_t end_block;      /* first block after the last group */
+    uint32_t cluster_blocks; /* node_bytes / KV_BLOCK_BYTES, a power of two */
+    uint64_t log_id;         /* seeds the bitmaps' digests */
+};
+
+/* mkfs: write copy 0 of every group's bitmap for `epoch`, invalidate copy 1. */
+KV_MUST_CHECK int kv_space_format(struct kv_device *device, const struct kv_space_config *config,
+                                  uint64_t epoch, uint64_t *bitmap_digest, uint64_t *used_blocks);
+
+/*
+ * Load for each group the newest valid copy whose epoch is <= `epoch`; the whole must match
+ * `bitmap_digest` (-EBADMSG otherwise: rebuild with kv_space_rebuild_*). A group whose other
+ * copy is newer than `epoch` (an unfinished checkpoint) is rewritten by the next checkpoint.
+ */
+KV_MUST_CHECK int kv_space_open(struct kv_device *device, const struct kv_space_config *config,
+                                uint64_t epoch, uint64_t bitmap_digest, struct kv_space **space);
+/* For repair: everything but the metadata counts as free; every group is dirty. */
+KV_MUST_CHECK int kv_space_open_empty(struct kv_device *device,
+                                      const struct kv_space_config *config,
+                                      struct kv_space **space);
+void kv_space_close(struct kv_space *space);
+
+enum kv_space_purpose {
+    KV_SPACE_PAGE,  /* backed by a reservation: may break reserved clusters (the caller
+                       unreserves after); also page map blocks, from the emergency reserve */
+    KV_SPACE_DATA,  /* leaves reservations and the emergency reserve alone */
+};
+
+/*
+ * Find `count` contiguous free blocks inside one group and make them busy. With `least` < count
+ * a shorter run of at least `least` blocks may be taken; *got says how long.
+ * First fit from a moving hint; prefers holes to breaking whole clusters when short.
+ * Returns 0; -ENOSPC.
+ */
+KV_MUST_CHECK int kv_space_alloc(struct kv_space *space, enum kv_space_purpose purpose,
+                                 uint32_t count, uint32_t least, uint64_t *block, uint32_t *got);
+
+/* Replay and repair: make a given run busy. -EUCLEAN outside the groups or not free. */
+KV_MUST_CHECK int kv_space_claim(struct kv_space *space, uint64_t block, uint32_t count);
+
+/* Undo an alloc or claim that was never committed: free at once. */
+void kv_space_unalloc(struct kv_space *space, uint64_t block, uint32_t count);
+
+/* From `epoch` on the run is reachable. It is busy. -ENOMEM. */
+KV_MUST_CHECK int kv_space_commit(struct kv_space *space, uint64_t epoch, uint64_t block,
+                                  uint32_t count);
+
+/*
+ * `epoch` made a committed run unreachable. -ENOMEM; -EUCLEAN when the run is outside the
+ * groups or not in use (a damaged pointer): nothing is changed.
+ */
+KV_MUST_CHECK int kv_space_free(struct kv_space *space, uint64_t epoch, uint64_t block,
+                                uint32_t count);
+
+/* Is every block of the run inside the groups' data area? For checking pointers from disk. */
+bool kv_space_contains(struct kv_space *space, uint64_t block, uint64_t count);
+
+/*
+ * Set clusters aside for pages that will be written. Urgent callers (deletions, the
+ * checkpoint) may use the emergency reserve. -ENOSPC.
+ */
+KV_MUST_CHECK int kv_space_reserve(struct kv_space *space, uint64_t cluster_count, bool urgent);
+void kv_space_unreserve(struct kv_space *space, uint64_t cluster_count);
+
+/*
+ * Write the bitmaps that the commits and frees up to `epoch` change (each into the copy that
+ * is not active), without flushing. *bitmap_digest and *used_blocks are for the superblock.
+ */
+KV_MUST_CHECK int kv_space_write(struct kv_space *space, uint64_t epoch, uint64_t *bitmap_digest,
+                                 uint64_t *used_blocks);
+/* The superblock of `epoch` is durable: what it freed may be used again. */
+void kv_space_written(struct kv_space *space, uint64_t epoch);
+
+struct kv_space_stats {
+    uint64_t total_blocks;     /* data blocks of all groups */
+    uint64_t busy_blocks;      /* not allocatable now */
+    uint64_t deferred_blocks;  /* of these, freed but waiting for a checkpoint */
+    uint64_t reserved_blocks;  /* clusters reserved * cluster_blocks */
+    uint64_t emergency_blocks; /* kept for deletions and checkpoints */
+};
+void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats);
+
+/*
+ * For kv_check: compare `committed` with what a walk found. `seen` has a bit for each block
+ * from group_first_block on, set for every owned data block (not for bitmaps).
+ * Counts blocks marked used without an owner, and owned blocks marked free. With repair the
+ * committed and busy views become `seen` and every group is rewritten by the next checkpoint.
+ */
+void kv_space_compare(struct kv_space *space, const uint64_t *seen, bool repair, uint64_t *leaked,
+                      uint64_t *unmarked);
+
+#endif
