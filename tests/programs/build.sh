@@ -23,9 +23,8 @@ cmake -S . -B build -G Ninja -DKVFS_BENCH=OFF >"$tmp/cmake.out" || {
     fail "cmake"
 }
 # The smallest tests are enough to see that what was built runs.
-mapfile -t tests < <(cd tests/kv && for file in test_*.c; do
-    [ -e "$file" ] && echo "$(wc -c <"$file") ${file%.c}"
-done | sort -n | sed -n "1,${BUILD_TESTS}s/.* //p")
+mapfile -t tests < <(find tests/kv -name 'test_*.c' -printf '%s %f\n' | sort -n |
+    sed -n "1,${BUILD_TESTS}s/.* \(.*\)\.c/\1/p")
 [ "${#tests[@]}" -gt 0 ] || fail "no unit tests in tests/kv"
 ninja -C build -j "$BUILD_JOBS" kvfs-kv "${tests[@]}" >"$tmp/ninja.out" || {
     tail -n 40 "$tmp/ninja.out" >&2

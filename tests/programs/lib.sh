@@ -76,7 +76,6 @@ image=$tmp/image
 mnt=$tmp/mnt
 mkdir "$mnt"
 daemon=
-jobs=()
 mount_options=()
 
 is_mounted() {
@@ -85,13 +84,15 @@ is_mounted() {
 
 # The process that has the image open.
 find_daemon() {
-    find /proc/[0-9]*/fd -maxdepth 1 -lname "$image" 2>/dev/null | sed -n '1s|^/proc/\([0-9]*\)/.*|\1|p'
+    # Processes end while find looks at them: its status says nothing.
+    { find /proc/[0-9]*/fd -maxdepth 1 -lname "$image" 2>/dev/null || true; } |
+        sed -n '1s|^/proc/\([0-9]*\)/.*|\1|p'
 }
 
 background() {
     "$@" &
+    # shellcheck disable=SC2034 # for the tests that source this
     job=$!
-    jobs+=("$job")
 }
 
 # Wait until a process is gone, up to so many seconds.
@@ -104,30 +105,36 @@ wait_gone() {
     done
 }
 
+# A process and all that it started.
+kill_family() {
+    local child
+    for child in $(ps -o pid= --ppid "$1"); do
+        kill_family "$child"
+    done
+    kill -9 "$1" 2>/dev/null
+}
+
 # cleanup STATUS: end everything, then the test with that status.
 cleanup() {
     local status=$1 pid
-    trap - EXIT
+    trap - EXIT ERR
     trap '' INT TERM
     set +e
     cd /
-    if is_mounted && [ "$status" -ne 0 ]; then
-        # A failed test may have left a daemon that answers nobody.
-        for pid in "${jobs[@]}"; do
-            kill "$pid" 2>/dev/null
-        done
-    fi
+    for pid in $(jobs -pr); do
+        [ "$pid" = "$daemon" ] || kill_family "$pid"
+    done
     if is_mounted && ! timeout -k 5 60 "$bin/kvfs" umount "$mnt"; then
-        [ -n "$daemon" ] && kill -9 "$daemon" 2>/dev/null
+        # It may answer nobody, or be dead already.
+        if [ -n "$daemon" ] && [ "$(find_daemon)" = "$daemon" ]; then
+            kill -9 "$daemon"
+        fi
         umount -l "$mnt"
         [ "$status" -ne 0 ] || status=1
     fi
-    for pid in "${jobs[@]}"; do
-        kill -9 "$pid" 2>/dev/null
-    done
     if [ -n "$daemon" ] && [ "$(find_daemon)" = "$daemon" ] && ! wait_gone "$daemon" 10; then
         echo "the daemon, process $daemon, lived on after its file system" >&2
-        kill -9 "$daemon" 2>/dev/null
+        kill -9 "$daemon"
         [ "$status" -ne 0 ] || status=1
     fi
     if [ "$status" -ne 0 ] && [ "$status" -ne 77 ] && [ "${KVFS_KEEP-}" = 1 ]; then
@@ -141,6 +148,8 @@ cleanup() {
     exit "$status"
 }
 trap 'cleanup $?' EXIT
+trap 'echo "FAIL: ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND" >&2' ERR
+set -o errtrace
 trap 'exit 130' INT
 trap 'exit 143' TERM
 

@@ -122,6 +122,8 @@ confirmed=$(confirmed_transactions first)
 
 say "mount, recover"
 mount_image -o allow_other
+# The old server is gone, as was seen above, but its parent may not have waited for it yet.
+rm -f "$data/postmaster.pid" "$outside"/.s.PGSQL.*
 start_server
 kept=$(query 'SELECT count(*) FROM pgbench_history')
 say "$confirmed transactions were confirmed, $kept are there"
