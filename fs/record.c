@@ -73,20 +73,21 @@ int fs_name_check(const char *name, size_t name_len)
 
 size_t fs_record_encode(const struct fs_record *record, uint8_t out[FS_RECORD_BYTES_MAX])
 {
-    KV_ASSERT(record->inline_bytes <= FS_INLINE_MAX);
+    KV_ASSERT(record->file.inline_len <= FS_INLINE_MAX);
     KV_ASSERT((record->flags & ~FS_RECORD_FLAGS_KNOWN) == 0);
 
     struct fs_disk_record disk = {
         .kind = FS_DISK_INODE,
-        .flags = (uint8_t)(record->flags | (record->rdev ? FS_DISK_HAS_RDEV : 0u) |
+        .flags = (uint8_t)(record->flags | (record->file.is_inline ? 0u : FS_DISK_HAS_DATA) |
+                           (record->rdev ? FS_DISK_HAS_RDEV : 0u) |
                            (record->expiry_ns ? FS_DISK_HAS_EXPIRY : 0u)),
         .mode = kv_le16_of((uint16_t)record->mode),
         .uid = kv_le32_of(record->uid),
         .gid = kv_le32_of(record->gid),
         .nlink = kv_le32_of(record->nlink),
-        .ino = kv_le64_of(record->ino),
-        .size = kv_le64_of(record->size),
-        .blocks = kv_le64_of(record->blocks),
+        .ino = kv_le64_of(record->file.ino),
+        .size = kv_le64_of(record->file.size),
+        .blocks = kv_le64_of(record->file.blocks),
         .atime_ns = kv_le64_of((uint64_t)record->atime_ns),
         .mtime_ns = kv_le64_of((uint64_t)record->mtime_ns),
         .ctime_ns = kv_le64_of((uint64_t)record->ctime_ns),
@@ -94,7 +95,7 @@ size_t fs_record_encode(const struct fs_record *record, uint8_t out[FS_RECORD_BY
         .generation = kv_le32_of(record->generation),
         .codec = record->codec,
         .codec_level = record->codec_level,
-        .inline_bytes = kv_le16_of(record->inline_bytes),
+        .inline_bytes = kv_le16_of(record->file.inline_len),
     };
     memcpy(out, &disk, sizeof disk);
     size_t used = sizeof disk;
@@ -107,8 +108,8 @@ size_t fs_record_encode(const struct fs_record *record, uint8_t out[FS_RECORD_BY
         memcpy(out + used, &field, sizeof field);
         used += sizeof field;
     }
-    memcpy(out + used, record->inline_data, record->inline_bytes);
-    return used + record->inline_bytes;
+    memcpy(out + used, record->file.inline_data, record->file.inline_len);
+    return used + record->file.inline_len;
 }
 
 static bool is_known_type(uint32_t mode)
@@ -130,15 +131,16 @@ static bool is_known_type(uint32_t mode)
 /* What no sound record can say, whatever the rest of the image holds. */
 static bool is_contradictory(const struct fs_record *record)
 {
-    if (!is_known_type(record->mode) || record->ino == 0 || record->ino > FS_INO_MAX)
+    const struct fs_file *file = &record->file;
+    if (!is_known_type(record->mode) || file->ino == 0 || file->ino > FS_INO_MAX)
         return true;
-    if (record->size > FS_FILE_BYTES_MAX || record->inline_bytes > record->size)
+    if (file->size > FS_SIZE_MAX || file->inline_len > file->size)
         return true;
-    if (record->inline_bytes && (record->flags & FS_RECORD_DATA))
+    if (file->inline_len && !file->is_inline)
         return true;
-    if (S_ISLNK(record->mode) && (record->size == 0 || record->size > FS_SYMLINK_MAX))
+    if (S_ISLNK(record->mode) && (file->size == 0 || file->size > FS_SYMLINK_MAX))
         return true;
-    if (record->inline_bytes && !S_ISREG(record->mode) && !S_ISLNK(record->mode))
+    if (!S_ISREG(record->mode) && !S_ISLNK(record->mode) && (file->inline_len || !file->is_inline))
         return true;
     return record->codec > KV_CODEC_ZSTD && record->codec != FS_CODEC_INHERIT;
 }
@@ -149,8 +151,8 @@ int fs_record_decode(const void *bytes, size_t length, struct fs_record *record)
     if (length < sizeof disk)
         return -EUCLEAN;
     memcpy(&disk, bytes, sizeof disk);
-    if (disk.kind != FS_DISK_INODE ||
-        (disk.flags & ~(FS_RECORD_FLAGS_KNOWN | FS_DISK_HAS_RDEV | FS_DISK_HAS_EXPIRY)))
+    if (disk.kind != FS_DISK_INODE || (disk.flags & ~(FS_RECORD_FLAGS_KNOWN | FS_DISK_HAS_DATA |
+                                                      FS_DISK_HAS_RDEV | FS_DISK_HAS_EXPIRY)))
         return -EUCLEAN;
 
     uint64_t optional[2] = {0, 0};
@@ -170,9 +172,9 @@ int fs_record_decode(const void *bytes, size_t length, struct fs_record *record)
     if (inline_bytes > FS_INLINE_MAX || length - used != inline_bytes)
         return -EUCLEAN;
 
-    record->ino = kv_le64_get(disk.ino);
-    record->size = kv_le64_get(disk.size);
-    record->blocks = kv_le64_get(disk.blocks);
+    record->file.ino = kv_le64_get(disk.ino);
+    record->file.size = kv_le64_get(disk.size);
+    record->file.blocks = kv_le64_get(disk.blocks);
     record->atime_ns = (int64_t)kv_le64_get(disk.atime_ns);
     record->mtime_ns = (int64_t)kv_le64_get(disk.mtime_ns);
     record->ctime_ns = (int64_t)kv_le64_get(disk.ctime_ns);
@@ -187,8 +189,9 @@ int fs_record_decode(const void *bytes, size_t length, struct fs_record *record)
     record->flags = disk.flags & FS_RECORD_FLAGS_KNOWN;
     record->codec = disk.codec;
     record->codec_level = disk.codec_level;
-    record->inline_bytes = inline_bytes;
-    memcpy(record->inline_data, (const uint8_t *)bytes + used, inline_bytes);
+    record->file.is_inline = !(disk.flags & FS_DISK_HAS_DATA);
+    record->file.inline_len = inline_bytes;
+    memcpy(record->file.inline_data, (const uint8_t *)bytes + used, inline_bytes);
     return is_contradictory(record) ? -EUCLEAN : 0;
 }
 

@@ -31,16 +31,15 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "fs/data.h"
 #include "kv/base.h"
 #include "kv/kv.h"
 
 #define FS_VERSION          1u
 #define FS_ROOT_INO         1u
 #define FS_NAME_MAX         255u  /* bytes of one name */
-#define FS_INLINE_MAX       256u  /* bytes of content kept inside the record */
 #define FS_SYMLINK_MAX      4095u /* bytes of a symlink's target */
 #define FS_LINK_MAX         0x7fffffffu
-#define FS_FILE_BYTES_MAX   INT64_MAX
 #define FS_SECTOR_BYTES     512u /* the unit of st_blocks */
 #define FS_CODEC_INHERIT    0xffu
 #define FS_INO_MAX          ((uint64_t)INT64_MAX)
@@ -108,18 +107,16 @@ enum fs_record_flags {
     FS_RECORD_ACCESS_ACL = 2,  /* system.posix_acl_access is one of them */
     FS_RECORD_DEFAULT_ACL = 4, /* system.posix_acl_default is one of them */
     FS_RECORD_CAPABILITY = 8,  /* security.capability is one of them */
-    FS_RECORD_DATA = 16,       /* there are (or were) F records; content is not inline */
 };
-#define FS_RECORD_FLAGS_KNOWN 31u
-/* Only on disk: these optional fields follow the fixed part. */
+#define FS_RECORD_FLAGS_KNOWN 15u
+/* Only on disk: content is in F records; these optional fields follow the fixed part. */
+#define FS_DISK_HAS_DATA   16u
 #define FS_DISK_HAS_RDEV   64u
 #define FS_DISK_HAS_EXPIRY 128u
 
 /* An inode, decoded. */
 struct fs_record {
-    uint64_t ino;
-    uint64_t size;   /* bytes */
-    uint64_t blocks; /* of 512 bytes */
+    struct fs_file file; /* number, size, blocks, content (or symlink target) kept here */
     int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
     uint64_t rdev;
     uint64_t expiry_ns; /* since 1970; 0: never */
@@ -127,8 +124,6 @@ struct fs_record {
     uint32_t flags; /* enum fs_record_flags */
     uint8_t codec;  /* enum kv_codec or FS_CODEC_INHERIT */
     int8_t codec_level;
-    uint16_t inline_bytes; /* content or symlink target kept here; 0 with FS_RECORD_DATA */
-    uint8_t inline_data[FS_INLINE_MAX];
 };
 
 /* What stands under a D key. */
