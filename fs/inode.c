@@ -173,6 +173,31 @@ int fs_change_apply(struct fs_volume *volume, struct fs_data_change *change, uns
     return fs_data_change_apply(change, flags, NULL);
 }
 
+int fs_directory_load(struct fs_volume *volume, uint64_t directory, struct fs_item *item)
+{
+    int err = fs_item_load(volume, directory, item);
+    if (err)
+        return err;
+    if (!S_ISDIR(item->record.mode))
+        return -ENOTDIR;
+    return item->record.nlink == 0 ? -ENOENT : 0;
+}
+
+int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory)
+{
+    struct fs_key prefix;
+    struct kv_cursor *cursor;
+    fs_key_entries(&prefix, directory);
+    int err = kv_cursor_open_prefix(volume->store, prefix.bytes, prefix.length, &cursor);
+    if (err)
+        return err;
+    err = kv_cursor_first(cursor);
+    kv_cursor_close(cursor);
+    if (err == -ENOENT)
+        return 0;
+    return err ? err : -ENOTEMPTY;
+}
+
 /* What goes with the last step: attributes, and the record itself. */
 static int delete_rest(struct fs_data_change *change, const struct fs_record *record)
 {

@@ -77,9 +77,26 @@ KV_MUST_CHECK int fs_change_drop_name(struct fs_data_change *change, struct fs_i
 KV_MUST_CHECK int fs_change_kill_privileges(struct fs_data_change *change, struct fs_item *item,
                                             bool kill_mode_bits);
 
+/* The mode has changed: the access ACL, if there is one, follows. */
+KV_MUST_CHECK int fs_change_acl_mode(struct fs_volume *volume, struct fs_data_change *change,
+                                     struct fs_record *record);
+/*
+ * A new inode's mode: as its directory's default ACL says, which it inherits, or by the umask
+ * where there is none.
+ */
+KV_MUST_CHECK int fs_change_inherit_acl(struct fs_volume *volume, struct fs_data_change *change,
+                                        const struct fs_record *parent, uint32_t umask,
+                                        struct fs_record *record);
+
 /* Apply; deletions pass KV_APPLY_URGENT. The change is empty afterwards, to be used again. */
 KV_MUST_CHECK int fs_change_apply(struct fs_volume *volume, struct fs_data_change *change,
                                   unsigned flags);
+
+/* The directory that is about to change; -ENOTDIR; -ENOENT it is deleted itself. */
+KV_MUST_CHECK int fs_directory_load(struct fs_volume *volume, uint64_t directory,
+                                    struct fs_item *item);
+/* 0; -ENOTEMPTY. The caller holds the directory's lock. */
+KV_MUST_CHECK int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory);
 
 /* A number never used before. */
 KV_MUST_CHECK int fs_ino_allocate(struct fs_volume *volume, uint64_t *ino);
