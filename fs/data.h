@@ -101,8 +101,8 @@ KV_MUST_CHECK int fs_data_write(const struct fs_data *data, struct fs_file *file
                                 struct fs_data_change *change);
 
 /*
- * Set the size. Growing leaves a hole; shrinking drops what lies behind the new size.
- * Preallocation behind the end goes in both cases.
+ * Set the size. Growing leaves a hole; what lies behind the new size goes, preallocation
+ * too.
  *
  * max_records  how many records a change may touch (>= 1).
  * done         out: false when there was more: file->size is then between the old and the
