@@ -6,8 +6,9 @@
  * Caching    nothing but this mount changes the image, so every answer is good for ever; the
  *            kernel itself invalidates what its own requests change.
  *
- * open, opendir, flush and access have no handlers: ENOSYS tells the kernel, once, that there
- * is nothing to do. Locks have none either, so the kernel keeps them.
+ * open and opendir answer ENOSYS: that tells the kernel, once, that there is nothing to do,
+ * and so does libfuse for flush and access, which have no handler. Locks have none either, so
+ * the kernel keeps them.
  */
 #define FUSE_USE_VERSION 314
 
@@ -224,6 +225,24 @@ static void do_readlink(fuse_req_t req, fuse_ino_t ino)
         reply_err(req, "readlink", ino, NULL, err);
     else
         (void)fuse_reply_readlink(req, target);
+}
+
+/*
+ * Files and directories have no state per open: the kernel asks once, and keeps cached pages
+ * and listings from one open to the next.
+ */
+static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    (void)fi;
+    (void)fuse_reply_err(req, ENOSYS);
+}
+
+static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    (void)fi;
+    (void)fuse_reply_err(req, 0); /* of a file that CREATE has opened */
 }
 
 /* ---- attributes --------------------------------------------------------------------- */
@@ -546,6 +565,9 @@ const struct fuse_lowlevel_ops fs_fuse_ops = {
     .symlink = do_symlink,
     .rename = do_rename,
     .link = do_link,
+    .open = do_open,
+    .release = do_release,
+    .opendir = do_open,
     .read = do_read,
     .write = do_write,
     .fsync = do_fsync,
