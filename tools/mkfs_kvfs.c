@@ -207,7 +207,8 @@ int main(int argc, char **argv)
         if (*error.text)
             tool_complain("%s", error.text);
         else
-            tool_complain("%s: %s", request.image, tool_error_text(err));
+            tool_complain("%s: %s%s", request.image, tool_error_text(err),
+                          err == -EEXIST ? "; give -f to overwrite it" : "");
         return STATUS_FAILED;
     }
     return request.quiet ? 0 : report(request.image);

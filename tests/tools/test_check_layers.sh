@@ -26,7 +26,7 @@ expect()
 "$top/tools/check-layers" "$top" || failures=1
 
 expect store_may_include_the_log           0 kv/store.c    '"kv/wal.h"'
-expect a_row_may_include_itself            0 kv/cache.c    '"kv/map.h"'
+expect a_row_may_include_itself            0 kv/cache.c    '"kv/pagemap.h"'
 expect a_file_may_extend_a_module          0 kv/btree_bulk.c '"kv/node.h"'
 expect the_log_may_not_include_the_store   1 kv/wal.c      '"kv/store.h"'
 expect the_format_may_not_include_a_node   1 kv/format.h   '"kv/node.h"'

@@ -9,7 +9,7 @@
 set -uo pipefail
 
 bin=$(cd "$1" && pwd)
-edit_superblock=$2
+edit_superblock=$(realpath "$2")
 work=$(mktemp -d /tmp/kvfs-cli-XXXXXX)
 cd "$work" || exit 1
 PATH=$bin:$PATH
