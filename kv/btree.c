@@ -260,10 +260,10 @@ static int split_page(struct kv_btree *btree, struct path *path, unsigned at_dep
     if (err)
         return err;
 
-    const unsigned count = kv_node_count(page->bytes);
-    unsigned at = kv_node_split_point(page->bytes, btree->node_bytes, slot, cell_bytes);
-    if (!key.data)
-        at = at < 1 ? 1 : at > count - 1 ? count - 1 : at;
+    const bool grows = !key.data && kv_node_level(page->bytes) == 0;
+    const unsigned at =
+        grows ? kv_node_split_point_grow(page->bytes, btree->node_bytes, slot, cell_bytes)
+              : kv_node_split_point(page->bytes, btree->node_bytes, slot, cell_bytes);
     uint8_t separator[KV_KEY_MAX];
     const size_t separator_len =
         kv_node_separator(page->bytes, btree->node_bytes, at, key, slot, separator);

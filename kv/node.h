@@ -129,6 +129,14 @@ void kv_node_set_child(void *node, unsigned slot, uint64_t child);
 unsigned kv_node_split_point(const void *node, size_t node_bytes, unsigned slot, size_t cell_bytes);
 
 /*
+ * The same for the cell of `slot`, which wants to grow to cell_bytes: 1..count-1. A cell that
+ * was the last to be inserted grows like a new one: what stands before it keeps its full page.
+ * When growing needs more than one split, the caller comes again. The node has two slots.
+ */
+unsigned kv_node_split_point_grow(const void *node, size_t node_bytes, unsigned slot,
+                                  size_t cell_bytes);
+
+/*
  * The separator for a split before slot `at`, where `key` is about to be inserted at slot
  * `at_new` (data NULL: nothing). With at == at_new a leaf's new key belongs to the side where
  * less is, as kv_node_split_point has it, and an inner node's to the left.
