@@ -692,7 +692,7 @@ static int walk_block(struct kv_pagemap *map, uint32_t level, uint64_t index,
                          : walk_block(map, level - 1, below, &ptrs[i], visit, context);
     }
     free(ptrs);
-    return err;
+    return err == KV_PAGEMAP_SKIP ? 0 : err;
 }
 
 int kv_pagemap_walk(struct kv_pagemap *map, kv_pagemap_visit_fn *visit, void *context)
