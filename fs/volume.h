@@ -82,6 +82,13 @@ KV_MUST_CHECK int fs_rmdir(struct fs_volume *volume, uint64_t directory, const c
 KV_MUST_CHECK int fs_link(struct fs_volume *volume, uint64_t ino, uint64_t directory,
                           const char *name, size_t name_len, struct fs_record *record);
 
+/*
+ * Give a file without a name the name, in place of the file that may have it: anybody sees
+ * the old content or the new. -EISDIR; -EINVAL the file has a name. Does not count.
+ */
+KV_MUST_CHECK int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory,
+                             const char *name, size_t name_len);
+
 enum fs_rename_flags { FS_RENAME_NOREPLACE = 1, FS_RENAME_EXCHANGE = 2 };
 /*
  * -ENOENT; -EEXIST with NOREPLACE; -EISDIR, -ENOTDIR, -ENOTEMPTY of what would be replaced;
