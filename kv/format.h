@@ -128,7 +128,8 @@ static_assert(sizeof(struct kv_disk_bitmap_header) == KV_BLOCK_BYTES, "bitmap he
 /*
  * A block of the log ring. Position p lies at ring block p % block_count.
  * `link` is the digest of the block at position - 1: a block left over from
- * another history can not continue this one.
+ * another history can not continue this one. The first block after a replay
+ * holds a digest of that digest instead, see kv/wal.c.
  */
 struct kv_disk_log_header {
     kv_le32 magic; /* KV_LOG_MAGIC */
@@ -138,8 +139,9 @@ struct kv_disk_log_header {
     kv_le64 durable; /* every position below this was durable when the block was sealed */
     kv_le64 epoch;
     kv_le64 link;
-    kv_le64 reserved;
-    kv_le64 digest; /* XXH3-64 of the whole block with this field zero */
+    kv_le64 restart; /* 0; in the first block after a replay: 1 + the payload bytes of the block
+                        before it that still count (the rest was dropped) */
+    kv_le64 digest;  /* XXH3-64 of the whole block with this field zero */
 };
 static_assert(sizeof(struct kv_disk_log_header) == 64, "log header size is part of the format");
 #define KV_LOG_MAGIC         0x474c564bu /* "KVLG" */

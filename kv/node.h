@@ -107,7 +107,10 @@ KV_MUST_CHECK bool kv_node_replace(void *node, size_t node_bytes, unsigned slot,
 void kv_node_overwrite(void *node, unsigned slot, size_t offset, const void *bytes, size_t length);
 void kv_node_remove(void *node, size_t node_bytes, unsigned slot);
 
-/* Inner: insert a child whose range begins at `key` (slot > 0). false: does not fit. */
+/*
+ * Inner: insert a child whose range begins at `key`. Slot 0 only into an empty node: the key
+ * is not stored then, the low fence stands for it. false: does not fit.
+ */
 KV_MUST_CHECK bool kv_node_insert_child(void *node, size_t node_bytes, unsigned slot,
                                         const void *key, size_t key_len, uint64_t child,
                                         void *scratch);
@@ -119,14 +122,18 @@ void kv_node_set_child(void *node, unsigned slot, uint64_t child);
  * Where to split so that a new cell of cell_bytes can go in at `slot`: the count of slots
  * that stay left (1..count-1 for inner nodes, 0..count for leaves where slot lies at that
  * edge). When the new key continues a run of ascending insertions the split is at the new
- * key, so that the left page stays full; else in the middle by bytes.
+ * key, so that the left page stays full; else in the middle by bytes. `cell_bytes` is header,
+ * whole key and value. After the split the cell fits into the side that covers its key
+ * (key < separator: left), whatever the fences, if it is a cell that a node takes.
  */
 unsigned kv_node_split_point(const void *node, size_t node_bytes, unsigned slot, size_t cell_bytes);
 
 /*
  * The separator for a split before slot `at`, where `key` is about to be inserted at slot
- * `at_new` (data NULL: nothing): leaf: the shortest string s with last-left < s <= first-right;
- * inner: the key of slot `at`. Into out (KV_KEY_MAX bytes); returns the length.
+ * `at_new` (data NULL: nothing). With at == at_new a leaf's new key belongs to the side where
+ * less is, as kv_node_split_point has it, and an inner node's to the left.
+ * Leaf: the shortest string s with last-left < s <= first-right; inner: the key of slot `at`.
+ * Into out (KV_KEY_MAX bytes); returns the length.
  */
 size_t kv_node_separator(const void *node, size_t node_bytes, unsigned at, struct kv_bytes key,
                          unsigned at_new, void *out);

@@ -35,7 +35,7 @@ KV_MUST_CHECK int kv_space_format(struct kv_device *device, const struct kv_spac
 
 /*
  * Load for each group the newest valid copy whose epoch is <= `epoch`; the whole must match
- * `bitmap_digest` (-EBADMSG otherwise: rebuild with kv_space_rebuild_*). A group whose other
+ * `bitmap_digest` (-EBADMSG otherwise: rebuild with kv_space_open_empty). A group whose other
  * copy is newer than `epoch` (an unfinished checkpoint) is rewritten by the next checkpoint.
  */
 KV_MUST_CHECK int kv_space_open(struct kv_device *device, const struct kv_space_config *config,
@@ -90,7 +90,8 @@ void kv_space_unreserve(struct kv_space *space, uint64_t cluster_count);
 
 /*
  * Write the bitmaps that the commits and frees up to `epoch` change (each into the copy that
- * is not active), without flushing. *bitmap_digest and *used_blocks are for the superblock.
+ * is not active), without flushing. *bitmap_digest and *used_blocks (the bitmaps' own blocks
+ * included) are for the superblock. After an error the space is of no more use for writing.
  */
 KV_MUST_CHECK int kv_space_write(struct kv_space *space, uint64_t epoch, uint64_t *bitmap_digest,
                                  uint64_t *used_blocks);

@@ -49,9 +49,12 @@ struct kv_wal_end {
 /*
  * Read the log from the tail to its end: the first block that is not whole, not of this
  * image, out of place, or does not continue the chain. A block that fails although a later
- * one vouches for it (up to one flush ahead) is damage: -EBADMSG, and `end` says where.
+ * one vouches for it (up to 8 MiB ahead) is damage: -EBADMSG, and `end` says where; what
+ * came before was visited.
  * May be called several times before the first append. Afterwards appending goes on after
  * the last accepted block (a record that was cut or refused is dropped, with all after it).
+ * After damage there is no room (-EAGAIN) until kv_wal_seal, a superblock, and kv_wal_trim.
+ * An image whose log may hold anything must be replayed before the first append.
  */
 KV_MUST_CHECK int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void *context,
                                 struct kv_wal_end *end);
@@ -63,8 +66,8 @@ KV_MUST_CHECK int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void
 KV_MUST_CHECK int kv_wal_room(struct kv_wal *wal, size_t length);
 
 /*
- * Append a record (room was checked). When the buffer fills up, blocks are written (not
- * flushed) here. *position: kv_wal_sync to it makes the record durable.
+ * Append a record (room was checked). When the buffer fills up, blocks are written here, and
+ * flushed when 8 MiB are not durable. *position: kv_wal_sync to it makes the record durable.
  * Returns 0, or the error that turned the log unusable.
  */
 KV_MUST_CHECK int kv_wal_append(struct kv_wal *wal, const void *body, size_t length,

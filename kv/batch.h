@@ -1,0 +1,82 @@
+/*
+ * kv/batch.h: a batch in memory, and one change as the log holds it.
+ *
+ * A batch is what the caller asked for. Before it is applied it is turned into redo
+ * operations: the same, but with large values replaced by references to the blobs that hold
+ * them. Redo operations are what the log stores and what replay applies: there is one way to
+ * apply a change.
+ *
+ * Record body: redo operations one after another, each
+ *    kind(1) use(1) key length(2) value length(4) argument(8) key value
+ */
+#ifndef KV_BATCH_H
+#define KV_BATCH_H
+
+#include "kv/base.h"
+#include "kv/kv.h"
+
+struct kv_span {
+    const uint8_t *data;
+    size_t length;
+};
+
+enum kv_redo_kind {
+    KV_REDO_PUT = 1,       /* value: the value */
+    KV_REDO_DEL = 2,       /* no value */
+    KV_REDO_DEL_RANGE = 3, /* key: lower (may be empty), value: upper (empty: no end) */
+    KV_REDO_PATCH = 4,     /* value: bytes, argument: offset */
+    KV_REDO_PUT_REF = 5,   /* value: head and reference, use: enum kv_blob_use */
+    KV_REDO_PUT_LARGE = 6, /* value: references, argument: bit i set: reference i is new */
+};
+
+struct kv_redo {
+    enum kv_redo_kind kind;
+    uint8_t use;
+    struct kv_span key, value;
+    uint64_t argument;
+};
+
+#define KV_LARGE_REFS_MAX 64u /* references in one large value */
+
+/* Bytes of a growing record. */
+struct kv_record {
+    uint8_t *bytes;
+    size_t length, capacity;
+};
+
+KV_MUST_CHECK int kv_record_add(struct kv_record *record, const struct kv_redo *redo);
+void kv_record_release(struct kv_record *record);
+/*
+ * The next operation of an untrusted record body; *at starts as 0. Spans point into it.
+ * 0; -ENOENT at the end; -EUCLEAN nonsense.
+ */
+KV_MUST_CHECK int kv_record_next(const uint8_t *body, size_t length, size_t *at,
+                                 struct kv_redo *redo);
+
+/* An operation of a batch; keys and values lie in batch->bytes. */
+struct kv_batch_op {
+    enum kv_redo_kind kind; /* never PUT_LARGE */
+    uint8_t use;
+    size_t key_at, key_len, value_at, value_len;
+    uint64_t argument;
+};
+
+struct kv_batch {
+    struct kv_batch_op *ops;
+    size_t count, capacity;
+    uint8_t *bytes;
+    size_t length, bytes_capacity;
+};
+
+static inline struct kv_span kv_batch_key(const struct kv_batch *batch,
+                                          const struct kv_batch_op *op)
+{
+    return (struct kv_span){batch->bytes + op->key_at, op->key_len};
+}
+static inline struct kv_span kv_batch_value(const struct kv_batch *batch,
+                                            const struct kv_batch_op *op)
+{
+    return (struct kv_span){batch->bytes + op->value_at, op->value_len};
+}
+
+#endif

@@ -1,0 +1,42 @@
+/*
+ * kv/blob.h: large values in checksummed runs of whole blocks.
+ *
+ * A blob is written once and never changed. A reference (struct kv_disk_blob_ref, seen from
+ * outside as the opaque struct kv_blob_ref) says where it lies, how it is packed and what
+ * its digest is. Who refers to it is not known here.
+ *
+ * Threads: any.
+ */
+#ifndef KV_BLOB_H
+#define KV_BLOB_H
+
+#include "kv/buffer.h"
+#include "kv/device.h"
+#include "kv/format.h"
+#include "kv/space.h"
+
+#include <stdatomic.h>
+
+struct kv_blobs {
+    struct kv_device *device;
+    struct kv_space *space;
+    struct kv_buffers *buffers;
+    struct kv_codec_spec codec; /* default */
+    _Atomic uint64_t reads, read_bytes, writes, write_bytes;
+};
+
+/* Where a reference's blocks lie. -EUCLEAN when it names none that exist or makes no sense. */
+KV_MUST_CHECK int kv_blobs_extent(const struct kv_blobs *blobs, const struct kv_blob_ref *ref,
+                                  uint64_t *block, uint32_t *block_count);
+
+/* As kv_blob_write of kv.h; the blocks are allocated but not committed. */
+KV_MUST_CHECK int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
+                                 const struct kv_codec_spec *codec, uint64_t epoch,
+                                 struct kv_blob_ref *ref, size_t *written);
+/* As kv_blob_read of kv.h. */
+KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_ref *ref,
+                                size_t offset, void *buf, size_t length);
+/* Is the whole blob on the device as the reference says? -EBADMSG ... */
+KV_MUST_CHECK int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
+
+#endif

@@ -1,0 +1,546 @@
+/*
+ * kv/btree.c: one ordered tree of keys over the pager.
+ *
+ * Owns       nothing but a scratch page: the tree is its pages.
+ * Invariant  every key lies in the one leaf whose fences cover it; all leaves are on level 0;
+ *            a child's fences are the keys around its slot in the parent.
+ * Locks      none of its own. A change latches every page it touches, parent before child
+ *            and left before right, so that a reader sees it whole or starts again. Nothing
+ *            waits and no memory is taken while a latch is held.
+ *
+ * Readers: optimistic lock coupling (Leis et al. 2016, 2019). A page is trusted after its
+ * version was checked; a child is trusted after its parent's version was checked once more
+ * when the child was in hand.
+ */
+#include "kv/btree.h"
+
+#include <sched.h>
+
+#define MERGE_BELOW_PERCENT 30u
+#define MERGE_UP_TO_PERCENT 80u
+
+struct path {
+    struct kv_page pages[KV_TREE_DEPTH_MAX];
+    unsigned slots[KV_TREE_DEPTH_MAX]; /* which child was taken, or the leaf's slot */
+    unsigned depth;                    /* pages pinned */
+};
+
+int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_bytes, uint64_t root,
+                  uint8_t tree)
+{
+    *btree = (struct kv_btree){
+        .pager = pager, .node_bytes = node_bytes, .root = root, .tree = tree};
+    btree->scratch = malloc(node_bytes);
+    return btree->scratch ? 0 : -ENOMEM;
+}
+
+void kv_btree_release(struct kv_btree *btree)
+{
+    free(btree->scratch);
+    btree->scratch = NULL;
+}
+
+int kv_btree_create(struct kv_btree *btree)
+{
+    struct kv_page page;
+    const int err = kv_pager_new(btree->pager, &page);
+    if (err)
+        return err;
+    const struct kv_bytes low = {.data = "", .length = 0};
+    kv_node_init(page.bytes, btree->node_bytes, page.id, btree->tree, 0, low,
+                 (struct kv_bytes){0});
+    kv_pager_unlatch(btree->pager, &page);
+    btree->root = page.id;
+    kv_pager_unpin(btree->pager, &page);
+    return 0;
+}
+
+/* ---- reading --------------------------------------------------------------- */
+
+/* View the leaf that covers `key`. The view may be stale by the time it is read. */
+static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len,
+                     struct kv_page_view *leaf)
+{
+    for (;;) {
+        struct kv_page_view view;
+        int err = kv_pager_view(btree->pager, btree->root, &view);
+        if (err)
+            return err == -ESTALE ? -EUCLEAN : err;
+        bool restart = false;
+        for (unsigned depth = 0; !restart; depth++) {
+            const uint8_t level = kv_node_level_racy(view.bytes);
+            unsigned slot;
+            const uint64_t child =
+                level ? kv_node_child_racy(view.bytes, btree->node_bytes, key, key_len, &slot) : 0;
+            if (!kv_pager_view_valid(&view)) {
+                restart = true;
+                break;
+            }
+            if (level == 0) {
+                *leaf = view;
+                return 0;
+            }
+            if (child == UINT64_MAX || depth >= KV_TREE_DEPTH_MAX)
+                return -EUCLEAN;
+            struct kv_page_view below;
+            err = kv_pager_view(btree->pager, child, &below);
+            restart = !kv_pager_view_valid(&view);
+            if (err && !restart)
+                return err == -ESTALE ? -EUCLEAN : err;
+            if (!restart && kv_node_level_racy(below.bytes) + 1 != level &&
+                kv_pager_view_valid(&below))
+                return -EUCLEAN;
+            view = below;
+        }
+        sched_yield(); /* someone changed the path: let them end */
+    }
+}
+
+int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf,
+                 size_t buf_cap, size_t *value_len, uint8_t *kind)
+{
+    for (;;) {
+        struct kv_page_view leaf;
+        int err = view_leaf(btree, key, key_len, &leaf);
+        if (err)
+            return err;
+        err = kv_node_value_racy(leaf.bytes, btree->node_bytes, key, key_len, buf, buf_cap,
+                                 value_len, kind);
+        if (!kv_pager_view_valid(&leaf))
+            continue;
+        return err == -EAGAIN ? -EUCLEAN : err;
+    }
+}
+
+int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
+{
+    for (;;) {
+        struct kv_page_view leaf;
+        const int err = view_leaf(btree, key, key_len, &leaf);
+        if (err)
+            return err;
+        kv_node_copy_racy(copy, leaf.bytes, btree->node_bytes);
+        if (kv_pager_view_valid(&leaf))
+            return 0;
+    }
+}
+
+/* In a copy of an inner node: the slot of the child that covers what lies just below key. */
+static unsigned slot_before(const void *node, size_t node_bytes, struct kv_bytes key)
+{
+    if (!key.data)
+        return kv_node_count(node) - 1;
+    const unsigned slot = kv_node_child_slot(node, node_bytes, key.data, key.length);
+    if (!slot)
+        return slot;
+    uint8_t first[KV_KEY_MAX];
+    const size_t first_len = kv_node_key(node, node_bytes, slot, first);
+    const bool begins_here = !kv_key_compare(first, first_len, key.data, key.length);
+    return begins_here ? slot - 1 : slot;
+}
+
+int kv_btree_leaf_before(struct kv_btree *btree, struct kv_bytes key, void *copy, void *scratch)
+{
+    if (key.data && !key.length)
+        return -ENOENT;
+    for (;;) {
+        struct kv_page_view view;
+        int err = kv_pager_view(btree->pager, btree->root, &view);
+        if (err)
+            return err == -ESTALE ? -EUCLEAN : err;
+        for (unsigned depth = 0;; depth++) {
+            kv_node_copy_racy(scratch, view.bytes, btree->node_bytes);
+            if (!kv_pager_view_valid(&view))
+                break;
+            if (kv_node_level(scratch) == 0) {
+                memcpy(copy, scratch, btree->node_bytes);
+                return 0;
+            }
+            if (depth >= KV_TREE_DEPTH_MAX)
+                return -EUCLEAN;
+            const unsigned slot = slot_before(scratch, btree->node_bytes, key);
+            struct kv_page_view below;
+            err = kv_pager_view(btree->pager, kv_node_child(scratch, slot), &below);
+            if (!kv_pager_view_valid(&view))
+                break;
+            if (err)
+                return err == -ESTALE ? -EUCLEAN : err;
+            view = below;
+        }
+        sched_yield();
+    }
+}
+
+/* ---- the writer's path -------------------------------------------------------- */
+
+static void path_release(struct kv_btree *btree, struct path *path)
+{
+    while (path->depth)
+        kv_pager_unpin(btree->pager, &path->pages[--path->depth]);
+}
+
+/* Pin the pages from the root to the leaf that covers `key`. */
+static int path_descend(struct kv_btree *btree, struct kv_bytes key, struct path *path)
+{
+    path->depth = 0;
+    uint64_t page_id = btree->root;
+    for (int level = -1;;) {
+        int err = path->depth < KV_TREE_DEPTH_MAX ? 0 : -EUCLEAN;
+        struct kv_page *page = &path->pages[path->depth];
+        if (!err)
+            err = kv_pager_pin(btree->pager, page_id, page);
+        if (!err) {
+            path->depth++;
+            const int own = kv_node_level(page->bytes);
+            if (level >= 0 && own != level - 1)
+                err = -EUCLEAN;
+            level = own;
+        }
+        if (err) {
+            path_release(btree, path);
+            return err == -ESTALE ? -EUCLEAN : err;
+        }
+        if (!level)
+            return 0;
+        const unsigned slot =
+            kv_node_child_slot(page->bytes, btree->node_bytes, key.data, key.length);
+        path->slots[path->depth - 1] = slot;
+        page_id = kv_node_child(page->bytes, slot);
+    }
+}
+
+/* ---- splitting ------------------------------------------------------------------ */
+
+/* The root's content moves into a new page below it: the tree is one level higher. */
+static int grow_root(struct kv_btree *btree, struct path *path)
+{
+    struct kv_page *root = &path->pages[0];
+    struct kv_page child;
+    int err = kv_pager_dirty(btree->pager, root);
+    if (!err && kv_node_level(root->bytes) + 2u >= KV_TREE_DEPTH_MAX)
+        err = -EUCLEAN;
+    if (!err)
+        err = kv_pager_new(btree->pager, &child);
+    if (err)
+        return err;
+    kv_pager_latch(btree->pager, root);
+    memcpy(child.bytes, root->bytes, btree->node_bytes);
+    ((struct kv_disk_node *)child.bytes)->page_id = kv_le64_of(child.id);
+    const uint8_t level = kv_node_level(root->bytes);
+    const struct kv_bytes low = {.data = "", .length = 0};
+    kv_node_init(root->bytes, btree->node_bytes, root->id, btree->tree, (uint8_t)(level + 1), low,
+                 (struct kv_bytes){0});
+    const bool fits = kv_node_insert_child(root->bytes, btree->node_bytes, 0, "", 0, child.id,
+                                           btree->scratch);
+    KV_ASSERT(fits);
+    kv_pager_unlatch(btree->pager, root);
+    kv_pager_unlatch(btree->pager, &child);
+    kv_pager_unpin(btree->pager, &child);
+    return 0;
+}
+
+/*
+ * Split the page at path->pages[at_depth], where a cell of cell_bytes wants in at `slot`
+ * (key.data NULL: not a new key of a leaf). When the parent has no room for one more child,
+ * the parent is split instead. Either way the caller descends anew.
+ */
+static int split_page(struct kv_btree *btree, struct path *path, unsigned at_depth,
+                      struct kv_bytes key, unsigned slot, size_t cell_bytes)
+{
+    if (at_depth == 0)
+        return grow_root(btree, path);
+    struct kv_page *page = &path->pages[at_depth];
+    struct kv_page *parent = &path->pages[at_depth - 1];
+    struct kv_page right;
+    int err = kv_pager_dirty(btree->pager, parent);
+    if (!err)
+        err = kv_pager_dirty(btree->pager, page);
+    if (!err)
+        err = kv_pager_new(btree->pager, &right);
+    if (err)
+        return err;
+
+    const unsigned count = kv_node_count(page->bytes);
+    unsigned at = kv_node_split_point(page->bytes, btree->node_bytes, slot, cell_bytes);
+    if (!key.data)
+        at = at < 1 ? 1 : at > count - 1 ? count - 1 : at;
+    uint8_t separator[KV_KEY_MAX];
+    const size_t separator_len =
+        kv_node_separator(page->bytes, btree->node_bytes, at, key, slot, separator);
+    const unsigned parent_slot = path->slots[at_depth - 1] + 1;
+
+    kv_pager_latch(btree->pager, parent);
+    kv_pager_latch(btree->pager, page);
+    const bool fits = kv_node_insert_child(parent->bytes, btree->node_bytes, parent_slot,
+                                           separator, separator_len, right.id, btree->scratch);
+    if (fits)
+        kv_node_split(page->bytes, btree->node_bytes, at,
+                      (struct kv_bytes){separator, separator_len}, right.bytes, right.id,
+                      btree->scratch);
+    kv_pager_unlatch(btree->pager, page);
+    kv_pager_unlatch(btree->pager, parent);
+    kv_pager_unlatch(btree->pager, &right);
+    if (fits) {
+        kv_pager_unpin(btree->pager, &right);
+        return 0;
+    }
+    err = kv_pager_free(btree->pager, &right);
+    if (err)
+        return err;
+    const size_t child_cell =
+        sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_inner_cell) + separator_len;
+    return split_page(btree, path, at_depth - 1, (struct kv_bytes){0}, parent_slot, child_cell);
+}
+
+/* ---- merging --------------------------------------------------------------------- */
+
+/* A root with one child takes over the child's content. */
+static int shrink_root(struct kv_btree *btree, struct path *path)
+{
+    struct kv_page *root = &path->pages[0];
+    while (kv_node_level(root->bytes) > 0 && kv_node_count(root->bytes) == 1) {
+        struct kv_page child;
+        if (!kv_pager_pin_resident(btree->pager, kv_node_child(root->bytes, 0), &child))
+            return 0; /* the next merge will find it */
+        for (unsigned depth = 1; depth < path->depth; depth++)
+            if (path->pages[depth].bytes && path->pages[depth].id == child.id)
+                kv_pager_unpin(btree->pager, &path->pages[depth]);
+        int err = kv_pager_dirty(btree->pager, root);
+        if (!err)
+            err = kv_pager_dirty(btree->pager, &child);
+        if (err) {
+            kv_pager_unpin(btree->pager, &child);
+            return err;
+        }
+        kv_pager_latch(btree->pager, root);
+        kv_pager_latch(btree->pager, &child);
+        memcpy(root->bytes, child.bytes, btree->node_bytes);
+        ((struct kv_disk_node *)root->bytes)->page_id = kv_le64_of(root->id);
+        kv_pager_unlatch(btree->pager, &child);
+        kv_pager_unlatch(btree->pager, root);
+        err = kv_pager_free(btree->pager, &child);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+/* Merge `right` (child right_slot of parent) into `left`. `right` is gone on success. */
+static int merge_pages(struct kv_btree *btree, struct kv_page *parent, unsigned right_slot,
+                       struct kv_page *left, struct kv_page *right)
+{
+    int err = kv_pager_dirty(btree->pager, parent);
+    if (!err)
+        err = kv_pager_dirty(btree->pager, left);
+    if (!err)
+        err = kv_pager_dirty(btree->pager, right);
+    if (err)
+        return err;
+    kv_pager_latch(btree->pager, parent);
+    kv_pager_latch(btree->pager, left);
+    kv_pager_latch(btree->pager, right);
+    kv_node_merge(left->bytes, right->bytes, btree->node_bytes, btree->scratch);
+    kv_node_remove_child(parent->bytes, btree->node_bytes, right_slot);
+    kv_pager_unlatch(btree->pager, right);
+    kv_pager_unlatch(btree->pager, left);
+    kv_pager_unlatch(btree->pager, parent);
+    return kv_pager_free(btree->pager, right);
+}
+
+/* Try to merge the page at `depth` with its neighbour on one side. *merged says whether. */
+static int try_merge(struct kv_btree *btree, struct path *path, unsigned depth, bool with_right,
+                     bool *merged)
+{
+    struct kv_page *page = &path->pages[depth];
+    struct kv_page *parent = &path->pages[depth - 1];
+    const unsigned slot = path->slots[depth - 1];
+    if (with_right ? slot + 1 >= kv_node_count(parent->bytes) : slot == 0)
+        return 0;
+    const uint64_t neighbour_id =
+        kv_node_child(parent->bytes, with_right ? slot + 1 : slot - 1);
+    struct kv_page neighbour;
+    const bool empty = kv_node_level(page->bytes) == 0 && !kv_node_count(page->bytes);
+    if (!kv_pager_pin_resident(btree->pager, neighbour_id, &neighbour)) {
+        /* Worth a read only to get rid of an empty page; a damaged neighbour stays alone. */
+        if (!empty || kv_pager_pin(btree->pager, neighbour_id, &neighbour))
+            return 0;
+    }
+    int err = 0;
+    const unsigned percent = empty ? 100 : MERGE_UP_TO_PERCENT;
+    struct kv_page *left = with_right ? page : &neighbour;
+    struct kv_page *right = with_right ? &neighbour : page;
+    if (kv_node_level(neighbour.bytes) == kv_node_level(page->bytes) &&
+        kv_node_can_merge(left->bytes, right->bytes, btree->node_bytes, percent)) {
+        err = merge_pages(btree, parent, with_right ? slot + 1 : slot, left, right);
+        *merged = !err;
+    }
+    kv_pager_unpin(btree->pager, &neighbour);
+    return err;
+}
+
+/* After deletions in the leaf of `path`: merge upwards as far as pages are nearly empty. */
+static int merge_upwards(struct kv_btree *btree, struct path *path)
+{
+    for (unsigned depth = path->depth - 1; depth > 0; depth--) {
+        const struct kv_page *page = &path->pages[depth];
+        const size_t used = kv_node_used(page->bytes, btree->node_bytes);
+        if (used * 100 >= btree->node_bytes * MERGE_BELOW_PERCENT)
+            break;
+        bool merged = false;
+        int err = try_merge(btree, path, depth, true, &merged);
+        if (!err && !merged)
+            err = try_merge(btree, path, depth, false, &merged);
+        if (err)
+            return err;
+        if (!merged)
+            break;
+    }
+    return shrink_root(btree, path);
+}
+
+/* ---- changes -------------------------------------------------------------------- */
+
+int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, struct kv_bytes value,
+                 struct kv_btree_drop drop)
+{
+    const size_t cell_bytes = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) +
+                              key.length + value.length;
+    KV_ASSERT(cell_bytes <= kv_node_cell_max(btree->node_bytes));
+    struct path path;
+    for (;;) {
+        int err = path_descend(btree, key, &path);
+        if (err)
+            return err;
+        struct kv_page *leaf = &path.pages[path.depth - 1];
+        bool exact;
+        const unsigned slot =
+            kv_node_search(leaf->bytes, btree->node_bytes, key.data, key.length, &exact);
+        if (exact && drop.note) {
+            uint8_t old_kind;
+            const struct kv_bytes old = kv_node_value(leaf->bytes, slot, &old_kind);
+            err = drop.note(drop.context, old_kind, old);
+            drop.note = NULL; /* once, also when a split makes us come again */
+        }
+        if (!err)
+            err = kv_pager_dirty(btree->pager, leaf);
+        bool fits = false;
+        if (!err) {
+            kv_pager_latch(btree->pager, leaf);
+            fits = exact ? kv_node_replace(leaf->bytes, btree->node_bytes, slot, kind, value,
+                                           btree->scratch)
+                         : kv_node_insert(leaf->bytes, btree->node_bytes, slot, key.data,
+                                          key.length, kind, value, btree->scratch);
+            kv_pager_unlatch(btree->pager, leaf);
+        }
+        if (!err && !fits)
+            err = split_page(btree, &path, path.depth - 1, exact ? (struct kv_bytes){0} : key,
+                             slot, cell_bytes);
+        path_release(btree, &path);
+        if (err || fits)
+            return err;
+    }
+}
+
+int kv_btree_del(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_drop drop)
+{
+    struct path path;
+    int err = path_descend(btree, key, &path);
+    if (err)
+        return err;
+    struct kv_page *leaf = &path.pages[path.depth - 1];
+    bool exact;
+    const unsigned slot =
+        kv_node_search(leaf->bytes, btree->node_bytes, key.data, key.length, &exact);
+    if (!exact)
+        goto out;
+    if (drop.note) {
+        uint8_t kind;
+        const struct kv_bytes old = kv_node_value(leaf->bytes, slot, &kind);
+        err = drop.note(drop.context, kind, old);
+    }
+    if (!err)
+        err = kv_pager_dirty(btree->pager, leaf);
+    if (err)
+        goto out;
+    kv_pager_latch(btree->pager, leaf);
+    kv_node_remove(leaf->bytes, btree->node_bytes, slot);
+    kv_pager_unlatch(btree->pager, leaf);
+    err = merge_upwards(btree, &path);
+out:
+    path_release(btree, &path);
+    return err;
+}
+
+int kv_btree_overwrite(struct kv_btree *btree, struct kv_bytes key, size_t offset,
+                       struct kv_bytes bytes)
+{
+    struct path path;
+    int err = path_descend(btree, key, &path);
+    if (err)
+        return err;
+    struct kv_page *leaf = &path.pages[path.depth - 1];
+    bool exact;
+    uint8_t kind;
+    const unsigned slot =
+        kv_node_search(leaf->bytes, btree->node_bytes, key.data, key.length, &exact);
+    KV_ASSERT(exact);
+    const struct kv_bytes value = kv_node_value(leaf->bytes, slot, &kind);
+    KV_ASSERT(kind == KV_VALUE_INLINE);
+    KV_ASSERT(offset + bytes.length <= value.length);
+    err = kv_pager_dirty(btree->pager, leaf);
+    if (!err) {
+        kv_pager_latch(btree->pager, leaf);
+        kv_node_overwrite(leaf->bytes, slot, offset, bytes.data, bytes.length);
+        kv_pager_unlatch(btree->pager, leaf);
+    }
+    path_release(btree, &path);
+    return err;
+}
+
+/* Copy the leaf's upper fence as the key to go on from. */
+static void note_next(const struct kv_btree *btree, const void *leaf, struct kv_bytes upper,
+                      void *next, size_t *next_len, bool *more)
+{
+    const struct kv_bytes high = kv_node_high(leaf, btree->node_bytes);
+    *more = high.data && (!upper.data || kv_key_compare(high.data, high.length, upper.data,
+                                                        upper.length) < 0);
+    if (*more) {
+        memcpy(next, high.data, high.length);
+        *next_len = high.length;
+    }
+}
+
+int kv_btree_del_leaf(struct kv_btree *btree, struct kv_bytes lower, struct kv_bytes upper,
+                      struct kv_btree_drop drop, void *next, size_t *next_len, bool *more)
+{
+    struct path path;
+    int err = path_descend(btree, lower, &path);
+    if (err)
+        return err;
+    struct kv_page *leaf = &path.pages[path.depth - 1];
+    bool exact;
+    const unsigned first =
+        kv_node_search(leaf->bytes, btree->node_bytes, lower.data, lower.length, &exact);
+    const unsigned end = upper.data ? kv_node_search(leaf->bytes, btree->node_bytes, upper.data,
+                                                     upper.length, &exact)
+                                    : kv_node_count(leaf->bytes);
+    /* `next` may be the caller's `lower`: from here on lower is not read any more. */
+    note_next(btree, leaf->bytes, upper, next, next_len, more);
+    for (unsigned slot = first; !err && drop.note && slot < end; slot++) {
+        uint8_t kind;
+        const struct kv_bytes old = kv_node_value(leaf->bytes, slot, &kind);
+        err = drop.note(drop.context, kind, old);
+    }
+    if (!err && first < end) {
+        err = kv_pager_dirty(btree->pager, leaf);
+        if (!err) {
+            kv_pager_latch(btree->pager, leaf);
+            for (unsigned slot = end; slot > first; slot--)
+                kv_node_remove(leaf->bytes, btree->node_bytes, slot - 1);
+            kv_pager_unlatch(btree->pager, leaf);
+            err = merge_upwards(btree, &path);
+        }
+    }
+    path_release(btree, &path);
+    return err;
+}

@@ -1,0 +1,69 @@
+/*
+ * kv/btree.h: one ordered tree of keys over the pager.
+ *
+ * The root's page id never changes. Readers descend without latches and start again when a
+ * page changed under them (optimistic lock coupling); the one writer pins its path. Nodes
+ * split upwards from a full leaf, and merge below 30 %.
+ *
+ * Threads: kv_btree_get, _leaf_at, _leaf_before: any. All others: the writer.
+ */
+#ifndef KV_BTREE_H
+#define KV_BTREE_H
+
+#include "kv/node.h"
+#include "kv/pager.h"
+
+struct kv_btree {
+    struct kv_pager *pager;
+    size_t node_bytes;
+    uint64_t root; /* page id */
+    uint8_t tree;  /* which of the store's trees */
+    void *scratch; /* node_bytes, the writer's */
+};
+
+KV_MUST_CHECK int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_bytes,
+                                uint64_t root, uint8_t tree);
+void kv_btree_release(struct kv_btree *btree);
+/* Make the root, an empty leaf; btree->root is set. */
+KV_MUST_CHECK int kv_btree_create(struct kv_btree *btree);
+
+/* ---- reading ------------------------------------------------------------------ */
+
+/* Copy a value's stored bytes (as kv_node_value_racy does). 0; -ENOENT; damage or I/O errors. */
+KV_MUST_CHECK int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf,
+                               size_t buf_cap, size_t *value_len, uint8_t *kind);
+/* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
+KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
+                                   void *copy);
+/* Copy the leaf that covers the keys just below `key` (data NULL: the last leaf). `scratch`
+ * is node_bytes more of the caller's. -ENOENT: nothing can be below. */
+KV_MUST_CHECK int kv_btree_leaf_before(struct kv_btree *btree, struct kv_bytes key, void *copy,
+                                       void *scratch);
+
+/* ---- writing ------------------------------------------------------------------ */
+
+/* Told of each stored value that is about to vanish; `value` is borrowed for the call. */
+typedef int kv_btree_drop_fn(void *context, uint8_t kind, struct kv_bytes value);
+struct kv_btree_drop {
+    kv_btree_drop_fn *note; /* NULL: nobody is told */
+    void *context;
+};
+
+/* An error of these means that nothing changed but for splits. The cell must not be larger
+ * than kv_node_cell_max. */
+KV_MUST_CHECK int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind,
+                               struct kv_bytes value, struct kv_btree_drop drop);
+KV_MUST_CHECK int kv_btree_del(struct kv_btree *btree, struct kv_bytes key,
+                               struct kv_btree_drop drop); /* absent: 0 */
+/* Overwrite bytes of an inline value that has them all. */
+KV_MUST_CHECK int kv_btree_overwrite(struct kv_btree *btree, struct kv_bytes key, size_t offset,
+                                     struct kv_bytes bytes);
+/*
+ * Delete what [lower, upper) covers of the leaf that covers `lower`. *next (KV_KEY_MAX bytes,
+ * *next_len) is where to go on; *more false: the range is done. upper.data NULL: no end.
+ */
+KV_MUST_CHECK int kv_btree_del_leaf(struct kv_btree *btree, struct kv_bytes lower,
+                                    struct kv_bytes upper, struct kv_btree_drop drop, void *next,
+                                    size_t *next_len, bool *more);
+
+#endif

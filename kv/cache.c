@@ -1,0 +1,233 @@
+/*
+ * kv/cache.c: the frames, and which page stays in memory.
+ *
+ * Owns       the arena, the frame table, the hash from page id to frame, the tier queues.
+ * Invariant  a frame with a page id is in the hash once and in warm or hot once; a frame
+ *            without one is in the free queue. The arena is never unmapped while the store
+ *            is open, so a stale read of a frame is a retry, never a fault.
+ * Locks      the pager's mutex, but for what is atomic.
+ */
+#include "kv/cache.h"
+
+#include <sys/mman.h>
+
+#define FIND_STEPS_MAX 256u
+
+static uint32_t bucket_of(const struct kv_cache *cache, uint64_t page_id)
+{
+    return (uint32_t)((page_id * 0x9e3779b97f4a7c15ull) >> 32) & cache->bucket_mask;
+}
+
+int kv_cache_init(struct kv_cache *cache, uint64_t budget_bytes, size_t frame_bytes,
+                  unsigned hot_percent)
+{
+    memset(cache, 0, sizeof *cache);
+    const uint64_t per_frame = frame_bytes + sizeof(struct kv_frame) + 2 * sizeof(uint32_t);
+    const uint64_t count = budget_bytes / per_frame;
+    if (count < 64 || count >= KV_FRAME_NONE / 4)
+        return -EINVAL;
+    cache->frame_count = (uint32_t)count;
+    cache->frame_bytes = frame_bytes;
+    cache->arena_bytes = (size_t)count * frame_bytes;
+    cache->hot_max = (uint32_t)(count * hot_percent / 100);
+    uint32_t buckets = 64;
+    while (buckets < cache->frame_count)
+        buckets *= 2;
+    cache->bucket_mask = buckets - 1;
+    for (unsigned tier = 0; tier < KV_TIER_COUNT; tier++)
+        cache->queues[tier].head = cache->queues[tier].tail = KV_FRAME_NONE;
+
+    void *arena = mmap(NULL, cache->arena_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    cache->arena = arena == MAP_FAILED ? NULL : arena;
+    cache->frames = calloc(cache->frame_count, sizeof *cache->frames);
+    cache->buckets = malloc(buckets * sizeof *cache->buckets);
+    if (!cache->arena || !cache->frames || !cache->buckets) {
+        kv_cache_release(cache);
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < buckets; i++)
+        atomic_init(&cache->buckets[i], KV_FRAME_NONE);
+    struct kv_cache_queue *idle = &cache->queues[KV_TIER_FREE];
+    for (uint32_t i = 0; i < cache->frame_count; i++) {
+        cache->frames[i].queue_prev = i ? i - 1 : KV_FRAME_NONE;
+        cache->frames[i].queue_next = i + 1 < cache->frame_count ? i + 1 : KV_FRAME_NONE;
+        atomic_init(&cache->frames[i].hash_next, KV_FRAME_NONE);
+    }
+    idle->head = 0;
+    idle->tail = cache->frame_count - 1;
+    idle->count = cache->frame_count;
+    return 0;
+}
+
+void kv_cache_release(struct kv_cache *cache)
+{
+    if (cache->arena)
+        munmap(cache->arena, cache->arena_bytes);
+    free(cache->frames);
+    free((void *)cache->buckets);
+    memset(cache, 0, sizeof *cache);
+}
+
+/* ---- queues ------------------------------------------------------------------ */
+
+static void queue_push(struct kv_cache *cache, enum kv_cache_tier tier, uint32_t index)
+{
+    struct kv_cache_queue *queue = &cache->queues[tier];
+    struct kv_frame *frame = &cache->frames[index];
+    frame->tier = (uint8_t)tier;
+    frame->queue_prev = KV_FRAME_NONE;
+    frame->queue_next = queue->head;
+    if (queue->head != KV_FRAME_NONE)
+        cache->frames[queue->head].queue_prev = index;
+    else
+        queue->tail = index;
+    queue->head = index;
+    queue->count++;
+}
+
+static void queue_unlink(struct kv_cache *cache, uint32_t index)
+{
+    struct kv_frame *frame = &cache->frames[index];
+    struct kv_cache_queue *queue = &cache->queues[frame->tier];
+    if (frame->queue_prev != KV_FRAME_NONE)
+        cache->frames[frame->queue_prev].queue_next = frame->queue_next;
+    else
+        queue->head = frame->queue_next;
+    if (frame->queue_next != KV_FRAME_NONE)
+        cache->frames[frame->queue_next].queue_prev = frame->queue_prev;
+    else
+        queue->tail = frame->queue_prev;
+    queue->count--;
+}
+
+/* ---- hash ---------------------------------------------------------------------- */
+
+uint32_t kv_cache_find_racy(const struct kv_cache *cache, uint64_t page_id)
+{
+    /* Acquire pairs with the release stores of kv_cache_insert. The chain may change under
+     * us, even into another chain: the steps are bounded and the caller verifies. */
+    uint32_t index = atomic_load_explicit(&cache->buckets[bucket_of(cache, page_id)],
+                                          memory_order_acquire);
+    for (uint32_t steps = 0; index < cache->frame_count && steps < FIND_STEPS_MAX; steps++) {
+        const struct kv_frame *frame = &cache->frames[index];
+        if (atomic_load_explicit(&frame->page_id, memory_order_relaxed) == page_id)
+            return index;
+        index = atomic_load_explicit(&frame->hash_next, memory_order_acquire);
+    }
+    return KV_FRAME_NONE;
+}
+
+uint32_t kv_cache_find(const struct kv_cache *cache, uint64_t page_id)
+{
+    uint32_t index = atomic_load_explicit(&cache->buckets[bucket_of(cache, page_id)],
+                                          memory_order_relaxed);
+    while (index != KV_FRAME_NONE &&
+           atomic_load_explicit(&cache->frames[index].page_id, memory_order_relaxed) != page_id)
+        index = atomic_load_explicit(&cache->frames[index].hash_next, memory_order_relaxed);
+    return index;
+}
+
+void kv_cache_insert(struct kv_cache *cache, uint32_t index, uint64_t page_id)
+{
+    struct kv_frame *frame = &cache->frames[index];
+    _Atomic uint32_t *bucket = &cache->buckets[bucket_of(cache, page_id)];
+    atomic_store_explicit(&frame->page_id, page_id, memory_order_relaxed);
+    atomic_store_explicit(&frame->referenced, 0, memory_order_relaxed);
+    atomic_store_explicit(&frame->hash_next, atomic_load_explicit(bucket, memory_order_relaxed),
+                          memory_order_release);
+    atomic_store_explicit(bucket, index, memory_order_release);
+    queue_push(cache, KV_TIER_WARM, index);
+}
+
+void kv_cache_remove(struct kv_cache *cache, uint32_t index)
+{
+    struct kv_frame *frame = &cache->frames[index];
+    const uint64_t page_id = atomic_load_explicit(&frame->page_id, memory_order_relaxed);
+    _Atomic uint32_t *link = &cache->buckets[bucket_of(cache, page_id)];
+    for (;;) {
+        const uint32_t at = atomic_load_explicit(link, memory_order_relaxed);
+        KV_ASSERT(at != KV_FRAME_NONE);
+        if (at == index)
+            break;
+        link = &cache->frames[at].hash_next;
+    }
+    atomic_store_explicit(link, atomic_load_explicit(&frame->hash_next, memory_order_relaxed),
+                          memory_order_release);
+    atomic_store_explicit(&frame->page_id, 0, memory_order_relaxed);
+    queue_unlink(cache, index);
+    queue_push(cache, KV_TIER_FREE, index);
+}
+
+uint32_t kv_cache_take_free(struct kv_cache *cache)
+{
+    const uint32_t index = cache->queues[KV_TIER_FREE].head;
+    if (index != KV_FRAME_NONE)
+        queue_unlink(cache, index);
+    return index;
+}
+
+/* ---- eviction ---------------------------------------------------------------- */
+
+static void move_to(struct kv_cache *cache, uint32_t index, enum kv_cache_tier tier)
+{
+    queue_unlink(cache, index);
+    queue_push(cache, tier, index);
+}
+
+/* Hot is over its share: its least used page goes back to the head of warm. */
+static void demote_one(struct kv_cache *cache)
+{
+    for (uint32_t steps = 4 * cache->queues[KV_TIER_HOT].count; steps; steps--) {
+        const uint32_t index = cache->queues[KV_TIER_HOT].tail;
+        struct kv_frame *frame = &cache->frames[index];
+        const uint8_t uses = atomic_load_explicit(&frame->referenced, memory_order_relaxed);
+        if (!uses) {
+            move_to(cache, index, KV_TIER_WARM);
+            return;
+        }
+        atomic_store_explicit(&frame->referenced, (uint8_t)(uses - 1), memory_order_relaxed);
+        move_to(cache, index, KV_TIER_HOT);
+    }
+}
+
+uint32_t kv_cache_victim(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty_max,
+                         uint32_t *dirty_count)
+{
+    *dirty_count = 0;
+    struct kv_cache_queue *warm = &cache->queues[KV_TIER_WARM];
+    /* Twice round: the first turn may clear marks that the second then finds cleared. */
+    for (uint32_t steps = 2 * (warm->count + cache->queues[KV_TIER_HOT].count); steps; steps--) {
+        if (!warm->count) {
+            if (!cache->queues[KV_TIER_HOT].count)
+                break;
+            demote_one(cache);
+            continue;
+        }
+        const uint32_t index = warm->tail;
+        struct kv_frame *frame = &cache->frames[index];
+        if (frame->pins || (frame->flags & (uint8_t)~KV_FRAME_DIRTY)) {
+            move_to(cache, index, KV_TIER_WARM);
+            continue;
+        }
+        if (atomic_load_explicit(&frame->referenced, memory_order_relaxed)) {
+            atomic_store_explicit(&frame->referenced, 0, memory_order_relaxed);
+            move_to(cache, index, KV_TIER_HOT);
+            cache->promotions++;
+            if (cache->queues[KV_TIER_HOT].count > cache->hot_max)
+                demote_one(cache);
+            continue;
+        }
+        if (frame->flags & KV_FRAME_DIRTY) {
+            move_to(cache, index, KV_TIER_WARM);
+            if (*dirty_count < dirty_max)
+                dirty[(*dirty_count)++] = index;
+            if (*dirty_count == dirty_max)
+                break;
+            continue;
+        }
+        cache->evictions++;
+        return index;
+    }
+    return KV_FRAME_NONE;
+}

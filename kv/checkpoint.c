@@ -1,0 +1,79 @@
+/*
+ * kv/checkpoint.c: epoch n goes to disk, then the superblock flips.
+ *
+ * Owns       the superblock in memory, the open epoch's number.
+ * Invariant  a superblock is written only after everything that it reaches was flushed, and
+ *            nothing that it reaches is overwritten until a newer one is durable.
+ * Locks      checkpoint->mutex for the whole run; the gate (writer lock) only for the moment
+ *            in which the epoch changes. Order: mutex before gate.
+ *
+ * The steps, in the order that the crash-safety argument needs:
+ *   1. gate: seal the log at position L, open epoch n + 1
+ *   2. pages of n, to new space
+ *   3. page map blocks and bitmaps of n, to new space or to the copy that is not active
+ *   4. flush; superblock n; flush
+ *   5. what only older epochs reached becomes free; the log's tail moves to L
+ */
+#include "kv/checkpoint.h"
+
+struct gate_notes {
+    uint64_t epoch, page_id_next, log_tail, log_link;
+};
+
+/* Step 1. The only moment at which writers wait for a checkpoint. */
+static int pass_gate(struct kv_checkpoint *checkpoint, struct gate_notes *notes)
+{
+    pthread_mutex_lock(checkpoint->gate);
+    notes->epoch = atomic_load_explicit(&checkpoint->epoch, memory_order_relaxed);
+    const int err =
+        kv_wal_seal(checkpoint->wal, notes->epoch, &notes->log_tail, &notes->log_link);
+    if (!err) {
+        notes->page_id_next = kv_pagemap_next_id(checkpoint->map);
+        kv_pager_open_epoch(checkpoint->pager, notes->epoch + 1);
+        atomic_store_explicit(&checkpoint->epoch, notes->epoch + 1, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(checkpoint->gate);
+    return err;
+}
+
+int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean)
+{
+    struct gate_notes notes;
+    int err = pass_gate(checkpoint, &notes);
+    if (err)
+        return err;
+    err = kv_pager_write_epoch(checkpoint->pager, notes.epoch);
+    if (err)
+        return err;
+    struct kv_pagemap_root root;
+    err = kv_pagemap_write(checkpoint->map, notes.epoch, notes.page_id_next, &root);
+    if (err)
+        return err;
+    uint64_t bitmap_digest, used_blocks;
+    err = kv_space_write(checkpoint->space, notes.epoch, &bitmap_digest, &used_blocks);
+    if (!err)
+        err = kv_device_flush(checkpoint->device);
+    if (err)
+        return err;
+
+    struct kv_disk_superblock next = checkpoint->superblock;
+    next.epoch = kv_le64_of(notes.epoch);
+    next.map_root = root.ptr;
+    next.map_depth = kv_le32_of(root.depth);
+    next.page_id_next = kv_le64_of(root.page_id_next);
+    next.log_tail = kv_le64_of(notes.log_tail);
+    next.log_tail_link = kv_le64_of(notes.log_link);
+    next.bitmap_digest = kv_le64_of(bitmap_digest);
+    next.used_blocks = kv_le64_of(used_blocks);
+    next.clean = clean;
+    err = kv_superblock_write(checkpoint->device, &next);
+    if (err)
+        return err;
+    checkpoint->superblock = next;
+    (void)atomic_fetch_add_explicit(&checkpoint->done, 1, memory_order_relaxed);
+
+    kv_pagemap_written(checkpoint->map, notes.epoch);
+    kv_space_written(checkpoint->space, notes.epoch);
+    kv_wal_trim(checkpoint->wal, notes.log_tail);
+    return 0;
+}

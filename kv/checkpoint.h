@@ -1,0 +1,36 @@
+/*
+ * kv/checkpoint.h: epoch n goes to disk, then the superblock flips.
+ *
+ * Threads: one checkpoint at a time: whoever holds its mutex.
+ */
+#ifndef KV_CHECKPOINT_H
+#define KV_CHECKPOINT_H
+
+#include "kv/pager.h"
+#include "kv/superblock.h"
+#include "kv/wal.h"
+
+#include <pthread.h>
+
+struct kv_checkpoint {
+    pthread_mutex_t mutex; /* one checkpoint at a time */
+    pthread_mutex_t *gate; /* the store's writer lock */
+    struct kv_device *device;
+    struct kv_space *space;
+    struct kv_pagemap *map;
+    struct kv_pager *pager;
+    struct kv_wal *wal;
+    struct kv_disk_superblock superblock; /* mutex; as last written */
+    _Atomic uint64_t epoch;               /* the open one; changes under gate */
+    _Atomic uint64_t done;                /* checkpoints written */
+};
+
+/*
+ * Close the open epoch, write it, flip the superblock, free what only older epochs reach.
+ * `clean` marks the image as closed (nothing may be applied any more).
+ * On an error nothing that was durable is lost, and the store must turn read-only.
+ * The caller holds checkpoint->mutex.
+ */
+KV_MUST_CHECK int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean);
+
+#endif

@@ -1,0 +1,244 @@
+/*
+ * kv/cursor.c: walking the keys in order, over private copies of leaves.
+ *
+ * Owns       one copied leaf, the bounds, the last large value that was read.
+ * Invariant  slot lies in the copy, and its key in [lower, upper), or the cursor is on none.
+ *            Moving past the copy's edge continues at the fence that stood there, so a key
+ *            that stays in the tree is met exactly once, whatever splits and merges happen.
+ * Locks      none.
+ */
+#include "kv/store.h"
+
+struct kv_cursor {
+    struct kv_store *store;
+    uint8_t *leaf;    /* node_bytes: the copy */
+    uint8_t *scratch; /* node_bytes, for descending backward */
+    bool positioned;  /* on a key; slot is valid */
+    unsigned slot;
+    size_t key_len;
+    uint8_t key[KV_KEY_MAX]; /* the key that the cursor is on */
+    size_t lower_len, upper_len;
+    uint8_t lower[KV_KEY_MAX], upper[KV_KEY_MAX]; /* lengths 0: unbounded */
+    uint8_t *large;                               /* a large value, while on its key */
+};
+
+int kv_cursor_open(struct kv_store *store, const void *lower, size_t lower_len, const void *upper,
+                   size_t upper_len, struct kv_cursor **out)
+{
+    if (lower_len > KV_KEY_MAX || upper_len > KV_KEY_MAX)
+        return -EINVAL;
+    struct kv_cursor *cursor = calloc(1, sizeof *cursor);
+    if (!cursor)
+        return -ENOMEM;
+    cursor->store = store;
+    cursor->leaf = malloc(2 * store->node_bytes);
+    if (!cursor->leaf) {
+        free(cursor);
+        return -ENOMEM;
+    }
+    cursor->scratch = cursor->leaf + store->node_bytes;
+    cursor->lower_len = lower_len;
+    cursor->upper_len = upper_len;
+    if (lower_len)
+        memcpy(cursor->lower, lower, lower_len);
+    if (upper_len)
+        memcpy(cursor->upper, upper, upper_len);
+    *out = cursor;
+    return 0;
+}
+
+int kv_cursor_open_prefix(struct kv_store *store, const void *prefix, size_t prefix_len,
+                          struct kv_cursor **cursor)
+{
+    uint8_t upper[KV_KEY_MAX];
+    if (prefix_len > KV_KEY_MAX)
+        return -EINVAL;
+    size_t upper_len = prefix_len;
+    if (prefix_len)
+        memcpy(upper, prefix, prefix_len);
+    /* The first key after all that begin with the prefix: its last byte below 0xff plus one. */
+    while (upper_len && upper[upper_len - 1] == 0xff)
+        upper_len--;
+    if (upper_len)
+        upper[upper_len - 1]++;
+    return kv_cursor_open(store, prefix, prefix_len, upper, upper_len, cursor);
+}
+
+static void leave_key(struct kv_cursor *cursor)
+{
+    cursor->positioned = false;
+    free(cursor->large);
+    cursor->large = NULL;
+}
+
+void kv_cursor_close(struct kv_cursor *cursor)
+{
+    if (!cursor)
+        return;
+    leave_key(cursor);
+    free(cursor->leaf);
+    free(cursor);
+}
+
+/* Stand on `slot` of the copied leaf if its key is within bounds. */
+static int arrive(struct kv_cursor *cursor, unsigned slot)
+{
+    const size_t length =
+        kv_node_key(cursor->leaf, cursor->store->node_bytes, slot, cursor->key);
+    if (cursor->upper_len &&
+        kv_key_compare(cursor->key, length, cursor->upper, cursor->upper_len) >= 0)
+        return -ENOENT;
+    if (kv_key_compare(cursor->key, length, cursor->lower, cursor->lower_len) < 0)
+        return -ENOENT;
+    cursor->slot = slot;
+    cursor->key_len = length;
+    cursor->positioned = true;
+    return 0;
+}
+
+/* The first key >= `key` in the leaf that covers it, or in the leaves behind. */
+static int seek_forward(struct kv_cursor *cursor, const void *key, size_t key_len)
+{
+    const size_t node_bytes = cursor->store->node_bytes;
+    uint8_t at[KV_KEY_MAX];
+    size_t at_len = key_len;
+    if (key_len)
+        memcpy(at, key, key_len);
+    for (;;) {
+        const int err = kv_btree_leaf_at(&cursor->store->trees[KV_TREE_KEYS], at, at_len,
+                                         cursor->leaf);
+        if (err)
+            return err;
+        bool exact;
+        const unsigned slot = kv_node_search(cursor->leaf, node_bytes, at, at_len, &exact);
+        if (slot < kv_node_count(cursor->leaf))
+            return arrive(cursor, slot);
+        const struct kv_bytes high = kv_node_high(cursor->leaf, node_bytes);
+        if (!high.data)
+            return -ENOENT;
+        memcpy(at, high.data, high.length);
+        at_len = high.length;
+    }
+}
+
+/* The last key < `key` (data NULL: the last of all). */
+static int seek_backward(struct kv_cursor *cursor, struct kv_bytes key)
+{
+    const size_t node_bytes = cursor->store->node_bytes;
+    uint8_t at[KV_KEY_MAX];
+    struct kv_bytes before = key;
+    if (key.data) {
+        memcpy(at, key.data, key.length);
+        before.data = at;
+    }
+    for (;;) {
+        const int err = kv_btree_leaf_before(&cursor->store->trees[KV_TREE_KEYS], before,
+                                             cursor->leaf, cursor->scratch);
+        if (err)
+            return err;
+        bool exact;
+        const unsigned slot = before.data ? kv_node_search(cursor->leaf, node_bytes, before.data,
+                                                           before.length, &exact)
+                                          : kv_node_count(cursor->leaf);
+        if (slot > 0)
+            return arrive(cursor, slot - 1);
+        const struct kv_bytes low = kv_node_low(cursor->leaf, node_bytes);
+        if (!low.length)
+            return -ENOENT;
+        memcpy(at, low.data, low.length);
+        before = (struct kv_bytes){at, low.length};
+    }
+}
+
+int kv_cursor_first(struct kv_cursor *cursor)
+{
+    leave_key(cursor);
+    return seek_forward(cursor, cursor->lower, cursor->lower_len);
+}
+
+int kv_cursor_last(struct kv_cursor *cursor)
+{
+    leave_key(cursor);
+    return seek_backward(cursor, (struct kv_bytes){cursor->upper_len ? cursor->upper : NULL,
+                                                   cursor->upper_len});
+}
+
+int kv_cursor_seek(struct kv_cursor *cursor, const void *key, size_t key_len)
+{
+    if (key_len > KV_KEY_MAX)
+        return -EINVAL;
+    leave_key(cursor);
+    if (kv_key_compare(key, key_len, cursor->lower, cursor->lower_len) < 0)
+        return seek_forward(cursor, cursor->lower, cursor->lower_len);
+    return seek_forward(cursor, key, key_len);
+}
+
+int kv_cursor_seek_before(struct kv_cursor *cursor, const void *key, size_t key_len)
+{
+    if (key_len > KV_KEY_MAX)
+        return -EINVAL;
+    leave_key(cursor);
+    if (cursor->upper_len && kv_key_compare(key, key_len, cursor->upper, cursor->upper_len) > 0)
+        return kv_cursor_last(cursor);
+    return seek_backward(cursor, (struct kv_bytes){key_len ? key : "", key_len});
+}
+
+int kv_cursor_next(struct kv_cursor *cursor)
+{
+    if (!cursor->positioned)
+        return -ENOENT;
+    const unsigned slot = cursor->slot + 1;
+    leave_key(cursor);
+    if (slot < kv_node_count(cursor->leaf))
+        return arrive(cursor, slot);
+    const struct kv_bytes high = kv_node_high(cursor->leaf, cursor->store->node_bytes);
+    return high.data ? seek_forward(cursor, high.data, high.length) : -ENOENT;
+}
+
+int kv_cursor_prev(struct kv_cursor *cursor)
+{
+    if (!cursor->positioned)
+        return -ENOENT;
+    const unsigned slot = cursor->slot;
+    leave_key(cursor);
+    if (slot > 0)
+        return arrive(cursor, slot - 1);
+    const struct kv_bytes low = kv_node_low(cursor->leaf, cursor->store->node_bytes);
+    return low.length ? seek_backward(cursor, low) : -ENOENT;
+}
+
+const void *kv_cursor_key(struct kv_cursor *cursor, size_t *key_len)
+{
+    *key_len = cursor->positioned ? cursor->key_len : 0;
+    return cursor->positioned ? cursor->key : NULL;
+}
+
+/* The value of the key as it is now: the copied references may be stale. */
+static int read_large(struct kv_cursor *cursor, const void **value, size_t *value_len)
+{
+    size_t length = 0;
+    int err = kv_get(cursor->store, cursor->key, cursor->key_len, NULL, 0, &length);
+    while (err == -ERANGE) {
+        free(cursor->large);
+        cursor->large = malloc(length);
+        if (!cursor->large)
+            return -ENOMEM;
+        err = kv_get(cursor->store, cursor->key, cursor->key_len, cursor->large, length, &length);
+    }
+    *value = cursor->large;
+    *value_len = length;
+    return err;
+}
+
+int kv_cursor_value(struct kv_cursor *cursor, const void **value, size_t *value_len)
+{
+    if (!cursor->positioned)
+        return -ENOENT;
+    uint8_t kind;
+    const struct kv_bytes stored = kv_node_value(cursor->leaf, cursor->slot, &kind);
+    if (kind == KV_VALUE_LARGE)
+        return read_large(cursor, value, value_len);
+    *value = stored.data;
+    *value_len = stored.length;
+    return 0;
+}

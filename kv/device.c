@@ -1,0 +1,782 @@
+/*
+ * kv/device.c: the image as a file or block device, driven by io_uring.
+ *
+ * Owns       the descriptor with its lock, and a pool of rings.
+ * Invariant  a ring belongs to one caller from take_ring to give_ring_back and is idle outside:
+ *            no request outlives the call that made it, so buffers are only borrowed.
+ *            A transfer is whole or an error; a failed flush is never tried again.
+ * Locks      file->mutex guards the pool; it is not held during I/O or while a ring is made.
+ * Lifetime   the first ring is made at open, so that a host without io_uring is told at once;
+ *            others when that many callers are inside, up to RING_COUNT_MAX; then callers wait.
+ */
+#include "kv/device.h"
+#include "kv/error.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <limits.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RING_COUNT_MAX 16u
+#define RING_ENTRIES   64u
+/* Longest transfer handed to the kernel at once; it cuts longer ones at 2 GiB - 4 KiB. */
+#define TRANSFER_BYTES_MAX (1u << 30)
+/* How often one request, or one submission, may say EINTR or EAGAIN. */
+#define RETRY_MAX 64u
+/* The least that an offset under O_DIRECT is a multiple of. */
+#define SECTOR_BYTES 512u
+
+/* user_data of the flush that is linked behind a write; other requests carry their slot. */
+#define FLUSH_DATA UINT64_MAX
+
+struct ring {
+    struct io_uring uring;
+    struct ring *next_idle; /* file->mutex; only while idle */
+};
+
+struct file_device {
+    struct kv_device base;
+    int fd;               /* immutable after open */
+    bool read_only;       /* immutable after open */
+    bool is_block_device; /* immutable after open */
+
+    pthread_mutex_t mutex;
+    pthread_cond_t ring_idle;
+    struct ring *idle;   /* mutex */
+    unsigned ring_count; /* mutex; idle and taken */
+};
+
+/* ---- the pool of rings -------------------------------------------------- */
+
+static int make_ring(struct ring **out)
+{
+    struct ring *ring = calloc(1, sizeof *ring);
+    if (!ring)
+        return -ENOMEM;
+
+    /* The caller always enters the kernel to wait, so it need not be interrupted (5.19). */
+    int err = io_uring_queue_init(RING_ENTRIES, &ring->uring, IORING_SETUP_COOP_TASKRUN);
+    if (err == -EINVAL)
+        err = io_uring_queue_init(RING_ENTRIES, &ring->uring, 0);
+    if (err) {
+        free(ring);
+        return err;
+    }
+    *out = ring;
+    return 0;
+}
+
+static void free_ring(struct ring *ring)
+{
+    io_uring_queue_exit(&ring->uring);
+    free(ring);
+}
+
+static int take_ring(struct file_device *file, struct ring **out)
+{
+    int err = 0;
+
+    pthread_mutex_lock(&file->mutex);
+    while (!file->idle) {
+        if (file->ring_count < RING_COUNT_MAX && !err) {
+            file->ring_count++;
+            pthread_mutex_unlock(&file->mutex);
+            err = make_ring(out);
+            if (!err)
+                return 0;
+            pthread_mutex_lock(&file->mutex);
+            file->ring_count--;
+        } else if (file->ring_count > 0) {
+            /* Making one more failed or is not allowed: another caller's will do. */
+            pthread_cond_wait(&file->ring_idle, &file->mutex);
+        } else {
+            break;
+        }
+    }
+    if (file->idle) {
+        *out = file->idle;
+        file->idle = file->idle->next_idle;
+        err = 0;
+    }
+    pthread_mutex_unlock(&file->mutex);
+    return err;
+}
+
+/* A ring that still holds requests which the kernel did not take is thrown away. */
+static void give_ring_back(struct file_device *file, struct ring *ring)
+{
+    const bool usable = io_uring_sq_ready(&ring->uring) == 0;
+    if (!usable)
+        free_ring(ring);
+
+    pthread_mutex_lock(&file->mutex);
+    if (usable) {
+        ring->next_idle = file->idle;
+        file->idle = ring;
+        pthread_cond_signal(&file->ring_idle);
+    } else {
+        file->ring_count--;
+        /* All waiters: each may have to find out that it can not make a ring itself. */
+        pthread_cond_broadcast(&file->ring_idle);
+    }
+    pthread_mutex_unlock(&file->mutex);
+}
+
+/* ---- one submission ----------------------------------------------------- */
+
+/* A request in flight. */
+struct slot {
+    struct kv_io *io; /* NULL: free */
+    uint64_t done_bytes;
+    unsigned retries;
+};
+
+struct submission {
+    struct file_device *file;
+    struct ring *ring;
+    struct kv_io *ios;
+    size_t io_count;
+    size_t started_count; /* ios before this one are finished or in a slot */
+    bool link_flush;      /* the next write started takes a flush along */
+    int flush_result;     /* of the linked flush; 1: there was none */
+    unsigned in_flight;   /* completions that are still to come */
+    unsigned busy_slots;
+    unsigned stalls; /* submissions in a row of which the kernel took nothing */
+    struct slot slots[RING_ENTRIES];
+};
+
+static uint64_t io_bytes(const struct kv_io *io)
+{
+    return (uint64_t)io->block_count * KV_BLOCK_BYTES;
+}
+
+/* Queue what is left of a slot's transfer. */
+static void queue_slot(struct submission *submission, unsigned index)
+{
+    struct slot *slot = &submission->slots[index];
+    const struct kv_io *io = slot->io;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&submission->ring->uring);
+    KV_ASSERT(sqe != NULL); /* as many entries as slots, and the linked flush comes alone */
+
+    char *bytes = (char *)io->buf + slot->done_bytes;
+    const uint64_t offset = io->block * KV_BLOCK_BYTES + slot->done_bytes;
+    const unsigned length =
+        (unsigned)kv_min_u64(io_bytes(io) - slot->done_bytes, TRANSFER_BYTES_MAX);
+    if (io->kind == KV_IO_READ)
+        io_uring_prep_read(sqe, submission->file->fd, bytes, length, offset);
+    else
+        io_uring_prep_write(sqe, submission->file->fd, bytes, length, offset);
+    io_uring_sqe_set_data64(sqe, index);
+    submission->in_flight++;
+
+    if (submission->link_flush) {
+        submission->link_flush = false;
+        io_uring_sqe_set_flags(sqe, IOSQE_IO_LINK);
+        sqe = io_uring_get_sqe(&submission->ring->uring);
+        KV_ASSERT(sqe != NULL);
+        io_uring_prep_fsync(sqe, submission->file->fd, IORING_FSYNC_DATASYNC);
+        io_uring_sqe_set_data64(sqe, FLUSH_DATA);
+        submission->in_flight++;
+    }
+}
+
+static void start_waiting_ios(struct submission *submission)
+{
+    for (unsigned i = 0; i < RING_ENTRIES; i++) {
+        if (submission->started_count == submission->io_count)
+            return;
+        if (submission->slots[i].io)
+            continue;
+        submission->slots[i] = (struct slot){.io = &submission->ios[submission->started_count++]};
+        submission->busy_slots++;
+        queue_slot(submission, i);
+    }
+}
+
+static void finish_slot(struct submission *submission, struct slot *slot, int result)
+{
+    slot->io->result = result;
+    slot->io = NULL;
+    submission->busy_slots--;
+}
+
+/* The kernel answered a slot's request: it is finished, or its rest is queued. */
+static void complete_slot(struct submission *submission, unsigned index, int result)
+{
+    struct slot *slot = &submission->slots[index];
+    KV_ASSERT(slot->io != NULL);
+
+    if (result == -EINTR || result == -EAGAIN) {
+        if (++slot->retries > RETRY_MAX)
+            finish_slot(submission, slot, result);
+        else
+            queue_slot(submission, index);
+        return;
+    }
+    if (result <= 0) {
+        /* Nothing moved: for a read, the file is shorter than it was when it was opened. */
+        finish_slot(submission, slot, result ? result : -EIO);
+        return;
+    }
+
+    slot->done_bytes += (uint64_t)result;
+    if (slot->done_bytes >= io_bytes(slot->io))
+        finish_slot(submission, slot, 0);
+    else if (submission->file->base.direct_io && slot->done_bytes % SECTOR_BYTES)
+        finish_slot(submission, slot, -EIO); /* only the end of the file cuts a sector */
+    else
+        queue_slot(submission, index);
+}
+
+/* Take in all completions that are there. */
+static void reap(struct submission *submission)
+{
+    struct io_uring_cqe *cqe;
+    while (submission->in_flight > 0 && io_uring_peek_cqe(&submission->ring->uring, &cqe) == 0) {
+        const uint64_t data = io_uring_cqe_get_data64(cqe);
+        const int result = cqe->res;
+        io_uring_cqe_seen(&submission->ring->uring, cqe);
+        submission->in_flight--;
+        if (data == FLUSH_DATA)
+            submission->flush_result = result;
+        else
+            complete_slot(submission, (unsigned)data, result);
+    }
+}
+
+/* The kernel takes no more requests, and has none: fail what is left. */
+static void give_up(struct submission *submission, int error)
+{
+    for (unsigned i = 0; i < RING_ENTRIES; i++) {
+        if (submission->slots[i].io)
+            finish_slot(submission, &submission->slots[i], error);
+    }
+    while (submission->started_count < submission->io_count)
+        submission->ios[submission->started_count++].result = error;
+}
+
+/* Run all requests, as many at a time as there are slots, until each has its result. */
+static void run(struct submission *submission)
+{
+    start_waiting_ios(submission);
+    while (submission->in_flight > 0) {
+        /* While requests wait for a slot, a few free ones are worth waking up for. */
+        const bool more = submission->started_count < submission->io_count;
+        const unsigned wait_count = more ? 1 + submission->in_flight / 2 : submission->in_flight;
+        const int taken = io_uring_submit_and_wait(&submission->ring->uring, wait_count);
+        const unsigned untaken = io_uring_sq_ready(&submission->ring->uring);
+
+        if (taken < 0) {
+            /* The kernel says EAGAIN and EBUSY when it is short of memory. Any other word
+             * would mean that we misuse the ring. */
+            KV_ASSERT(taken == -EINTR || taken == -EAGAIN || taken == -EBUSY || taken == -ENOMEM);
+            if (taken != -EINTR && untaken == submission->in_flight &&
+                ++submission->stalls > RETRY_MAX) {
+                give_up(submission, taken);
+                return;
+            }
+            if (taken != -EINTR) {
+                const struct timespec pause = {.tv_nsec = 1000000};
+                (void)nanosleep(&pause, NULL); /* cut short is as good */
+            }
+        } else {
+            submission->stalls = 0;
+        }
+        reap(submission);
+        start_waiting_ios(submission);
+    }
+}
+
+static int flush_file(struct file_device *file)
+{
+    /* Straight from this thread: in the ring a flush goes to a worker thread and back. */
+    return fdatasync(file->fd) ? -errno : 0;
+}
+
+static int refuse_writes(struct kv_io *ios, size_t io_count)
+{
+    for (size_t i = 0; i < io_count; i++)
+        ios[i].result = ios[i].kind == KV_IO_WRITE ? -EROFS : -ECANCELED;
+    return -EROFS;
+}
+
+static int submit_file(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
+{
+    struct file_device *file = (struct file_device *)device;
+    bool writes = false;
+    for (size_t i = 0; i < io_count; i++)
+        writes |= ios[i].kind == KV_IO_WRITE;
+    if (writes && file->read_only)
+        return refuse_writes(ios, io_count);
+    if (!io_count)
+        return flush ? flush_file(file) : 0;
+
+    struct submission submission = {
+        .file = file,
+        .ios = ios,
+        .io_count = io_count,
+        .link_flush = flush && io_count == 1 && writes,
+        .flush_result = 1,
+    };
+    int err = take_ring(file, &submission.ring);
+    if (err) {
+        for (size_t i = 0; i < io_count; i++)
+            ios[i].result = err;
+        return err;
+    }
+    run(&submission);
+    KV_ASSERT(submission.busy_slots == 0);
+    give_ring_back(file, submission.ring);
+
+    for (size_t i = 0; i < io_count && !err; i++)
+        err = ios[i].result;
+    if (err || !flush)
+        return err;
+    /* A write that was cut short took its link with it; the flush did not begin then. */
+    if (submission.flush_result == 1 || submission.flush_result == -ECANCELED)
+        return flush_file(file);
+    return submission.flush_result;
+}
+
+/* ---- the other operations ------------------------------------------------- */
+
+static int discard_file(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    struct file_device *file = (struct file_device *)device;
+    if (file->read_only)
+        return -EROFS;
+
+    const uint64_t offset = block * KV_BLOCK_BYTES;
+    const uint64_t length = block_count * KV_BLOCK_BYTES;
+    if (file->is_block_device) {
+        uint64_t range[2] = {offset, length};
+        return ioctl(file->fd, BLKDISCARD, range) ? -errno : 0;
+    }
+    const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    return fallocate(file->fd, mode, (off_t)offset, (off_t)length) ? -errno : 0;
+}
+
+static void close_file(struct kv_device *device)
+{
+    struct file_device *file = (struct file_device *)device;
+    unsigned idle_count = 0;
+    while (file->idle) {
+        struct ring *ring = file->idle;
+        file->idle = ring->next_idle;
+        free_ring(ring);
+        idle_count++;
+    }
+    KV_ASSERT(idle_count == file->ring_count); /* nobody is inside */
+    pthread_cond_destroy(&file->ring_idle);
+    pthread_mutex_destroy(&file->mutex);
+    if (file->fd >= 0)
+        close(file->fd); /* all that must last was flushed; the lock goes with it */
+    free(file);
+}
+
+static const struct kv_device_ops file_ops = {
+    .submit = submit_file,
+    .discard = discard_file,
+    .close = close_file,
+};
+
+/* ---- who holds the lock --------------------------------------------------- */
+
+/*
+ * Read the owner and the inode from a line that describes a flock which is held:
+ *
+ *    1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
+ *
+ * The process is the one that took the lock; it may have ended since and left the lock to a
+ * child. Who only waits for a lock has "->" before FLOCK and is not taken for a holder.
+ */
+static bool parse_flock(const char *line, int *pid, dev_t *device, unsigned long long *inode)
+{
+    unsigned major_number, minor_number;
+    if (sscanf(line, "%*d: FLOCK %*s %*s %d %x:%x:%llu", pid, &major_number, &minor_number,
+               inode) != 4)
+        return false;
+    *device = makedev(major_number, minor_number);
+    return true;
+}
+
+/* Does /proc/<pid>/fdinfo/<fd>, which lists the locks made through that file, name this one? */
+static bool descriptor_holds_flock(int fdinfo_dir, const char *fd_name, ino_t wanted)
+{
+    const int fd = openat(fdinfo_dir, fd_name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    char text[2048];
+    const ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (length <= 0)
+        return false;
+    text[length] = '\0';
+
+    static const char label[] = "lock:";
+    for (const char *lock = text; (lock = strstr(lock, label));) {
+        int pid;
+        dev_t device;
+        unsigned long long inode;
+        lock += strlen(label);
+        if (parse_flock(lock, &pid, &device, &inode) && inode == wanted)
+            return true;
+    }
+    return false;
+}
+
+static bool process_holds_flock(const char *pid_name, const struct stat *image)
+{
+    char path[NAME_MAX + 32];
+    snprintf(path, sizeof path, "/proc/%s/fdinfo", pid_name);
+    DIR *fdinfos = opendir(path);
+    if (!fdinfos)
+        return false;
+
+    bool holds = false;
+    const struct dirent *dirent;
+    while (!holds && (dirent = readdir(fdinfos))) {
+        struct stat open_file;
+        if (!isdigit((unsigned char)dirent->d_name[0]) ||
+            !descriptor_holds_flock(dirfd(fdinfos), dirent->d_name, image->st_ino))
+            continue;
+        /* Only now, since stat hangs on the files of a mount that hangs. */
+        snprintf(path, sizeof path, "/proc/%s/fd/%s", pid_name, dirent->d_name);
+        holds = !stat(path, &open_file) && open_file.st_dev == image->st_dev &&
+                open_file.st_ino == image->st_ino;
+    }
+    closedir(fdinfos);
+    return holds;
+}
+
+/*
+ * Look through all processes that we may look into. This also finds one that inherited the
+ * lock, and one on a file system whose device number in /proc/locks is not that of stat.
+ */
+static int find_holder_in_processes(const struct stat *image)
+{
+    DIR *processes = opendir("/proc");
+    if (!processes)
+        return 0;
+
+    int holder = 0;
+    const struct dirent *dirent;
+    while (!holder && (dirent = readdir(processes))) {
+        if (isdigit((unsigned char)dirent->d_name[0]) && process_holds_flock(dirent->d_name, image))
+            holder = (int)strtol(dirent->d_name, NULL, 10);
+    }
+    closedir(processes);
+    return holder;
+}
+
+/* The list of all locks is open to everyone, but may name a process that has ended. */
+static int find_holder_in_locks(const struct stat *image)
+{
+    FILE *locks = fopen("/proc/locks", "re");
+    if (!locks)
+        return 0;
+
+    int holder = 0;
+    char line[256];
+    while (!holder && fgets(line, sizeof line, locks)) {
+        int pid;
+        dev_t device;
+        unsigned long long inode;
+        if (parse_flock(line, &pid, &device, &inode) && device == image->st_dev &&
+            inode == image->st_ino && pid > 0 && (!kill(pid, 0) || errno == EPERM))
+            holder = pid;
+    }
+    (void)fclose(locks); /* was only read */
+    return holder;
+}
+
+static int find_holder(const struct stat *image)
+{
+    const int holder = find_holder_in_processes(image);
+    return holder ? holder : find_holder_in_locks(image);
+}
+
+int kv_image_holder(const char *path)
+{
+    struct stat image;
+    return stat(path, &image) ? 0 : find_holder(&image);
+}
+
+static void say_busy(const char *path, const struct stat *image, struct kv_error *error)
+{
+    const int holder = find_holder(image);
+    if (!holder) {
+        kv_error_set(error,
+                     "%s is in use by another process (or is mounted); unmount it or stop that "
+                     "process first",
+                     path);
+        return;
+    }
+
+    char name[64] = "?";
+    char comm_path[64];
+    snprintf(comm_path, sizeof comm_path, "/proc/%d/comm", holder);
+    FILE *comm = fopen(comm_path, "re");
+    if (comm) {
+        if (fgets(name, sizeof name, comm))
+            name[strcspn(name, "\n")] = '\0';
+        (void)fclose(comm); /* was only read */
+    }
+    kv_error_set(error, "%s is in use by process %d (%s); unmount it or stop that process first",
+                 path, holder, name);
+}
+
+/* ---- opening ------------------------------------------------------------ */
+
+static void say_open_failed(const char *path, bool read_only, int err, struct kv_error *error)
+{
+    const char *remedy = "check the path";
+    if (err == -ENOENT)
+        remedy = "check the path, or make an image with mkfs.kvfs";
+    else if (err == -EACCES || err == -EPERM)
+        remedy = "check its permissions, or run as a user who may use it";
+    else if (err == -EROFS)
+        remedy = read_only ? "check the path" : "open it read-only";
+    kv_error_set(error, "can not open %s: %s; %s", path, strerror(-err), remedy);
+}
+
+/* Open the path, with O_DIRECT when `direct`. Sets file->fd. */
+static int open_descriptor(struct file_device *file, const char *path, unsigned flags, bool direct)
+{
+    int open_flags = O_CLOEXEC | (flags & KV_DEVICE_READ_ONLY ? O_RDONLY : O_RDWR);
+    if (direct)
+        open_flags |= O_DIRECT;
+    if (file->is_block_device && !(flags & KV_DEVICE_NO_LOCK))
+        open_flags |= O_EXCL; /* not mounted, and nobody else's with O_EXCL */
+    file->fd = open(path, open_flags);
+    return file->fd < 0 ? -errno : 0;
+}
+
+/* Some file systems accept O_DIRECT and then refuse to read, or want more than 4 KiB. */
+static int probe_direct_read(int fd)
+{
+    void *block = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!block)
+        return -ENOMEM;
+    const int err = pread(fd, block, KV_BLOCK_BYTES, 0) < 0 ? -errno : 0;
+    free(block);
+    return err;
+}
+
+static int open_direct_or_buffered(struct file_device *file, const char *path, unsigned flags)
+{
+    bool direct = !(flags & KV_DEVICE_BUFFERED);
+    int err = open_descriptor(file, path, flags, direct);
+    if (err == -EINVAL && direct) {
+        direct = false;
+        err = open_descriptor(file, path, flags, false);
+    }
+    if (err)
+        return err;
+
+    /* What else the probe says, reading will say again where it matters. */
+    if (direct && probe_direct_read(file->fd) == -EINVAL) {
+        const int status = fcntl(file->fd, F_GETFL);
+        if (status < 0 || fcntl(file->fd, F_SETFL, status & ~O_DIRECT) < 0)
+            return -errno;
+        direct = false;
+    }
+    file->base.direct_io = direct;
+    return 0;
+}
+
+static int measure(struct file_device *file, const char *path, const struct stat *image,
+                   struct kv_error *error)
+{
+    uint64_t size_bytes = (uint64_t)image->st_size;
+    if (file->is_block_device && ioctl(file->fd, BLKGETSIZE64, &size_bytes)) {
+        const int err = -errno;
+        kv_error_set(error, "can not learn the size of %s: %s; is it a whole disk or partition?",
+                     path, strerror(-err));
+        return err;
+    }
+    file->base.block_count = size_bytes / KV_BLOCK_BYTES;
+    return 0;
+}
+
+static int make_first_ring(struct file_device *file, struct kv_error *error)
+{
+    struct ring *ring = NULL;
+    int err = take_ring(file, &ring);
+    if (err) {
+        const bool absent = err == -ENOSYS || err == -EPERM || err == -EACCES;
+        kv_error_set(error, "can not set up io_uring: %s; %s", strerror(-err),
+                     absent ? "it needs Linux 5.10 or newer and sysctl kernel.io_uring_disabled=0 "
+                              "(in a container: a seccomp profile that allows it)"
+                            : "raise the limit on locked memory or open files (ulimit -l, -n)");
+        return absent ? -ENOSYS : err;
+    }
+    give_ring_back(file, ring);
+    return 0;
+}
+
+int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
+                   struct kv_error *error)
+{
+    struct stat before, image;
+    if (stat(path, &before)) {
+        const int err = -errno;
+        say_open_failed(path, flags & KV_DEVICE_READ_ONLY, err, error);
+        return err;
+    }
+    if (!S_ISREG(before.st_mode) && !S_ISBLK(before.st_mode)) {
+        kv_error_set(error, "%s is neither a file nor a block device; name an image", path);
+        return -EINVAL;
+    }
+
+    struct file_device *file = calloc(1, sizeof *file);
+    if (!file) {
+        kv_error_set(error, "no memory to open %s", path);
+        return -ENOMEM;
+    }
+    file->base.ops = &file_ops;
+    file->fd = -1;
+    file->read_only = flags & KV_DEVICE_READ_ONLY;
+    file->is_block_device = S_ISBLK(before.st_mode);
+    pthread_mutex_init(&file->mutex, NULL);
+    pthread_cond_init(&file->ring_idle, NULL);
+
+    int err = open_direct_or_buffered(file, path, flags);
+    if (err == -EBUSY)
+        say_busy(path, &before, error);
+    else if (err)
+        say_open_failed(path, file->read_only, err, error);
+    if (err)
+        goto out;
+
+    if (fstat(file->fd, &image) || image.st_dev != before.st_dev || image.st_ino != before.st_ino) {
+        kv_error_set(error, "%s was replaced while it was opened; try again", path);
+        err = -EAGAIN;
+        goto out;
+    }
+    if (!(flags & KV_DEVICE_NO_LOCK) && flock(file->fd, LOCK_EX | LOCK_NB)) {
+        err = errno == EWOULDBLOCK ? -EBUSY : -errno;
+        if (err == -EBUSY)
+            say_busy(path, &image, error);
+        else
+            kv_error_set(error, "can not lock %s: %s; use a file system with flock", path,
+                         strerror(-err));
+        goto out;
+    }
+    err = measure(file, path, &image, error);
+    if (!err)
+        err = make_first_ring(file, error);
+out:
+    if (err) {
+        close_file(&file->base);
+        return err;
+    }
+    *device = &file->base;
+    return 0;
+}
+
+/* ---- what all devices share ----------------------------------------------- */
+
+void kv_device_close(struct kv_device *device)
+{
+    if (device)
+        device->ops->close(device);
+}
+
+static bool in_range(const struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    uint64_t end;
+    return block_count > 0 && !kv_add_u64(block, block_count, &end) && end <= device->block_count;
+}
+
+static int check_ranges(const struct kv_device *device, struct kv_io *ios, size_t io_count)
+{
+    int err = 0;
+    for (size_t i = 0; i < io_count; i++) {
+        KV_ASSERT((uintptr_t)ios[i].buf % KV_BLOCK_BYTES == 0);
+        if (!in_range(device, ios[i].block, ios[i].block_count))
+            err = -EINVAL;
+    }
+    for (size_t i = 0; err && i < io_count; i++)
+        ios[i].result = in_range(device, ios[i].block, ios[i].block_count) ? -ECANCELED : -EINVAL;
+    return err;
+}
+
+/* Figures only; nothing is ordered by them. */
+static void count_up(uint64_t *counter, uint64_t amount)
+{
+    __atomic_fetch_add(counter, amount, __ATOMIC_RELAXED);
+}
+
+static void count_ios(struct kv_device_counts *counts, const struct kv_io *ios, size_t io_count)
+{
+    for (size_t i = 0; i < io_count; i++) {
+        if (ios[i].kind == KV_IO_READ) {
+            count_up(&counts->reads, 1);
+            count_up(&counts->read_bytes, io_bytes(&ios[i]));
+        } else {
+            count_up(&counts->writes, 1);
+            count_up(&counts->write_bytes, io_bytes(&ios[i]));
+        }
+    }
+}
+
+int kv_device_submit(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
+{
+    const int err = check_ranges(device, ios, io_count);
+    if (err)
+        return err;
+    count_ios(&device->counts, ios, io_count);
+    if (flush)
+        count_up(&device->counts.flushes, 1);
+    return device->ops->submit(device, ios, io_count, flush);
+}
+
+int kv_device_read(struct kv_device *device, uint64_t block, uint32_t block_count, void *buf)
+{
+    struct kv_io io = {.kind = KV_IO_READ, .block = block, .block_count = block_count, .buf = buf};
+    return kv_device_submit(device, &io, 1, false);
+}
+
+int kv_device_write(struct kv_device *device, uint64_t block, uint32_t block_count, const void *buf)
+{
+    /* A write only reads the buffer; kv_io serves both directions. */
+    struct kv_io io = {
+        .kind = KV_IO_WRITE, .block = block, .block_count = block_count, .buf = (void *)buf};
+    return kv_device_submit(device, &io, 1, false);
+}
+
+int kv_device_flush(struct kv_device *device)
+{
+    return kv_device_submit(device, NULL, 0, true);
+}
+
+int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    if (!in_range(device, block, block_count))
+        return -EINVAL;
+    return device->ops->discard(device, block, block_count);
+}
+
+void *kv_device_alloc(size_t bytes)
+{
+    if (bytes > SIZE_MAX - KV_BLOCK_BYTES)
+        return NULL;
+    const size_t size = (size_t)kv_blocks_for(bytes) * KV_BLOCK_BYTES;
+    void *memory;
+    if (posix_memalign(&memory, KV_BLOCK_BYTES, size ? size : KV_BLOCK_BYTES))
+        return NULL;
+    memset(memory, 0, size);
+    return memory;
+}

@@ -1,0 +1,22 @@
+/*
+ * kv/error.h: writing the words that go with a negative errno.
+ *
+ * Owns       nothing; struct kv_error is the caller's (kv/kv.h).
+ */
+#ifndef KV_ERROR_H
+#define KV_ERROR_H
+
+#include "kv/base.h"
+#include "kv/kv.h"
+
+/*
+ * Set the text of an error, as printf does; what does not fit is cut off.
+ *
+ * error   NULL: nobody wants the words.
+ * format  one line, no newline; names the thing and the remedy.
+ *
+ * Keeps errno as it is. Threads: any, each with its own error.
+ */
+void kv_error_set(struct kv_error *error, const char *format, ...) KV_PRINTF(2, 3);
+
+#endif

@@ -1,0 +1,65 @@
+/*
+ * kv/pagemap.h: page id -> where the page lies.
+ *
+ * On disk a radix tree of blocks of 128 pointers, copied on write; its root pointer stands
+ * in the superblock. In memory the tree is as the last durable checkpoint left it, and what
+ * changed since is in two overlays, one for each open epoch: so a page's place is kept per
+ * epoch until the checkpoint of that epoch is durable.
+ *
+ * Threads: any; one mutex inside, held over the reading of map blocks.
+ */
+#ifndef KV_PAGEMAP_H
+#define KV_PAGEMAP_H
+
+#include "kv/device.h"
+#include "kv/format.h"
+#include "kv/space.h"
+
+struct kv_pagemap;
+
+struct kv_pagemap_root {
+    struct kv_disk_ptr ptr; /* block 0: an empty map */
+    uint32_t depth;         /* levels; 0 when empty */
+    uint64_t page_id_next;
+};
+
+/* cached_blocks: how many clean map blocks stay in memory. -EUCLEAN: the root makes no sense. */
+KV_MUST_CHECK int kv_pagemap_open(struct kv_device *device, struct kv_space *space,
+                                  const struct kv_pagemap_root *root, size_t cached_blocks,
+                                  struct kv_pagemap **map);
+void kv_pagemap_close(struct kv_pagemap *map);
+
+/* Where a page lies now; ptr->block 0 when nowhere. -EBADMSG, -EUCLEAN, -EIO of map blocks. */
+KV_MUST_CHECK int kv_pagemap_get(struct kv_pagemap *map, uint64_t page_id,
+                                 struct kv_disk_ptr *ptr);
+/* From `epoch` (open or closing) on the page lies there; NULL: nowhere any more. -ENOMEM. */
+KV_MUST_CHECK int kv_pagemap_set(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
+                                 const struct kv_disk_ptr *ptr);
+
+/* A page id that is not in use. */
+KV_MUST_CHECK int kv_pagemap_take_id(struct kv_pagemap *map, uint64_t *page_id);
+/* The id's page is gone (kv_pagemap_set(.., NULL) was called, or it was never set). */
+void kv_pagemap_give_id(struct kv_pagemap *map, uint64_t page_id);
+uint64_t kv_pagemap_next_id(struct kv_pagemap *map);
+uint64_t kv_pagemap_moved(struct kv_pagemap *map); /* pages in the overlays */
+
+/*
+ * Write the map blocks that the overlay of `epoch` changes (not flushed) and give the root
+ * for the superblock. page_id_next is that of the moment in which the epoch was closed.
+ */
+KV_MUST_CHECK int kv_pagemap_write(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id_next,
+                                   struct kv_pagemap_root *root);
+/* The superblock of `epoch` is durable. */
+void kv_pagemap_written(struct kv_pagemap *map, uint64_t epoch);
+
+/*
+ * For kv_check: visit every map block (level >= 0, its pointer) and every page pointer
+ * (level -1) of the durable tree. The first error of `visit` ends it. A map block that can
+ * not be read is reported through visit with `error` set, and its subtree is skipped.
+ */
+typedef int kv_pagemap_visit_fn(void *context, int level, uint64_t index,
+                                const struct kv_disk_ptr *ptr, int error);
+KV_MUST_CHECK int kv_pagemap_walk(struct kv_pagemap *map, kv_pagemap_visit_fn *visit,
+                                  void *context);
+
+#endif

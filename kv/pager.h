@@ -1,0 +1,106 @@
+/*
+ * kv/pager.h: page ids to frames: faults, dirty sets, epochs, early write-out.
+ *
+ * Readers look at pages through views and take nothing: they note the page's version, read
+ * racily (kv/node.h), and ask whether the version still holds (optimistic lock coupling:
+ * Leis, Haubenschild, Neumann 2019). The writer, one at a time, pins the pages it needs,
+ * says which it will change (kv_pager_dirty, may wait), and latches them for the change
+ * itself (never waits, never does I/O).
+ *
+ * Threads: views: any. Writer's functions: the thread that holds the store's writer lock.
+ * kv_pager_write_epoch: one thread at a time.
+ */
+#ifndef KV_PAGER_H
+#define KV_PAGER_H
+
+#include "kv/buffer.h"
+#include "kv/cache.h"
+#include "kv/device.h"
+#include "kv/pagemap.h"
+#include "kv/space.h"
+
+struct kv_pager;
+
+struct kv_pager_config {
+    struct kv_device *device;
+    struct kv_space *space;
+    struct kv_pagemap *map;
+    struct kv_buffers *buffers;
+    size_t node_bytes;
+    uint64_t budget_bytes;
+    unsigned hot_percent;
+    struct kv_codec_spec codec;
+    uint64_t epoch;         /* the first open one */
+    /* Called once when a page could not be written: the store must turn read-only. */
+    void (*on_failure)(void *context, int error, const char *what);
+    /* Called when a page that was read is damaged. */
+    void (*on_damage)(void *context, uint64_t page_id, int error);
+    void *context;
+};
+
+KV_MUST_CHECK int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **pager);
+void kv_pager_close(struct kv_pager *pager); /* writes nothing */
+
+/* ---- readers -------------------------------------------------------------- */
+
+struct kv_page_view {
+    const uint8_t *bytes;
+    const struct kv_frame *frame;
+    uint64_t version;
+};
+
+/* Bring the page into memory if need be. -ESTALE: there is no such page (any more). */
+KV_MUST_CHECK int kv_pager_view(struct kv_pager *pager, uint64_t page_id,
+                                struct kv_page_view *view);
+/* Did nothing change since kv_pager_view? Only then is what was read true. */
+bool kv_pager_view_valid(const struct kv_page_view *view);
+
+/* ---- the writer ------------------------------------------------------------ */
+
+struct kv_page {
+    uint64_t id;
+    uint8_t *bytes;
+    uint32_t frame;
+};
+
+/* Hold the page in memory until kv_pager_unpin. -ESTALE as above. */
+KV_MUST_CHECK int kv_pager_pin(struct kv_pager *pager, uint64_t page_id, struct kv_page *page);
+/* The same if it is in memory now; false otherwise. */
+bool kv_pager_pin_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page *page);
+void kv_pager_unpin(struct kv_pager *pager, struct kv_page *page);
+
+/* The pinned page will be changed in the open epoch. -ENOSPC. May wait for a checkpoint. */
+KV_MUST_CHECK int kv_pager_dirty(struct kv_pager *pager, const struct kv_page *page);
+void kv_pager_latch(struct kv_pager *pager, const struct kv_page *page);
+void kv_pager_unlatch(struct kv_pager *pager, const struct kv_page *page);
+
+/* A fresh page: pinned, dirty, latched, its bytes undefined. */
+KV_MUST_CHECK int kv_pager_new(struct kv_pager *pager, struct kv_page *page);
+/* Free a pinned, dirty, unlatched page; the pin is gone with it. */
+KV_MUST_CHECK int kv_pager_free(struct kv_pager *pager, struct kv_page *page);
+
+/* Set space aside for the pages that the next operations will dirty; give back what is left. */
+KV_MUST_CHECK int kv_pager_reserve(struct kv_pager *pager, uint64_t page_count, bool urgent);
+void kv_pager_unreserve(struct kv_pager *pager);
+
+/* ---- the checkpoint --------------------------------------------------------- */
+
+/* The gate: from now on changes belong to `epoch`. Under the store's writer lock. */
+void kv_pager_open_epoch(struct kv_pager *pager, uint64_t epoch);
+/* Write every page as it was when `epoch` was closed. Not flushed. */
+KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch);
+
+struct kv_pager_stats {
+    uint64_t frames, hot, warm, dirty;
+    uint64_t hits, misses, evictions, writes, write_bytes;
+    uint64_t memory_bytes;
+};
+void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats);
+
+/*
+ * For kv_check: read the stored version that `ptr` names into `out` (node_bytes), verified.
+ */
+KV_MUST_CHECK int kv_pager_read_stored(struct kv_pager *pager, uint64_t page_id,
+                                       const struct kv_disk_ptr *ptr, void *out);
+
+#endif

@@ -1,0 +1,139 @@
+/*
+ * kv/recover.c: after a crash: from the superblock's trees and the log to the last promise.
+ *
+ * Owns       nothing; runs while a store is opened, by one thread.
+ * Invariant  what is applied is a prefix of the batches, in order. A record whose blobs did
+ *            not reach the device ends the log, unless a later block vouches that they had:
+ *            then it is damage.
+ * Locks      none needed; the writer lock is taken where the code that is called expects it.
+ *
+ * Two passes. The first claims the blocks of all blobs that the log names, so that pages that
+ * are written while the second pass applies the records can not land on them.
+ */
+#include "kv/store.h"
+
+#include "kv/error.h"
+
+static int claim_blob(struct kv_store *store, const struct kv_blob_ref *ref, bool known_durable)
+{
+    uint64_t block;
+    uint32_t count;
+    int err = kv_blobs_extent(&store->blobs, ref, &block, &count);
+    if (err)
+        return err;
+    if (!known_durable) {
+        err = kv_blobs_verify(&store->blobs, ref);
+        if (err)
+            return err == -EBADMSG ? -ECANCELED : err;
+    }
+    return kv_space_claim(store->space, block, count);
+}
+
+/* Claim (or, to undo it, release) the first `limit` new blobs of a record. */
+static int each_new_blob(struct kv_store *store, const uint8_t *body, size_t length,
+                         bool known_durable, size_t *limit, bool undo)
+{
+    const size_t size = sizeof(struct kv_blob_ref);
+    struct kv_redo redo;
+    size_t at = 0, seen = 0;
+    int err;
+    while (!(err = kv_record_next(body, length, &at, &redo))) {
+        const bool large = redo.kind == KV_REDO_PUT_LARGE;
+        if (!large && !(redo.kind == KV_REDO_PUT_REF && redo.use == KV_BLOB_NEW))
+            continue;
+        const size_t count = large ? redo.value.length / size : 1;
+        const uint8_t *refs = redo.value.data + redo.value.length - count * size;
+        for (size_t i = 0; i < count; i++) {
+            if (large && !((redo.argument >> i) & 1))
+                continue;
+            if (seen == *limit)
+                return 0;
+            struct kv_blob_ref ref;
+            memcpy(&ref, refs + i * size, size);
+            if (undo)
+                kv_blob_discard(store, &ref);
+            else
+                err = claim_blob(store, &ref, known_durable);
+            if (err) {
+                *limit = seen;
+                return err;
+            }
+            seen++;
+        }
+    }
+    return err == -ENOENT ? 0 : err;
+}
+
+/* First pass. kv_wal_visit_fn. */
+static int scan_record(void *context, const void *body, size_t length, uint64_t epoch,
+                       bool known_durable)
+{
+    struct kv_store *store = context;
+    (void)epoch; /* kv_wal_end has the largest */
+    size_t claimed = SIZE_MAX;
+    const int err = each_new_blob(store, body, length, known_durable, &claimed, false);
+    if (err != -ECANCELED)
+        return err;
+    kv_ignore(each_new_blob(store, body, length, true, &claimed, true)); /* it just worked */
+    return -ECANCELED;
+}
+
+int kv_store_scan_log(struct kv_store *store, struct kv_error *error)
+{
+    const int err = kv_wal_replay(store->wal, scan_record, store, &store->log_end);
+    if (err == -EBADMSG || err == -EUCLEAN)
+        kv_error_set(error,
+                     "the log is damaged at position %llu, before its durable end; run fsck.kvfs",
+                     (unsigned long long)store->log_end.position);
+    return err;
+}
+
+struct replay {
+    struct kv_store *store;
+    uint64_t left; /* records that the first pass accepted and this one has not applied yet */
+};
+
+/* Second pass. kv_wal_visit_fn. */
+static int replay_record(void *context, const void *body, size_t length, uint64_t epoch,
+                         bool known_durable)
+{
+    struct replay *replay = context;
+    struct kv_store *store = replay->store;
+    (void)epoch;
+    (void)known_durable;
+    if (!replay->left)
+        return -ECANCELED;
+    replay->left--;
+    const uint64_t pages = kv_store_pages_needed(store, 8, length);
+    int err = kv_pager_reserve(store->pager, pages, true);
+    if (err && err != -ENOSPC) /* without a reservation each page asks for itself */
+        return err;
+    err = kv_store_apply_record(store, body, length);
+    kv_pager_unreserve(store->pager);
+    return err;
+}
+
+int kv_store_replay(struct kv_store *store, struct kv_error *error)
+{
+    int err = 0;
+    if (store->log_end.records) {
+        struct replay replay = {.store = store, .left = store->log_end.records};
+        struct kv_wal_end end;
+        pthread_mutex_lock(&store->writer);
+        err = kv_wal_replay(store->wal, replay_record, &replay, &end);
+        pthread_mutex_unlock(&store->writer);
+        if (!err && replay.left)
+            err = -EUCLEAN;
+    }
+    if (err) {
+        kv_error_set(error, "the log can not be replayed (%s); run fsck.kvfs", strerror(-err));
+        return err;
+    }
+    if (store->read_only)
+        return 0;
+    /* Also with an empty log: the image on disk must say that it is in use. */
+    err = kv_store_checkpoint(store, false, true);
+    if (err)
+        kv_error_set(error, "the first checkpoint failed (%s); check the device", strerror(-err));
+    return err;
+}

@@ -1,0 +1,100 @@
+/*
+ * kv/store.h: one image, one owner: what ties the layers together. Internal to kv/.
+ */
+#ifndef KV_STORE_H
+#define KV_STORE_H
+
+#include "kv/batch.h"
+#include "kv/blob.h"
+#include "kv/btree.h"
+#include "kv/checkpoint.h"
+
+#define KV_TREE_KEYS  0u /* user keys */
+#define KV_TREE_REFS  1u /* block of a blob -> count, when more than one value refers to it */
+#define KV_TREE_COUNT 2u
+
+/*
+ * Locks, in order: checkpoint.mutex, writer, pager, page map, log, space. The writer lock is
+ * held over the whole application of a batch; readers take none of the first two.
+ */
+struct kv_store {
+    struct kv_device *device;
+    struct kv_space *space;
+    struct kv_buffers *buffers;
+    struct kv_pagemap *map;
+    struct kv_pager *pager;
+    struct kv_wal *wal;
+    struct kv_blobs blobs;
+    struct kv_btree trees[KV_TREE_COUNT];
+    struct kv_checkpoint checkpoint;
+
+    /* immutable after open */
+    size_t node_bytes;
+    bool read_only;
+    bool superblock_damaged;
+    struct kv_image_info info; /* as it was opened */
+    struct kv_wal_end log_end; /* as found at open */
+    enum kv_sync_mode sync;
+    uint32_t commit_interval_ms;
+    uint64_t log_checkpoint_bytes; /* so much log asks for a checkpoint */
+    kv_log_fn *log;
+    void *log_context;
+
+    pthread_mutex_t writer;
+    uint8_t *value;          /* writer; node_bytes, a value being patched */
+    struct kv_blob_ref *dropped;          /* writer; references that the operation gave up */
+    size_t dropped_count, dropped_capacity; /* writer */
+    uint64_t log_since_checkpoint;        /* writer; bytes */
+    bool changed;                         /* writer; since the last checkpoint's gate */
+
+    _Atomic int failure; /* sticky; 0 or the negative errno that made the store read-only */
+    _Atomic uint64_t batches, gets;
+
+    /* the background threads */
+    pthread_mutex_t work_mutex;
+    pthread_cond_t work;
+    bool stopping;           /* work_mutex */
+    bool checkpoint_wanted;  /* work_mutex */
+    pthread_t committer, checkpointer;
+    bool threads_running;
+};
+
+void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *format, ...)
+    KV_PRINTF(3, 4);
+/* Turn read-only, once, and say why. Returns `error`. */
+int kv_store_fail(struct kv_store *store, int error, const char *what);
+
+/* Make an empty image on a device, which stays open and the caller's. */
+KV_MUST_CHECK int kv_create_on_device(struct kv_device *device,
+                                      const struct kv_create_options *options,
+                                      struct kv_error *error);
+
+/* Open the layers over store->device as the superblock says. For open and create. */
+KV_MUST_CHECK int kv_store_assemble(struct kv_store *store,
+                                    const struct kv_disk_superblock *superblock,
+                                    const struct kv_open_options *options,
+                                    struct kv_error *error);
+/* Release the layers and the device; writes nothing. */
+void kv_store_disassemble(struct kv_store *store);
+
+/* kv/apply.c: redo operations, for batches and for replay. Under the writer lock. */
+KV_MUST_CHECK int kv_store_apply_record(struct kv_store *store, const uint8_t *body, size_t length);
+/* Pages that applying so many operations with so many bytes may dirty. */
+uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes);
+
+/* kv/recover.c. Find the log's end, claim the blobs that it names; before pages are opened. */
+KV_MUST_CHECK int kv_store_scan_log(struct kv_store *store, struct kv_error *error);
+/* Apply what the log holds, then make it part of the tree. */
+KV_MUST_CHECK int kv_store_replay(struct kv_store *store, struct kv_error *error);
+
+/* A checkpoint if anything changed since the last. */
+KV_MUST_CHECK int kv_store_checkpoint(struct kv_store *store, bool clean, bool always);
+/* Ask the background for a checkpoint; without background, nothing. */
+void kv_store_want_checkpoint(struct kv_store *store);
+
+/* Read a large value: the contents of `count` references. */
+KV_MUST_CHECK int kv_store_read_large(struct kv_store *store, const struct kv_blob_ref *refs,
+                                      size_t count, uint8_t *buf);
+size_t kv_large_length(const struct kv_blob_ref *refs, size_t count);
+
+#endif

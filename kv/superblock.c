@@ -1,0 +1,219 @@
+/*
+ * kv/superblock.c: the two superblocks and their backup: read, judge, write.
+ *
+ * Owns       blocks 0 and 256, and the last block of the image.
+ * Invariant  slots are written in turn, so a torn write leaves the other one whole.
+ * Locks      none.
+ */
+#include "kv/superblock.h"
+
+#include "kv/codec.h"
+#include "kv/error.h"
+
+#include <time.h>
+
+uint64_t kv_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+uint64_t kv_superblock_log_id(const struct kv_disk_superblock *superblock)
+{
+    return kv_digest(superblock->uuid, sizeof superblock->uuid, 0);
+}
+
+static uint64_t digest_of(const struct kv_disk_superblock *superblock)
+{
+    return kv_digest(superblock, offsetof(struct kv_disk_superblock, digest), 0);
+}
+
+/* 0, or what is wrong with this copy by itself. */
+static int judge_copy(const struct kv_disk_superblock *superblock)
+{
+    if (memcmp(superblock->magic, KV_SUPERBLOCK_MAGIC, sizeof superblock->magic) != 0)
+        return -EMEDIUMTYPE;
+    if (kv_le64_get(superblock->digest) != digest_of(superblock)) {
+        /* A later version may keep its digest elsewhere: say the version, if it is one. */
+        const uint32_t version = kv_le32_get(superblock->version);
+        const bool other_version = version > KV_FORMAT_VERSION && version < 0x10000;
+        return other_version ? -EPROTONOSUPPORT : -EBADMSG;
+    }
+    if (kv_le32_get(superblock->version) != KV_FORMAT_VERSION)
+        return -EPROTONOSUPPORT;
+    return 0;
+}
+
+/* The numbers of a copy whose digest is right may still be an author's fraud. */
+static bool geometry_possible(const struct kv_disk_superblock *superblock)
+{
+    const uint64_t image = kv_le64_get(superblock->image_blocks);
+    const uint64_t log_first = kv_le64_get(superblock->log_first_block);
+    const uint64_t log_count = kv_le64_get(superblock->log_block_count);
+    const uint64_t group_first = kv_le64_get(superblock->group_first_block);
+    const uint32_t groups = kv_le32_get(superblock->group_count);
+    const uint32_t node = kv_le32_get(superblock->node_bytes);
+    const uint32_t extent = kv_le32_get(superblock->extent_bytes);
+    uint64_t log_end;
+    if (image > UINT64_MAX / KV_BLOCK_BYTES || kv_add_u64(log_first, log_count, &log_end))
+        return false;
+    if (node < KV_NODE_BYTES_MIN || node > KV_NODE_BYTES_MAX || (node & (node - 1)))
+        return false;
+    if (extent < KV_BLOCK_BYTES || extent > KV_BLOB_MAX || (extent & (extent - 1)))
+        return false;
+    if (log_first < KV_LOG_FIRST_BLOCK || log_count < KV_LOG_BYTES_MIN / KV_BLOCK_BYTES ||
+        log_end > group_first || group_first >= image || group_first % 16)
+        return false;
+    const uint64_t span = image - 1 - group_first;
+    return groups > 0 && groups <= span / KV_GROUP_BLOCKS + 1 &&
+           superblock->codec <= KV_CODEC_ZSTD && kv_le64_get(superblock->epoch) < UINT64_MAX / 2;
+}
+
+static int judge_image(const struct kv_device *device, const char *name,
+                       const struct kv_disk_superblock *superblock, struct kv_error *error)
+{
+    const uint64_t unknown = kv_le64_get(superblock->feature_incompat) & ~KV_FEATURE_INCOMPAT_KNOWN;
+    if (unknown) {
+        kv_error_set(error,
+                     "%s: uses incompatible features 0x%llx that this version does not know; "
+                     "use a newer kvfs",
+                     name, (unsigned long long)unknown);
+        return -EPROTONOSUPPORT;
+    }
+    if (!geometry_possible(superblock)) {
+        kv_error_set(error, "%s: the superblock's geometry is impossible; run fsck.kvfs", name);
+        return -EUCLEAN;
+    }
+    if (kv_le64_get(superblock->image_blocks) > device->block_count) {
+        kv_error_set(error,
+                     "%s: truncated: the image has %llu bytes, %llu are there; "
+                     "restore the missing end",
+                     name,
+                     (unsigned long long)(kv_le64_get(superblock->image_blocks) * KV_BLOCK_BYTES),
+                     (unsigned long long)(device->block_count * KV_BLOCK_BYTES));
+        return -ENODATA;
+    }
+    return 0;
+}
+
+/* Say why no copy could be used. */
+static int refuse(const char *name, const int results[2], const struct kv_disk_superblock *any,
+                  struct kv_error *error)
+{
+    for (unsigned i = 0; i < 2; i++)
+        if (results[i] == -EPROTONOSUPPORT) {
+            kv_error_set(error, "%s: format version %u, this version reads %u; use a matching kvfs",
+                         name, kv_le32_get(any[i].version), KV_FORMAT_VERSION);
+            return -EPROTONOSUPPORT;
+        }
+    for (unsigned i = 0; i < 2; i++)
+        if (results[i] == -EBADMSG) {
+            kv_error_set(error, "%s: both superblocks are damaged; run fsck.kvfs -y", name);
+            return -EBADMSG;
+        }
+    for (unsigned i = 0; i < 2; i++)
+        if (results[i] != -EMEDIUMTYPE) {
+            kv_error_set(error, "%s: can not read the superblock: %s; check the device", name,
+                         strerror(-results[i]));
+            return results[i];
+        }
+    kv_error_set(error, "%s: not a kvfs image; make one with mkfs.kvfs", name);
+    return -EMEDIUMTYPE;
+}
+
+int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
+                       struct kv_disk_superblock *out, bool *other_damaged, struct kv_error *error)
+{
+    struct kv_disk_superblock copies[2];
+    const uint64_t blocks[2] = {KV_SUPERBLOCK_A_BLOCK, KV_SUPERBLOCK_B_BLOCK};
+    int results[2];
+    void *io = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!io)
+        return -ENOMEM;
+    for (unsigned i = 0; i < 2; i++) {
+        results[i] = -EMEDIUMTYPE;
+        memset(&copies[i], 0, sizeof copies[i]);
+        if (blocks[i] >= device->block_count)
+            continue;
+        results[i] = kv_device_read(device, blocks[i], 1, io);
+        if (!results[i]) {
+            memcpy(&copies[i], io, sizeof copies[i]);
+            results[i] = judge_copy(&copies[i]);
+        }
+    }
+    int err = 0;
+    int best = -1;
+    for (int i = 0; i < 2; i++)
+        if (!results[i] && (best < 0 || kv_le64_get(copies[i].sequence) >
+                                            kv_le64_get(copies[best].sequence)))
+            best = i;
+    if (best < 0 && with_backup && device->block_count > KV_LOG_FIRST_BLOCK) {
+        err = kv_device_read(device, device->block_count - 1, 1, io);
+        memcpy(&copies[0], io, sizeof copies[0]);
+        if (!err && !judge_copy(&copies[0]))
+            best = 0;
+    }
+    if (best < 0) {
+        err = refuse(name, results, copies, error);
+    } else {
+        *out = copies[best];
+        *other_damaged = results[1 - best] != 0;
+        err = judge_image(device, name, out, error);
+    }
+    free(io);
+    return err;
+}
+
+int kv_superblock_write(struct kv_device *device, struct kv_disk_superblock *superblock)
+{
+    void *io = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!io)
+        return -ENOMEM;
+    const uint64_t sequence = kv_le64_get(superblock->sequence) + 1;
+    superblock->sequence = kv_le64_of(sequence);
+    superblock->written_ns = kv_le64_of(kv_now_ns());
+    superblock->digest = kv_le64_of(digest_of(superblock));
+    memcpy(io, superblock, sizeof *superblock);
+    struct kv_io write = {.kind = KV_IO_WRITE,
+                          .block = sequence & 1 ? KV_SUPERBLOCK_B_BLOCK : KV_SUPERBLOCK_A_BLOCK,
+                          .block_count = 1,
+                          .buf = io};
+    const int err = kv_device_submit(device, &write, 1, true);
+    free(io);
+    return err;
+}
+
+int kv_superblock_write_backup(struct kv_device *device,
+                               const struct kv_disk_superblock *superblock)
+{
+    void *io = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!io)
+        return -ENOMEM;
+    memcpy(io, superblock, sizeof *superblock);
+    const uint64_t last = kv_le64_get(superblock->image_blocks) - 1;
+    const int err = kv_device_write(device, last, 1, io);
+    free(io);
+    return err;
+}
+
+void kv_superblock_info(const struct kv_disk_superblock *superblock, struct kv_image_info *info)
+{
+    memset(info, 0, sizeof *info);
+    memcpy(info->uuid, superblock->uuid, sizeof info->uuid);
+    memcpy(info->label, superblock->label, KV_LABEL_MAX);
+    info->version = kv_le32_get(superblock->version);
+    info->node_bytes = kv_le32_get(superblock->node_bytes);
+    info->extent_bytes = kv_le32_get(superblock->extent_bytes);
+    info->image_bytes = kv_le64_get(superblock->image_blocks) * KV_BLOCK_BYTES;
+    info->log_bytes = kv_le64_get(superblock->log_block_count) * KV_BLOCK_BYTES;
+    info->codec.codec = superblock->codec;
+    info->codec.level = superblock->codec_level;
+    info->feature_compat = kv_le64_get(superblock->feature_compat);
+    info->feature_rocompat = kv_le64_get(superblock->feature_rocompat);
+    info->feature_incompat = kv_le64_get(superblock->feature_incompat);
+    info->epoch = kv_le64_get(superblock->epoch);
+    info->created_ns = kv_le64_get(superblock->created_ns);
+    info->written_ns = kv_le64_get(superblock->written_ns);
+    info->clean = superblock->clean == 1;
+}

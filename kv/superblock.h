@@ -1,0 +1,33 @@
+/*
+ * kv/superblock.h: the two superblocks and their backup: read, judge, write.
+ *
+ * Threads: the caller sees to it that one thread writes at a time.
+ */
+#ifndef KV_SUPERBLOCK_H
+#define KV_SUPERBLOCK_H
+
+#include "kv/device.h"
+#include "kv/format.h"
+
+/* Pick the newest valid superblock. *other_damaged: one copy failed its checks.
+ * with_backup: try the copy at the end of the image when both are damaged (fsck).
+ * Returns 0; -EMEDIUMTYPE not an image; -EPROTONOSUPPORT version or feature; -EBADMSG both
+ * copies damaged; -ENODATA the image is shorter than it says; -EUCLEAN; -EIO. */
+KV_MUST_CHECK int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
+                                     struct kv_disk_superblock *superblock, bool *other_damaged,
+                                     struct kv_error *error);
+
+/* Stamp the next sequence and the digest, write into the slot that it selects, flush. */
+KV_MUST_CHECK int kv_superblock_write(struct kv_device *device,
+                                      struct kv_disk_superblock *superblock);
+/* Copy the superblock (as last written) to the end of the image. Not flushed. */
+KV_MUST_CHECK int kv_superblock_write_backup(struct kv_device *device,
+                                             const struct kv_disk_superblock *superblock);
+
+/* Of an image, for log blocks and bitmaps: other images' blocks do not pass for ours. */
+uint64_t kv_superblock_log_id(const struct kv_disk_superblock *superblock);
+uint64_t kv_now_ns(void); /* real time since 1970 */
+
+void kv_superblock_info(const struct kv_disk_superblock *superblock, struct kv_image_info *info);
+
+#endif
