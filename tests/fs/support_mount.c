@@ -57,7 +57,7 @@ void test_mount_begin(struct test_mount *mount, const struct fs_mount_options *o
 {
     memset(mount, 0, sizeof *mount);
     const char *tmp = getenv("TMPDIR");
-    snprintf(mount->base, sizeof mount->base, "%s/kvfs-test-XXXXXX", tmp ? tmp : "/tmp");
+    snprintf(mount->base, sizeof mount->base, "%s/kvfs-mount-XXXXXX", tmp ? tmp : "/tmp");
     if (!mkdtemp(mount->base) || chmod(mount->base, 0755))
         die(mount->base, strerror(errno));
     snprintf(mount->image, sizeof mount->image, "%s/image", mount->base);
