@@ -510,9 +510,9 @@ static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
     char *names = fs_transport_buffer();
     size_t length = 0;
-    int err =
-        names ? fs_listxattr(volume_of(req), ino, names, kv_min_u64(size, FS_REPLY_MAX), &length)
-              : -ENOMEM;
+    const size_t cap = kv_min_u64(size, FS_REPLY_MAX);
+    const bool is_root = fuse_req_ctx(req)->uid == 0;
+    int err = names ? fs_listxattr(volume_of(req), ino, is_root, names, cap, &length) : -ENOMEM;
     if (err == -ERANGE && size == 0)
         err = 0;
     if (err)
