@@ -1058,15 +1058,17 @@ static int move_record(struct edit *edit, const struct fs_data_record *r, uint64
                        uint64_t border, uint64_t at)
 {
     const uint64_t from = kv_max_u64(r->offset, border);
+    const bool moves = from < record_end(r);
     int err = 0;
     uncount(edit->file, r->length);
-    if (from < record_end(r))
+    if (moves)
         err = put_part(edit, r, from, record_end(r), at);
     if (err)
         return err;
     if (r->offset < keep)
         return put_part(edit, r, r->offset, keep, r->offset);
-    return delete_key(edit, r->offset);
+    /* What begins at the start of a collapsed range and outlasts it gets its own key back. */
+    return moves && at == r->offset ? 0 : delete_key(edit, r->offset);
 }
 
 int fs_data_collapse(const struct fs_data *data, struct fs_file *file, uint64_t offset,

@@ -7,8 +7,9 @@
  *            kernel itself invalidates what its own requests change.
  *
  * open and opendir answer ENOSYS: that tells the kernel, once, that there is nothing to do,
- * and so does libfuse for flush and access, which have no handler. Locks have none either, so
- * the kernel keeps them.
+ * and so does libfuse for flush and access, which have no handler. Nor has create: MKNOD and
+ * no open are one request, CREATE is two (the file it opens is released). Locks have none
+ * either, so the kernel keeps them.
  */
 #define FUSE_USE_VERSION 314
 
@@ -169,24 +170,6 @@ static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
     make_node(req, "symlink", parent, name, &node);
 }
 
-static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
-                      struct fuse_file_info *fi)
-{
-    const struct fs_caller caller = caller_of(req);
-    const struct fs_new_node node = {.mode = S_IFREG | (mode & 07777u)};
-    struct fs_record record;
-    const int err = fs_create(volume_of(req), &caller, parent, name, strlen(name), &node, &record);
-    if (err) {
-        reply_err(req, "create", parent, name, err);
-        return;
-    }
-    const struct fuse_entry_param entry = entry_of(&record);
-    struct fs_volume *volume = volume_of(req);
-    fi->keep_cache = 1;
-    if (fuse_reply_create(req, &entry, fi) == -ENOENT)
-        fs_forget(volume, record.file.ino, 1);
-}
-
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     const int err = fs_unlink(volume_of(req), parent, name, strlen(name));
@@ -242,7 +225,7 @@ static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
     (void)ino;
     (void)fi;
-    (void)fuse_reply_err(req, 0); /* of a file that CREATE has opened */
+    (void)fuse_reply_err(req, 0); /* of a file that TMPFILE has opened */
 }
 
 /* ---- attributes --------------------------------------------------------------------- */
@@ -527,9 +510,9 @@ static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
     char *names = fs_transport_buffer();
     size_t length = 0;
-    int err =
-        names ? fs_listxattr(volume_of(req), ino, names, kv_min_u64(size, FS_REPLY_MAX), &length)
-              : -ENOMEM;
+    const size_t cap = kv_min_u64(size, FS_REPLY_MAX);
+    const bool is_root = fuse_req_ctx(req)->uid == 0;
+    int err = names ? fs_listxattr(volume_of(req), ino, is_root, names, cap, &length) : -ENOMEM;
     if (err == -ERANGE && size == 0)
         err = 0;
     if (err)
@@ -579,7 +562,6 @@ const struct fuse_lowlevel_ops fs_fuse_ops = {
     .getxattr = do_getxattr,
     .listxattr = do_listxattr,
     .removexattr = do_removexattr,
-    .create = do_create,
     .fallocate = do_fallocate,
     .lseek = do_lseek,
     .copy_file_range = do_copy_file_range,

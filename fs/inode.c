@@ -8,6 +8,8 @@
  */
 #include "fs/inode.h"
 
+#include "fs/xattr.h"
+
 static int read_record(struct fs_volume *volume, const struct fs_key *key, struct fs_record *record)
 {
     uint8_t value[FS_RECORD_BYTES_MAX];
@@ -155,13 +157,8 @@ int fs_change_kill_privileges(struct fs_data_change *change, struct fs_item *ite
     if (!(record->flags & FS_RECORD_CAPABILITY))
         return 0;
 
-    static const char name[] = "security.capability";
-    uint8_t key[9 + sizeof name];
-    key[0] = FS_KEY_XATTR;
-    kv_be64_put(key + 1, record->file.ino);
-    memcpy(key + 9, name, sizeof name - 1);
-    record->flags &= ~(uint32_t)FS_RECORD_CAPABILITY;
-    return kv_batch_del(change->batch, key, 9 + sizeof name - 1);
+    return fs_xattr_remove(change->store, record->file.ino, &record->flags, FS_XATTR_CAPABILITY,
+                           change->batch);
 }
 
 int fs_change_apply(struct fs_volume *volume, struct fs_data_change *change, unsigned flags)
@@ -203,13 +200,8 @@ static int delete_rest(struct fs_data_change *change, const struct fs_record *re
 {
     const uint64_t ino = record->file.ino;
     int err = 0;
-    if (record->flags & FS_RECORD_XATTRS) {
-        struct fs_key lower, upper;
-        fs_key_ino(&lower, FS_KEY_XATTR, ino);
-        fs_key_ino(&upper, FS_KEY_XATTR, ino + 1);
-        err =
-            kv_batch_del_range(change->batch, lower.bytes, lower.length, upper.bytes, upper.length);
-    }
+    if (record->flags & FS_RECORD_XATTRS)
+        err = fs_xattr_delete_all(ino, change->batch);
     return err ? err : fs_change_del_ino(change, FS_KEY_ORPHAN, ino);
 }
 

@@ -1,5 +1,5 @@
 /*
- * fs/ops_rename.c: rename, as one batch in every form it has.
+ * fs/ops_rename.c: one inode takes the place of another: rename in all its forms, publish.
  *
  * Invariant  a directory's P key says where its D key is; a directory's link count is two and
  *            one for each directory in it.
@@ -7,6 +7,16 @@
  *            without locks and checked again under them.
  */
 #include "fs/inode.h"
+
+static void clear_away(struct fs_volume *volume, uint64_t ino)
+{
+    /* The name has changed hands whatever becomes of this: the next mount would do it too. */
+    const int err = fs_orphan_delete(volume, ino);
+    if (err)
+        fs_volume_log(volume, KV_LOG_WARNING,
+                      "inode %llu could not be deleted (%s); the next mount will try again",
+                      (unsigned long long)ino, strerror(-err));
+}
 
 /* One side of a rename: a name in a directory, and what it means. */
 struct side {
@@ -212,10 +222,82 @@ int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, si
     do {
         err = rename_once(volume, &rename, flags, &unused);
     } while (err == -EAGAIN);
-    /* As in unlink: the rename has happened whatever becomes of this. */
-    if (!err && unused && fs_orphan_delete(volume, rename.to.ino))
-        fs_volume_log(volume, KV_LOG_WARNING,
-                      "inode %llu could not be deleted; the next mount will try again",
-                      (unsigned long long)rename.to.ino);
+    if (!err && unused)
+        clear_away(volume, rename.to.ino);
+    return err;
+}
+
+/* ---- publish ------------------------------------------------------------------ */
+
+/* Under the locks. replaced: what the name means; unused: out, as in rename_locked. */
+static int publish_locked(struct fs_volume *volume, uint64_t ino, struct side *to, bool *unused)
+{
+    struct fs_data_change change;
+    struct fs_inode_move move = {NULL};
+    struct fs_item parent, item;
+    int err = find_side(volume, to);
+    if (!err)
+        err = fs_item_load(volume, ino, &item);
+    if (!err && (item.key.bytes[0] != FS_KEY_ORPHAN || !S_ISREG(item.record.mode)))
+        err = -EINVAL;
+    if (!err && is_directory(to))
+        err = -EISDIR;
+    if (!err)
+        err = fs_directory_load(volume, to->directory, &parent);
+    if (!err)
+        err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+
+    const int64_t now = fs_time_now();
+    err = fs_change_del(&change, &item.key);
+    if (!err && to->ino)
+        err = fs_change_drop_name(&change, &to->item, now, &to->move);
+    item.key = to->entry;
+    item.record.nlink = 1;
+    item.record.ctime_ns = parent.record.mtime_ns = parent.record.ctime_ns = now;
+    if (!err)
+        err = fs_change_put(&change, &item);
+    if (!err)
+        err = fs_change_put(&change, &parent);
+    if (!err)
+        err = fs_inode_table_reserve(ino, &item.key, &move);
+    if (!err)
+        err = fs_change_apply(volume, &change, 0);
+    if (err)
+        goto out;
+    *unused = to->ino && to->item.record.nlink == 0 &&
+              fs_inode_table_references(volume->table, to->ino) == 0;
+    fs_inode_table_move(volume->table, &move);
+    fs_inode_table_move(volume->table, &to->move);
+out:
+    fs_inode_table_cancel(&move);
+    fs_inode_table_cancel(&to->move);
+    fs_data_change_release(&change);
+    return err;
+}
+
+int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory, const char *name,
+               size_t name_len)
+{
+    int err = fs_name_check(name, name_len);
+    if (err)
+        return err;
+    struct side to = {.directory = directory, .name = name, .name_len = name_len};
+    bool unused = false;
+    do {
+        struct fs_lock_set locks = FS_LOCK_SET_INIT;
+        err = fs_entry_peek(volume, directory, name, name_len, &to.ino);
+        if (err)
+            return err;
+        fs_lock_add(&locks, directory, FS_LOCK_EXCLUSIVE);
+        fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
+        fs_lock_add(&locks, to.ino, FS_LOCK_EXCLUSIVE);
+        fs_lock_take(volume->locks, &locks);
+        err = publish_locked(volume, ino, &to, &unused);
+        fs_lock_drop(volume->locks, &locks);
+    } while (err == -EAGAIN);
+    if (!err && unused)
+        clear_away(volume, to.ino);
     return err;
 }

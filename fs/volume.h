@@ -82,6 +82,13 @@ KV_MUST_CHECK int fs_rmdir(struct fs_volume *volume, uint64_t directory, const c
 KV_MUST_CHECK int fs_link(struct fs_volume *volume, uint64_t ino, uint64_t directory,
                           const char *name, size_t name_len, struct fs_record *record);
 
+/*
+ * Give a file without a name the name, in place of the file that may have it: anybody sees
+ * the old content or the new. -EISDIR; -EINVAL the file has a name. Does not count.
+ */
+KV_MUST_CHECK int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory,
+                             const char *name, size_t name_len);
+
 enum fs_rename_flags { FS_RENAME_NOREPLACE = 1, FS_RENAME_EXCHANGE = 2 };
 /*
  * -ENOENT; -EEXIST with NOREPLACE; -EISDIR, -ENOTDIR, -ENOTEMPTY of what would be replaced;
@@ -163,11 +170,8 @@ KV_MUST_CHECK int fs_readdir(struct fs_volume *volume, uint64_t ino, uint64_t co
 
 /* ---- extended attributes ------------------------------------------------------------ */
 
-/* The names kept here: user., trusted., security., system.posix_acl_access and _default. */
-#define FS_XATTR_NAME_MAX  255u
-#define FS_XATTR_VALUE_MAX 65536u
-
-/* length: out, also on -ERANGE. -ENODATA; -EOPNOTSUPP the name. */
+/* Which names there may be, and how much of what: fs/xattr.h. length: out, also on -ERANGE.
+ * -ENODATA; -EOPNOTSUPP the name. */
 KV_MUST_CHECK int fs_getxattr(struct fs_volume *volume, uint64_t ino, const char *name, void *value,
                               size_t cap, size_t *length);
 /*
@@ -177,9 +181,12 @@ KV_MUST_CHECK int fs_getxattr(struct fs_volume *volume, uint64_t ino, const char
 KV_MUST_CHECK int fs_setxattr(struct fs_volume *volume, uint64_t ino, const char *name,
                               const void *value, size_t length, int flags, bool kill_setgid);
 KV_MUST_CHECK int fs_removexattr(struct fs_volume *volume, uint64_t ino, const char *name);
-/* Names, each terminated. length: out, also on -ERANGE (cap 0 asks for it). */
-KV_MUST_CHECK int fs_listxattr(struct fs_volume *volume, uint64_t ino, char *names, size_t cap,
-                               size_t *length);
+/*
+ * Names, each terminated. with_trusted: trusted. too, which only root may see.
+ * length: out, also on -ERANGE (cap 0 asks for it).
+ */
+KV_MUST_CHECK int fs_listxattr(struct fs_volume *volume, uint64_t ino, bool with_trusted,
+                               char *names, size_t cap, size_t *length);
 
 /* ---- the whole ------------------------------------------------------------------------ */
 

@@ -1,0 +1,43 @@
+/*
+ * fs/namespace.h: the filesystem by path, for tools that work on an image that is not mounted.
+ *
+ * A path is a key as users write it: names with single slashes between them, from the root;
+ * one leading slash is allowed, "" and "/" are the root. Symlinks are not followed. -EINVAL:
+ * an empty name, "." or ".."; -ENAMETOOLONG; -ENOTDIR a file on the way; -ENOENT.
+ */
+#ifndef FS_NAMESPACE_H
+#define FS_NAMESPACE_H
+
+#include "fs/volume.h"
+
+KV_MUST_CHECK int fs_path_stat(struct fs_volume *volume, const char *path,
+                               struct fs_record *record);
+
+/* The entries of a directory in byte order, without "." and ".."; a file: itself. */
+KV_MUST_CHECK int fs_path_list(struct fs_volume *volume, const char *path, fs_dirent_fn *emit,
+                               void *context);
+
+/* Takes bytes; a negative errno ends the reading and is returned. */
+typedef int fs_sink_fn(void *context, const void *bytes, size_t length);
+/* Gives up to cap bytes: how many, 0 at the end, or a negative errno. */
+typedef ssize_t fs_source_fn(void *context, void *buf, size_t cap);
+
+/* All of a file's content, or a symlink's target, in pieces. -EISDIR. */
+KV_MUST_CHECK int fs_path_read(struct fs_volume *volume, const char *path, fs_sink_fn *sink,
+                               void *context);
+
+/*
+ * Make or replace a file: whole or not at all. Directories on the way are made. What is
+ * replaced hands on its owner and mode. -EISDIR.
+ */
+KV_MUST_CHECK int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller,
+                                const char *path, fs_source_fn *source, void *context);
+
+/* Make a directory and those on the way to it; one that is there is no error. */
+KV_MUST_CHECK int fs_path_mkdirs(struct fs_volume *volume, const struct fs_caller *caller,
+                                 const char *path);
+
+/* Remove a file or, if `recursive`, also a directory with all in it. -EISDIR; -EBUSY the root. */
+KV_MUST_CHECK int fs_path_remove(struct fs_volume *volume, const char *path, bool recursive);
+
+#endif

@@ -1,0 +1,224 @@
+/*
+ * fs/ops_xattr.c: extended attributes, and the ACLs among them.
+ *
+ * Invariant  an access ACL and the mode never disagree: whoever changes the one changes the
+ *            other in the same batch. A list that says no more than the mode is not stored.
+ * Locks      the inode, shared to read, exclusive to change.
+ */
+#include <sys/xattr.h>
+
+#include "fs/acl.h"
+#include "fs/inode.h"
+#include "fs/xattr.h"
+
+int fs_getxattr(struct fs_volume *volume, uint64_t ino, const char *name, void *value, size_t cap,
+                size_t *length)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_item item;
+    fs_lock_add(&locks, ino, FS_LOCK_SHARED);
+    fs_lock_take(volume->locks, &locks);
+    int err = fs_item_load(volume, ino, &item);
+    if (!err)
+        err = fs_xattr_get(volume->store, ino, item.record.flags, name, value, cap, length);
+    fs_lock_drop(volume->locks, &locks);
+    return err;
+}
+
+int fs_listxattr(struct fs_volume *volume, uint64_t ino, bool with_trusted, char *names, size_t cap,
+                 size_t *length)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_item item;
+    fs_lock_add(&locks, ino, FS_LOCK_SHARED);
+    fs_lock_take(volume->locks, &locks);
+    int err = fs_item_load(volume, ino, &item);
+    if (!err)
+        err =
+            fs_xattr_list(volume->store, ino, item.record.flags, with_trusted, names, cap, length);
+    fs_lock_drop(volume->locks, &locks);
+    return err;
+}
+
+static int remove_attribute(struct fs_volume *volume, struct fs_data_change *change,
+                            struct fs_record *record, const char *name)
+{
+    return fs_xattr_remove(volume->store, record->file.ino, &record->flags, name, change->batch);
+}
+
+static int set_attribute(struct fs_volume *volume, struct fs_data_change *change,
+                         struct fs_record *record, const char *name, const void *value,
+                         size_t length, int flags)
+{
+    return fs_xattr_set(volume->store, record->file.ino, &record->flags, name, value, length, flags,
+                        change->batch);
+}
+
+/* Remove a list if it is there. */
+static int remove_list(struct fs_volume *volume, struct fs_data_change *change,
+                       struct fs_record *record, const char *name)
+{
+    if (!(record->flags & fs_xattr_flag(name)))
+        return 0;
+    return remove_attribute(volume, change, record, name);
+}
+
+static int set_access_acl(struct fs_volume *volume, struct fs_data_change *change,
+                          struct fs_record *record, const void *acl, size_t length, int flags,
+                          bool kill_setgid)
+{
+    uint32_t bits;
+    bool minimal;
+    int err = fs_acl_to_mode(acl, length, &bits, &minimal);
+    if (err == -ENODATA)
+        return remove_list(volume, change, record, FS_XATTR_ACCESS_ACL);
+    if (err)
+        return err;
+    record->mode = (record->mode & ~0777u) | bits;
+    if (kill_setgid)
+        record->mode &= ~(uint32_t)S_ISGID;
+    if (minimal)
+        return remove_list(volume, change, record, FS_XATTR_ACCESS_ACL);
+    return set_attribute(volume, change, record, FS_XATTR_ACCESS_ACL, acl, length, flags);
+}
+
+static int set_default_acl(struct fs_volume *volume, struct fs_data_change *change,
+                           struct fs_record *record, const void *acl, size_t length, int flags)
+{
+    const int err = fs_acl_validate(acl, length);
+    if (err == -ENODATA)
+        return remove_list(volume, change, record, FS_XATTR_DEFAULT_ACL);
+    if (err)
+        return err;
+    if (!S_ISDIR(record->mode))
+        return -EACCES;
+    return set_attribute(volume, change, record, FS_XATTR_DEFAULT_ACL, acl, length, flags);
+}
+
+struct set_request {
+    const char *name;
+    const void *value; /* NULL: remove */
+    size_t length;
+    int flags;
+    bool kill_setgid;
+};
+
+static int edit(struct fs_volume *volume, struct fs_data_change *change, struct fs_record *record,
+                const struct set_request *request)
+{
+    const uint32_t flag = fs_xattr_flag(request->name);
+    const bool is_acl = flag & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
+    if (is_acl && S_ISLNK(record->mode))
+        return -EOPNOTSUPP;
+    if (!request->value)
+        return remove_attribute(volume, change, record, request->name);
+    if (flag == FS_RECORD_ACCESS_ACL)
+        return set_access_acl(volume, change, record, request->value, request->length,
+                              request->flags, request->kill_setgid);
+    if (flag == FS_RECORD_DEFAULT_ACL)
+        return set_default_acl(volume, change, record, request->value, request->length,
+                               request->flags);
+    return set_attribute(volume, change, record, request->name, request->value, request->length,
+                         request->flags);
+}
+
+static int change_attribute(struct fs_volume *volume, uint64_t ino,
+                            const struct set_request *request)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_data_change change;
+    struct fs_item item;
+    int err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+    fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
+    fs_lock_take(volume->locks, &locks);
+    err = fs_item_load(volume, ino, &item);
+    if (!err)
+        err = edit(volume, &change, &item.record, request);
+    if (!err) {
+        item.record.ctime_ns = fs_time_now();
+        err = fs_change_put(&change, &item);
+    }
+    if (!err)
+        err = fs_change_apply(volume, &change, request->value ? 0 : KV_APPLY_URGENT);
+    fs_lock_drop(volume->locks, &locks);
+    fs_data_change_release(&change);
+    return err;
+}
+
+int fs_setxattr(struct fs_volume *volume, uint64_t ino, const char *name, const void *value,
+                size_t length, int flags, bool kill_setgid)
+{
+    const struct set_request request = {
+        .name = name,
+        .value = value ? value : "",
+        .length = length,
+        .flags = flags,
+        .kill_setgid = kill_setgid,
+    };
+    return change_attribute(volume, ino, &request);
+}
+
+int fs_removexattr(struct fs_volume *volume, uint64_t ino, const char *name)
+{
+    const struct set_request request = {.name = name};
+    return change_attribute(volume, ino, &request);
+}
+
+/* ---- ACLs of other operations ---------------------------------------------------- */
+
+/* Fetch a list into memory that the caller frees. */
+static int load_list(struct fs_volume *volume, const struct fs_record *record, const char *name,
+                     void **list, size_t *length)
+{
+    *list = malloc(FS_XATTR_VALUE_MAX);
+    if (!*list)
+        return -ENOMEM;
+    const int err = fs_xattr_get(volume->store, record->file.ino, record->flags, name, *list,
+                                 FS_XATTR_VALUE_MAX, length);
+    /* The record's flag promises that it is there. */
+    return err == -ENODATA || err == -ERANGE ? -EUCLEAN : err;
+}
+
+int fs_change_acl_mode(struct fs_volume *volume, struct fs_data_change *change,
+                       struct fs_record *record)
+{
+    if (!(record->flags & FS_RECORD_ACCESS_ACL))
+        return 0;
+    void *list;
+    size_t length;
+    int err = load_list(volume, record, FS_XATTR_ACCESS_ACL, &list, &length);
+    if (!err)
+        err = fs_acl_set_mode(list, length, record->mode) ? -EUCLEAN : 0;
+    if (!err)
+        err = set_attribute(volume, change, record, FS_XATTR_ACCESS_ACL, list, length, 0);
+    free(list);
+    return err;
+}
+
+int fs_change_inherit_acl(struct fs_volume *volume, struct fs_data_change *change,
+                          const struct fs_record *parent, uint32_t umask, struct fs_record *record)
+{
+    if (S_ISLNK(record->mode))
+        return 0;
+    if (!(parent->flags & FS_RECORD_DEFAULT_ACL)) {
+        record->mode &= ~(umask & 0777u);
+        return 0;
+    }
+    void *list, *access = NULL;
+    size_t length;
+    bool keep = false;
+    int err = load_list(volume, parent, FS_XATTR_DEFAULT_ACL, &list, &length);
+    if (!err && !(access = malloc(length)))
+        err = -ENOMEM;
+    if (!err)
+        err = fs_acl_inherit(list, length, umask, &record->mode, access, &keep) ? -EUCLEAN : 0;
+    if (!err && keep)
+        err = set_attribute(volume, change, record, FS_XATTR_ACCESS_ACL, access, length, 0);
+    if (!err && S_ISDIR(record->mode))
+        err = set_attribute(volume, change, record, FS_XATTR_DEFAULT_ACL, list, length, 0);
+    free(access);
+    free(list);
+    return err;
+}
