@@ -70,7 +70,7 @@ int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean)
     if (err)
         return err;
     checkpoint->superblock = next;
-    checkpoint->done++;
+    (void)atomic_fetch_add_explicit(&checkpoint->done, 1, memory_order_relaxed);
 
     kv_pagemap_written(checkpoint->map, notes.epoch);
     kv_space_written(checkpoint->space, notes.epoch);

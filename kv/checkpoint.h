@@ -22,7 +22,7 @@ struct kv_checkpoint {
     struct kv_wal *wal;
     struct kv_disk_superblock superblock; /* mutex; as last written */
     _Atomic uint64_t epoch;               /* the open one; changes under gate */
-    uint64_t done;                        /* mutex; checkpoints written */
+    _Atomic uint64_t done;                /* checkpoints written */
 };
 
 /*

@@ -139,6 +139,7 @@ struct kv_image_info {
 /* Read the superblock only; takes no lock, so it works on a mounted image. */
 KV_MUST_CHECK int kv_image_info(const char *path, struct kv_image_info *info,
                                 struct kv_error *error);
+/* Of an open store: as it was opened, but for the epoch, which is the open one. Never waits. */
 void kv_store_info(struct kv_store *store, struct kv_image_info *info);
 
 /* ---- reading ------------------------------------------------------------ */
@@ -242,7 +243,10 @@ KV_MUST_CHECK int kv_batch_del(struct kv_batch *batch, const void *key,
                                size_t key_len); /* an absent key is no error */
 KV_MUST_CHECK int kv_batch_del_range(struct kv_batch *batch, const void *lower, size_t lower_len,
                                      const void *upper, size_t upper_len); /* [lower, upper) */
-/* Overwrite bytes at `offset` of a value; an absent key counts as empty, a gap becomes zeros. */
+/*
+ * Overwrite bytes at `offset` of a value; an absent key counts as empty, a gap becomes zeros.
+ * One patch a key and batch, and none of a value of kv_batch_put_blob: -EINVAL.
+ */
 KV_MUST_CHECK int kv_batch_patch(struct kv_batch *batch, const void *key, size_t key_len,
                                  size_t offset, const void *bytes, size_t length);
 

@@ -163,6 +163,8 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->checkpoint.pager = store->pager;
     store->checkpoint.wal = store->wal;
     store->checkpoint.superblock = *sb;
+    kv_superblock_info(sb, &store->info);
+    store->info.superblock_damaged = store->superblock_damaged;
     atomic_init(&store->checkpoint.epoch, epoch);
     const uint64_t log_bytes = config.block_count * KV_BLOCK_BYTES;
     store->log_checkpoint_bytes = kv_min_u64(log_bytes / 3, 64ull << 20);
@@ -567,10 +569,8 @@ int kv_del(struct kv_store *store, const void *key, size_t key_len)
 
 void kv_store_info(struct kv_store *store, struct kv_image_info *info)
 {
-    pthread_mutex_lock(&store->checkpoint.mutex);
-    kv_superblock_info(&store->checkpoint.superblock, info);
-    pthread_mutex_unlock(&store->checkpoint.mutex);
-    info->superblock_damaged = store->superblock_damaged;
+    *info = store->info;
+    info->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
 }
 
 static uint64_t relaxed(const uint64_t *counter)
@@ -629,7 +629,5 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
     stats->batches = atomic_load_explicit(&store->batches, memory_order_relaxed);
     stats->gets = atomic_load_explicit(&store->gets, memory_order_relaxed);
-    pthread_mutex_lock(&store->checkpoint.mutex);
-    stats->checkpoints = store->checkpoint.done;
-    pthread_mutex_unlock(&store->checkpoint.mutex);
+    stats->checkpoints = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
 }

@@ -32,6 +32,7 @@ struct kv_store {
     size_t node_bytes;
     bool read_only;
     bool superblock_damaged;
+    struct kv_image_info info; /* as it was opened */
     struct kv_wal_end log_end; /* as found at open */
     enum kv_sync_mode sync;
     uint32_t commit_interval_ms;

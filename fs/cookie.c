@@ -1,0 +1,208 @@
+/*
+ * fs/cookie.c: names to 63-bit positions and back.
+ *
+ * Owns       per directory: the prefixes, laid end to end in one arena; where each starts;
+ *            an open-addressed hash from bytes to number.
+ * Invariant  a prefix never changes its number; slots are at most two thirds full.
+ * Locks      cookies->mutex guards everything in it.
+ */
+#include "fs/cookie.h"
+
+#include <pthread.h>
+
+#define SHORT_BIT       (1ull << 62)
+#define SHORT_MAX       7u
+#define SHORT_LEN_SHIFT 59u
+#define TAIL_BYTES      4u
+#define PREFIX_SHIFT    32u
+#define PREFIX_FIRST    1u /* number 0 stays free for the fixed positions */
+#define PREFIX_LIMIT    (1u << 29)
+
+struct fs_cookies {
+    pthread_mutex_t mutex;
+    uint8_t *arena; /* length(1) bytes, for each prefix */
+    size_t arena_len, arena_cap;
+    uint64_t *starts; /* where prefix n lies; [0] is unused */
+    uint32_t *slots;  /* prefix numbers, 0 = empty */
+    uint32_t count, start_cap, slot_count;
+};
+
+struct fs_cookies *fs_cookies_new(void)
+{
+    struct fs_cookies *cookies = calloc(1, sizeof *cookies);
+    if (!cookies)
+        return NULL;
+    pthread_mutex_init(&cookies->mutex, NULL);
+    cookies->count = PREFIX_FIRST;
+    return cookies;
+}
+
+void fs_cookies_free(struct fs_cookies *cookies)
+{
+    if (!cookies)
+        return;
+    pthread_mutex_destroy(&cookies->mutex);
+    free(cookies->arena);
+    free(cookies->starts);
+    free(cookies->slots);
+    free(cookies);
+}
+
+/* FNV-1a, 32 bits (Fowler, Noll, Vo). */
+static uint32_t hash_prefix(const void *bytes, size_t length)
+{
+    uint32_t hash = 2166136261u;
+    for (size_t i = 0; i < length; i++)
+        hash = (hash ^ ((const uint8_t *)bytes)[i]) * 16777619u;
+    return hash;
+}
+
+/* The slot that holds the prefix, or the empty one where it belongs. */
+static uint32_t *find_slot(struct fs_cookies *cookies, const void *bytes, size_t length)
+{
+    uint32_t at = hash_prefix(bytes, length) & (cookies->slot_count - 1);
+    for (;; at = (at + 1) & (cookies->slot_count - 1)) {
+        const uint32_t number = cookies->slots[at];
+        if (!number)
+            return &cookies->slots[at];
+        const uint8_t *prefix = cookies->arena + cookies->starts[number];
+        if (prefix[0] == length && memcmp(prefix + 1, bytes, length) == 0)
+            return &cookies->slots[at];
+    }
+}
+
+static int grow_slots(struct fs_cookies *cookies)
+{
+    const uint32_t count = cookies->slot_count ? cookies->slot_count * 2 : 8;
+    uint32_t *slots = calloc(count, sizeof *slots);
+    if (!slots)
+        return -ENOMEM;
+    free(cookies->slots);
+    cookies->slots = slots;
+    cookies->slot_count = count;
+    for (uint32_t n = PREFIX_FIRST; n < cookies->count; n++) {
+        const uint8_t *prefix = cookies->arena + cookies->starts[n];
+        *find_slot(cookies, prefix + 1, prefix[0]) = n;
+    }
+    return 0;
+}
+
+/* Room for one more prefix of `length` bytes, in all three arrays. */
+static int reserve_prefix(struct fs_cookies *cookies, size_t length)
+{
+    if (cookies->count >= PREFIX_LIMIT)
+        return -EOVERFLOW;
+    if (cookies->arena_cap - cookies->arena_len < length + 1) {
+        const size_t cap = cookies->arena_cap + cookies->arena_cap / 2 + 256;
+        uint8_t *arena = realloc(cookies->arena, cap);
+        if (!arena)
+            return -ENOMEM;
+        cookies->arena = arena;
+        cookies->arena_cap = cap;
+    }
+    if (cookies->count >= cookies->start_cap) {
+        const uint32_t cap = cookies->start_cap + cookies->start_cap / 2 + 8;
+        uint64_t *starts = realloc(cookies->starts, cap * sizeof *starts);
+        if (!starts)
+            return -ENOMEM;
+        cookies->starts = starts;
+        cookies->start_cap = cap;
+    }
+    if ((uint64_t)(cookies->count + 1) * 3 > (uint64_t)cookies->slot_count * 2)
+        return grow_slots(cookies);
+    return 0;
+}
+
+static int intern_prefix(struct fs_cookies *cookies, const char *bytes, size_t length,
+                         uint32_t *number)
+{
+    int err = 0;
+    pthread_mutex_lock(&cookies->mutex);
+    uint32_t *slot = cookies->slot_count ? find_slot(cookies, bytes, length) : NULL;
+    if (slot && *slot) {
+        *number = *slot;
+        goto out;
+    }
+    err = reserve_prefix(cookies, length);
+    if (err)
+        goto out;
+    *number = cookies->count++;
+    cookies->starts[*number] = cookies->arena_len;
+    cookies->arena[cookies->arena_len] = (uint8_t)length;
+    memcpy(cookies->arena + cookies->arena_len + 1, bytes, length);
+    cookies->arena_len += length + 1;
+    *find_slot(cookies, bytes, length) = *number;
+out:
+    pthread_mutex_unlock(&cookies->mutex);
+    return err;
+}
+
+static uint64_t pack_bytes(const char *bytes, size_t length)
+{
+    uint64_t packed = 0;
+    for (size_t i = 0; i < length; i++)
+        packed = packed << 8 | (uint8_t)bytes[i];
+    return packed;
+}
+
+static void unpack_bytes(uint64_t packed, size_t length, char *out)
+{
+    for (size_t i = length; i-- > 0; packed >>= 8)
+        out[i] = (char)(packed & 0xff);
+}
+
+int fs_cookie_of(struct fs_cookies *cookies, const char *name, size_t name_len, uint64_t *cookie)
+{
+    KV_ASSERT(name_len >= 1);
+    KV_ASSERT(name_len <= FS_NAME_MAX);
+    if (name_len <= SHORT_MAX) {
+        *cookie = SHORT_BIT | (uint64_t)name_len << SHORT_LEN_SHIFT | pack_bytes(name, name_len);
+        return 0;
+    }
+    const size_t prefix_len = name_len - TAIL_BYTES;
+    uint32_t number;
+    int err = intern_prefix(cookies, name, prefix_len, &number);
+    if (err)
+        return err;
+    *cookie = (uint64_t)number << PREFIX_SHIFT | pack_bytes(name + prefix_len, TAIL_BYTES);
+    return 0;
+}
+
+int fs_cookie_name(struct fs_cookies *cookies, uint64_t cookie, char *name, size_t *name_len)
+{
+    if (cookie <= FS_COOKIE_DOTDOT) {
+        *name_len = 0;
+        return 0;
+    }
+    if (cookie & SHORT_BIT) {
+        const size_t length = (cookie >> SHORT_LEN_SHIFT) & 7u;
+        const uint64_t packed = cookie & ((1ull << 56) - 1);
+        if (length == 0 || cookie >> 63 || packed >> (8 * length))
+            return -EINVAL;
+        unpack_bytes(packed, length, name);
+        *name_len = length;
+        return 0;
+    }
+    const uint64_t number = cookie >> PREFIX_SHIFT;
+    int err = -EINVAL;
+    pthread_mutex_lock(&cookies->mutex);
+    if (number >= PREFIX_FIRST && number < cookies->count) {
+        const uint8_t *prefix = cookies->arena + cookies->starts[number];
+        memcpy(name, prefix + 1, prefix[0]);
+        unpack_bytes(cookie, TAIL_BYTES, name + prefix[0]);
+        *name_len = prefix[0] + TAIL_BYTES;
+        err = 0;
+    }
+    pthread_mutex_unlock(&cookies->mutex);
+    return err;
+}
+
+uint64_t fs_cookies_memory(struct fs_cookies *cookies)
+{
+    pthread_mutex_lock(&cookies->mutex);
+    const uint64_t bytes = sizeof *cookies + cookies->arena_cap +
+                           cookies->start_cap * sizeof *cookies->starts +
+                           cookies->slot_count * sizeof *cookies->slots;
+    pthread_mutex_unlock(&cookies->mutex);
+    return bytes;
+}

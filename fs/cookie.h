@@ -1,0 +1,54 @@
+/*
+ * fs/cookie.h: the positions in a directory that programs hold on to.
+ *
+ * A listing goes by byte order of names and may be resumed at any position ever handed out,
+ * after entries came and went. So a position must mean a name for good, in 63 bits, though a
+ * name has up to 255 bytes:
+ *
+ *    0                          the start
+ *    1, 2                       after "." and after ".."
+ *    1 length(3) name(56)       after a name of up to 7 bytes: the name itself
+ *    0 prefix(29) tail(32)      after a longer one: its last 4 bytes, and the number of what
+ *                               comes before them in the directory's dictionary
+ *
+ * The dictionary only grows, and does so by one prefix for up to 2^32 names that share it:
+ * numbered files cost next to nothing, names without a common prefix their length and about
+ * 12 bytes each. It lives until the kernel forgets the directory (nobody tells us of
+ * closedir: the kernel does not send it once opendir is answered by ENOSYS). Because a cookie
+ * says a name rather than a place, creating and deleting entries has nothing to keep up to
+ * date here, and nothing is ever skipped or repeated.
+ *
+ * Threads: any; a dictionary has its own mutex.
+ */
+#ifndef FS_COOKIE_H
+#define FS_COOKIE_H
+
+#include "fs/record.h"
+
+#define FS_COOKIE_START  0u
+#define FS_COOKIE_DOT    1u
+#define FS_COOKIE_DOTDOT 2u
+
+struct fs_cookies;
+
+struct fs_cookies *fs_cookies_new(void); /* NULL: no memory */
+void fs_cookies_free(struct fs_cookies *cookies);
+
+/*
+ * The cookie of the position after `name` (1..FS_NAME_MAX bytes): always the same one.
+ * 0; -ENOMEM; -EOVERFLOW more than 2^29 - 1 prefixes.
+ */
+KV_MUST_CHECK int fs_cookie_of(struct fs_cookies *cookies, const char *name, size_t name_len,
+                               uint64_t *cookie);
+
+/*
+ * The name after which to go on. name: FS_NAME_MAX bytes; *name_len is 0 for the three
+ * positions before the first name. -EINVAL: never handed out.
+ */
+KV_MUST_CHECK int fs_cookie_name(struct fs_cookies *cookies, uint64_t cookie, char *name,
+                                 size_t *name_len);
+
+/* Bytes of memory the dictionary takes. */
+uint64_t fs_cookies_memory(struct fs_cookies *cookies);
+
+#endif

@@ -1,0 +1,100 @@
+/*
+ * fs/counters.c: requests per operation.
+ *
+ * Owns nothing: the counters lie in the mount.
+ */
+#include "fs/counters.h"
+
+#include <linux/fuse.h>
+#include <stdio.h>
+
+static const char *const opcode_names[FS_OPCODE_LIMIT] = {
+    [0] = "other",
+    [FUSE_LOOKUP] = "lookup",
+    [FUSE_FORGET] = "forget",
+    [FUSE_GETATTR] = "getattr",
+    [FUSE_SETATTR] = "setattr",
+    [FUSE_READLINK] = "readlink",
+    [FUSE_SYMLINK] = "symlink",
+    [FUSE_MKNOD] = "mknod",
+    [FUSE_MKDIR] = "mkdir",
+    [FUSE_UNLINK] = "unlink",
+    [FUSE_RMDIR] = "rmdir",
+    [FUSE_RENAME] = "rename",
+    [FUSE_LINK] = "link",
+    [FUSE_OPEN] = "open",
+    [FUSE_READ] = "read",
+    [FUSE_WRITE] = "write",
+    [FUSE_STATFS] = "statfs",
+    [FUSE_RELEASE] = "release",
+    [FUSE_FSYNC] = "fsync",
+    [FUSE_SETXATTR] = "setxattr",
+    [FUSE_GETXATTR] = "getxattr",
+    [FUSE_LISTXATTR] = "listxattr",
+    [FUSE_REMOVEXATTR] = "removexattr",
+    [FUSE_FLUSH] = "flush",
+    [FUSE_INIT] = "init",
+    [FUSE_OPENDIR] = "opendir",
+    [FUSE_READDIR] = "readdir",
+    [FUSE_RELEASEDIR] = "releasedir",
+    [FUSE_FSYNCDIR] = "fsyncdir",
+    [FUSE_GETLK] = "getlk",
+    [FUSE_SETLK] = "setlk",
+    [FUSE_SETLKW] = "setlkw",
+    [FUSE_ACCESS] = "access",
+    [FUSE_CREATE] = "create",
+    [FUSE_INTERRUPT] = "interrupt",
+    [FUSE_BMAP] = "bmap",
+    [FUSE_DESTROY] = "destroy",
+    [FUSE_IOCTL] = "ioctl",
+    [FUSE_POLL] = "poll",
+    [FUSE_NOTIFY_REPLY] = "notify_reply",
+    [FUSE_BATCH_FORGET] = "batch_forget",
+    [FUSE_FALLOCATE] = "fallocate",
+    [FUSE_READDIRPLUS] = "readdirplus",
+    [FUSE_RENAME2] = "rename2",
+    [FUSE_LSEEK] = "lseek",
+    [FUSE_COPY_FILE_RANGE] = "copy_file_range",
+    [FUSE_SYNCFS] = "syncfs",
+    [FUSE_TMPFILE] = "tmpfile",
+    [52] = "statx", /* FUSE_STATX, newer than the header of Debian 12 */
+    [53] = "copy_file_range_64",
+};
+
+void fs_counters_add(struct fs_counters *counters, uint32_t opcode)
+{
+    const uint32_t slot = opcode < FS_OPCODE_LIMIT && opcode_names[opcode] ? opcode : 0;
+    atomic_fetch_add_explicit(&counters->requests[slot], 1, memory_order_relaxed);
+}
+
+uint64_t fs_counters_total(const struct fs_counters *counters)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < FS_OPCODE_LIMIT; i++)
+        total += atomic_load_explicit(&counters->requests[i], memory_order_relaxed);
+    return total;
+}
+
+const char *fs_opcode_name(uint32_t opcode)
+{
+    return opcode < FS_OPCODE_LIMIT ? opcode_names[opcode] : NULL;
+}
+
+size_t fs_counters_json(const struct fs_counters *counters, char *out, size_t cap)
+{
+    size_t used = 0;
+    const char *separator = "{";
+    for (uint32_t i = 0; i < FS_OPCODE_LIMIT; i++) {
+        const uint64_t count = atomic_load_explicit(&counters->requests[i], memory_order_relaxed);
+        if (!count)
+            continue;
+        const int length =
+            snprintf(used < cap ? out + used : NULL, used < cap ? cap - used : 0, "%s\"%s\": %llu",
+                     separator, opcode_names[i], (unsigned long long)count);
+        used += length > 0 ? (size_t)length : 0;
+        separator = ", ";
+    }
+    const int length = snprintf(used < cap ? out + used : NULL, used < cap ? cap - used : 0, "%s",
+                                used ? "}" : "{}");
+    return used + (length > 0 ? (size_t)length : 0);
+}

@@ -1,0 +1,586 @@
+/*
+ * fs/fuse_ops.c: what the kernel asks, in terms of fs/volume.h, and the answers.
+ *
+ * Invariant  every request gets exactly one answer, and never while a lock is held: the
+ *            operations have returned by then.
+ * Caching    nothing but this mount changes the image, so every answer is good for ever; the
+ *            kernel itself invalidates what its own requests change.
+ *
+ * open and opendir answer ENOSYS: that tells the kernel, once, that there is nothing to do,
+ * and so does libfuse for flush and access, which have no handler. Locks have none either, so
+ * the kernel keeps them.
+ */
+#define FUSE_USE_VERSION 314
+
+#include "fs/fuse_ops.h"
+
+#include <fuse_lowlevel.h>
+
+#include "fs/cookie.h"
+#include "fs/mount.h"
+
+#define MAX_BACKGROUND 64u
+
+static struct fs_fuse *fuse_of(fuse_req_t req)
+{
+    return fuse_req_userdata(req);
+}
+
+static struct fs_volume *volume_of(fuse_req_t req)
+{
+    return fuse_of(req)->volume;
+}
+
+static struct fs_caller caller_of(fuse_req_t req)
+{
+    const struct fuse_ctx *ctx = fuse_req_ctx(req);
+    return (struct fs_caller){.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
+}
+
+/* ---- answers ------------------------------------------------------------------- */
+
+/*
+ * A reply fails when the caller was interrupted or the mount is gone: nobody waits for it, so
+ * the results of fuse_reply_* are of no use to anyone.
+ */
+
+/* Answer with an error (or 0). Damage is named in the log and is EIO for the program. */
+static void reply_err(fuse_req_t req, const char *what, uint64_t ino, const char *name, int err)
+{
+    if (err == -EBADMSG || err == -EUCLEAN) {
+        fs_volume_log(
+            volume_of(req), KV_LOG_ERROR, "%s: inode %llu%s%s is damaged (%s); run fsck.kvfs", what,
+            (unsigned long long)ino, name ? ", entry " : "", name ? name : "", strerror(-err));
+        err = -EIO;
+    }
+    (void)fuse_reply_err(req, -err);
+}
+
+static struct fuse_entry_param entry_of(const struct fs_record *record)
+{
+    struct fuse_entry_param entry = {
+        .ino = record->file.ino,
+        .generation = record->generation,
+        .attr_timeout = (double)FS_CACHE_SECONDS,
+        .entry_timeout = (double)FS_CACHE_SECONDS,
+    };
+    fs_record_stat(record, &entry.attr);
+    return entry;
+}
+
+/* Answer with an entry; a reference has been counted for it. */
+static void reply_entry(fuse_req_t req, const struct fs_record *record)
+{
+    const struct fuse_entry_param entry = entry_of(record);
+    struct fs_volume *volume = volume_of(req);    /* the reply frees the request */
+    if (fuse_reply_entry(req, &entry) == -ENOENT) /* interrupted: the kernel did not count */
+        fs_forget(volume, record->file.ino, 1);
+}
+
+static void reply_attr(fuse_req_t req, const struct fs_record *record)
+{
+    struct stat stat;
+    fs_record_stat(record, &stat);
+    (void)fuse_reply_attr(req, &stat, (double)FS_CACHE_SECONDS);
+}
+
+/* ---- session -------------------------------------------------------------------- */
+
+static void do_init(void *userdata, struct fuse_conn_info *conn)
+{
+    const struct fs_fuse *fuse = userdata;
+    const unsigned wanted =
+        FUSE_CAP_ASYNC_READ | FUSE_CAP_DONT_MASK | FUSE_CAP_READDIRPLUS |
+        FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+        FUSE_CAP_POSIX_ACL | FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_CACHE_SYMLINKS |
+        FUSE_CAP_EXPLICIT_INVAL_DATA | (fuse->writeback ? FUSE_CAP_WRITEBACK_CACHE : 0u);
+    /*
+     * All that libfuse asks for by itself and is not in the list is off: atomic O_TRUNC
+     * (open is never sent, so truncation must come as SETATTR), splice (a copy is cheaper
+     * than a pipe here, and the bytes must pass fs/transport.c), ioctl on directories.
+     */
+    conn->want = conn->capable & wanted;
+    conn->max_background = MAX_BACKGROUND;
+    conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
+    conn->time_gran = 1;
+}
+
+/* ---- names ------------------------------------------------------------------------ */
+
+static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    struct fs_record record;
+    const int err = fs_lookup(volume_of(req), parent, name, strlen(name), &record);
+    if (err == -ENOENT) {
+        const struct fuse_entry_param absent = {.entry_timeout = (double)FS_CACHE_SECONDS};
+        (void)fuse_reply_entry(req, &absent);
+        return;
+    }
+    if (err)
+        reply_err(req, "lookup", parent, name, err);
+    else
+        reply_entry(req, &record);
+}
+
+static void do_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
+{
+    fs_forget(volume_of(req), ino, count);
+    fuse_reply_none(req);
+}
+
+static void do_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+    for (size_t i = 0; i < count; i++)
+        fs_forget(volume_of(req), forgets[i].ino, forgets[i].nlookup);
+    fuse_reply_none(req);
+}
+
+static void make_node(fuse_req_t req, const char *what, fuse_ino_t parent, const char *name,
+                      const struct fs_new_node *node)
+{
+    const struct fs_caller caller = caller_of(req);
+    struct fs_record record;
+    const int err = fs_create(volume_of(req), &caller, parent, name, strlen(name), node, &record);
+    if (err)
+        reply_err(req, what, parent, name, err);
+    else
+        reply_entry(req, &record);
+}
+
+static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+    const struct fs_new_node node = {.mode = mode, .rdev = rdev};
+    make_node(req, "mknod", parent, name, &node);
+}
+
+static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+    const struct fs_new_node node = {.mode = S_IFDIR | (mode & 07777u)};
+    make_node(req, "mkdir", parent, name, &node);
+}
+
+static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+    const struct fs_new_node node = {
+        .mode = S_IFLNK | 0777,
+        .target = target,
+        .target_len = strlen(target),
+    };
+    make_node(req, "symlink", parent, name, &node);
+}
+
+static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+                      struct fuse_file_info *fi)
+{
+    const struct fs_caller caller = caller_of(req);
+    const struct fs_new_node node = {.mode = S_IFREG | (mode & 07777u)};
+    struct fs_record record;
+    const int err = fs_create(volume_of(req), &caller, parent, name, strlen(name), &node, &record);
+    if (err) {
+        reply_err(req, "create", parent, name, err);
+        return;
+    }
+    const struct fuse_entry_param entry = entry_of(&record);
+    struct fs_volume *volume = volume_of(req);
+    fi->keep_cache = 1;
+    if (fuse_reply_create(req, &entry, fi) == -ENOENT)
+        fs_forget(volume, record.file.ino, 1);
+}
+
+static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    const int err = fs_unlink(volume_of(req), parent, name, strlen(name));
+    reply_err(req, "unlink", parent, name, err);
+}
+
+static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    const int err = fs_rmdir(volume_of(req), parent, name, strlen(name));
+    reply_err(req, "rmdir", parent, name, err);
+}
+
+static void do_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+    struct fs_record record;
+    const int err = fs_link(volume_of(req), ino, parent, name, strlen(name), &record);
+    if (err)
+        reply_err(req, "link", ino, name, err);
+    else
+        reply_entry(req, &record);
+}
+
+static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+                      const char *new_name, unsigned flags)
+{
+    const int err = fs_rename(volume_of(req), parent, name, strlen(name), new_parent, new_name,
+                              strlen(new_name), flags);
+    reply_err(req, "rename", parent, name, err);
+}
+
+static void do_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+    char target[FS_SYMLINK_MAX + 1];
+    const int err = fs_readlink(volume_of(req), ino, target);
+    if (err)
+        reply_err(req, "readlink", ino, NULL, err);
+    else
+        (void)fuse_reply_readlink(req, target);
+}
+
+/*
+ * Files and directories have no state per open: the kernel asks once, and keeps cached pages
+ * and listings from one open to the next.
+ */
+static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    (void)fi;
+    (void)fuse_reply_err(req, ENOSYS);
+}
+
+static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    (void)fi;
+    (void)fuse_reply_err(req, 0); /* of a file that CREATE has opened */
+}
+
+/* ---- attributes --------------------------------------------------------------------- */
+
+static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)fi;
+    struct fs_record record;
+    const int err = fs_getattr(volume_of(req), ino, &record);
+    if (err)
+        reply_err(req, "getattr", ino, NULL, err);
+    else
+        reply_attr(req, &record);
+}
+
+/*
+ * Whether setuid and setgid end with this change of content. With HANDLE_KILLPRIV_V2 the
+ * kernel says so; without, everybody but root loses them.
+ */
+static bool kills_privileges(fuse_req_t req)
+{
+    if (atomic_load(&fuse_of(req)->protocol.kill_privileges_told))
+        return fs_transport_noted() & FS_NOTE_KILL_PRIVILEGES;
+    return fuse_req_ctx(req)->uid != 0;
+}
+
+static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+                       struct fuse_file_info *fi)
+{
+    (void)fi;
+    static const struct {
+        int asked;
+        unsigned valid;
+    } bits[] = {
+        {FUSE_SET_ATTR_MODE, FS_ATTR_MODE},       {FUSE_SET_ATTR_UID, FS_ATTR_UID},
+        {FUSE_SET_ATTR_GID, FS_ATTR_GID},         {FUSE_SET_ATTR_SIZE, FS_ATTR_SIZE},
+        {FUSE_SET_ATTR_ATIME, FS_ATTR_ATIME},     {FUSE_SET_ATTR_MTIME, FS_ATTR_MTIME},
+        {FUSE_SET_ATTR_ATIME_NOW, FS_ATTR_ATIME}, {FUSE_SET_ATTR_MTIME_NOW, FS_ATTR_MTIME},
+        {FUSE_SET_ATTR_CTIME, FS_ATTR_CTIME},
+    };
+    struct fs_attr_change change = {
+        .mode = attr->st_mode,
+        .uid = attr->st_uid,
+        .gid = attr->st_gid,
+        .size = (uint64_t)attr->st_size,
+        .atime_ns = fs_time_ns(&attr->st_atim),
+        .mtime_ns = fs_time_ns(&attr->st_mtim),
+        .ctime_ns = fs_time_ns(&attr->st_ctim),
+    };
+    for (size_t i = 0; i < sizeof bits / sizeof bits[0]; i++) {
+        if (to_set & bits[i].asked)
+            change.valid |= bits[i].valid;
+    }
+    const int64_t now = fs_time_now();
+    if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+        change.atime_ns = now;
+    if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+        change.mtime_ns = now;
+    if (kills_privileges(req))
+        change.valid |= FS_ATTR_KILL_PRIVILEGES;
+
+    struct fs_record record;
+    const int err = fs_setattr(volume_of(req), ino, &change, &record);
+    if (err)
+        reply_err(req, "setattr", ino, NULL, err);
+    else
+        reply_attr(req, &record);
+}
+
+/* ---- content --------------------------------------------------------------------------- */
+
+static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+                    struct fuse_file_info *fi)
+{
+    (void)fi;
+    void *buf = fs_transport_buffer();
+    size_t got = 0;
+    int err = buf && size <= FS_REPLY_MAX ? 0 : -ENOMEM;
+    if (!err)
+        err = fs_read(volume_of(req), ino, (uint64_t)offset, buf, size, &got);
+    if (err)
+        reply_err(req, "read", ino, NULL, err);
+    else
+        (void)fuse_reply_buf(req, buf, got);
+}
+
+static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
+                     struct fuse_file_info *fi)
+{
+    (void)fi;
+    size_t done = 0;
+    int err = 0;
+    while (done < size && !err) {
+        const size_t step = kv_min_u64(size - done, FS_WRITE_MAX);
+        err = fs_write(volume_of(req), ino, (uint64_t)offset + done, bytes + done, step,
+                       kills_privileges(req));
+        if (!err)
+            done += step;
+    }
+    if (err && !done)
+        reply_err(req, "write", ino, NULL, err);
+    else
+        (void)fuse_reply_write(req, done);
+}
+
+static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+    (void)fi;
+    (void)datasync;
+    reply_err(req, "fsync", ino, NULL, fs_sync(volume_of(req)));
+}
+
+static void do_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+                         struct fuse_file_info *fi)
+{
+    (void)fi;
+    const int err = offset < 0 || length <= 0 ? -EINVAL
+                                              : fs_fallocate(volume_of(req), ino, mode,
+                                                             (uint64_t)offset, (uint64_t)length);
+    reply_err(req, "fallocate", ino, NULL, err);
+}
+
+static void do_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
+                     struct fuse_file_info *fi)
+{
+    (void)fi;
+    uint64_t found;
+    const int err =
+        offset < 0 ? -ENXIO : fs_seek(volume_of(req), ino, (uint64_t)offset, whence, &found);
+    if (err)
+        reply_err(req, "lseek", ino, NULL, err);
+    else
+        (void)fuse_reply_lseek(req, (off_t)found);
+}
+
+static void do_copy_file_range(fuse_req_t req, fuse_ino_t from_ino, off_t from,
+                               struct fuse_file_info *from_fi, fuse_ino_t to_ino, off_t to,
+                               struct fuse_file_info *to_fi, size_t length, int flags)
+{
+    (void)from_fi;
+    (void)to_fi;
+    uint64_t copied = 0;
+    const int err = flags || from < 0 || to < 0
+                        ? -EINVAL
+                        : fs_copy_range(volume_of(req), from_ino, (uint64_t)from, to_ino,
+                                        (uint64_t)to, length, &copied);
+    if (err)
+        reply_err(req, "copy_file_range", to_ino, NULL, err);
+    else
+        (void)fuse_reply_write(req, copied);
+}
+
+/* ---- listing -------------------------------------------------------------------------- */
+
+struct listing_buffer {
+    fuse_req_t req;
+    char *bytes;
+    size_t used, cap;
+    bool with_attributes;
+};
+
+static bool add_entry(void *context, const struct fs_dirent *dirent)
+{
+    struct listing_buffer *buffer = context;
+    char name[FS_NAME_MAX + 1];
+    memcpy(name, dirent->name, dirent->name_len);
+    name[dirent->name_len] = '\0';
+
+    char *at = buffer->bytes + buffer->used;
+    const size_t room = buffer->cap - buffer->used;
+    struct fuse_entry_param entry = {.attr = {.st_ino = dirent->ino, .st_mode = dirent->type}};
+    if (dirent->record)
+        entry = entry_of(dirent->record);
+    const off_t cookie = (off_t)dirent->cookie;
+    const size_t length = buffer->with_attributes
+                              ? fuse_add_direntry_plus(buffer->req, at, room, name, &entry, cookie)
+                              : fuse_add_direntry(buffer->req, at, room, name, &entry.attr, cookie);
+    if (length > room)
+        return false;
+    buffer->used += length;
+    return true;
+}
+
+static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie, bool with_attributes)
+{
+    struct listing_buffer buffer = {
+        .req = req,
+        .bytes = fs_transport_buffer(),
+        .cap = kv_min_u64(size, FS_REPLY_MAX),
+        .with_attributes = with_attributes,
+    };
+    int err = buffer.bytes ? 0 : -ENOMEM;
+    if (!err)
+        err =
+            fs_readdir(volume_of(req), ino, (uint64_t)cookie, with_attributes, add_entry, &buffer);
+    /* What came before an error goes out; the next request runs into it and reports it. */
+    if (err && !buffer.used)
+        reply_err(req, "readdir", ino, NULL, err);
+    else
+        (void)fuse_reply_buf(req, buffer.bytes, buffer.used);
+}
+
+static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie,
+                       struct fuse_file_info *fi)
+{
+    (void)fi;
+    list(req, ino, size, cookie, false);
+}
+
+static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie,
+                           struct fuse_file_info *fi)
+{
+    (void)fi;
+    list(req, ino, size, cookie, true);
+}
+
+/* ---- extended attributes ----------------------------------------------------------------- */
+
+static void reply_stats(fuse_req_t req, size_t size)
+{
+    char *text = fs_transport_buffer();
+    if (!text) {
+        reply_err(req, "getxattr", FS_ROOT_INO, FS_XATTR_STATS, -ENOMEM);
+        return;
+    }
+    const size_t length = fs_fuse_stats_json(fuse_of(req), text, FS_REPLY_MAX);
+    if (size == 0)
+        (void)fuse_reply_xattr(req, length);
+    else if (size < length)
+        (void)fuse_reply_err(req, ERANGE);
+    else
+        (void)fuse_reply_buf(req, text, length);
+}
+
+static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+    if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_STATS) == 0) {
+        reply_stats(req, size);
+        return;
+    }
+    void *value = fs_transport_buffer();
+    size_t length = 0;
+    int err = value ? fs_getxattr(volume_of(req), ino, name, value, kv_min_u64(size, FS_REPLY_MAX),
+                                  &length)
+                    : -ENOMEM;
+    if (err == -ERANGE && size == 0)
+        err = 0;
+    if (err)
+        reply_err(req, "getxattr", ino, name, err);
+    else if (size == 0)
+        (void)fuse_reply_xattr(req, length);
+    else
+        (void)fuse_reply_buf(req, value, length);
+}
+
+static int checkpoint_for(fuse_req_t req)
+{
+    const uint32_t uid = fuse_req_ctx(req)->uid;
+    if (uid != 0 && uid != fuse_of(req)->owner)
+        return -EPERM;
+    return fs_checkpoint(volume_of(req));
+}
+
+static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+                        size_t size, int flags)
+{
+    const bool kill_setgid = fs_transport_noted() & FS_NOTE_KILL_SETGID;
+    int err;
+    if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SYNC) == 0)
+        err = checkpoint_for(req);
+    else
+        err = fs_setxattr(volume_of(req), ino, name, value, size, flags, kill_setgid);
+    reply_err(req, "setxattr", ino, name, err);
+}
+
+static void do_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+    reply_err(req, "removexattr", ino, name, fs_removexattr(volume_of(req), ino, name));
+}
+
+static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+    char *names = fs_transport_buffer();
+    size_t length = 0;
+    int err =
+        names ? fs_listxattr(volume_of(req), ino, names, kv_min_u64(size, FS_REPLY_MAX), &length)
+              : -ENOMEM;
+    if (err == -ERANGE && size == 0)
+        err = 0;
+    if (err)
+        reply_err(req, "listxattr", ino, NULL, err);
+    else if (size == 0)
+        (void)fuse_reply_xattr(req, length);
+    else
+        (void)fuse_reply_buf(req, names, length);
+}
+
+/* ---- the whole ------------------------------------------------------------------------------ */
+
+static void do_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+    (void)ino;
+    struct statvfs stat;
+    fs_statfs(volume_of(req), &stat);
+    (void)fuse_reply_statfs(req, &stat);
+}
+
+const struct fuse_lowlevel_ops fs_fuse_ops = {
+    .init = do_init,
+    .lookup = do_lookup,
+    .forget = do_forget,
+    .forget_multi = do_forget_multi,
+    .getattr = do_getattr,
+    .setattr = do_setattr,
+    .readlink = do_readlink,
+    .mknod = do_mknod,
+    .mkdir = do_mkdir,
+    .unlink = do_unlink,
+    .rmdir = do_rmdir,
+    .symlink = do_symlink,
+    .rename = do_rename,
+    .link = do_link,
+    .open = do_open,
+    .release = do_release,
+    .opendir = do_open,
+    .read = do_read,
+    .write = do_write,
+    .fsync = do_fsync,
+    .readdir = do_readdir,
+    .readdirplus = do_readdirplus,
+    .fsyncdir = do_fsync,
+    .statfs = do_statfs,
+    .setxattr = do_setxattr,
+    .getxattr = do_getxattr,
+    .listxattr = do_listxattr,
+    .removexattr = do_removexattr,
+    .create = do_create,
+    .fallocate = do_fallocate,
+    .lseek = do_lseek,
+    .copy_file_range = do_copy_file_range,
+};

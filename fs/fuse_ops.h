@@ -1,0 +1,26 @@
+/*
+ * fs/fuse_ops.h: libfuse's requests, handed to the operations of fs/volume.h.
+ */
+#ifndef FS_FUSE_OPS_H
+#define FS_FUSE_OPS_H
+
+#include "fs/protocol.h"
+
+struct fuse_lowlevel_ops;
+
+/* The session's user data. Immutable once requests come, but for what says otherwise. */
+struct fs_fuse {
+    struct fs_volume *volume;
+    struct fs_protocol protocol; /* its own atomics */
+    struct fs_counters counters; /* atomic */
+    bool writeback;              /* the kernel gathers writes */
+    uint32_t owner;              /* user that mounted */
+};
+
+/* The table to give to fuse_session_new. */
+extern const struct fuse_lowlevel_ops fs_fuse_ops;
+
+/* The text of FS_XATTR_STATS. Like snprintf: returns the length it has. */
+size_t fs_fuse_stats_json(struct fs_fuse *fuse, char *out, size_t cap);
+
+#endif

@@ -1,0 +1,273 @@
+/*
+ * fs/inode.c: fetch an inode, change it, delete it for good.
+ *
+ * Invariant  an inode's record stands under exactly one key: the D key of its only name, the
+ *            I key of a file with several names (it stays there when names go again), or the
+ *            O key of what has none.
+ * Locks      the callers hold them, except for fs_orphan_delete.
+ */
+#include "fs/inode.h"
+
+static int read_record(struct fs_volume *volume, const struct fs_key *key, struct fs_record *record)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    int err = kv_get(volume->store, key->bytes, key->length, value, sizeof value, &length);
+    if (err == -ERANGE)
+        return -EUCLEAN;
+    return err ? err : fs_record_decode(value, length, record);
+}
+
+int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item)
+{
+    int err = fs_inode_table_key(volume->table, ino, &item->key);
+    if (err)
+        return err;
+    err = read_record(volume, &item->key, &item->record);
+    if (err)
+        return err == -ENOENT ? -EUCLEAN : err;
+    return item->record.file.ino == ino ? 0 : -EUCLEAN;
+}
+
+int fs_item_find(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
+                 struct fs_item *item)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    fs_key_entry(&item->key, directory, name, name_len);
+    int err =
+        kv_get(volume->store, item->key.bytes, item->key.length, value, sizeof value, &length);
+    if (err)
+        return err == -ERANGE ? -EUCLEAN : err;
+
+    struct fs_entry entry;
+    err = fs_entry_decode(value, length, &entry);
+    if (err)
+        return err;
+    if (!entry.is_link)
+        return fs_record_decode(value, length, &item->record);
+
+    fs_key_ino(&item->key, FS_KEY_INODE, entry.ino);
+    err = read_record(volume, &item->key, &item->record);
+    if (err)
+        return err == -ENOENT ? -EUCLEAN : err;
+    if (item->record.file.ino != entry.ino || (item->record.mode & S_IFMT) != entry.type)
+        return -EUCLEAN;
+    return 0;
+}
+
+int fs_entry_peek(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
+                  uint64_t *ino)
+{
+    struct fs_key key;
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    fs_key_entry(&key, directory, name, name_len);
+    *ino = 0;
+    int err = kv_get(volume->store, key.bytes, key.length, value, sizeof value, &length);
+    if (err)
+        return err == -ENOENT ? 0 : err == -ERANGE ? -EUCLEAN : err;
+    struct fs_entry entry;
+    err = fs_entry_decode(value, length, &entry);
+    if (!err)
+        *ino = entry.ino;
+    return err;
+}
+
+int fs_key_exists(struct fs_volume *volume, const struct fs_key *key)
+{
+    size_t length;
+    const int err = kv_get(volume->store, key->bytes, key->length, NULL, 0, &length);
+    return err == -ERANGE ? 0 : err;
+}
+
+int fs_change_put(struct fs_data_change *change, const struct fs_item *item)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    const size_t length = fs_record_encode(&item->record, value);
+    return kv_batch_put(change->batch, item->key.bytes, item->key.length, value, length);
+}
+
+int fs_change_put_link(struct fs_data_change *change, const struct fs_key *key,
+                       const struct fs_record *record)
+{
+    struct fs_disk_link link;
+    fs_link_encode(record->file.ino, record->mode, &link);
+    return kv_batch_put(change->batch, key->bytes, key->length, &link, sizeof link);
+}
+
+int fs_change_put_parent(struct fs_data_change *change, uint64_t ino, uint64_t directory,
+                         const char *name, size_t name_len)
+{
+    struct fs_key key;
+    uint8_t value[8 + FS_NAME_MAX];
+    fs_key_ino(&key, FS_KEY_PARENT, ino);
+    const size_t length = fs_parent_encode(directory, name, name_len, value);
+    return kv_batch_put(change->batch, key.bytes, key.length, value, length);
+}
+
+int fs_change_del(struct fs_data_change *change, const struct fs_key *key)
+{
+    return kv_batch_del(change->batch, key->bytes, key->length);
+}
+
+int fs_change_del_ino(struct fs_data_change *change, enum fs_key_type type, uint64_t ino)
+{
+    struct fs_key key;
+    fs_key_ino(&key, type, ino);
+    return fs_change_del(change, &key);
+}
+
+int fs_change_drop_name(struct fs_data_change *change, struct fs_item *item, int64_t now,
+                        struct fs_inode_move *move)
+{
+    struct fs_record *record = &item->record;
+    const bool is_directory = S_ISDIR(record->mode);
+    if (record->nlink == 0)
+        return -EUCLEAN;
+    record->nlink = is_directory ? 0 : record->nlink - 1;
+    record->ctime_ns = now;
+    if (record->nlink > 0) /* so it stands under its I key, and stays there */
+        return item->key.bytes[0] == FS_KEY_INODE ? fs_change_put(change, item) : -EUCLEAN;
+
+    int err = 0;
+    if (item->key.bytes[0] == FS_KEY_INODE)
+        err = fs_change_del(change, &item->key);
+    if (!err && is_directory)
+        err = fs_change_del_ino(change, FS_KEY_PARENT, record->file.ino);
+    fs_key_ino(&item->key, FS_KEY_ORPHAN, record->file.ino);
+    if (!err)
+        err = fs_change_put(change, item);
+    if (!err)
+        err = fs_inode_table_reserve(record->file.ino, &item->key, move);
+    return err;
+}
+
+int fs_change_kill_privileges(struct fs_data_change *change, struct fs_item *item,
+                              bool kill_mode_bits)
+{
+    struct fs_record *record = &item->record;
+    if (kill_mode_bits && !S_ISDIR(record->mode)) {
+        record->mode &= ~(uint32_t)S_ISUID;
+        if (record->mode & S_IXGRP)
+            record->mode &= ~(uint32_t)S_ISGID;
+    }
+    if (!(record->flags & FS_RECORD_CAPABILITY))
+        return 0;
+
+    static const char name[] = "security.capability";
+    uint8_t key[9 + sizeof name];
+    key[0] = FS_KEY_XATTR;
+    kv_be64_put(key + 1, record->file.ino);
+    memcpy(key + 9, name, sizeof name - 1);
+    record->flags &= ~(uint32_t)FS_RECORD_CAPABILITY;
+    return kv_batch_del(change->batch, key, 9 + sizeof name - 1);
+}
+
+int fs_change_apply(struct fs_volume *volume, struct fs_data_change *change, unsigned flags)
+{
+    if (volume->read_only) {
+        fs_data_change_abort(change);
+        return -EROFS;
+    }
+    return fs_data_change_apply(change, flags, NULL);
+}
+
+int fs_directory_load(struct fs_volume *volume, uint64_t directory, struct fs_item *item)
+{
+    int err = fs_item_load(volume, directory, item);
+    if (err)
+        return err;
+    if (!S_ISDIR(item->record.mode))
+        return -ENOTDIR;
+    return item->record.nlink == 0 ? -ENOENT : 0;
+}
+
+int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory)
+{
+    struct fs_key prefix;
+    struct kv_cursor *cursor;
+    fs_key_entries(&prefix, directory);
+    int err = kv_cursor_open_prefix(volume->store, prefix.bytes, prefix.length, &cursor);
+    if (err)
+        return err;
+    err = kv_cursor_first(cursor);
+    kv_cursor_close(cursor);
+    if (err == -ENOENT)
+        return 0;
+    return err ? err : -ENOTEMPTY;
+}
+
+/* What goes with the last step: attributes, and the record itself. */
+static int delete_rest(struct fs_data_change *change, const struct fs_record *record)
+{
+    const uint64_t ino = record->file.ino;
+    int err = 0;
+    if (record->flags & FS_RECORD_XATTRS) {
+        struct fs_key lower, upper;
+        fs_key_ino(&lower, FS_KEY_XATTR, ino);
+        fs_key_ino(&upper, FS_KEY_XATTR, ino + 1);
+        err =
+            kv_batch_del_range(change->batch, lower.bytes, lower.length, upper.bytes, upper.length);
+    }
+    return err ? err : fs_change_del_ino(change, FS_KEY_ORPHAN, ino);
+}
+
+/* One batch of a deletion. done: out: nothing is left of the inode, or it is in use again. */
+static int delete_step(struct fs_volume *volume, struct fs_data_change *change, uint64_t ino,
+                       bool *done)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_record record;
+    struct fs_key key;
+    int err;
+
+    *done = true;
+    fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
+    fs_lock_take(volume->locks, &locks);
+    if (fs_inode_table_references(volume->table, ino) > 0) {
+        err = 0;
+        goto out;
+    }
+    fs_key_ino(&key, FS_KEY_ORPHAN, ino);
+    err = read_record(volume, &key, &record);
+    if (err == -ENOENT) {
+        err = 0; /* another thread was faster */
+        goto out;
+    }
+    if (!err && record.file.ino != ino)
+        err = -EUCLEAN;
+    if (!err && !record.file.is_inline)
+        err = fs_data_delete_step(&volume->data, ino, FS_DATA_STEP_RECORDS, change, done);
+    if (!err && *done)
+        err = delete_rest(change, &record);
+    if (!err)
+        err = fs_change_apply(volume, change, KV_APPLY_URGENT);
+    if (!err && *done)
+        (void)fs_inode_table_drop(volume->table, ino); /* false: it never was in the table */
+out:
+    fs_lock_drop(volume->locks, &locks);
+    return err;
+}
+
+int fs_orphan_delete(struct fs_volume *volume, uint64_t ino)
+{
+    struct fs_data_change change;
+    int err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+    bool done = false;
+    while (!err && !done)
+        err = delete_step(volume, &change, ino, &done);
+    fs_data_change_release(&change);
+    return err;
+}
+
+const struct kv_codec_spec *fs_record_codec(const struct fs_record *record,
+                                            struct kv_codec_spec *spec)
+{
+    if (record->codec == FS_CODEC_INHERIT)
+        return NULL;
+    *spec = (struct kv_codec_spec){.codec = record->codec, .level = record->codec_level};
+    return spec;
+}

@@ -1,0 +1,111 @@
+/*
+ * fs/inode.h: what the operations share: an open volume, an inode in hand, a change of it.
+ *
+ * For the files of fs/ that implement fs/volume.h; nobody else needs it.
+ *
+ * A changing operation: take the locks (fs/lock.h); fetch items; begin a change; edit the
+ * items and put them; apply; tell the inode table what moved; drop the locks; reply.
+ */
+#ifndef FS_INODE_H
+#define FS_INODE_H
+
+#include <pthread.h>
+
+#include "fs/data.h"
+#include "fs/inode_table.h"
+#include "fs/lock.h"
+#include "fs/volume.h"
+
+struct fs_volume {
+    struct kv_store *store;       /* borrowed; immutable after open */
+    struct fs_data data;          /* immutable after open */
+    struct fs_inode_table *table; /* its own locks */
+    struct fs_locks *locks;
+    bool read_only; /* immutable after open */
+    kv_log_fn *log; /* immutable after open */
+    void *log_context;
+    pthread_mutex_t ino_mutex;
+    uint64_t ino_next;                     /* ino_mutex: the next to hand out */
+    uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
+    struct fs_volume_record volume_record; /* ino_mutex */
+};
+
+/* An inode in hand: what it is, and the key under which that stands. */
+struct fs_item {
+    struct fs_key key;
+    struct fs_record record;
+};
+
+/* Fetch a known inode. The caller holds its lock. -ESTALE; -EUCLEAN it should be there. */
+KV_MUST_CHECK int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item);
+
+/*
+ * Fetch what a directory has under a name. item->key is where the record stands: the D key,
+ * or the I key if the entry is a link. The caller holds the directory's lock. -ENOENT.
+ */
+KV_MUST_CHECK int fs_item_find(struct fs_volume *volume, uint64_t directory, const char *name,
+                               size_t name_len, struct fs_item *item);
+
+/* The number under a name, 0 if there is none; for choosing locks, so it holds nothing. */
+KV_MUST_CHECK int fs_entry_peek(struct fs_volume *volume, uint64_t directory, const char *name,
+                                size_t name_len, uint64_t *ino);
+
+/* Is the key there? 0, -ENOENT, or another error. */
+KV_MUST_CHECK int fs_key_exists(struct fs_volume *volume, const struct fs_key *key);
+
+/* Add "store the item under its key", or "there is a link to it" under `key`, or "delete". */
+KV_MUST_CHECK int fs_change_put(struct fs_data_change *change, const struct fs_item *item);
+KV_MUST_CHECK int fs_change_put_link(struct fs_data_change *change, const struct fs_key *key,
+                                     const struct fs_record *record);
+KV_MUST_CHECK int fs_change_put_parent(struct fs_data_change *change, uint64_t ino,
+                                       uint64_t directory, const char *name, size_t name_len);
+KV_MUST_CHECK int fs_change_del(struct fs_data_change *change, const struct fs_key *key);
+KV_MUST_CHECK int fs_change_del_ino(struct fs_data_change *change, enum fs_key_type type,
+                                    uint64_t ino);
+
+/*
+ * A name of the item goes: count it off, and if it was the last, move the record under its
+ * O key. The caller deletes the entry itself. item->key changes; `move` is set up when the
+ * inode moved, to be completed after applying.
+ *
+ * Returns 0; -EUCLEAN the count contradicts itself.
+ */
+KV_MUST_CHECK int fs_change_drop_name(struct fs_data_change *change, struct fs_item *item,
+                                      int64_t now, struct fs_inode_move *move);
+
+/* Setuid, setgid of group-executables and file capabilities end with a change by others. */
+KV_MUST_CHECK int fs_change_kill_privileges(struct fs_data_change *change, struct fs_item *item,
+                                            bool kill_mode_bits);
+
+/* The mode has changed: the access ACL, if there is one, follows. */
+KV_MUST_CHECK int fs_change_acl_mode(struct fs_volume *volume, struct fs_data_change *change,
+                                     struct fs_record *record);
+/*
+ * A new inode's mode: as its directory's default ACL says, which it inherits, or by the umask
+ * where there is none.
+ */
+KV_MUST_CHECK int fs_change_inherit_acl(struct fs_volume *volume, struct fs_data_change *change,
+                                        const struct fs_record *parent, uint32_t umask,
+                                        struct fs_record *record);
+
+/* Apply; deletions pass KV_APPLY_URGENT. The change is empty afterwards, to be used again. */
+KV_MUST_CHECK int fs_change_apply(struct fs_volume *volume, struct fs_data_change *change,
+                                  unsigned flags);
+
+/* The directory that is about to change; -ENOTDIR; -ENOENT it is deleted itself. */
+KV_MUST_CHECK int fs_directory_load(struct fs_volume *volume, uint64_t directory,
+                                    struct fs_item *item);
+/* 0; -ENOTEMPTY. The caller holds the directory's lock. */
+KV_MUST_CHECK int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory);
+
+/* A number never used before. */
+KV_MUST_CHECK int fs_ino_allocate(struct fs_volume *volume, uint64_t *ino);
+
+/* Delete an inode without name and references: content in steps, attributes, record. */
+KV_MUST_CHECK int fs_orphan_delete(struct fs_volume *volume, uint64_t ino);
+
+/* How a file's content is to be packed; NULL: as the image says. */
+const struct kv_codec_spec *fs_record_codec(const struct fs_record *record,
+                                            struct kv_codec_spec *spec);
+
+#endif

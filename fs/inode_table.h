@@ -1,0 +1,71 @@
+/*
+ * fs/inode_table.h: what the kernel knows of, and where it stands in the store.
+ *
+ * The kernel names an inode by its number, the store by a key that changes with rename, link
+ * and unlink. The table maps the one to the other and counts the kernel's references, from
+ * the first LOOKUP to the last FORGET. It is the only memory that grows with the kernel's
+ * caches, so an entry is small: about 50 bytes and the name.
+ *
+ * Threads: any. A key read here stays right as long as the caller holds the inode's lock
+ * (fs/lock.h): whoever moves a key holds that lock exclusively.
+ */
+#ifndef FS_INODE_TABLE_H
+#define FS_INODE_TABLE_H
+
+#include "fs/record.h"
+
+struct fs_inode_table;
+struct fs_cookies;
+
+struct fs_inode_table *fs_inode_table_new(void); /* NULL: no memory */
+void fs_inode_table_free(struct fs_inode_table *table);
+
+/*
+ * The key of an inode that is known. 0; -ESTALE it is not. The root is always known.
+ */
+KV_MUST_CHECK int fs_inode_table_key(struct fs_inode_table *table, uint64_t ino,
+                                     struct fs_key *key);
+
+/*
+ * Count one reference; an inode not known so far enters with `key` (a D, I or O key).
+ * One that is known keeps its key. 0; -ENOMEM.
+ */
+KV_MUST_CHECK int fs_inode_table_ref(struct fs_inode_table *table, uint64_t ino,
+                                     const struct fs_key *key);
+
+/*
+ * Take `count` references off. Returns true when none is left and the inode stands under an
+ * O key: it stays in the table until the caller has deleted it and calls
+ * fs_inode_table_drop. Otherwise an inode without references leaves the table.
+ */
+bool fs_inode_table_unref(struct fs_inode_table *table, uint64_t ino, uint64_t count);
+
+/* Forget an orphan that nobody refers to. False: somebody does again, or it is none. */
+bool fs_inode_table_drop(struct fs_inode_table *table, uint64_t ino);
+
+/* References counted now; 0 also for what is not known. */
+uint64_t fs_inode_table_references(struct fs_inode_table *table, uint64_t ino);
+
+/*
+ * The inode stands under another key now; nothing happens if it is not known. In two steps,
+ * since the second must not fail: reserve before the batch is applied, move or cancel after.
+ */
+struct fs_inode_move {
+    struct fs_inode *entry; /* NULL: not known */
+};
+KV_MUST_CHECK int fs_inode_table_reserve(uint64_t ino, const struct fs_key *key,
+                                         struct fs_inode_move *move);
+void fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move);
+void fs_inode_table_cancel(struct fs_inode_move *move);
+
+/*
+ * The listing cookies of a known directory, made when first asked for. They live until the
+ * kernel forgets the directory. NULL: not known, or no memory.
+ */
+struct fs_cookies *fs_inode_table_cookies(struct fs_inode_table *table, uint64_t ino);
+
+/* How many inodes are known, and the bytes that takes. */
+void fs_inode_table_usage(struct fs_inode_table *table, uint64_t *inode_count,
+                          uint64_t *memory_bytes);
+
+#endif

@@ -1,0 +1,321 @@
+/*
+ * fs/mount.c: a mounted image from open to close.
+ *
+ * Owns       the store, the volume, the session with libfuse, the transport.
+ * Lifetime   store, volume, session, kernel mount, transport; released in reverse. The mount
+ *            goes away before the volume closes, so no request meets a closing volume.
+ * Signals    blocked in all threads of a mount and read from a descriptor while serving, so
+ *            that none interrupts I/O and nothing runs in a handler.
+ */
+#define FUSE_USE_VERSION 314
+
+#include "fs/mount.h"
+
+#include <fcntl.h>
+#include <fuse_log.h>
+#include <fuse_lowlevel.h>
+#include <fuse_opt.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fs/fuse_ops.h"
+#include "fs/transport.h"
+
+struct fs_mount {
+    struct kv_store *store;
+    struct fs_fuse fuse;
+    struct fuse_session *session;
+    struct fs_transport *transport;
+    char dir[PATH_MAX];
+    bool mounted;
+    bool count_requests;
+    bool masked; /* old_mask is to be restored */
+    unsigned threads;
+    int stop_fd; /* written by fs_mount_stop */
+    sigset_t old_mask;
+};
+
+/*
+ * libfuse reports why it refuses options or a mount only through a log function without
+ * context. While one thread opens a mount, what it is told goes to that thread's error text.
+ */
+static __thread struct kv_error *captured_error;
+
+static void capture_log(enum fuse_log_level level, const char *format, va_list args)
+{
+    (void)level;
+    if (!captured_error) {
+        (void)vfprintf(stderr, format, args);
+        return;
+    }
+    (void)vsnprintf(captured_error->text, sizeof captured_error->text, format, args);
+    captured_error->text[strcspn(captured_error->text, "\n")] = '\0';
+}
+
+static int fail(struct kv_error *error, int err, const char *format, ...) KV_PRINTF(3, 4);
+
+static int fail(struct kv_error *error, int err, const char *format, ...)
+{
+    if (error) {
+        va_list args;
+        va_start(args, format);
+        (void)vsnprintf(error->text, sizeof error->text, format, args);
+        va_end(args);
+    }
+    return err;
+}
+
+static void mount_signals(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGHUP);
+    sigaddset(set, SIGUSR1);
+    sigaddset(set, SIGPIPE);
+}
+
+static int check_directory(const struct fs_mount_options *options, struct fs_mount *mount,
+                           struct kv_error *error)
+{
+    struct stat stat_buf;
+    if (!realpath(options->dir, mount->dir))
+        return fail(error, -errno, "%s: %s; make the directory first", options->dir,
+                    strerror(errno));
+    if (stat(mount->dir, &stat_buf) < 0)
+        return fail(error, -errno, "%s: %s", options->dir, strerror(errno));
+    if (!S_ISDIR(stat_buf.st_mode))
+        return fail(error, -ENOTDIR, "%s is not a directory; mount at a directory", options->dir);
+    if (access("/dev/fuse", F_OK) < 0)
+        return fail(error, -ENODEV, "/dev/fuse is not there; load the fuse module (modprobe fuse)");
+    return 0;
+}
+
+static int open_volume(const struct fs_mount_options *options, struct fs_mount *mount,
+                       struct kv_error *error)
+{
+    const struct kv_open_options open_options = {
+        .read_only = options->read_only,
+        .sync = options->sync,
+        .memory_budget_bytes = options->memory_budget_bytes,
+        .commit_interval_ms = options->commit_interval_ms,
+        .hot_percent = options->hot_percent,
+        .buffered_io = options->buffered_io,
+        .log = options->log,
+        .log_context = options->log_context,
+    };
+    int err = kv_open(options->image, &open_options, &mount->store, error);
+    if (err)
+        return err;
+    const struct fs_volume_options volume_options = {
+        .read_only = options->read_only,
+        .log = options->log,
+        .log_context = options->log_context,
+    };
+    struct kv_error reason = {.text = ""};
+    err = fs_volume_open(mount->store, &volume_options, &mount->fuse.volume, &reason);
+    if (err)
+        return fail(error, err, "%s: %s", options->image, reason.text);
+    mount->fuse.writeback = options->writeback;
+    mount->fuse.owner = (uint32_t)geteuid();
+    fs_protocol_init(&mount->fuse.protocol, mount->fuse.volume, &mount->fuse.counters);
+    return 0;
+}
+
+/* The option string of the session; *text is the caller's to free, also after an error. */
+static int build_options(const struct fs_mount_options *options, char **text)
+{
+    char image[PATH_MAX];
+    if (!realpath(options->image, image))
+        return -errno;
+    char *source = NULL;
+    if (asprintf(&source, "fsname=%s", image) < 0)
+        return -ENOMEM;
+    /* In the name of an image a comma or backslash is no separator: it is escaped. */
+    int err = fuse_opt_add_opt_escaped(text, source);
+    free(source);
+    if (!err)
+        err = fuse_opt_add_opt(text, "subtype=kvfs,default_permissions");
+    if (!err && geteuid() == 0) /* as for any filesystem root mounts; "extra" may say no */
+        err = fuse_opt_add_opt(text, "dev,suid");
+    if (!err && options->allow_other)
+        err = fuse_opt_add_opt(text, "allow_other");
+    if (!err && options->extra && *options->extra)
+        err = fuse_opt_add_opt(text, options->extra);
+    if (!err && options->read_only)
+        err = fuse_opt_add_opt(text, "ro");
+    return err ? -ENOMEM : 0;
+}
+
+static int open_session(const struct fs_mount_options *options, struct fs_mount *mount,
+                        struct kv_error *error)
+{
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    struct kv_error reason = {.text = ""};
+    char *text = NULL;
+    int err = build_options(options, &text);
+    if (!err && (fuse_opt_add_arg(&args, "kvfs") || fuse_opt_add_arg(&args, "-o") ||
+                 fuse_opt_add_arg(&args, text)))
+        err = -ENOMEM;
+    if (err) {
+        fail(error, err, "%s: %s", options->image, strerror(-err));
+        goto out;
+    }
+    fuse_set_log_func(capture_log);
+    captured_error = &reason;
+    mount->session = fuse_session_new(&args, &fs_fuse_ops, sizeof fs_fuse_ops, &mount->fuse);
+    if (!mount->session) {
+        err = fail(error, -EINVAL, "mount options \"%s\": %s", options->extra ? options->extra : "",
+                   reason.text[0] ? reason.text : "not understood");
+        goto out;
+    }
+    if (fuse_session_mount(mount->session, mount->dir) != 0) {
+        err = fail(error, errno == EPERM ? -EPERM : -EIO, "%s could not be mounted: %s", mount->dir,
+                   reason.text[0] ? reason.text : "no reason was given");
+        goto out;
+    }
+    mount->mounted = true;
+    const struct fs_transport_hooks hooks = fs_protocol_hooks(&mount->fuse.protocol);
+    err = fs_transport_open(mount->session, mount->threads, &hooks, &mount->transport);
+    if (err)
+        fail(error, err, "%s: the FUSE device: %s", mount->dir, strerror(-err));
+out:
+    captured_error = NULL;
+    free(text);
+    fuse_opt_free_args(&args);
+    return err;
+}
+
+int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
+                  struct kv_error *error)
+{
+    struct fs_mount *mount = calloc(1, sizeof *mount);
+    if (!mount)
+        return fail(error, -ENOMEM, "%s: not enough memory", options->image);
+    mount->count_requests = options->count_requests;
+    mount->threads = options->threads;
+    mount->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int err = mount->stop_fd < 0 ? fail(error, -errno, "eventfd: %s", strerror(errno)) : 0;
+    if (!err)
+        err = check_directory(options, mount, error);
+    if (!err) {
+        sigset_t set; /* before the store starts threads, which inherit it */
+        mount_signals(&set);
+        mount->masked = pthread_sigmask(SIG_BLOCK, &set, &mount->old_mask) == 0;
+        err = open_volume(options, mount, error);
+    }
+    if (!err)
+        err = open_session(options, mount, error);
+    if (err) {
+        const int close_err = fs_mount_close(mount);
+        (void)close_err; /* the first error is the one to report */
+        return err;
+    }
+    *out = mount;
+    return 0;
+}
+
+struct fs_volume *fs_mount_volume(struct fs_mount *mount)
+{
+    return mount->fuse.volume;
+}
+
+void fs_mount_stop(struct fs_mount *mount)
+{
+    const uint64_t one = 1;
+    const ssize_t written = write(mount->stop_fd, &one, sizeof one);
+    (void)written; /* full means that it was told already */
+}
+
+static void log_requests(struct fs_mount *mount)
+{
+    char text[2048];
+    (void)fs_counters_json(&mount->fuse.counters, text, sizeof text);
+    fs_volume_log(mount->fuse.volume, KV_LOG_INFO, "requests: %s", text);
+}
+
+/*
+ * Take the mount out of the directory tree. Programs that have files open keep them until
+ * the daemon ends, so this never fails for being busy.
+ */
+static void detach(struct fs_mount *mount)
+{
+    if (umount2(mount->dir, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+        mount->mounted = false;
+    /* Else we are not root: libfuse asks fusermount3, in fs_mount_close. */
+}
+
+/* Wait for the end: the kernel unmounts, a signal, fs_mount_stop. True: we are to unmount. */
+static bool wait_for_end(struct fs_mount *mount, int signal_fd)
+{
+    struct pollfd fds[] = {
+        {.fd = fs_transport_done_fd(mount->transport), .events = POLLIN},
+        {.fd = mount->stop_fd, .events = POLLIN},
+        {.fd = signal_fd, .events = POLLIN},
+    };
+    for (;;) {
+        if (poll(fds, 3, -1) < 0)
+            continue; /* EINTR; what else it may say is about our own arguments */
+        if (fds[0].revents)
+            return false;
+        if (fds[1].revents)
+            return true;
+        struct signalfd_siginfo info;
+        if (!fds[2].revents || read(signal_fd, &info, sizeof info) != sizeof info)
+            continue;
+        if (info.ssi_signo == SIGUSR1)
+            log_requests(mount);
+        else if (info.ssi_signo != SIGPIPE)
+            return true;
+    }
+}
+
+int fs_mount_serve(struct fs_mount *mount)
+{
+    sigset_t set;
+    mount_signals(&set);
+    const int signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (signal_fd < 0)
+        return -errno;
+    int err = fs_transport_start(mount->transport);
+    if (err)
+        goto out;
+    if (wait_for_end(mount, signal_fd)) {
+        /* With nothing open the kernel ends the session now, after its last forgets. */
+        struct pollfd done = {.fd = fs_transport_done_fd(mount->transport), .events = POLLIN};
+        detach(mount);
+        (void)poll(&done, 1, 1000);
+    }
+    fs_transport_stop(mount->transport);
+out:
+    close(signal_fd);
+    return err;
+}
+
+int fs_mount_close(struct fs_mount *mount)
+{
+    int err = 0;
+    if (mount->fuse.volume && mount->count_requests)
+        log_requests(mount);
+    if (mount->mounted)
+        fuse_session_unmount(mount->session);
+    fs_transport_close(mount->transport);
+    if (mount->session)
+        fuse_session_destroy(mount->session);
+    fs_volume_close(mount->fuse.volume);
+    if (mount->store)
+        err = kv_close(mount->store);
+    if (mount->stop_fd >= 0)
+        close(mount->stop_fd);
+    if (mount->masked)
+        pthread_sigmask(SIG_SETMASK, &mount->old_mask, NULL);
+    free(mount);
+    return err;
+}

@@ -1,0 +1,83 @@
+/*
+ * fs/mount.h: an image mounted at a directory, from open to close.
+ *
+ * Threads: one thread opens, serves and closes a mount; fs_mount_stop may come from any,
+ * also from a signal handler.
+ */
+#ifndef FS_MOUNT_H
+#define FS_MOUNT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kv/kv.h"
+
+struct fs_mount;
+struct fs_volume;
+
+/* What mounts may ask for. All zero is a sensible default; strings are borrowed for the call. */
+struct fs_mount_options {
+    const char *image; /* file or block device */
+    const char *dir;   /* mount point, an existing directory */
+    bool read_only;
+    enum kv_sync_mode sync;
+    uint32_t commit_interval_ms;  /* 0: the store's default */
+    uint64_t memory_budget_bytes; /* 0: the store's default */
+    uint32_t hot_percent;         /* 0: the store's default */
+    bool buffered_io;             /* host page cache instead of O_DIRECT */
+    unsigned threads;             /* most that serve requests at once, 0 = 10 */
+    bool allow_other;             /* users besides the mounting one may enter */
+    bool writeback;               /* the kernel gathers writes; see fs/README.md */
+    bool count_requests;          /* log the requests per operation at close */
+    const char *extra;            /* generic mount options, comma-separated: "noatime,nosuid" */
+    kv_log_fn *log;               /* NULL: standard error */
+    void *log_context;            /* borrowed until fs_mount_close */
+};
+
+/*
+ * Open the image, finish what a crash left of deleted files, and mount. When it returns 0
+ * the directory is a mount point; requests wait until fs_mount_serve answers them.
+ *
+ * mount  out: set on 0 only.
+ * error  may be NULL; gets one line that names the thing and the remedy.
+ *
+ * Returns 0; what kv_open returns; -EMEDIUMTYPE the image holds keys but no filesystem;
+ * -EPROTONOSUPPORT a filesystem version this build does not know; -ENODEV no /dev/fuse;
+ * -ENOTDIR or -ENOENT the directory; -EINVAL an option; -EPERM or -EIO mounting failed.
+ */
+KV_MUST_CHECK int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **mount,
+                                struct kv_error *error);
+
+/*
+ * Answer requests until the directory is unmounted, SIGINT, SIGTERM or SIGHUP arrives, or
+ * fs_mount_stop is called. SIGUSR1 writes the request counters to the log.
+ *
+ * The daemon may fork between fs_mount_open and this call only if the store has not started
+ * threads; so fork first, open in the child, and tell the parent the result.
+ *
+ * Returns 0, or what ended the loop.
+ */
+KV_MUST_CHECK int fs_mount_serve(struct fs_mount *mount);
+
+/* Make fs_mount_serve return. Async-signal-safe. */
+void fs_mount_stop(struct fs_mount *mount);
+
+/*
+ * Unmount if that is still due, make everything durable, close the image. The mount is gone
+ * whatever is returned; an error means that the last checkpoint failed (the log is replayed
+ * at the next open).
+ */
+KV_MUST_CHECK int fs_mount_close(struct fs_mount *mount);
+
+/* The open volume under a mount, for tests. */
+struct fs_volume *fs_mount_volume(struct fs_mount *mount);
+
+/*
+ * Read-only attribute of the root directory: JSON with requests per operation and the store's
+ * figures. Hidden from listings.
+ */
+#define FS_XATTR_STATS "system.kvfs.stats"
+/* Setting it (any value, root or the mount's owner only) returns when all is checkpointed. */
+#define FS_XATTR_SYNC "system.kvfs.sync"
+
+#endif

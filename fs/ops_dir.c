@@ -1,0 +1,164 @@
+/*
+ * fs/ops_dir.c: listing a directory.
+ *
+ * Invariant  a listing is resumed by name (fs/cookie.h): what comes and goes meanwhile
+ *            neither hides nor repeats what stays.
+ * Locks      the directory, shared, over one reply's worth of entries. References to entries
+ *            are counted under it.
+ */
+#include "fs/cookie.h"
+#include "fs/inode.h"
+
+struct listing {
+    struct fs_volume *volume;
+    uint64_t directory;
+    bool with_attributes;
+    fs_dirent_fn *emit;
+    void *context;
+    bool full; /* emit has refused an entry */
+};
+
+static int find_parent(struct fs_volume *volume, uint64_t directory, uint64_t *parent)
+{
+    if (directory == FS_ROOT_INO) {
+        *parent = FS_ROOT_INO;
+        return 0;
+    }
+    struct fs_key key;
+    uint8_t value[8 + FS_NAME_MAX];
+    size_t length, name_len;
+    const char *name;
+    fs_key_ino(&key, FS_KEY_PARENT, directory);
+    const int err = kv_get(volume->store, key.bytes, key.length, value, sizeof value, &length);
+    if (err)
+        return err == -ERANGE || err == -ENOENT ? -EUCLEAN : err;
+    return fs_parent_decode(value, length, parent, &name, &name_len);
+}
+
+static int list_dots(struct listing *listing, uint64_t cookie)
+{
+    struct fs_dirent entry = {.name = "..", .type = S_IFDIR};
+    if (cookie < FS_COOKIE_DOT) {
+        entry.ino = listing->directory;
+        entry.name_len = 1;
+        entry.cookie = FS_COOKIE_DOT;
+        listing->full = !listing->emit(listing->context, &entry);
+    }
+    if (listing->full || cookie >= FS_COOKIE_DOTDOT)
+        return 0;
+    const int err = find_parent(listing->volume, listing->directory, &entry.ino);
+    if (err)
+        return err;
+    entry.name_len = 2;
+    entry.cookie = FS_COOKIE_DOTDOT;
+    listing->full = !listing->emit(listing->context, &entry);
+    return 0;
+}
+
+/* Count a reference for the kernel, hand the entry over, take it back if it was refused. */
+static int emit_with_attributes(struct listing *listing, struct fs_dirent *dirent,
+                                struct fs_item *item)
+{
+    struct fs_inode_table *table = listing->volume->table;
+    int err = fs_inode_table_ref(table, dirent->ino, &item->key);
+    if (err)
+        return err;
+    dirent->record = &item->record;
+    listing->full = !listing->emit(listing->context, dirent);
+    if (listing->full && fs_inode_table_unref(table, dirent->ino, 1))
+        return -EUCLEAN; /* an orphan with a name */
+    return 0;
+}
+
+static int list_entry(struct listing *listing, struct fs_cookies *cookies, struct kv_cursor *cursor)
+{
+    size_t key_len, value_len;
+    const void *key = kv_cursor_key(cursor, &key_len), *value;
+    uint64_t directory;
+    struct fs_dirent dirent = {0};
+    struct fs_entry entry;
+    struct fs_item item;
+    int err = fs_key_entry_parse(key, key_len, &directory, &dirent.name, &dirent.name_len);
+    if (!err)
+        err = kv_cursor_value(cursor, &value, &value_len);
+    if (!err)
+        err = fs_entry_decode(value, value_len, &entry);
+    if (!err)
+        err = fs_cookie_of(cookies, dirent.name, dirent.name_len, &dirent.cookie);
+    if (err)
+        return err;
+    dirent.ino = entry.ino;
+    dirent.type = entry.type;
+    if (!listing->with_attributes) {
+        listing->full = !listing->emit(listing->context, &dirent);
+        return 0;
+    }
+    if (entry.is_link) {
+        err = fs_item_find(listing->volume, directory, dirent.name, dirent.name_len, &item);
+    } else {
+        fs_key_entry(&item.key, directory, dirent.name, dirent.name_len);
+        err = fs_record_decode(value, value_len, &item.record);
+    }
+    return err ? err : emit_with_attributes(listing, &dirent, &item);
+}
+
+/* The keys of a directory behind a name; all of them when it is empty. */
+static int open_behind(struct fs_volume *volume, uint64_t directory, const char *name,
+                       size_t name_len, struct kv_cursor **cursor)
+{
+    struct fs_key last, upper;
+    uint8_t lower[sizeof last.bytes + 1];
+    fs_key_entry(&last, directory, name, name_len);
+    fs_key_entries(&upper, directory + 1);
+    memcpy(lower, last.bytes, last.length);
+    lower[last.length] = 0; /* the least key behind the name's */
+    return kv_cursor_open(volume->store, lower, last.length + (name_len ? 1u : 0u), upper.bytes,
+                          upper.length, cursor);
+}
+
+static int list_entries(struct listing *listing, uint64_t cookie)
+{
+    struct fs_volume *volume = listing->volume;
+    struct fs_cookies *cookies = fs_inode_table_cookies(volume->table, listing->directory);
+    if (!cookies)
+        return -ENOMEM;
+    char name[FS_NAME_MAX];
+    size_t name_len;
+    struct kv_cursor *cursor;
+    int err = fs_cookie_name(cookies, cookie, name, &name_len);
+    if (!err)
+        err = open_behind(volume, listing->directory, name, name_len, &cursor);
+    if (err)
+        return err;
+    err = kv_cursor_first(cursor);
+    while (!err && !listing->full) {
+        err = list_entry(listing, cookies, cursor);
+        if (!err && !listing->full)
+            err = kv_cursor_next(cursor);
+    }
+    kv_cursor_close(cursor);
+    return err == -ENOENT ? 0 : err;
+}
+
+int fs_readdir(struct fs_volume *volume, uint64_t ino, uint64_t cookie, bool with_attributes,
+               fs_dirent_fn *emit, void *context)
+{
+    struct listing listing = {
+        .volume = volume,
+        .directory = ino,
+        .with_attributes = with_attributes,
+        .emit = emit,
+        .context = context,
+    };
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_item item;
+    fs_lock_add(&locks, ino, FS_LOCK_SHARED);
+    fs_lock_take(volume->locks, &locks);
+    int err = fs_directory_load(volume, ino, &item);
+    if (!err)
+        err = list_dots(&listing, cookie);
+    if (!err && !listing.full)
+        err = list_entries(&listing, cookie);
+    fs_lock_drop(volume->locks, &locks);
+    return err;
+}

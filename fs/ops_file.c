@@ -1,0 +1,203 @@
+/*
+ * fs/ops_file.c: the content of regular files.
+ *
+ * Locks      the inode: shared to read and seek, exclusive to change. Changes of many records
+ *            take several batches under one hold of the lock.
+ */
+#include "fs/inode.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+/* A copy does at most so much at once, so that nobody waits long for the lock. */
+#define COPY_BYTES_MAX (1ull << 30)
+
+static int load_regular(struct fs_volume *volume, uint64_t ino, struct fs_item *item)
+{
+    int err = fs_item_load(volume, ino, item);
+    if (err)
+        return err;
+    if (S_ISDIR(item->record.mode))
+        return -EISDIR;
+    return S_ISREG(item->record.mode) ? 0 : -EINVAL;
+}
+
+int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, size_t length,
+            size_t *got)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_item item;
+    fs_lock_add(&locks, ino, FS_LOCK_SHARED);
+    fs_lock_take(volume->locks, &locks);
+    int err = load_regular(volume, ino, &item);
+    if (!err)
+        err = fs_data_read(&volume->data, &item.record.file, offset, buf, length, got);
+    fs_lock_drop(volume->locks, &locks);
+    return err;
+}
+
+/* The end of every change of content: times, privileges, the record. */
+static int finish_change(struct fs_volume *volume, struct fs_data_change *change,
+                         struct fs_item *item, bool kill_privileges, unsigned flags)
+{
+    int err = fs_change_kill_privileges(change, item, kill_privileges);
+    if (err)
+        return err;
+    item->record.mtime_ns = item->record.ctime_ns = fs_time_now();
+    err = fs_change_put(change, item);
+    return err ? err : fs_change_apply(volume, change, flags);
+}
+
+int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
+             size_t length, bool kill_privileges)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_data_change change;
+    struct fs_item item;
+    struct kv_codec_spec spec;
+    int err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+    fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
+    fs_lock_take(volume->locks, &locks);
+    err = load_regular(volume, ino, &item);
+    if (!err)
+        err = fs_data_write(&volume->data, &item.record.file, offset, buf, length,
+                            fs_record_codec(&item.record, &spec), &change);
+    if (!err)
+        err = finish_change(volume, &change, &item, kill_privileges, 0);
+    fs_lock_drop(volume->locks, &locks);
+    fs_data_change_release(&change);
+    return err;
+}
+
+enum range_action { RANGE_ALLOCATE, RANGE_PUNCH, RANGE_ZERO, RANGE_COLLAPSE, RANGE_INSERT };
+
+static int choose_action(int mode, enum range_action *action)
+{
+    switch (mode & ~FALLOC_FL_KEEP_SIZE) {
+    case 0:
+        *action = RANGE_ALLOCATE;
+        return 0;
+    case FALLOC_FL_ZERO_RANGE:
+        *action = RANGE_ZERO;
+        return 0;
+    case FALLOC_FL_PUNCH_HOLE:
+        *action = RANGE_PUNCH;
+        return mode & FALLOC_FL_KEEP_SIZE ? 0 : -EOPNOTSUPP;
+    case FALLOC_FL_COLLAPSE_RANGE:
+        *action = RANGE_COLLAPSE;
+        return mode & FALLOC_FL_KEEP_SIZE ? -EINVAL : 0;
+    case FALLOC_FL_INSERT_RANGE:
+        *action = RANGE_INSERT;
+        return mode & FALLOC_FL_KEEP_SIZE ? -EINVAL : 0;
+    default:
+        return -EOPNOTSUPP;
+    }
+}
+
+static int change_range(const struct fs_data *data, struct fs_file *file, enum range_action action,
+                        bool keep_size, uint64_t offset, uint64_t length,
+                        struct fs_data_change *change, bool *done)
+{
+    *done = true;
+    switch (action) {
+    case RANGE_ALLOCATE:
+        return fs_data_allocate(data, file, offset, length, keep_size, FS_DATA_STEP_RECORDS, change,
+                                done);
+    case RANGE_PUNCH:
+        return fs_data_punch(data, file, offset, length, FS_DATA_STEP_RECORDS, change, done);
+    case RANGE_ZERO:
+        return fs_data_zero(data, file, offset, length, keep_size, FS_DATA_STEP_RECORDS, change,
+                            done);
+    case RANGE_COLLAPSE:
+        return fs_data_collapse(data, file, offset, length, change);
+    case RANGE_INSERT:
+        return fs_data_insert(data, file, offset, length, change);
+    }
+    return -EOPNOTSUPP;
+}
+
+int fs_fallocate(struct fs_volume *volume, uint64_t ino, int mode, uint64_t offset, uint64_t length)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_data_change change;
+    struct fs_item item;
+    enum range_action action;
+    uint64_t end;
+    int err = choose_action(mode, &action);
+    if (err)
+        return err;
+    if (length == 0)
+        return -EINVAL;
+    if (kv_add_u64(offset, length, &end) || end > FS_SIZE_MAX)
+        return -EFBIG;
+    err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+
+    const unsigned flags = action == RANGE_PUNCH ? KV_APPLY_URGENT : 0;
+    bool done = false;
+    fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
+    fs_lock_take(volume->locks, &locks);
+    err = load_regular(volume, ino, &item);
+    while (!err && !done) {
+        err = change_range(&volume->data, &item.record.file, action, mode & FALLOC_FL_KEEP_SIZE,
+                           offset, length, &change, &done);
+        if (!err)
+            err = finish_change(volume, &change, &item, true, flags);
+    }
+    fs_lock_drop(volume->locks, &locks);
+    fs_data_change_release(&change);
+    return err;
+}
+
+int fs_seek(struct fs_volume *volume, uint64_t ino, uint64_t offset, int whence, uint64_t *found)
+{
+    if (whence != SEEK_DATA && whence != SEEK_HOLE)
+        return -EINVAL;
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_item item;
+    fs_lock_add(&locks, ino, FS_LOCK_SHARED);
+    fs_lock_take(volume->locks, &locks);
+    int err = load_regular(volume, ino, &item);
+    if (!err)
+        err = fs_data_seek(&volume->data, &item.record.file, offset,
+                           whence == SEEK_DATA ? FS_SEEK_DATA : FS_SEEK_HOLE, found);
+    fs_lock_drop(volume->locks, &locks);
+    return err;
+}
+
+int fs_copy_range(struct fs_volume *volume, uint64_t from_ino, uint64_t from, uint64_t to_ino,
+                  uint64_t to, uint64_t length, uint64_t *copied)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_data_change change;
+    struct fs_item source, target;
+    const bool one_file = from_ino == to_ino;
+    *copied = 0;
+    length = kv_min_u64(length, COPY_BYTES_MAX);
+    int err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+    fs_lock_add(&locks, from_ino, FS_LOCK_SHARED);
+    fs_lock_add(&locks, to_ino, FS_LOCK_EXCLUSIVE);
+    fs_lock_take(volume->locks, &locks);
+    err = load_regular(volume, to_ino, &target);
+    if (!err && !one_file)
+        err = load_regular(volume, from_ino, &source);
+    const struct fs_file *source_file = one_file ? &target.record.file : &source.record.file;
+    while (!err && *copied < length) {
+        uint64_t step = 0;
+        err = fs_data_clone(&volume->data, source_file, from + *copied, &target.record.file,
+                            to + *copied, length - *copied, FS_DATA_STEP_RECORDS, &change, &step);
+        if (err || step == 0)
+            break;
+        err = finish_change(volume, &change, &target, true, 0);
+        if (!err)
+            *copied += step;
+    }
+    fs_lock_drop(volume->locks, &locks);
+    fs_data_change_release(&change);
+    return *copied ? 0 : err;
+}

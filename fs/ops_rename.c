@@ -1,0 +1,221 @@
+/*
+ * fs/ops_rename.c: rename, as one batch in every form it has.
+ *
+ * Invariant  a directory's P key says where its D key is; a directory's link count is two and
+ *            one for each directory in it.
+ * Locks      both directories and both inodes, exclusive. What the names mean is peeked at
+ *            without locks and checked again under them.
+ */
+#include "fs/inode.h"
+
+/* One side of a rename: a name in a directory, and what it means. */
+struct side {
+    uint64_t directory;
+    const char *name;
+    size_t name_len;
+    uint64_t ino; /* 0: nothing there */
+    struct fs_key entry;
+    struct fs_item item; /* set if ino is */
+    struct fs_inode_move move;
+};
+
+struct rename {
+    struct side from, to;
+    struct fs_item parents[2]; /* of from and to; [1] is unused when they are one */
+    bool one_parent;
+    int64_t now;
+};
+
+static int find_side(struct fs_volume *volume, struct side *side)
+{
+    fs_key_entry(&side->entry, side->directory, side->name, side->name_len);
+    const int err = fs_item_find(volume, side->directory, side->name, side->name_len, &side->item);
+    if (err == -ENOENT)
+        return side->ino ? -EAGAIN : 0;
+    if (err)
+        return err;
+    return side->item.record.file.ino == side->ino ? 0 : -EAGAIN;
+}
+
+static bool is_directory(const struct side *side)
+{
+    return side->ino && S_ISDIR(side->item.record.mode);
+}
+
+static struct fs_record *parent_of(struct rename *rename, bool of_target)
+{
+    return &rename->parents[of_target && !rename->one_parent].record;
+}
+
+/* Put the item of `what` under the name of `at`, and say so in its P key. */
+static int put_under(struct rename *rename, struct fs_data_change *change, struct side *what,
+                     const struct side *at)
+{
+    struct fs_item *item = &what->item;
+    item->record.ctime_ns = rename->now;
+    if (item->key.bytes[0] == FS_KEY_INODE) {
+        const int err = fs_change_put(change, item);
+        return err ? err : fs_change_put_link(change, &at->entry, &item->record);
+    }
+    item->key = at->entry;
+    int err = fs_change_put(change, item);
+    if (!err && S_ISDIR(item->record.mode))
+        err = fs_change_put_parent(change, what->ino, at->directory, at->name, at->name_len);
+    return err ? err : fs_inode_table_reserve(what->ino, &item->key, &what->move);
+}
+
+static int exchange(struct rename *rename, struct fs_data_change *change)
+{
+    const int from_directories = is_directory(&rename->from);
+    const int to_directories = is_directory(&rename->to);
+    if (!rename->one_parent && from_directories != to_directories) {
+        const uint32_t gain = from_directories ? 1u : UINT32_MAX; /* one more, or one less */
+        parent_of(rename, true)->nlink += gain;
+        parent_of(rename, false)->nlink -= gain;
+    }
+    int err = put_under(rename, change, &rename->from, &rename->to);
+    return err ? err : put_under(rename, change, &rename->to, &rename->from);
+}
+
+static int check_replaced(struct fs_volume *volume, const struct rename *rename)
+{
+    if (!rename->to.ino)
+        return 0;
+    if (!is_directory(&rename->from))
+        return is_directory(&rename->to) ? -EISDIR : 0;
+    if (!is_directory(&rename->to))
+        return -ENOTDIR;
+    return fs_directory_is_empty(volume, rename->to.ino);
+}
+
+static int replace(struct rename *rename, struct fs_data_change *change)
+{
+    int err = 0;
+    if (is_directory(&rename->from))
+        parent_of(rename, false)->nlink--;
+    if (is_directory(&rename->to))
+        parent_of(rename, true)->nlink--;
+    if (is_directory(&rename->from))
+        parent_of(rename, true)->nlink++;
+
+    if (rename->to.ino)
+        err = fs_change_drop_name(change, &rename->to.item, rename->now, &rename->to.move);
+    if (!err)
+        err = fs_change_del(change, &rename->from.entry);
+    return err ? err : put_under(rename, change, &rename->from, &rename->to);
+}
+
+static int load_parents(struct fs_volume *volume, struct rename *rename)
+{
+    rename->one_parent = rename->from.directory == rename->to.directory;
+    int err = fs_directory_load(volume, rename->from.directory, &rename->parents[0]);
+    if (!err && !rename->one_parent)
+        err = fs_directory_load(volume, rename->to.directory, &rename->parents[1]);
+    return err;
+}
+
+static int put_parents(struct rename *rename, struct fs_data_change *change)
+{
+    const size_t count = rename->one_parent ? 1 : 2;
+    int err = 0;
+    for (size_t i = 0; i < count && !err; i++) {
+        struct fs_record *record = &rename->parents[i].record;
+        record->mtime_ns = record->ctime_ns = rename->now;
+        err = fs_change_put(change, &rename->parents[i]);
+    }
+    return err;
+}
+
+/* Under the locks. unused: out: what was replaced has neither name nor reference now. */
+static int rename_locked(struct fs_volume *volume, struct rename *rename, unsigned flags,
+                         bool *unused)
+{
+    struct fs_data_change change;
+    int err = find_side(volume, &rename->from);
+    if (!err)
+        err = find_side(volume, &rename->to);
+    if (err)
+        return err;
+    if (rename->to.ino && (flags & FS_RENAME_NOREPLACE))
+        return -EEXIST;
+    if (!rename->to.ino && (flags & FS_RENAME_EXCHANGE))
+        return -ENOENT;
+    if (rename->from.ino == rename->to.ino)
+        return 0; /* two names of one file: POSIX wants both left alone */
+    if (!(flags & FS_RENAME_EXCHANGE))
+        err = check_replaced(volume, rename);
+    if (!err)
+        err = load_parents(volume, rename);
+    if (!err)
+        err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+
+    rename->now = fs_time_now();
+    err = flags & FS_RENAME_EXCHANGE ? exchange(rename, &change) : replace(rename, &change);
+    if (!err)
+        err = put_parents(rename, &change);
+    if (!err)
+        err = fs_change_apply(volume, &change, 0);
+    if (err)
+        goto out;
+    *unused = rename->to.ino && rename->to.item.record.nlink == 0 &&
+              fs_inode_table_references(volume->table, rename->to.ino) == 0;
+    fs_inode_table_move(volume->table, &rename->from.move);
+    fs_inode_table_move(volume->table, &rename->to.move);
+out:
+    fs_inode_table_cancel(&rename->from.move);
+    fs_inode_table_cancel(&rename->to.move);
+    fs_data_change_release(&change);
+    return err;
+}
+
+static int rename_once(struct fs_volume *volume, struct rename *rename, unsigned flags,
+                       bool *unused)
+{
+    struct side *from = &rename->from, *to = &rename->to;
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    int err = fs_entry_peek(volume, from->directory, from->name, from->name_len, &from->ino);
+    if (!err)
+        err = fs_entry_peek(volume, to->directory, to->name, to->name_len, &to->ino);
+    if (err)
+        return err;
+    if (!from->ino)
+        return -ENOENT;
+    fs_lock_add(&locks, from->directory, FS_LOCK_EXCLUSIVE);
+    fs_lock_add(&locks, to->directory, FS_LOCK_EXCLUSIVE);
+    fs_lock_add(&locks, from->ino, FS_LOCK_EXCLUSIVE);
+    fs_lock_add(&locks, to->ino, FS_LOCK_EXCLUSIVE);
+    fs_lock_take(volume->locks, &locks);
+    err = rename_locked(volume, rename, flags, unused);
+    fs_lock_drop(volume->locks, &locks);
+    return err;
+}
+
+int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
+              uint64_t new_directory, const char *new_name, size_t new_name_len, unsigned flags)
+{
+    if (flags & ~(unsigned)(FS_RENAME_NOREPLACE | FS_RENAME_EXCHANGE) ||
+        flags == (FS_RENAME_NOREPLACE | FS_RENAME_EXCHANGE))
+        return -EINVAL;
+    int err = fs_name_check(name, name_len);
+    if (!err)
+        err = fs_name_check(new_name, new_name_len);
+    if (err)
+        return err;
+
+    struct rename rename = {
+        .from = {.directory = directory, .name = name, .name_len = name_len},
+        .to = {.directory = new_directory, .name = new_name, .name_len = new_name_len},
+    };
+    bool unused = false;
+    do {
+        err = rename_once(volume, &rename, flags, &unused);
+    } while (err == -EAGAIN);
+    /* As in unlink: the rename has happened whatever becomes of this. */
+    if (!err && unused && fs_orphan_delete(volume, rename.to.ino))
+        fs_volume_log(volume, KV_LOG_WARNING,
+                      "inode %llu could not be deleted; the next mount will try again",
+                      (unsigned long long)rename.to.ino);
+    return err;
+}

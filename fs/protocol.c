@@ -1,0 +1,296 @@
+/*
+ * fs/protocol.c: requests and replies that libfuse 3.14 can not read or write.
+ *
+ * Bytes come from the kernel, which is trusted to frame them; lengths are checked all the
+ * same, and what is too short is passed on for libfuse to refuse.
+ */
+#include "fs/protocol.h"
+
+#include <linux/fuse.h>
+#include <sys/sysmacros.h>
+
+/* Newer than the header of Debian 12 (Linux 6.1); names as in later headers, ours in front. */
+#define FS_FUSE_STATX        52u
+#define FS_STATX_BASIC_STATS 0x7ffu
+#define FS_STATX_BTIME       0x800u
+
+struct fs_fuse_statx_in {
+    uint32_t getattr_flags;
+    uint32_t reserved;
+    uint64_t fh;
+    uint32_t sx_flags;
+    uint32_t sx_mask;
+};
+
+struct fs_fuse_sx_time {
+    int64_t tv_sec;
+    uint32_t tv_nsec;
+    int32_t reserved;
+};
+
+struct fs_fuse_statx {
+    uint32_t mask;
+    uint32_t blksize;
+    uint64_t attributes;
+    uint32_t nlink;
+    uint32_t uid;
+    uint32_t gid;
+    uint16_t mode;
+    uint16_t spare0;
+    uint64_t ino;
+    uint64_t size;
+    uint64_t blocks;
+    uint64_t attributes_mask;
+    struct fs_fuse_sx_time atime, btime, ctime, mtime;
+    uint32_t rdev_major;
+    uint32_t rdev_minor;
+    uint32_t dev_major;
+    uint32_t dev_minor;
+    uint64_t spare2[14];
+};
+
+struct fs_fuse_statx_out {
+    uint64_t attr_valid;
+    uint32_t attr_valid_nsec;
+    uint32_t flags;
+    uint64_t spare[2];
+    struct fs_fuse_statx stat;
+};
+static_assert(sizeof(struct fs_fuse_statx) == 256, "as struct statx of the kernel");
+static_assert(sizeof(struct fs_fuse_statx_out) == 288, "as the kernel has it");
+
+void fs_protocol_init(struct fs_protocol *protocol, struct fs_volume *volume,
+                      struct fs_counters *counters)
+{
+    *protocol = (struct fs_protocol){.volume = volume, .counters = counters};
+}
+
+static void answer(uint64_t unique, int err, const void *body, size_t length)
+{
+    struct fuse_out_header header = {
+        .len = (uint32_t)(sizeof header + (err ? 0 : length)),
+        .error = err,
+        .unique = unique,
+    };
+    struct iovec pieces[2] = {
+        {.iov_base = &header, .iov_len = sizeof header},
+        {.iov_base = (void *)(uintptr_t)body, .iov_len = length},
+    };
+    /* An error means that the caller was interrupted or the mount is gone: nobody waits. */
+    (void)fs_transport_reply(pieces, err ? 1 : 2);
+}
+
+static int visible_error(struct fs_protocol *protocol, const char *what, uint64_t ino, int err)
+{
+    if (err != -EBADMSG && err != -EUCLEAN)
+        return err;
+    fs_volume_log(protocol->volume, KV_LOG_ERROR, "%s: inode %llu is damaged (%s); run fsck.kvfs",
+                  what, (unsigned long long)ino, strerror(-err));
+    return -EIO;
+}
+
+static struct fs_fuse_sx_time sx_time(int64_t ns)
+{
+    const struct timespec time = fs_timespec(ns);
+    return (struct fs_fuse_sx_time){.tv_sec = time.tv_sec, .tv_nsec = (uint32_t)time.tv_nsec};
+}
+
+static void serve_statx(struct fs_protocol *protocol, const struct fuse_in_header *header)
+{
+    struct fs_record record;
+    int err = fs_getattr(protocol->volume, header->nodeid, &record);
+    if (err) {
+        answer(header->unique, visible_error(protocol, "statx", header->nodeid, err), NULL, 0);
+        return;
+    }
+    const struct fs_fuse_statx_out out = {
+        .attr_valid = FS_CACHE_SECONDS,
+        .stat =
+            {
+                .mask = FS_STATX_BASIC_STATS | FS_STATX_BTIME,
+                .blksize = KV_BLOCK_BYTES,
+                .nlink = record.nlink,
+                .uid = record.uid,
+                .gid = record.gid,
+                .mode = (uint16_t)record.mode,
+                .ino = record.file.ino,
+                .size = record.file.size,
+                .blocks = record.file.blocks,
+                .atime = sx_time(record.atime_ns),
+                .btime = sx_time(record.btime_ns),
+                .ctime = sx_time(record.ctime_ns),
+                .mtime = sx_time(record.mtime_ns),
+                .rdev_major = major(record.rdev),
+                .rdev_minor = minor(record.rdev),
+            },
+    };
+    answer(header->unique, 0, &out, sizeof out);
+}
+
+static struct fuse_attr fuse_attr_of(const struct fs_record *record)
+{
+    const struct timespec atime = fs_timespec(record->atime_ns);
+    const struct timespec mtime = fs_timespec(record->mtime_ns);
+    const struct timespec ctime = fs_timespec(record->ctime_ns);
+    return (struct fuse_attr){
+        .ino = record->file.ino,
+        .size = record->file.size,
+        .blocks = record->file.blocks,
+        .atime = (uint64_t)atime.tv_sec,
+        .mtime = (uint64_t)mtime.tv_sec,
+        .ctime = (uint64_t)ctime.tv_sec,
+        .atimensec = (uint32_t)atime.tv_nsec,
+        .mtimensec = (uint32_t)mtime.tv_nsec,
+        .ctimensec = (uint32_t)ctime.tv_nsec,
+        .mode = record->mode,
+        .nlink = record->nlink,
+        .uid = record->uid,
+        .gid = record->gid,
+        .blksize = KV_BLOCK_BYTES,
+    };
+}
+
+static void serve_tmpfile(struct fs_protocol *protocol, const struct fuse_in_header *header,
+                          const struct fuse_create_in *in)
+{
+    const struct fs_caller caller = {.uid = header->uid, .gid = header->gid, .umask = in->umask};
+    struct fs_record record;
+    int err = fs_create_unnamed(protocol->volume, &caller, header->nodeid, in->mode, &record);
+    if (err) {
+        answer(header->unique, visible_error(protocol, "tmpfile", header->nodeid, err), NULL, 0);
+        return;
+    }
+    const struct {
+        struct fuse_entry_out entry;
+        struct fuse_open_out open;
+    } out = {
+        .entry =
+            {
+                .nodeid = record.file.ino,
+                .generation = record.generation,
+                .entry_valid = FS_CACHE_SECONDS,
+                .attr_valid = FS_CACHE_SECONDS,
+                .attr = fuse_attr_of(&record),
+            },
+        .open = {.open_flags = FOPEN_KEEP_CACHE},
+    };
+    answer(header->unique, 0, &out, sizeof out);
+}
+
+/* The longer form of SETXATTR to the one libfuse reads; the flag in it becomes a note. */
+static size_t shorten_setxattr(uint8_t *bytes, size_t length)
+{
+    struct fuse_in_header header;
+    struct fuse_setxattr_in in;
+    memcpy(&header, bytes, sizeof header);
+    memcpy(&in, bytes + sizeof header, sizeof in);
+    if (in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
+        fs_transport_note(FS_NOTE_KILL_SETGID);
+    const size_t cut = sizeof in - FUSE_COMPAT_SETXATTR_IN_SIZE;
+    const size_t rest = sizeof header + sizeof in;
+    memmove(bytes + rest - cut, bytes + rest, length - rest);
+    header.len -= (uint32_t)cut;
+    memcpy(bytes, &header, sizeof header);
+    return length - cut;
+}
+
+static uint64_t offered_flags(const struct fuse_init_in *in, size_t length)
+{
+    uint64_t flags = in->flags;
+    if ((flags & FUSE_INIT_EXT) && length >= sizeof *in)
+        flags |= (uint64_t)in->flags2 << 32;
+    return flags;
+}
+
+static size_t see_request(void *context, void *bytes, size_t length)
+{
+    struct fs_protocol *protocol = context;
+    struct fuse_in_header header;
+    if (length < sizeof header)
+        return length;
+    memcpy(&header, bytes, sizeof header);
+    fs_counters_add(protocol->counters, header.opcode);
+    const uint8_t *body = (const uint8_t *)bytes + sizeof header;
+    const size_t body_len = length - sizeof header;
+
+    switch (header.opcode) {
+    case FUSE_INIT: {
+        struct fuse_init_in in = {0};
+        memcpy(&in, body, body_len < sizeof in ? body_len : sizeof in);
+        atomic_store(&protocol->init_offered, offered_flags(&in, body_len));
+        atomic_store(&protocol->init_unique, header.unique);
+        return length;
+    }
+    case FUSE_WRITE: {
+        struct fuse_write_in in;
+        if (body_len < sizeof in)
+            return length;
+        memcpy(&in, body, sizeof in);
+        if (in.write_flags & FUSE_WRITE_KILL_SUIDGID)
+            fs_transport_note(FS_NOTE_KILL_PRIVILEGES);
+        return length;
+    }
+    case FUSE_SETATTR: {
+        struct fuse_setattr_in in;
+        if (body_len < sizeof in)
+            return length;
+        memcpy(&in, body, sizeof in);
+        if (in.valid & FATTR_KILL_SUIDGID)
+            fs_transport_note(FS_NOTE_KILL_PRIVILEGES);
+        return length;
+    }
+    case FUSE_SETXATTR:
+        if (!(atomic_load(&protocol->init_offered) & FUSE_SETXATTR_EXT) ||
+            body_len < sizeof(struct fuse_setxattr_in))
+            return length;
+        return shorten_setxattr(bytes, length);
+    case FUSE_TMPFILE: {
+        struct fuse_create_in in;
+        if (body_len < sizeof in)
+            return length;
+        memcpy(&in, body, sizeof in);
+        serve_tmpfile(protocol, &header, &in);
+        return 0;
+    }
+    case FS_FUSE_STATX:
+        if (body_len < sizeof(struct fs_fuse_statx_in))
+            return length;
+        serve_statx(protocol, &header);
+        return 0;
+    default:
+        return length;
+    }
+}
+
+static void see_reply(void *context, struct iovec *pieces, int count)
+{
+    struct fs_protocol *protocol = context;
+    struct fuse_out_header header;
+    struct fuse_init_out out;
+    const uint64_t init_unique = atomic_load_explicit(&protocol->init_unique, memory_order_relaxed);
+    if (!init_unique || count < 2 || pieces[0].iov_len < sizeof header)
+        return;
+    memcpy(&header, pieces[0].iov_base, sizeof header);
+    if (header.unique != init_unique || header.error || pieces[1].iov_len < sizeof out)
+        return;
+
+    memcpy(&out, pieces[1].iov_base, sizeof out);
+    const uint64_t offered = atomic_load(&protocol->init_offered);
+    const uint64_t wanted = FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT;
+    out.flags |= (uint32_t)(offered & wanted);
+    if (out.flags & FUSE_HANDLE_KILLPRIV_V2) {
+        out.flags &= ~(uint32_t)FUSE_HANDLE_KILLPRIV;
+        atomic_store(&protocol->kill_privileges_told, true);
+    }
+    memcpy(pieces[1].iov_base, &out, sizeof out);
+    atomic_store(&protocol->init_unique, 0);
+}
+
+struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol)
+{
+    return (struct fs_transport_hooks){
+        .context = protocol,
+        .request = see_request,
+        .reply = see_reply,
+    };
+}

@@ -1,0 +1,41 @@
+/*
+ * fs/protocol.h: what libfuse 3.14 does not know of the FUSE protocol.
+ *
+ * Three things pass by here on their way between the kernel and libfuse:
+ *
+ *  - INIT: HANDLE_KILLPRIV_V2 is set in the reply, so that the kernel says when a write or
+ *    truncation ends setuid, rather than asking for security.capability before every write;
+ *    SETXATTR_EXT, so that it says when an ACL ends setgid.
+ *  - WRITE, SETATTR, SETXATTR: those flags are noted for the handler.
+ *  - TMPFILE and STATX: answered here. libfuse would say ENOSYS, and the kernel would never
+ *    ask again.
+ */
+#ifndef FS_PROTOCOL_H
+#define FS_PROTOCOL_H
+
+#include "fs/counters.h"
+#include "fs/transport.h"
+#include "fs/volume.h"
+
+struct fs_protocol {
+    struct fs_volume *volume;
+    struct fs_counters *counters;
+    _Atomic uint64_t init_unique;      /* of the INIT request on its way, 0: none */
+    _Atomic uint64_t init_offered;     /* what the kernel can do: flags, flags2 above */
+    _Atomic bool kill_privileges_told; /* the kernel says when setuid ends */
+};
+
+enum fs_protocol_note {
+    FS_NOTE_KILL_PRIVILEGES = 1,
+    FS_NOTE_KILL_SETGID = 2,
+};
+
+/* Seconds for which the kernel may keep what it is told: nothing else changes the image. */
+#define FS_CACHE_SECONDS 1000000000ull
+
+void fs_protocol_init(struct fs_protocol *protocol, struct fs_volume *volume,
+                      struct fs_counters *counters);
+/* The transport's hooks; their context is the protocol, which must outlive the transport. */
+struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol);
+
+#endif

@@ -1,0 +1,195 @@
+/*
+ * fs/volume.h: the operations of the filesystem on an open store, without FUSE.
+ *
+ * Each is what the kernel's request of that name asks for; the mount, the tools that work on
+ * an unmounted image and the tests all call these. Each changing operation is one batch,
+ * applied whole or not at all (very large truncations, deletions and clones: a sequence of
+ * batches, each of which leaves a sound filesystem).
+ *
+ * Inodes are named by number. A number is usable from the call that returned it with a
+ * reference counted (marked "counts") until fs_forget has taken all references off; the root
+ * is always usable. Permissions are the caller's business, except for what a change of
+ * content or owner does to setuid bits and capabilities.
+ *
+ * Errors common to all: -ESTALE an inode that is not known; -EBADMSG or -EUCLEAN damage;
+ * -EIO; -ENOMEM; and of changes: -EROFS, -ENOSPC. Names: -ENAMETOOLONG, -EINVAL.
+ * Threads: any, except for open and close.
+ */
+#ifndef FS_VOLUME_H
+#define FS_VOLUME_H
+
+#include <sys/statvfs.h>
+
+#include "fs/record.h"
+
+struct fs_volume;
+
+struct fs_volume_options {
+    bool read_only;
+    kv_log_fn *log; /* NULL: standard error */
+    void *log_context;
+};
+
+/*
+ * Use the filesystem in an open store, which is borrowed until fs_volume_close. Unless it is
+ * read-only, what is left of files that were deleted while open goes now.
+ *
+ * Returns 0; -EMEDIUMTYPE no filesystem in it; -EPROTONOSUPPORT another version; or as above.
+ */
+KV_MUST_CHECK int fs_volume_open(struct kv_store *store, const struct fs_volume_options *options,
+                                 struct fs_volume **volume, struct kv_error *error);
+/* Delete what the kernel had open without a name, and release everything but the store. */
+void fs_volume_close(struct fs_volume *volume);
+
+struct kv_store *fs_volume_store(struct fs_volume *volume);
+void fs_volume_log(struct fs_volume *volume, enum kv_log_level level, const char *format, ...)
+    KV_PRINTF(3, 4);
+
+/* Who asks. */
+struct fs_caller {
+    uint32_t uid, gid;
+    uint32_t umask;
+};
+
+/* ---- names ------------------------------------------------------------------ */
+
+/* -ENOENT. Counts. */
+KV_MUST_CHECK int fs_lookup(struct fs_volume *volume, uint64_t directory, const char *name,
+                            size_t name_len, struct fs_record *record);
+/* Take references off; with the last one an inode without a name is deleted. */
+void fs_forget(struct fs_volume *volume, uint64_t ino, uint64_t count);
+
+struct fs_new_node {
+    uint32_t mode;      /* type and permissions as asked for, before umask and ACL */
+    uint64_t rdev;      /* of device nodes */
+    const char *target; /* of symlinks; borrowed */
+    size_t target_len;
+};
+/* File, directory, symlink or special file. -EEXIST; -ENOENT the directory is gone. Counts. */
+KV_MUST_CHECK int fs_create(struct fs_volume *volume, const struct fs_caller *caller,
+                            uint64_t directory, const char *name, size_t name_len,
+                            const struct fs_new_node *node, struct fs_record *record);
+/* A file without a name (O_TMPFILE), which lives until forgotten or linked. Counts. */
+KV_MUST_CHECK int fs_create_unnamed(struct fs_volume *volume, const struct fs_caller *caller,
+                                    uint64_t directory, uint32_t mode, struct fs_record *record);
+/* -EISDIR, -ENOENT. */
+KV_MUST_CHECK int fs_unlink(struct fs_volume *volume, uint64_t directory, const char *name,
+                            size_t name_len);
+/* -ENOTDIR, -ENOTEMPTY, -ENOENT. */
+KV_MUST_CHECK int fs_rmdir(struct fs_volume *volume, uint64_t directory, const char *name,
+                           size_t name_len);
+/* -EPERM a directory; -EMLINK; -EEXIST. Counts. */
+KV_MUST_CHECK int fs_link(struct fs_volume *volume, uint64_t ino, uint64_t directory,
+                          const char *name, size_t name_len, struct fs_record *record);
+
+enum fs_rename_flags { FS_RENAME_NOREPLACE = 1, FS_RENAME_EXCHANGE = 2 };
+/*
+ * -ENOENT; -EEXIST with NOREPLACE; -EISDIR, -ENOTDIR, -ENOTEMPTY of what would be replaced;
+ * -EINVAL other flags. That a directory does not move into itself is the caller's duty.
+ */
+KV_MUST_CHECK int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name,
+                            size_t name_len, uint64_t new_directory, const char *new_name,
+                            size_t new_name_len, unsigned flags);
+
+/* target: FS_SYMLINK_MAX + 1 bytes, terminated. -EINVAL not a symlink. */
+KV_MUST_CHECK int fs_readlink(struct fs_volume *volume, uint64_t ino, char *target);
+
+/* ---- attributes --------------------------------------------------------------- */
+
+KV_MUST_CHECK int fs_getattr(struct fs_volume *volume, uint64_t ino, struct fs_record *record);
+
+enum fs_attr_bits {
+    FS_ATTR_MODE = 1,
+    FS_ATTR_UID = 2,
+    FS_ATTR_GID = 4,
+    FS_ATTR_SIZE = 8,
+    FS_ATTR_ATIME = 16,
+    FS_ATTR_MTIME = 32,
+    FS_ATTR_CTIME = 64,
+    FS_ATTR_KILL_PRIVILEGES = 128, /* setuid and setgid go with a change of size */
+};
+struct fs_attr_change {
+    unsigned valid; /* enum fs_attr_bits */
+    uint32_t mode, uid, gid;
+    uint64_t size;
+    int64_t atime_ns, mtime_ns, ctime_ns;
+};
+/* -EINVAL or -EISDIR a size for what has none; -EFBIG. */
+KV_MUST_CHECK int fs_setattr(struct fs_volume *volume, uint64_t ino,
+                             const struct fs_attr_change *change, struct fs_record *record);
+
+/* For stat(2). */
+void fs_record_stat(const struct fs_record *record, struct stat *stat);
+
+/* ---- content -------------------------------------------------------------------- */
+
+KV_MUST_CHECK int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf,
+                          size_t length, size_t *got);
+/*
+ * length 1..FS_WRITE_MAX, all of it or nothing is written.
+ * kill_privileges: setuid and setgid go (the writer is not privileged).
+ */
+KV_MUST_CHECK int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
+                           size_t length, bool kill_privileges);
+/* mode: FALLOC_FL_*. -EOPNOTSUPP others than fs/data.h offers. */
+KV_MUST_CHECK int fs_fallocate(struct fs_volume *volume, uint64_t ino, int mode, uint64_t offset,
+                               uint64_t length);
+/* whence: SEEK_DATA or SEEK_HOLE. -ENXIO; -EINVAL. */
+KV_MUST_CHECK int fs_seek(struct fs_volume *volume, uint64_t ino, uint64_t offset, int whence,
+                          uint64_t *found);
+/* copied: may be less than length; the caller goes on behind it. */
+KV_MUST_CHECK int fs_copy_range(struct fs_volume *volume, uint64_t from_ino, uint64_t from,
+                                uint64_t to_ino, uint64_t to, uint64_t length, uint64_t *copied);
+
+/* ---- listing --------------------------------------------------------------------- */
+
+struct fs_dirent {
+    const char *name; /* borrowed for the call */
+    size_t name_len;
+    uint64_t ino;
+    uint32_t type;                  /* S_IFMT bits */
+    uint64_t cookie;                /* resumes after this entry; fs/cookie.h */
+    const struct fs_record *record; /* with attributes only; NULL for "." and ".." */
+};
+/* Returns false when the entry does not fit: the listing ends before it. */
+typedef bool fs_dirent_fn(void *context, const struct fs_dirent *entry);
+
+/*
+ * List a directory in byte order of names ("." and ".." first) from a cookie on, 0 = all.
+ * with_attributes: each entry but "." and ".." that `emit` accepts counts a reference.
+ */
+KV_MUST_CHECK int fs_readdir(struct fs_volume *volume, uint64_t ino, uint64_t cookie,
+                             bool with_attributes, fs_dirent_fn *emit, void *context);
+
+/* ---- extended attributes ------------------------------------------------------------ */
+
+/* The names kept here: user., trusted., security., system.posix_acl_access and _default. */
+#define FS_XATTR_NAME_MAX  255u
+#define FS_XATTR_VALUE_MAX 65536u
+
+/* length: out, also on -ERANGE. -ENODATA; -EOPNOTSUPP the name. */
+KV_MUST_CHECK int fs_getxattr(struct fs_volume *volume, uint64_t ino, const char *name, void *value,
+                              size_t cap, size_t *length);
+/*
+ * flags: XATTR_CREATE, XATTR_REPLACE. -EEXIST; -ENODATA; -E2BIG; -EINVAL not a legal ACL.
+ * kill_setgid: setting an access ACL takes the setgid bit (the caller is not in the group).
+ */
+KV_MUST_CHECK int fs_setxattr(struct fs_volume *volume, uint64_t ino, const char *name,
+                              const void *value, size_t length, int flags, bool kill_setgid);
+KV_MUST_CHECK int fs_removexattr(struct fs_volume *volume, uint64_t ino, const char *name);
+/* Names, each terminated. length: out, also on -ERANGE (cap 0 asks for it). */
+KV_MUST_CHECK int fs_listxattr(struct fs_volume *volume, uint64_t ino, char *names, size_t cap,
+                               size_t *length);
+
+/* ---- the whole ------------------------------------------------------------------------ */
+
+/* Everything applied so far is durable on return. */
+KV_MUST_CHECK int fs_sync(struct fs_volume *volume);
+/* And is in the tree, not only in the log. */
+KV_MUST_CHECK int fs_checkpoint(struct fs_volume *volume);
+void fs_statfs(struct fs_volume *volume, struct statvfs *out);
+
+/* How many inodes the table holds and the memory of it, listings included. */
+void fs_volume_usage(struct fs_volume *volume, uint64_t *inode_count, uint64_t *memory_bytes);
+
+#endif

@@ -1,0 +1,80 @@
+/*
+ * tests/fs/scratch_store.h: a store in a directory of its own, and a seeded generator.
+ *
+ * Owns       a directory made by mkdtemp and the image inside it, both gone after close.
+ */
+#ifndef TESTS_FS_SCRATCH_STORE_H
+#define TESTS_FS_SCRATCH_STORE_H
+
+#include "kv/base.h"
+#include "kv/kv.h"
+
+#include <check.h>
+#include <unistd.h>
+
+struct scratch_store {
+    char directory[64];
+    char path[80];
+    struct kv_store *store;
+};
+
+static inline void scratch_mount(struct scratch_store *scratch)
+{
+    const struct kv_open_options options = {
+        .memory_budget_bytes = 32u << 20, .buffered_io = true, .no_background = true};
+    struct kv_error error = {""};
+    const int err = kv_open(scratch->path, &options, &scratch->store, &error);
+    ck_assert_msg(err == 0, "kv_open: %d %s", err, error.text);
+}
+
+static inline void scratch_open(struct scratch_store *scratch, uint64_t size_bytes,
+                                uint32_t node_bytes, uint32_t extent_bytes)
+{
+    strcpy(scratch->directory, "/tmp/kvfs-test-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(scratch->directory));
+    snprintf(scratch->path, sizeof scratch->path, "%s/image", scratch->directory);
+    const struct kv_create_options options = {
+        .size_bytes = size_bytes, .node_bytes = node_bytes, .extent_bytes = extent_bytes};
+    struct kv_error error = {""};
+    const int err = kv_create(scratch->path, &options, &error);
+    ck_assert_msg(err == 0, "kv_create: %d %s", err, error.text);
+    scratch_mount(scratch);
+}
+
+static inline void scratch_reopen(struct scratch_store *scratch)
+{
+    ck_assert_int_eq(kv_close(scratch->store), 0);
+    scratch_mount(scratch);
+}
+
+static inline void scratch_close(struct scratch_store *scratch)
+{
+    ck_assert_int_eq(kv_close(scratch->store), 0);
+    ck_assert_int_eq(unlink(scratch->path), 0);
+    ck_assert_int_eq(rmdir(scratch->directory), 0);
+}
+
+static inline uint64_t scratch_seed(void)
+{
+    const char *const text = getenv("KVFS_SEED");
+    const uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)getpid() * 2654435761u;
+    printf("KVFS_SEED=%llu\n", (unsigned long long)seed);
+    fflush(stdout);
+    return seed;
+}
+
+/* splitmix64 */
+static inline uint64_t scratch_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static inline uint64_t scratch_below(uint64_t *state, uint64_t limit)
+{
+    return scratch_random(state) % limit;
+}
+
+#endif

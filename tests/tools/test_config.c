@@ -1,0 +1,198 @@
+/*
+ * tests/tools/test_config.c: mount.conf and -o options say the same, and mistakes are named.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/config.h"
+
+static char dir[] = "/tmp/kvfs-config-XXXXXX";
+static char path[sizeof dir + 16];
+
+static void make_dir(void)
+{
+    strcpy(dir + sizeof dir - 7, "XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/mount.conf", dir);
+}
+
+static void remove_dir(void)
+{
+    (void)unlink(path); /* not every test writes it */
+    ck_assert_int_eq(rmdir(dir), 0);
+}
+
+/* Read `text` as a file over the defaults. */
+static int read_text(const char *text, struct fs_mount_options *options, struct kv_error *error)
+{
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_ge(fputs(text, file), 0);
+    ck_assert_int_eq(fclose(file), 0);
+    tool_config_defaults(options);
+    return tool_config_read(path, options, error);
+}
+
+static void assert_same_settings(const struct fs_mount_options *a, const struct fs_mount_options *b)
+{
+    ck_assert_int_eq(a->read_only, b->read_only);
+    ck_assert_int_eq(a->allow_other, b->allow_other);
+    ck_assert_int_eq(a->writeback, b->writeback);
+    ck_assert_uint_eq(a->threads, b->threads);
+    ck_assert_uint_eq(a->memory_budget_bytes, b->memory_budget_bytes);
+    ck_assert_uint_eq(a->hot_percent, b->hot_percent);
+    ck_assert_int_eq(a->buffered_io, b->buffered_io);
+    ck_assert_int_eq(a->sync, b->sync);
+    ck_assert_uint_eq(a->commit_interval_ms, b->commit_interval_ms);
+    ck_assert_int_eq(a->count_requests, b->count_requests);
+}
+
+START_TEST(the_mount_conf_of_the_tree_lists_every_default)
+{
+    struct fs_mount_options defaults, listed;
+    struct kv_error error = {""};
+    tool_config_defaults(&defaults);
+    memset(&listed, 0x5a, sizeof listed); /* a key that is missing leaves this behind */
+    listed.read_only = listed.allow_other = listed.writeback = true;
+    listed.buffered_io = listed.count_requests = true;
+
+    const int err = tool_config_read(KVFS_SOURCE_DIR "/mount.conf", &listed, &error);
+
+    ck_assert_msg(err == 0, "%s", error.text);
+    assert_same_settings(&listed, &defaults);
+}
+END_TEST
+
+START_TEST(each_key_of_mount_conf_has_its_default_and_a_line_of_explanation)
+{
+    FILE *file = fopen(KVFS_SOURCE_DIR "/mount.conf", "r");
+    ck_assert_ptr_nonnull(file);
+    char line[256], before[256] = "", section[64] = "";
+    size_t index = 0;
+    while (fgets(line, sizeof line, file)) {
+        if (line[0] == '[')
+            ck_assert_int_eq(sscanf(line, "[%63[^]]]", section), 1);
+        if (line[0] != '#' && line[0] != '[' && line[0] != '\n') {
+            const struct tool_setting *setting = tool_config_setting(index++);
+            char expected[256];
+            ck_assert_ptr_nonnull(setting);
+            snprintf(expected, sizeof expected, "%s = %s\n", setting->key, setting->default_value);
+            ck_assert_str_eq(line, expected);
+            ck_assert_str_eq(section, setting->section);
+            ck_assert_int_eq(before[0], '#');
+        }
+        memcpy(before, line, sizeof before);
+    }
+    ck_assert_ptr_null(tool_config_setting(index));
+    fclose(file);
+}
+END_TEST
+
+START_TEST(a_file_and_options_set_the_same_things)
+{
+    struct fs_mount_options from_file, from_options;
+    struct kv_error error;
+    ck_assert_int_eq(read_text("[mount]\nro = yes\nthreads=4\n\n; remark\n[durability]\n"
+                               "sync = always\ncommit_interval = 500ms\n"
+                               "[memory]\nmemory_budget = 64M ; small\n",
+                               &from_file, &error),
+                     0);
+    tool_config_defaults(&from_options);
+    ck_assert_int_eq(tool_config_set("ro", NULL, &from_options, &error), 0);
+    ck_assert_int_eq(tool_config_set("threads", "4", &from_options, &error), 0);
+    ck_assert_int_eq(tool_config_set("sync", "always", &from_options, &error), 0);
+    ck_assert_int_eq(tool_config_set("commit_interval", "500ms", &from_options, &error), 0);
+    ck_assert_int_eq(tool_config_set("memory_budget", "64M", &from_options, &error), 0);
+
+    assert_same_settings(&from_file, &from_options);
+    ck_assert_uint_eq(from_file.memory_budget_bytes, 64u << 20);
+    ck_assert_uint_eq(from_file.commit_interval_ms, 500);
+    ck_assert(from_file.read_only);
+}
+END_TEST
+
+START_TEST(a_mistake_in_a_file_is_named_with_file_line_and_key)
+{
+    static const struct {
+        const char *text;
+        int line;
+        const char *words;
+    } cases[] = {
+        {"[mount]\nro = yes\ncolour = red\n", 3, "unknown key \"colour\""},
+        {"[mount]\n\nthreads = many\n", 3, "key \"threads\": \"many\""},
+        {"[mount]\nthreads = 0\n", 2, "key \"threads\": \"0\""},
+        {"[memory]\nmemory_budget = 1M\n", 2, "key \"memory_budget\": \"1M\""},
+        {"[memory]\nmemory_budget = 64X\n", 2, "key \"memory_budget\": \"64X\""},
+        {"[durability]\nsync = sometimes\n", 2, "key \"sync\": \"sometimes\""},
+        {"[durability]\nro = yes\n", 2, "key \"ro\" does not belong to section [durability]"},
+        {"[colours]\nro = yes\n", 2, "section [colours]"},
+        {"ro = yes\n", 1, "before any section"},
+        {"[mount]\nro = yes\nro = no\n", 3, "given twice"},
+        {"[mount]\nro = yes\n  no\n", 3, "given twice"}, /* a continued line */
+        {"[mount]\nnonsense\n", 2, "neither"},
+        {"[mount\nro = yes\n", 1, "neither"},
+        {"[mount]\nro = maybe\nwhat = else\n", 2, "key \"ro\""}, /* the first one */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fs_mount_options options;
+        struct kv_error error = {""};
+        char place[sizeof path + 16];
+        snprintf(place, sizeof place, "%s:%d: ", path, cases[i].line);
+
+        ck_assert_int_eq(read_text(cases[i].text, &options, &error), -EINVAL);
+
+        ck_assert_msg(strncmp(error.text, place, strlen(place)) == 0, "%s", error.text);
+        ck_assert_msg(strstr(error.text, cases[i].words) != NULL, "%s", error.text);
+        ck_assert_ptr_null(strchr(error.text, '\n'));
+    }
+}
+END_TEST
+
+START_TEST(a_file_that_can_not_be_read_is_named)
+{
+    struct fs_mount_options options;
+    struct kv_error error = {""};
+    ck_assert_int_eq(tool_config_read(path, &options, &error), -ENOENT);
+    ck_assert_ptr_nonnull(strstr(error.text, path));
+    ck_assert_int_lt(tool_config_read(dir, &options, &error), 0);
+    ck_assert_ptr_nonnull(strstr(error.text, dir));
+}
+END_TEST
+
+START_TEST(a_mistake_in_an_option_is_named)
+{
+    struct fs_mount_options options;
+    struct kv_error error = {""};
+    tool_config_defaults(&options);
+    ck_assert_int_eq(tool_config_set("colour", "red", &options, &error), -ENOENT);
+    ck_assert_int_eq(tool_config_set("threads", NULL, &options, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, "threads needs a value"));
+    ck_assert_int_eq(tool_config_set("threads", "257", &options, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, "threads: \"257\""));
+    ck_assert_uint_eq(options.threads, 10);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("config");
+    TCase *tests = tcase_create("config");
+    tcase_add_checked_fixture(tests, make_dir, remove_dir);
+    tcase_add_test(tests, the_mount_conf_of_the_tree_lists_every_default);
+    tcase_add_test(tests, each_key_of_mount_conf_has_its_default_and_a_line_of_explanation);
+    tcase_add_test(tests, a_file_and_options_set_the_same_things);
+    tcase_add_test(tests, a_mistake_in_a_file_is_named_with_file_line_and_key);
+    tcase_add_test(tests, a_file_that_can_not_be_read_is_named);
+    tcase_add_test(tests, a_mistake_in_an_option_is_named);
+    suite_add_tcase(suite, tests);
+
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

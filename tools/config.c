@@ -1,0 +1,226 @@
+/*
+ * tools/config.c: the settings of a mount, from mount.conf and from -o options.
+ *
+ * Owns       the table of settings: the one place that knows names, defaults and bounds.
+ * Invariant  mount.conf at the top of the tree lists exactly this table (tests/tools).
+ */
+#include "tools/config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <ini.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kv/base.h"
+#include "tools/options.h"
+
+enum setting_kind { SETTING_BOOL, SETTING_U32, SETTING_SIZE, SETTING_MS, SETTING_SYNC };
+
+struct setting {
+    struct tool_setting shown;
+    enum setting_kind kind;
+    size_t offset;        /* of the field in struct fs_mount_options */
+    uint64_t least, most; /* numbers only */
+};
+
+#define FIELD(name) offsetof(struct fs_mount_options, name)
+
+static const struct setting settings[] = {
+    {{"mount", "ro", "no", "yes or no"}, SETTING_BOOL, FIELD(read_only), 0, 0},
+    {{"mount", "allow_other", "no", "yes or no"}, SETTING_BOOL, FIELD(allow_other), 0, 0},
+    {{"mount", "writeback", "no", "yes or no"}, SETTING_BOOL, FIELD(writeback), 0, 0},
+    {{"mount", "threads", "10", "a number from 1 to 256"}, SETTING_U32, FIELD(threads), 1, 256},
+    {{"memory", "memory_budget", "256M", "a size of at least 8M, such as 256M"},
+     SETTING_SIZE,
+     FIELD(memory_budget_bytes),
+     8u << 20,
+     1ull << 50},
+    {{"memory", "hot_percent", "33", "a number from 1 to 90"},
+     SETTING_U32,
+     FIELD(hot_percent),
+     1,
+     90},
+    {{"memory", "buffered_io", "no", "yes or no"}, SETTING_BOOL, FIELD(buffered_io), 0, 0},
+    {{"durability", "sync", "fsync", "fsync, always or checkpoint"},
+     SETTING_SYNC,
+     FIELD(sync),
+     0,
+     0},
+    {{"durability", "commit_interval", "1s", "a time from 10ms to 1h, such as 1s"},
+     SETTING_MS,
+     FIELD(commit_interval_ms),
+     10,
+     3600000},
+    {{"diagnostics", "count_requests", "no", "yes or no"},
+     SETTING_BOOL,
+     FIELD(count_requests),
+     0,
+     0},
+};
+#define SETTING_COUNT (sizeof settings / sizeof settings[0])
+
+static_assert(sizeof((struct fs_mount_options *)0)->threads == sizeof(uint32_t),
+              "threads is stored as a 32-bit setting");
+
+const struct tool_setting *tool_config_setting(size_t index)
+{
+    return index < SETTING_COUNT ? &settings[index].shown : NULL;
+}
+
+static const struct setting *find_setting(const char *key)
+{
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+        if (strcmp(settings[i].shown.key, key) == 0)
+            return &settings[i];
+    return NULL;
+}
+
+/* Put `text` into the setting's field; -EINVAL or -ERANGE when it may not stand there. */
+static int store_value(const struct setting *setting, const char *text,
+                       struct fs_mount_options *options)
+{
+    void *field = (char *)options + setting->offset;
+    uint64_t number = 0;
+    int err = 0;
+    switch (setting->kind) {
+    case SETTING_BOOL:
+        return tool_parse_bool(text, field);
+    case SETTING_SYNC:
+        return tool_parse_sync_mode(text, field);
+    case SETTING_SIZE:
+        err = tool_parse_size(text, &number);
+        break;
+    case SETTING_MS:
+        err = tool_parse_duration(text, &number);
+        break;
+    case SETTING_U32:
+        err = tool_parse_number(text, &number);
+        break;
+    }
+    if (err)
+        return err;
+    if (number < setting->least || number > setting->most)
+        return -ERANGE;
+
+    if (setting->kind == SETTING_SIZE)
+        *(uint64_t *)field = number;
+    else
+        *(uint32_t *)field = (uint32_t)number;
+    return 0;
+}
+
+void tool_config_defaults(struct fs_mount_options *options)
+{
+    *options = (struct fs_mount_options){0};
+    for (size_t i = 0; i < SETTING_COUNT; i++) {
+        const int err = store_value(&settings[i], settings[i].shown.default_value, options);
+        KV_ASSERT(err == 0); /* the table is ours */
+    }
+}
+
+int tool_config_set(const char *key, const char *value, struct fs_mount_options *options,
+                    struct kv_error *error)
+{
+    const struct setting *setting = find_setting(key);
+    if (!setting)
+        return -ENOENT;
+    if (!value && setting->kind != SETTING_BOOL) {
+        snprintf(error->text, sizeof error->text, "option %s needs a value: %s", key,
+                 setting->shown.form);
+        return -EINVAL;
+    }
+    if (store_value(setting, value ? value : "yes", options)) {
+        snprintf(error->text, sizeof error->text, "option %s: \"%.80s\" is not %s", key, value,
+                 setting->shown.form);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* What the INI parser's callback works on. */
+struct reading {
+    struct fs_mount_options *options;
+    bool seen[SETTING_COUNT];
+    FILE *file;
+    int line;          /* that was read last, from 1 */
+    int failed_line;   /* the first one with a setting that is wrong; 0 none */
+    char problem[200]; /* of that line */
+};
+
+/* Read a line for the parser, which does not tell its callback where it is. */
+static char *read_line(char *line, int capacity, void *context)
+{
+    struct reading *reading = context;
+    reading->line++;
+    return fgets(line, capacity, reading->file);
+}
+
+__attribute__((format(printf, 2, 3))) static int fail_line(struct reading *reading,
+                                                           const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reading->problem, sizeof reading->problem, format, arguments);
+    va_end(arguments);
+    reading->failed_line = reading->line;
+    return 0;
+}
+
+/* Take one `key = value` line; the parser wants 1 for success and 0 for an error. */
+static int take_line(void *context, const char *section, const char *key, const char *value)
+{
+    struct reading *reading = context;
+    if (reading->failed_line)
+        return 1; /* the parser goes on; the first error is what we report */
+
+    const struct setting *setting = find_setting(key);
+    if (!setting)
+        return fail_line(reading, "unknown key \"%.60s\"; mount.conf lists all keys", key);
+    if (!*section)
+        return fail_line(reading, "key \"%s\" stands before any section; put it under [%s]", key,
+                         setting->shown.section);
+    if (strcmp(section, setting->shown.section) != 0)
+        return fail_line(reading,
+                         "key \"%s\" does not belong to section [%.50s]; put it under [%s]", key,
+                         section, setting->shown.section);
+    const size_t index = (size_t)(setting - settings);
+    if (reading->seen[index])
+        return fail_line(reading, "key \"%s\" is given twice; keep one", key);
+    reading->seen[index] = true;
+    if (store_value(setting, value, reading->options))
+        return fail_line(reading, "key \"%s\": \"%.60s\" is not %s", key, value,
+                         setting->shown.form);
+    return 1;
+}
+
+int tool_config_read(const char *path, struct fs_mount_options *options, struct kv_error *error)
+{
+    struct reading reading = {.options = options, .file = fopen(path, "re")};
+    if (!reading.file) {
+        const int err = -errno;
+        snprintf(error->text, sizeof error->text, "%.200s: %s; give -c a readable file", path,
+                 tool_error_text(err));
+        return err;
+    }
+
+    const int line = ini_parse_stream(read_line, &reading, take_line, &reading);
+    int err = 0;
+    if (ferror(reading.file)) {
+        err = -EIO;
+        snprintf(error->text, sizeof error->text, "%.200s: can not be read; give -c a text file",
+                 path);
+    } else if (line < 0) {
+        err = -ENOMEM;
+        snprintf(error->text, sizeof error->text, "%.200s: %s", path, tool_error_text(err));
+    } else if (line > 0) {
+        err = -EINVAL;
+        snprintf(error->text, sizeof error->text, "%.100s:%d: %s", path, line,
+                 line == reading.failed_line
+                     ? reading.problem
+                     : "is neither [section] nor key = value nor # comment");
+    }
+    (void)fclose(reading.file); /* only read */
+    return err;
+}

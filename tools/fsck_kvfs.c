@@ -1,0 +1,356 @@
+/*
+ * tools/fsck_kvfs.c: fsck.kvfs checks an image, and mends what can be mended safely.
+ *
+ * The store checks itself first (kv_check), then the filesystem in it (fs_check): the second
+ * may rely on what the first found whole. Both report findings through one function here.
+ *
+ * Invariant  with -n nothing is written: the store is open read-only, its log replayed in memory.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fs/check.h"
+#include "kv/base.h"
+#include "kv/kv.h"
+#include "tools/json.h"
+#include "tools/mounts.h"
+#include "tools/options.h"
+
+static const char usage[] =
+    "usage: fsck.kvfs [-n | -p | -y] [-f] [-v] [-j] IMAGE\n"
+    "\n"
+    "Check IMAGE, which must not be mounted, and mend what can be mended safely. Asks before it\n"
+    "mends, unless told what to do:\n"
+    "\n"
+    "  -n, --no-changes  only look; nothing is written\n"
+    "  -p, --preen       mend without asking (-a is the same)\n"
+    "  -y, --yes         mend without asking, answering yes to everything\n"
+    "  -f, --force       check also when the image was closed cleanly\n"
+    "  -v, --verbose     say what is done and what was counted\n"
+    "  -j, --json        one JSON object on standard output\n"
+    "  -h, --help  -V, --version\n"
+    "\n"
+    "Exit status as of fsck(8): 0 nothing wrong, 1 all mended, 4 something is left, 8 the check\n"
+    "could not be done, 16 usage, 32 cancelled.\n"
+    "\n"
+    "Example: fsck.kvfs -n -f data.img\n";
+
+enum repair_mode { REPAIR_ASK, REPAIR_NEVER, REPAIR_ALWAYS };
+
+struct request {
+    const char *image;
+    enum repair_mode repair;
+    bool force, verbose, json;
+};
+
+/* Which pass is running: only what is found first, and what is left in the end, is told. */
+enum phase { PHASE_LOOK, PHASE_MEND, PHASE_VERIFY };
+
+/* What the run has come to; findings are printed, or written as JSON, as they come. */
+struct outcome {
+    const struct request *request;
+    struct tool_json json;
+    enum phase phase;
+    const char *part;              /* that is being checked: "store" or "filesystem" */
+    uint64_t found, left;          /* worse than a note: at first, and in the end */
+    struct kv_check_result counts; /* of the store */
+};
+
+static void report(void *context, enum kv_check_severity severity, const char *what,
+                   const char *text)
+{
+    static const char *const words[] = {[KV_CHECK_NOTE] = "note",
+                                        [KV_CHECK_REPAIRABLE] = "repairable",
+                                        [KV_CHECK_DAMAGE] = "damage"};
+    struct outcome *outcome = context;
+    if (outcome->phase == PHASE_MEND ||
+        (outcome->phase == PHASE_VERIFY && severity == KV_CHECK_NOTE))
+        return;
+    if (outcome->request->json) {
+        tool_json_open(&outcome->json, NULL, '{');
+        tool_json_string(&outcome->json, "part", outcome->part);
+        tool_json_string(&outcome->json, "severity", words[severity]);
+        tool_json_bool(&outcome->json, "after_repair", outcome->phase == PHASE_VERIFY);
+        tool_json_string(&outcome->json, "what", what);
+        tool_json_string(&outcome->json, "text", text);
+        tool_json_close(&outcome->json, '}');
+    } else if (severity != KV_CHECK_NOTE || outcome->request->verbose) {
+        printf("%s: %s%s: %s\n", outcome->request->image,
+               outcome->phase == PHASE_VERIFY ? "left: " : "", words[severity], text);
+    }
+}
+
+/* What the store says while it opens and closes. */
+static void log_line(void *context, enum kv_log_level level, const char *line)
+{
+    const struct outcome *outcome = context;
+    if (level <= KV_LOG_WARNING)
+        tool_complain("%s", line);
+    else if (outcome->request->verbose && !outcome->request->json)
+        printf("%s: %s\n", outcome->request->image, line);
+}
+
+static void cancel(int signal_number)
+{
+    (void)signal_number;
+    _exit(TOOL_FSCK_CANCELLED); /* an image takes this like any other crash */
+}
+
+/* ---- the command line ------------------------------------------------------- */
+
+/* An exit status, or -1 to go on. */
+static int parse(int argc, char **argv, struct request *request)
+{
+    static const struct option options[] = {
+        {"no-changes", no_argument, NULL, 'n'},
+        {"preen", no_argument, NULL, 'p'},
+        {"yes", no_argument, NULL, 'y'},
+        {"force", no_argument, NULL, 'f'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {0},
+    };
+    int chosen = 0; /* which of -n, -p and -y */
+    for (int option; (option = getopt_long(argc, argv, "npayfvjhV", options, NULL)) != -1;) {
+        switch (option) {
+        case 'n':
+        case 'p':
+        case 'a':
+        case 'y':
+            option = option == 'a' ? 'p' : option;
+            if (chosen && chosen != option) {
+                tool_complain("-%c and -%c exclude each other; give one", chosen, option);
+                return TOOL_FSCK_USAGE;
+            }
+            chosen = option;
+            request->repair = option == 'n' ? REPAIR_NEVER : REPAIR_ALWAYS;
+            break;
+        case 'f':
+            request->force = true;
+            break;
+        case 'v':
+            request->verbose = true;
+            break;
+        case 'j':
+            request->json = true;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            return TOOL_FSCK_OK;
+        case 'V':
+            puts("fsck.kvfs " KVFS_VERSION);
+            return TOOL_FSCK_OK;
+        default: /* getopt_long has complained */
+            return TOOL_FSCK_USAGE;
+        }
+    }
+    if (argc - optind != 1) {
+        tool_complain("give one IMAGE; fsck.kvfs --help shows how");
+        return TOOL_FSCK_USAGE;
+    }
+    request->image = argv[optind];
+    /* Nobody is there to be asked. */
+    if (request->repair == REPAIR_ASK && (request->json || !isatty(STDIN_FILENO)))
+        request->repair = REPAIR_NEVER;
+    return -1;
+}
+
+/* ---- checking ----------------------------------------------------------------- */
+
+/*
+ * One pass over store and filesystem.
+ *
+ * found  out: what is worse than a note, mended or not.
+ *
+ * Returns 0 when it ran to its end, or a negative errno.
+ */
+static int check_pass(struct kv_store *store, bool repair, struct outcome *outcome, uint64_t *found)
+{
+    const struct kv_check_options options = {
+        .repair = repair, .read_blobs = true, .report = report, .context = outcome};
+    struct kv_check_result in_store = {0}, in_fs = {0};
+
+    outcome->part = "store";
+    int err = kv_check(store, &options, &in_store);
+    if (err)
+        return err;
+    outcome->part = "filesystem";
+    err = fs_check(store, &options, &in_fs);
+    if (err)
+        return err;
+    outcome->counts = in_store;
+    *found = in_store.repairable + in_store.damaged + in_fs.repairable + in_fs.damaged;
+    return 0;
+}
+
+static bool confirm(const struct request *request, uint64_t found)
+{
+    if (request->repair != REPAIR_ASK)
+        return request->repair == REPAIR_ALWAYS;
+    char answer[16];
+    printf("%s: %llu findings; mend what can be mended? (y/N) ", request->image,
+           (unsigned long long)found);
+    (void)fflush(stdout); /* a prompt that is not seen is answered with no */
+    return fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+}
+
+/* Look; mend if that is wished; look again at what is left. */
+static int check_and_mend(struct kv_store *store, struct outcome *outcome)
+{
+    int err = check_pass(store, false, outcome, &outcome->found);
+    outcome->left = outcome->found;
+    if (err || outcome->found == 0 || !confirm(outcome->request, outcome->found))
+        return err;
+
+    outcome->phase = PHASE_MEND;
+    uint64_t ignored;
+    err = check_pass(store, true, outcome, &ignored);
+    if (!err)
+        err = kv_checkpoint(store);
+    if (err)
+        return err;
+    outcome->phase = PHASE_VERIFY;
+    return check_pass(store, false, outcome, &outcome->left);
+}
+
+/* Open, check, close. Returns 0, or a negative errno with the words in `error`. */
+static int check_image(struct outcome *outcome, struct kv_error *error)
+{
+    const struct request *request = outcome->request;
+    const struct kv_open_options options = {
+        .read_only = request->repair == REPAIR_NEVER, .log = log_line, .log_context = outcome};
+    struct kv_store *store;
+    int err = kv_open(request->image, &options, &store, error);
+    if (err)
+        return err;
+    err = check_and_mend(store, outcome);
+    const int close_err = kv_close(store);
+    if (!err)
+        err = close_err;
+    if (err)
+        snprintf(error->text, sizeof error->text, "%.200s: the check broke off: %s", request->image,
+                 tool_error_text(err));
+    return err;
+}
+
+/* The exit status for what check_image returned; complains when it failed. */
+static int conclude(int err, struct outcome *outcome, struct kv_error *error)
+{
+    const char *image = outcome->request->image;
+    if (err == -EBUSY)
+        tool_describe_holder(image, error);
+    else if (err && !*error->text)
+        snprintf(error->text, sizeof error->text, "%.200s: %s", image, tool_error_text(err));
+
+    if (err == -EBADMSG || err == -EUCLEAN) {
+        /* Too damaged to open or to walk: a finding, and one that is left. */
+        outcome->part = "store";
+        outcome->found++;
+        outcome->left++;
+        report(outcome, KV_CHECK_DAMAGE, "unreadable", error->text);
+        return TOOL_FSCK_UNCORRECTED;
+    }
+    if (err) {
+        tool_complain("%s", error->text);
+        return TOOL_FSCK_ERROR;
+    }
+    if (outcome->left)
+        return TOOL_FSCK_UNCORRECTED;
+    return outcome->found ? TOOL_FSCK_CORRECTED : TOOL_FSCK_OK;
+}
+
+static void print_summary(const struct outcome *outcome, bool skipped, int status)
+{
+    const char *image = outcome->request->image;
+    const struct kv_check_result *counts = &outcome->counts;
+    if (skipped) {
+        printf("%s: clean; -f checks all the same\n", image);
+        return;
+    }
+    if (outcome->request->verbose)
+        printf("%s: %llu pages, %llu keys, %llu blobs, %llu of them shared\n", image,
+               (unsigned long long)counts->pages, (unsigned long long)counts->keys,
+               (unsigned long long)counts->blobs, (unsigned long long)counts->shared_blobs);
+    if (status == TOOL_FSCK_OK)
+        printf("%s: checked, nothing wrong\n", image);
+    else if (status == TOOL_FSCK_CORRECTED)
+        printf("%s: %llu findings, all mended\n", image, (unsigned long long)outcome->found);
+    else if (status == TOOL_FSCK_UNCORRECTED && outcome->request->repair == REPAIR_NEVER)
+        printf("%s: %llu findings; fsck.kvfs -y mends what can be mended\n", image,
+               (unsigned long long)outcome->left);
+    else if (status == TOOL_FSCK_UNCORRECTED)
+        printf("%s: %llu findings, %llu left; copy off what is still readable\n", image,
+               (unsigned long long)outcome->found, (unsigned long long)outcome->left);
+}
+
+static void finish_json(struct outcome *outcome, bool skipped, int status,
+                        const struct kv_error *error)
+{
+    static const char *const words[] = {[TOOL_FSCK_OK] = "clean",
+                                        [TOOL_FSCK_CORRECTED] = "corrected",
+                                        [TOOL_FSCK_UNCORRECTED] = "uncorrected",
+                                        [TOOL_FSCK_ERROR] = "error"};
+    struct tool_json *json = &outcome->json;
+    tool_json_close(json, ']');
+    tool_json_string(json, "image", outcome->request->image);
+    tool_json_string(json, "result", words[status]);
+    tool_json_number(json, "exit_status", (uint64_t)status);
+    tool_json_bool(json, "skipped", skipped);
+    tool_json_number(json, "found", outcome->found);
+    tool_json_number(json, "left", outcome->left);
+    tool_json_number(json, "pages", outcome->counts.pages);
+    tool_json_number(json, "keys", outcome->counts.keys);
+    tool_json_number(json, "blobs", outcome->counts.blobs);
+    if (status == TOOL_FSCK_ERROR)
+        tool_json_string(json, "error", error->text);
+    tool_json_close(json, '}');
+}
+
+int main(int argc, char **argv)
+{
+    struct request request = {0};
+    int status = parse(argc, argv, &request);
+    if (status >= 0)
+        return status;
+
+    const struct sigaction action = {.sa_handler = cancel};
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+
+    struct outcome outcome = {.request = &request};
+    struct kv_error error = {""};
+    struct kv_image_info info;
+    tool_json_init(&outcome.json, stdout);
+    if (request.json) {
+        tool_json_open(&outcome.json, NULL, '{');
+        tool_json_open(&outcome.json, "findings", '[');
+    }
+
+    int err = 0;
+    bool skipped = false;
+    if (kv_image_holder(request.image) > 0) {
+        err = -EBUSY;
+    } else {
+        err = kv_image_info(request.image, &info, &error);
+        skipped = !err && info.clean && !info.superblock_damaged && !request.force;
+        if (!err && !skipped)
+            err = check_image(&outcome, &error);
+    }
+    status = conclude(err, &outcome, &error);
+    if (request.json)
+        finish_json(&outcome, skipped, status, &error);
+    else
+        print_summary(&outcome, skipped, status);
+    if (fflush(stdout) || ferror(stdout)) {
+        tool_complain("standard output: %s", tool_error_text(errno));
+        return TOOL_FSCK_ERROR;
+    }
+    return status;
+}

@@ -1,0 +1,559 @@
+/*
+ * tools/mount_kvfs.c: mount.kvfs mounts an image and stays behind as its daemon.
+ *
+ * The parent checks what can be checked, forks, and waits on a pipe. The child opens the image
+ * and mounts it, writes one verdict into the pipe, and serves. The parent exits with the
+ * verdict: so the mount is usable when mount.kvfs returns 0.
+ *
+ * Invariant  exactly one verdict goes through the pipe, in one write; none means the child died.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include "fs/mount.h"
+#include "kv/base.h"
+#include "tools/config.h"
+#include "tools/mounts.h"
+#include "tools/options.h"
+
+static const char usage[] =
+    "usage: mount.kvfs IMAGE DIR [-f] [-c FILE] [-o OPT[,OPT]...]\n"
+    "\n"
+    "Mount IMAGE, a file or block device made by mkfs.kvfs, on DIR. Returns when DIR is usable.\n"
+    "\n"
+    "  -f, --foreground   stay in the foreground and log to standard error\n"
+    "  -c, --config FILE  read settings from FILE; mount.conf lists all with their defaults\n"
+    "  -o OPT[,OPT]...    settings, which win over FILE:\n";
+
+static const char usage_end[] =
+    "                     nonempty: also when DIR is not empty\n"
+    "                     and those of mount(8): rw, noatime, nodev, noexec, nosuid, ...\n"
+    "  -h, --help  -V, --version\n"
+    "\n"
+    "Exit status as of mount(8): 0 mounted, 1 usage or permission, 2 system, 4 internal,\n"
+    "8 interrupted, 32 not mounted.\n"
+    "\n"
+    "Example: mount.kvfs data.img /mnt -o memory_budget=1G,noatime; kvfs umount /mnt\n";
+
+/* What the command line asks for. */
+struct request {
+    const char *image, *dir, *config;
+    char *extra; /* owned: generic options for the kernel, comma-separated */
+    bool foreground, nonempty, sloppy;
+    struct fs_mount_options options;
+};
+
+/* ---- options of mount(8) ---------------------------------------------------- */
+
+/* What becomes of an option that is not in the table of settings. */
+enum generic_action { GENERIC_PASS, GENERIC_IGNORE, GENERIC_READ_WRITE, GENERIC_SYNC };
+
+struct generic_option {
+    const char *name;
+    enum generic_action action;
+};
+
+static const struct generic_option generic_options[] = {
+    {"rw", GENERIC_READ_WRITE},
+    {"sync", GENERIC_SYNC}, /* alone; sync=MODE is a setting */
+    {"dirsync", GENERIC_SYNC},
+    {"atime", GENERIC_PASS},
+    {"noatime", GENERIC_PASS},
+    {"diratime", GENERIC_PASS},
+    {"nodiratime", GENERIC_PASS},
+    {"relatime", GENERIC_PASS},
+    {"norelatime", GENERIC_PASS},
+    {"strictatime", GENERIC_PASS},
+    {"nostrictatime", GENERIC_PASS},
+    {"suid", GENERIC_PASS},
+    {"nosuid", GENERIC_PASS},
+    {"dev", GENERIC_PASS},
+    {"nodev", GENERIC_PASS},
+    {"exec", GENERIC_PASS},
+    {"noexec", GENERIC_PASS},
+    {"fsname", GENERIC_PASS},
+    {"subtype", GENERIC_PASS},
+    /* For mount(8), fstab and systemd; nothing is left to do. */
+    {"defaults", GENERIC_IGNORE},
+    {"default_permissions", GENERIC_IGNORE}, /* always so */
+    {"async", GENERIC_IGNORE},
+    {"auto", GENERIC_IGNORE},
+    {"noauto", GENERIC_IGNORE},
+    {"nofail", GENERIC_IGNORE},
+    {"_netdev", GENERIC_IGNORE},
+    {"user", GENERIC_IGNORE},
+    {"nouser", GENERIC_IGNORE},
+    {"users", GENERIC_IGNORE},
+    {"owner", GENERIC_IGNORE},
+    {"group", GENERIC_IGNORE},
+    {"silent", GENERIC_IGNORE},
+    {"loud", GENERIC_IGNORE},
+    {"comment", GENERIC_IGNORE},
+};
+
+static const struct generic_option *find_generic(const char *name)
+{
+    static const struct generic_option ignored = {"x-", GENERIC_IGNORE};
+    if (strncasecmp(name, "x-", 2) == 0)
+        return &ignored;
+    for (size_t i = 0; i < sizeof generic_options / sizeof generic_options[0]; i++)
+        if (strcmp(generic_options[i].name, name) == 0)
+            return &generic_options[i];
+    return NULL;
+}
+
+/* Add "name" or "name=value" to what goes to the kernel. */
+static int pass_on(const char *name, const char *value, struct request *request)
+{
+    char *longer;
+    if (asprintf(&longer, "%s%s%s%s%s", request->extra ? request->extra : "",
+                 request->extra ? "," : "", name, value ? "=" : "", value ? value : "") < 0)
+        return -ENOMEM;
+    free(request->extra);
+    request->extra = longer;
+    return 0;
+}
+
+/* Apply one option. Returns an exit status of mount(8). */
+static int apply_option(const char *name, const char *value, struct request *request)
+{
+    struct fs_mount_options *options = &request->options;
+    if (strcmp(name, "nonempty") == 0) {
+        request->nonempty = true;
+        return TOOL_MOUNT_OK;
+    }
+
+    const struct generic_option *generic = find_generic(name);
+    const bool is_setting = !generic || (value && generic->action == GENERIC_SYNC);
+    if (is_setting) {
+        struct kv_error error = {""};
+        const int err = tool_config_set(name, value, options, &error);
+        if (!err || (err == -ENOENT && request->sloppy))
+            return TOOL_MOUNT_OK;
+        if (err == -ENOENT)
+            tool_complain("option %s is not known; mount.kvfs --help lists what is", name);
+        else
+            tool_complain("%s", error.text);
+        return TOOL_MOUNT_USAGE;
+    }
+    switch (generic->action) {
+    case GENERIC_READ_WRITE:
+        options->read_only = false;
+        break;
+    case GENERIC_SYNC:
+        options->sync = KV_SYNC_ALWAYS;
+        break;
+    case GENERIC_PASS:
+        if (pass_on(name, value, request)) {
+            tool_complain("%s", tool_error_text(ENOMEM));
+            return TOOL_MOUNT_SYSTEM;
+        }
+        break;
+    case GENERIC_IGNORE:
+        break;
+    }
+    return TOOL_MOUNT_OK;
+}
+
+/* Apply a comma-separated list of options; `list` is cut up. */
+static int apply_options(char *list, struct request *request)
+{
+    for (char *rest = list; rest;) {
+        char *name = strsep(&rest, ",");
+        if (!*name)
+            continue;
+        char *value = strchr(name, '=');
+        if (value)
+            *value++ = '\0';
+        const int status = apply_option(name, value, request);
+        if (status)
+            return status;
+    }
+    return TOOL_MOUNT_OK;
+}
+
+static void print_help(void)
+{
+    fputs(usage, stdout);
+    for (size_t i = 0; tool_config_setting(i); i++) {
+        const struct tool_setting *setting = tool_config_setting(i);
+        printf("                     %s=%s: %s\n", setting->key, setting->default_value,
+               setting->form);
+    }
+    fputs(usage_end, stdout);
+}
+
+/*
+ * Read the command line, then the file, then the options: later ones win.
+ * Returns an exit status, or -1 to go on.
+ */
+static int parse(int argc, char **argv, struct request *request)
+{
+    static const struct option long_options[] = {
+        {"foreground", no_argument, NULL, 'f'},
+        {"config", required_argument, NULL, 'c'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {0},
+    };
+    char *lists = NULL; /* what all -o said */
+    int status = -1;
+    for (int option; status < 0 && (option = getopt_long(argc, argv, "fc:o:hVsnvt:N:", long_options,
+                                                         NULL)) != -1;) {
+        char *longer;
+        switch (option) {
+        case 'f':
+            request->foreground = true;
+            break;
+        case 'c':
+            request->config = optarg;
+            break;
+        case 'o':
+            if (asprintf(&longer, "%s,%s", lists ? lists : "", optarg) < 0) {
+                tool_complain("%s", tool_error_text(ENOMEM));
+                status = TOOL_MOUNT_SYSTEM;
+                break;
+            }
+            free(lists);
+            lists = longer;
+            break;
+        case 'h':
+            print_help();
+            status = TOOL_MOUNT_OK;
+            break;
+        case 'V':
+            puts("mount.kvfs " KVFS_VERSION);
+            status = TOOL_MOUNT_OK;
+            break;
+        case 's': /* mount(8) -s: tolerate options of other systems */
+            request->sloppy = true;
+            break;
+        case 'n': /* mount(8) -n, -v, -t, -N: nothing to do for them here */
+        case 'v':
+        case 't':
+        case 'N':
+            break;
+        default: /* getopt_long has complained */
+            status = TOOL_MOUNT_USAGE;
+        }
+    }
+    if (status < 0 && argc - optind != 2) {
+        tool_complain("give IMAGE and DIR; mount.kvfs --help shows how");
+        status = TOOL_MOUNT_USAGE;
+    }
+    if (status < 0) {
+        request->image = argv[optind];
+        request->dir = argv[optind + 1];
+        struct kv_error error = {""};
+        tool_config_defaults(&request->options);
+        if (request->config && tool_config_read(request->config, &request->options, &error)) {
+            tool_complain("%s", error.text);
+            status = TOOL_MOUNT_USAGE;
+        }
+    }
+    if (status < 0 && lists) {
+        status = apply_options(lists, request);
+        if (status == TOOL_MOUNT_OK)
+            status = -1;
+    }
+    free(lists);
+    return status;
+}
+
+/* ---- checks before the fork --------------------------------------------------- */
+
+static bool is_empty_directory(DIR *dir)
+{
+    for (const struct dirent *entry; (entry = readdir(dir));)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            return false;
+    return true;
+}
+
+static int check_directory(const struct request *request)
+{
+    DIR *dir = opendir(request->dir);
+    if (!dir) {
+        const int err = errno;
+        const char *remedy = err == ENOENT     ? "; make it with mkdir -p"
+                             : err == ENOTDIR  ? "; give an empty directory"
+                             : err == ENOTCONN ? "; a dead mount lies there, remove it with umount"
+                                               : "";
+        tool_complain("%s: %s%s", request->dir, tool_error_text(err), remedy);
+        return err == EACCES ? TOOL_MOUNT_USAGE : TOOL_MOUNT_FAILED;
+    }
+    const bool is_empty = is_empty_directory(dir);
+    (void)closedir(dir); /* only read */
+    if (is_empty || request->nonempty)
+        return TOOL_MOUNT_OK;
+    tool_complain("%s: not empty; choose an empty directory, or give -o nonempty to cover it",
+                  request->dir);
+    return TOOL_MOUNT_FAILED;
+}
+
+static int check_fuse(void)
+{
+    const int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (fd >= 0) {
+        close(fd);
+        return TOOL_MOUNT_OK;
+    }
+    if (errno == EACCES || errno == EPERM) {
+        tool_complain("/dev/fuse: %s; run as root, or have root allow it with chmod 666 /dev/fuse",
+                      tool_error_text(errno));
+        return TOOL_MOUNT_USAGE;
+    }
+    tool_complain("/dev/fuse: %s; load the module with: modprobe fuse", tool_error_text(errno));
+    return TOOL_MOUNT_SYSTEM;
+}
+
+/* ---- the daemon ----------------------------------------------------------------- */
+
+struct verdict {
+    int status; /* of mount(8) */
+    struct kv_error error;
+};
+
+/* Where the daemon's words go; outlives the mount. */
+struct log_target {
+    bool to_terminal; /* before the verdict, and in the foreground for ever */
+    bool to_syslog;
+};
+
+static void log_line(void *context, enum kv_log_level level, const char *line)
+{
+    static const int priorities[] = {LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG};
+    static const char *const prefixes[] = {"error: ", "warning: ", "", ""};
+    const struct log_target *target = context;
+    const unsigned index = (unsigned)level <= KV_LOG_DEBUG ? (unsigned)level : KV_LOG_DEBUG;
+    if (target->to_syslog)
+        syslog(priorities[index], "%s", line);
+    if (target->to_terminal && index <= (target->to_syslog ? KV_LOG_WARNING : KV_LOG_INFO))
+        tool_complain("%s%s", prefixes[index], line);
+}
+
+/* The exit status of mount(8) for what fs_mount_open returned. */
+static int status_of(int err)
+{
+    switch (err) {
+    case -EPERM:
+    case -EACCES:
+        return TOOL_MOUNT_USAGE;
+    case -ENODEV:
+    case -ENOMEM:
+    case -EMFILE:
+    case -ENFILE:
+        return TOOL_MOUNT_SYSTEM;
+    default:
+        return TOOL_MOUNT_FAILED;
+    }
+}
+
+/* Open the image and mount it; what went wrong is in the verdict. */
+static struct fs_mount *open_mount(const struct fs_mount_options *options, struct verdict *verdict)
+{
+    struct fs_mount *mount = NULL;
+    *verdict = (struct verdict){.status = TOOL_MOUNT_OK};
+    const int err = fs_mount_open(options, &mount, &verdict->error);
+    if (!err)
+        return mount;
+    verdict->status = status_of(err);
+    if (err == -EBUSY)
+        tool_describe_holder(options->image, &verdict->error);
+    else if (!*verdict->error.text)
+        snprintf(verdict->error.text, sizeof verdict->error.text, "%.200s: %s", options->image,
+                 tool_error_text(err));
+    return NULL;
+}
+
+/* Answer requests until the unmount, then close. Returns the daemon's exit status. */
+static int serve(struct fs_mount *mount, struct log_target *target)
+{
+    char line[128];
+    const int err = fs_mount_serve(mount);
+    if (err) {
+        snprintf(line, sizeof line, "serving ended: %s", tool_error_text(err));
+        log_line(target, KV_LOG_ERROR, line);
+    }
+    const int close_err = fs_mount_close(mount);
+    if (close_err) {
+        snprintf(line, sizeof line,
+                 "the last checkpoint failed: %s; the log is replayed at the next mount",
+                 tool_error_text(close_err));
+        log_line(target, KV_LOG_ERROR, line);
+    }
+    return err || close_err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static int run_in_foreground(struct request *request)
+{
+    struct log_target target = {.to_terminal = true};
+    struct verdict verdict;
+    request->options.log = log_line;
+    request->options.log_context = &target;
+    struct fs_mount *mount = open_mount(&request->options, &verdict);
+    if (!mount) {
+        tool_complain("%s", verdict.error.text);
+        return verdict.status;
+    }
+    tool_complain("%s is mounted on %s; Ctrl-C unmounts it", request->options.image,
+                  request->options.dir);
+    return serve(mount, &target) ? TOOL_MOUNT_FAILED : TOOL_MOUNT_OK;
+}
+
+/* Let go of the terminal and of the directory that mount.kvfs was called in. */
+static void detach(void)
+{
+    (void)!chdir("/"); /* a daemon that keeps another directory busy still works */
+    const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0)
+        return;
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        (void)dup2(null, fd); /* the descriptors exist */
+    if (null > STDERR_FILENO)
+        close(null);
+}
+
+/* The child: mount, tell the parent, serve. Returns the daemon's exit status. */
+static int run_daemon(struct request *request, int verdict_fd)
+{
+    struct log_target target = {.to_terminal = true, .to_syslog = true};
+    struct verdict verdict;
+    (void)setsid(); /* a fresh child leads no group, so it can not fail */
+    openlog("mount.kvfs", LOG_PID, LOG_DAEMON);
+    request->options.log = log_line;
+    request->options.log_context = &target;
+
+    struct fs_mount *mount = open_mount(&request->options, &verdict);
+    if (mount) {
+        target.to_terminal = false;
+        detach();
+    }
+    /* A parent that was interrupted no longer reads; the mount stands all the same. */
+    const ssize_t written = write(verdict_fd, &verdict, sizeof verdict);
+    (void)written;
+    close(verdict_fd);
+    return mount ? serve(mount, &target) : EXIT_FAILURE;
+}
+
+/* ---- the parent ------------------------------------------------------------------ */
+
+static volatile sig_atomic_t interrupted;
+
+static void note_interrupt(int signal_number)
+{
+    (void)signal_number;
+    interrupted = 1;
+}
+
+/* Read the verdict of the child. Returns the exit status. */
+static int await_verdict(pid_t child, int verdict_fd)
+{
+    struct verdict verdict;
+    ssize_t got;
+    do
+        got = read(verdict_fd, &verdict, sizeof verdict);
+    while (got < 0 && errno == EINTR && !interrupted);
+
+    if (got == (ssize_t)sizeof verdict) {
+        if (verdict.status != TOOL_MOUNT_OK)
+            tool_complain("%s", verdict.error.text);
+        return verdict.status;
+    }
+    if (interrupted) {
+        (void)kill(child, SIGTERM); /* it may be gone already */
+        (void)waitpid(child, NULL, 0);
+        tool_complain("interrupted; nothing is mounted");
+        return TOOL_MOUNT_INTERRUPTED;
+    }
+    int how = 0;
+    (void)waitpid(child, &how, 0); /* our child, not waited for before */
+    if (WIFSIGNALED(how))
+        tool_complain("the daemon died of signal %d (%s) before the mount was usable; its log says "
+                      "why",
+                      WTERMSIG(how), strsignal(WTERMSIG(how)));
+    else
+        tool_complain("the daemon ended before the mount was usable; its log says why");
+    return TOOL_MOUNT_INTERNAL;
+}
+
+static int run_in_background(struct request *request)
+{
+    int pipe_fds[2];
+    if (pipe2(pipe_fds, O_CLOEXEC)) {
+        tool_complain("pipe: %s", tool_error_text(errno));
+        return TOOL_MOUNT_SYSTEM;
+    }
+    const pid_t child = fork();
+    if (child < 0) {
+        tool_complain("fork: %s", tool_error_text(errno));
+        return TOOL_MOUNT_SYSTEM;
+    }
+    if (child == 0) {
+        close(pipe_fds[0]);
+        (void)signal(SIGPIPE, SIG_IGN); /* see run_daemon's write */
+        return run_daemon(request, pipe_fds[1]);
+    }
+    close(pipe_fds[1]);
+    const struct sigaction action = {.sa_handler = note_interrupt}; /* no SA_RESTART */
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+    const int status = await_verdict(child, pipe_fds[0]);
+    close(pipe_fds[0]);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct request request = {0};
+    char *image = NULL, *dir = NULL;
+    int status = parse(argc, argv, &request);
+    if (status >= 0)
+        goto out;
+    /* Absolute, for the daemon leaves this directory and others read the mount table. */
+    image = realpath(request.image, NULL);
+    if (!image) {
+        tool_complain("%s: %s%s", request.image, tool_error_text(errno),
+                      errno == ENOENT ? "; make it with mkfs.kvfs" : "");
+        status = TOOL_MOUNT_FAILED;
+        goto out;
+    }
+    if (kv_image_holder(image) > 0) { /* before DIR, which is then often its mount point */
+        struct kv_error error;
+        tool_describe_holder(image, &error);
+        tool_complain("%s", error.text);
+        status = TOOL_MOUNT_FAILED;
+        goto out;
+    }
+    status = check_directory(&request);
+    if (status)
+        goto out;
+    dir = realpath(request.dir, NULL);
+    if (!dir) {
+        tool_complain("%s: %s", request.dir, tool_error_text(errno));
+        status = TOOL_MOUNT_FAILED;
+        goto out;
+    }
+    status = check_fuse();
+    if (status)
+        goto out;
+    request.options.image = image;
+    request.options.dir = dir;
+    request.options.extra = request.extra;
+    status = request.foreground ? run_in_foreground(&request) : run_in_background(&request);
+out:
+    free(dir);
+    free(image);
+    free(request.extra);
+    return status;
+}

@@ -1,0 +1,49 @@
+/*
+ * tools/mounts.h: which image is mounted where, as the kernel's mount table tells it.
+ *
+ * Threads: any.
+ */
+#ifndef TOOLS_MOUNTS_H
+#define TOOLS_MOUNTS_H
+
+#include <limits.h>
+
+#include "kv/kv.h"
+
+/* One mounted image. */
+struct tool_mount {
+    char dir[PATH_MAX];    /* mount point */
+    char source[PATH_MAX]; /* the image, as the daemon named it */
+    bool read_only;
+};
+
+/*
+ * The mount that `path` lies in: a mount point or anything below it. Works on the mount
+ * point also when its daemon is dead.
+ *
+ * Returns 0; -ENOENT the path is in no kvfs mount; or what looking at the path says.
+ */
+KV_MUST_CHECK int tool_mount_of_path(const char *path, struct tool_mount *mount);
+
+/*
+ * Where the image at `path` is mounted, seen from here or from the process that holds it.
+ *
+ * Returns 0; -ENOENT nowhere; or what looking at the path or the mount table says.
+ */
+KV_MUST_CHECK int tool_mount_of_image(const char *path, struct tool_mount *mount);
+
+/* Is something mounted on exactly this directory? */
+bool tool_is_mount_point(const char *dir);
+
+/*
+ * Say who has the image at `path` open and what to do, one line:
+ * "IMAGE: in use by process 123 (mount.kvfs), mounted on DIR; unmount it with: kvfs umount DIR".
+ */
+void tool_describe_holder(const char *path, struct kv_error *error);
+
+/*
+ * Is the block device at `path` used by the kernel, mounted for instance? False for a file.
+ */
+bool tool_device_in_use(const char *path);
+
+#endif
