@@ -46,8 +46,7 @@ static int check_options(const struct kv_create_options *options, struct kv_erro
     }
     if (options->log_bytes && options->log_bytes < KV_LOG_BYTES_MIN) {
         kv_error_set(error, "log size %llu: the least is %llu bytes",
-                     (unsigned long long)options->log_bytes,
-                     (unsigned long long)KV_LOG_BYTES_MIN);
+                     (unsigned long long)options->log_bytes, (unsigned long long)KV_LOG_BYTES_MIN);
         return -EINVAL;
     }
     const bool zstd = options->codec.codec == KV_CODEC_ZSTD;
@@ -114,8 +113,7 @@ static int choose_uuid(struct kv_disk_superblock *sb, const uint8_t wanted[16])
 
 static int refuse_if_used(struct kv_device *device, struct kv_error *error)
 {
-    const uint32_t count =
-        (uint32_t)kv_min_u64(LOOK_BYTES / KV_BLOCK_BYTES, device->block_count);
+    const uint32_t count = (uint32_t)kv_min_u64(LOOK_BYTES / KV_BLOCK_BYTES, device->block_count);
     uint8_t *bytes = kv_device_alloc(LOOK_BYTES);
     if (!bytes)
         return -ENOMEM;
@@ -124,10 +122,9 @@ static int refuse_if_used(struct kv_device *device, struct kv_error *error)
         if (bytes[i])
             err = -EEXIST;
     if (err == -EEXIST)
-        kv_error_set(error,
-                     memcmp(bytes, KV_SUPERBLOCK_MAGIC, 8) == 0
-                         ? "it holds a kvfs image already; use -f to overwrite it"
-                         : "it is not empty; use -f to overwrite what it holds");
+        kv_error_set(error, memcmp(bytes, KV_SUPERBLOCK_MAGIC, 8) == 0
+                                ? "it holds a kvfs image already; use -f to overwrite it"
+                                : "it is not empty; use -f to overwrite what it holds");
     free(bytes);
     return err;
 }
@@ -164,12 +161,9 @@ static int plant_trees(struct kv_device *device, struct kv_disk_superblock *sb,
 {
     const struct kv_open_options options = {.memory_budget_bytes = 16u << 20,
                                             .no_background = true};
-    struct kv_store *store = calloc(1, sizeof *store);
+    struct kv_store *store = kv_store_new();
     if (!store)
         return -ENOMEM;
-    pthread_mutex_init(&store->writer, NULL);
-    pthread_mutex_init(&store->work_mutex, NULL);
-    pthread_cond_init(&store->work, NULL);
     store->device = device;
     int err = kv_store_assemble(store, sb, &options, error);
     for (unsigned i = 0; i < KV_TREE_COUNT && !err; i++) {
@@ -285,16 +279,18 @@ int kv_create(const char *path, const struct kv_create_options *options, struct 
     const uint64_t size = options->size_bytes / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
     if (!err)
         err = prepare_file(path, size, options->force, &created, &inner);
+    bool said = false; /* the device's words name the path themselves */
     if (!err) {
         err = kv_device_open(path, 0, &device, error);
-        if (err)
-            return err;
+        said = err != 0;
+    }
+    if (!err) {
         err = kv_create_on_device(device, options, &inner);
         kv_device_close(device);
     }
     if (err && created)
         unlink(path);
-    if (err)
+    if (err && !said)
         kv_error_set(error, "%s: %s", path, inner.text[0] ? inner.text : strerror(-err));
     return err;
 }

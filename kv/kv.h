@@ -94,7 +94,7 @@ struct kv_open_options {
     bool no_background;           /* tests: no threads; the caller checkpoints and syncs */
     kv_log_fn *log;               /* NULL: standard error */
     void *log_context;
-    struct kv_device *device; /* tests: used instead of a path, closed by kv_close */
+    struct kv_device *device; /* tests: instead of a path; closed by kv_close or a failed open */
 };
 
 /*

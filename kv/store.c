@@ -30,6 +30,8 @@ static void log_to_stderr(void *context, enum kv_log_level level, const char *li
 
 void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *format, ...)
 {
+    if (!store->log)
+        return;
     char line[512];
     va_list arguments;
     va_start(arguments, format);
@@ -42,8 +44,8 @@ int kv_store_fail(struct kv_store *store, int error, const char *what)
 {
     int none = 0;
     /* Release pairs with the acquire loads of everyone who is about to write. */
-    if (atomic_compare_exchange_strong_explicit(&store->failure, &none, error,
-                                                memory_order_acq_rel, memory_order_acquire))
+    if (atomic_compare_exchange_strong_explicit(&store->failure, &none, error, memory_order_acq_rel,
+                                                memory_order_acquire))
         kv_store_log(store, KV_LOG_ERROR,
                      "%s failed: %s; the store is read-only until it is opened anew", what,
                      strerror(-error));
@@ -89,6 +91,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     const uint64_t budget =
         options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
     const uint64_t map_share = budget / 16;
+    store->budget_bytes = budget;
     const struct kv_pagemap_root root = {.ptr = sb->map_root,
                                          .depth = kv_le32_get(sb->map_depth),
                                          .page_id_next = kv_le64_get(sb->page_id_next)};
@@ -96,19 +99,19 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                               &store->map);
     if (err)
         return err;
-    const struct kv_pager_config config = {
-        .device = store->device,
-        .space = store->space,
-        .map = store->map,
-        .buffers = store->buffers,
-        .node_bytes = store->node_bytes,
-        .budget_bytes = budget - map_share,
-        .hot_percent = options->hot_percent ? options->hot_percent : 33,
-        .codec = store->blobs.codec,
-        .epoch = epoch,
-        .on_failure = on_pager_failure,
-        .on_damage = on_page_damage,
-        .context = store};
+    const struct kv_pager_config config = {.device = store->device,
+                                           .space = store->space,
+                                           .map = store->map,
+                                           .buffers = store->buffers,
+                                           .node_bytes = store->node_bytes,
+                                           .budget_bytes = budget - map_share,
+                                           .hot_percent =
+                                               options->hot_percent ? options->hot_percent : 33,
+                                           .codec = store->blobs.codec,
+                                           .epoch = epoch,
+                                           .on_failure = on_pager_failure,
+                                           .on_damage = on_page_damage,
+                                           .context = store};
     err = kv_pager_open(&config, &store->pager);
     for (uint8_t i = 0; i < KV_TREE_COUNT && !err; i++)
         err = kv_btree_init(&store->trees[i], store->pager, store->node_bytes,
@@ -133,8 +136,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->blobs.device = store->device;
     store->blobs.space = store->space;
     store->blobs.buffers = store->buffers;
-    store->blobs.codec =
-        (struct kv_codec_spec){.codec = sb->codec, .level = sb->codec_level};
+    store->blobs.codec = (struct kv_codec_spec){.codec = sb->codec, .level = sb->codec_level};
     const struct kv_wal_config config = {.first_block = kv_le64_get(sb->log_first_block),
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),
@@ -148,14 +150,12 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     /* Beyond every epoch that a block of an earlier history may bear: so no block of the log
      * that is written from now on equals one of that history, and none can be continued by
      * what it left in the ring. */
-    const uint64_t epoch =
-        kv_max_u64(kv_le64_get(sb->epoch), store->log_end.epoch_max) + 2;
+    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), store->log_end.epoch_max) + 2;
     err = open_pages(store, sb, options, epoch);
     if (err) {
         kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs", strerror(-err));
         return err;
     }
-    pthread_mutex_init(&store->checkpoint.mutex, NULL);
     store->checkpoint.gate = &store->writer;
     store->checkpoint.device = store->device;
     store->checkpoint.space = store->space;
@@ -166,8 +166,11 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     kv_superblock_info(sb, &store->info);
     store->info.superblock_damaged = store->superblock_damaged;
     atomic_init(&store->checkpoint.epoch, epoch);
+    /* Often enough that the log does not fill up, and that neither a replay nor what is noted
+     * for each moved page grows out of proportion to the memory. */
     const uint64_t log_bytes = config.block_count * KV_BLOCK_BYTES;
-    store->log_checkpoint_bytes = kv_min_u64(log_bytes / 3, 64ull << 20);
+    store->log_checkpoint_bytes =
+        kv_min_u64(log_bytes / 3, kv_min_u64(64ull << 20, store->budget_bytes / 2));
     return 0;
 }
 
@@ -183,6 +186,7 @@ void kv_store_disassemble(struct kv_store *store)
     kv_device_close(store->device);
     free(store->value);
     free(store->dropped);
+    pthread_mutex_destroy(&store->checkpoint.mutex);
     pthread_mutex_destroy(&store->writer);
     pthread_mutex_destroy(&store->work_mutex);
     pthread_cond_destroy(&store->work);
@@ -191,23 +195,48 @@ void kv_store_disassemble(struct kv_store *store)
 
 /* ---- checkpoints --------------------------------------------------------------------- */
 
+/* Under checkpoint.mutex. */
+static int checkpoint_locked(struct kv_store *store, bool clean)
+{
+    if (kv_store_failure(store))
+        return -EIO;
+    pthread_mutex_lock(&store->writer);
+    store->changed = false;
+    store->log_since_checkpoint = 0;
+    pthread_mutex_unlock(&store->writer);
+    const int err = kv_checkpoint_run(&store->checkpoint, clean);
+    if (err)
+        (void)kv_store_fail(store, err, "a checkpoint");
+    return err ? -EIO : 0;
+}
+
 int kv_store_checkpoint(struct kv_store *store, bool clean, bool always)
 {
     if (store->read_only)
         return -EROFS;
-    if (kv_store_failure(store))
-        return -EIO;
     pthread_mutex_lock(&store->checkpoint.mutex);
     pthread_mutex_lock(&store->writer);
     const bool needed = store->changed || always || clean;
-    store->changed = false;
-    store->log_since_checkpoint = 0;
     pthread_mutex_unlock(&store->writer);
-    int err = needed ? kv_checkpoint_run(&store->checkpoint, clean) : 0;
+    int err = needed ? checkpoint_locked(store, clean) : 0;
+    if (!err && kv_store_failure(store))
+        err = -EIO;
     pthread_mutex_unlock(&store->checkpoint.mutex);
-    if (err)
-        (void)kv_store_fail(store, err, "a checkpoint");
-    return err || kv_store_failure(store) ? -EIO : 0;
+    return err;
+}
+
+int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch)
+{
+    pthread_mutex_lock(&store->checkpoint.mutex);
+    /* Nobody else is at it now, so an epoch that is closed is also written. */
+    const uint64_t open = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    int err = 0;
+    if (open <= epoch)
+        err = checkpoint_locked(store, false);
+    else if (kv_store_failure(store))
+        err = -EIO;
+    pthread_mutex_unlock(&store->checkpoint.mutex);
+    return err;
 }
 
 int kv_checkpoint(struct kv_store *store)
@@ -248,7 +277,7 @@ static void *run_committer(void *context)
     pthread_mutex_lock(&store->work_mutex);
     while (wait_for_work(store, store->commit_interval_ms, NULL)) {
         pthread_mutex_unlock(&store->work_mutex);
-        if (!kv_store_failure(store))
+        if (!kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
             kv_ignore(kv_sync(store)); /* a failure is said and kept by kv_store_fail */
         pthread_mutex_lock(&store->work_mutex);
     }
@@ -303,18 +332,29 @@ static void stop_threads(struct kv_store *store)
 
 /* ---- open, close ---------------------------------------------------------------------------- */
 
-static struct kv_store *store_new(const struct kv_open_options *options)
+struct kv_store *kv_store_new(void)
 {
     struct kv_store *store = calloc(1, sizeof *store);
     if (!store)
         return NULL;
+    /* None of these fails on Linux: they need no memory. */
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&store->checkpoint.mutex, NULL);
     pthread_mutex_init(&store->writer, NULL);
     pthread_mutex_init(&store->work_mutex, NULL);
     pthread_cond_init(&store->work, &monotonic);
     pthread_condattr_destroy(&monotonic);
+    return store;
+}
+
+static struct kv_store *store_for(const struct kv_open_options *options)
+{
+    struct kv_store *store = kv_store_new();
+    if (!store)
+        return NULL;
+    store->device = options->device;
     store->read_only = options->read_only;
     store->sync = options->sync;
     store->commit_interval_ms =
@@ -329,7 +369,6 @@ static int open_device(struct kv_store *store, const char *path,
                        const struct kv_open_options *options, struct kv_error *error)
 {
     int err = 0;
-    store->device = options->device;
     if (!store->device) {
         const unsigned flags = (options->read_only ? KV_DEVICE_READ_ONLY : 0u) |
                                (options->buffered_io ? KV_DEVICE_BUFFERED : 0u);
@@ -357,11 +396,14 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
         kv_error_set(error, "memory budget of %llu bytes is too small; the least is %llu",
                      (unsigned long long)options->memory_budget_bytes,
                      (unsigned long long)BUDGET_MIN);
+        kv_device_close(options->device);
         return -EINVAL;
     }
-    struct kv_store *store = store_new(options);
-    if (!store)
+    struct kv_store *store = store_for(options);
+    if (!store) {
+        kv_device_close(options->device);
         return -ENOMEM;
+    }
     struct kv_disk_superblock superblock;
     struct kv_error inner = {""};
     int err = open_device(store, path, options, error);
@@ -408,6 +450,9 @@ int kv_close(struct kv_store *store)
     int err = 0;
     if (!store->read_only) {
         err = kv_store_checkpoint(store, true, true);
+        /* The other slot too: with what is at rest, one damaged copy must cost nothing. */
+        if (!err)
+            err = kv_superblock_write(store->device, &store->checkpoint.superblock);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
         if (!err)
@@ -423,7 +468,8 @@ void kv_abandon(struct kv_store *store)
     kv_store_disassemble(store);
 }
 
-/* ---- durability --------------------------------------------------------------------------------- */
+/* ---- durability ---------------------------------------------------------------------------------
+ */
 
 int kv_sync_to(struct kv_store *store, uint64_t position)
 {
@@ -445,7 +491,8 @@ int kv_sync(struct kv_store *store)
     return kv_sync_to(store, kv_wal_position(store->wal));
 }
 
-/* ---- reading --------------------------------------------------------------------------------------- */
+/* ---- reading
+ * --------------------------------------------------------------------------------------- */
 
 size_t kv_large_length(const struct kv_blob_ref *refs, size_t count)
 {
@@ -473,9 +520,8 @@ static int get_refs(struct kv_store *store, const void *key, size_t key_len,
 {
     size_t length;
     uint8_t kind;
-    const int err =
-        kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, refs,
-                     KV_LARGE_REFS_MAX * sizeof *refs, &length, &kind);
+    const int err = kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, refs,
+                                 KV_LARGE_REFS_MAX * sizeof *refs, &length, &kind);
     if (err)
         return err;
     *count = length / sizeof *refs;
@@ -518,8 +564,8 @@ int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf, s
     (void)atomic_fetch_add_explicit(&store->gets, 1, memory_order_relaxed);
     for (;;) {
         uint8_t kind;
-        int err = kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, buf, buf_cap, value_len,
-                               &kind);
+        int err =
+            kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, buf, buf_cap, value_len, &kind);
         if (err)
             return err;
         if (kind != KV_VALUE_LARGE)
@@ -538,7 +584,8 @@ int kv_get_many(struct kv_store *store, struct kv_lookup *lookups, size_t count)
     return 0;
 }
 
-/* ---- one-operation batches ---------------------------------------------------------------------------- */
+/* ---- one-operation batches
+ * ---------------------------------------------------------------------------- */
 
 int kv_put(struct kv_store *store, const void *key, size_t key_len, const void *value,
            size_t value_len)
@@ -565,7 +612,8 @@ int kv_del(struct kv_store *store, const void *key, size_t key_len)
     return err;
 }
 
-/* ---- figures ------------------------------------------------------------------------------------------- */
+/* ---- figures
+ * ------------------------------------------------------------------------------------------- */
 
 void kv_store_info(struct kv_store *store, struct kv_image_info *info)
 {
@@ -595,8 +643,8 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats_of_space(store, stats);
     struct kv_pager_stats pager;
     kv_pager_stats(store->pager, &pager);
-    stats->memory_used_bytes = pager.memory_bytes;
-    stats->memory_budget_bytes = pager.frames * store->node_bytes;
+    stats->memory_used_bytes = pager.memory_bytes + kv_pagemap_memory(store->map);
+    stats->memory_budget_bytes = store->budget_bytes;
     stats->frames_total = pager.frames;
     stats->frames_hot = pager.hot;
     stats->frames_warm = pager.warm;
@@ -606,7 +654,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->page_evictions = pager.evictions;
     stats->page_writes = pager.writes;
     stats->page_write_bytes = pager.write_bytes;
-    stats->page_count = kv_pagemap_next_id(store->map);
+    stats->page_count = kv_pagemap_used_ids(store->map);
     struct kv_wal_stats wal;
     kv_wal_stats(store->wal, &wal);
     stats->log_records = wal.records;
@@ -617,8 +665,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->blob_reads = atomic_load_explicit(&store->blobs.reads, memory_order_relaxed);
     stats->blob_read_bytes = atomic_load_explicit(&store->blobs.read_bytes, memory_order_relaxed);
     stats->blob_writes = atomic_load_explicit(&store->blobs.writes, memory_order_relaxed);
-    stats->blob_write_bytes =
-        atomic_load_explicit(&store->blobs.write_bytes, memory_order_relaxed);
+    stats->blob_write_bytes = atomic_load_explicit(&store->blobs.write_bytes, memory_order_relaxed);
     const struct kv_device_counts *counts = &store->device->counts;
     stats->device_reads = relaxed(&counts->reads);
     stats->device_read_bytes = relaxed(&counts->read_bytes);
