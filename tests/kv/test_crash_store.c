@@ -452,14 +452,29 @@ static size_t check_store(struct kv_store *store, const struct life *life, size_
     return err || findings.count ? HISTORY_NONE : version;
 }
 
-/* Is it a superblock that the choice tears? */
-static bool tears_superblock(const struct crash_walk *walk, const struct crash_choice *choice)
+static bool is_superblock(const struct recorded_event *event)
 {
-    if (!choice->torn)
-        return false;
-    const size_t index = walk->flushed_position + choice->torn_index;
-    const uint64_t block = recorder_event(walk->recorder, index).block;
-    return block == KV_SUPERBLOCK_A_BLOCK || block == KV_SUPERBLOCK_B_BLOCK;
+    return !event->is_flush &&
+           (event->block == KV_SUPERBLOCK_A_BLOCK || event->block == KV_SUPERBLOCK_B_BLOCK);
+}
+
+/* Does a crash leave a torn superblock: one that it tears itself, or that of an earlier crash? */
+static bool leaves_torn_superblock(const struct life *life, const struct crash_walk *walk,
+                                   const struct crash_choice *choice)
+{
+    if (choice->torn) {
+        const struct recorded_event event =
+            recorder_event(walk->recorder, walk->flushed_position + choice->torn_index);
+        if (is_superblock(&event))
+            return true;
+    }
+    /* The first superblock that a life writes goes over the torn one. */
+    bool torn = life->torn_superblock;
+    for (size_t i = 0; torn && i < walk->flushed_position; i++) {
+        const struct recorded_event event = recorder_event(walk->recorder, i);
+        torn = !is_superblock(&event);
+    }
+    return torn;
 }
 
 static void describe(char *out, size_t out_size, const struct life *life,
@@ -489,7 +504,7 @@ static void check_state(const struct life *life, const struct crash_walk *walk,
 {
     char what[512];
     describe(what, sizeof what, life, walk, choice);
-    const bool torn_superblock = life->torn_superblock || tears_superblock(walk, choice);
+    const bool torn_superblock = leaves_torn_superblock(life, walk, choice);
     size_t versions[2] = {0, 0};
     tried_states++;
     for (int read_only = read_only_too; read_only >= 0; read_only--) {
@@ -671,7 +686,7 @@ static struct life *next_life(const struct life *life, struct test_random *rando
 
     struct life *next = life_new(recorder_new(crash_walk_state(&walk, &choice)),
                                  history_fork(life->history, first, last), life->sync, first, last);
-    next->torn_superblock = tears_superblock(&walk, &choice);
+    next->torn_superblock = leaves_torn_superblock(life, &walk, &choice);
     free(kept);
     crash_walk_release(&walk);
     return next;
