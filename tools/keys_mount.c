@@ -132,7 +132,7 @@ static int mount_list(struct keys_backend *backend, keys_dir dir, keys_name_fn *
 
 static int mount_get(struct keys_backend *backend, keys_dir dir, const char *name, int out_fd)
 {
-    struct keys_attributes attributes;
+    struct keys_attributes attributes = {0};
     int err = mount_look(backend, dir, name, &attributes);
     if (err)
         return err;
