@@ -25,8 +25,7 @@ static int pass_gate(struct kv_checkpoint *checkpoint, struct gate_notes *notes)
 {
     pthread_mutex_lock(checkpoint->gate);
     notes->epoch = atomic_load_explicit(&checkpoint->epoch, memory_order_relaxed);
-    const int err =
-        kv_wal_seal(checkpoint->wal, notes->epoch, &notes->log_tail, &notes->log_link);
+    const int err = kv_wal_seal(checkpoint->wal, notes->epoch, &notes->log_tail, &notes->log_link);
     if (!err) {
         notes->page_id_next = kv_pagemap_next_id(checkpoint->map);
         kv_pager_open_epoch(checkpoint->pager, notes->epoch + 1);

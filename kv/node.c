@@ -1045,6 +1045,23 @@ unsigned kv_node_split_point(const void *node, size_t node_bytes, unsigned slot,
     return best;
 }
 
+unsigned kv_node_split_point_grow(const void *node, size_t node_bytes, unsigned slot,
+                                  size_t cell_bytes)
+{
+    const unsigned count = kv_node_count(node);
+    KV_ASSERT(slot < count);
+    KV_ASSERT(count >= 2);
+    if (slot + 1 == hint_of(node) && slot >= RUN_SLOTS_MIN) {
+        const size_t behind = sides_at(node, slot + 1).right;
+        if (behind <= node_bytes / 8)
+            return slot;
+        if (behind <= node_bytes / 2)
+            return slot + 1 < count ? slot + 1 : slot;
+    }
+    const unsigned at = kv_node_split_point(node, node_bytes, slot, cell_bytes);
+    return at < 1 ? 1 : at > count - 1 ? count - 1 : at;
+}
+
 size_t kv_node_separator(const void *node, size_t node_bytes, unsigned at, struct kv_bytes key,
                          unsigned at_new, void *out)
 {

@@ -36,6 +36,11 @@ static inline size_t kv_node_cell_max(size_t node_bytes)
 {
     return node_bytes / 4;
 }
+/* Largest cell of references to a large value: KV_VALUE_MAX under the longest key fits. */
+static inline size_t kv_node_large_cell_max(size_t node_bytes)
+{
+    return node_bytes / 16 * 5;
+}
 /* Longest value that stays inline next to a key of key_len bytes. */
 static inline size_t kv_node_inline_max(size_t node_bytes, size_t key_len)
 {
@@ -127,6 +132,14 @@ void kv_node_set_child(void *node, unsigned slot, uint64_t child);
  * (key < separator: left), whatever the fences, if it is a cell that a node takes.
  */
 unsigned kv_node_split_point(const void *node, size_t node_bytes, unsigned slot, size_t cell_bytes);
+
+/*
+ * The same for the cell of `slot`, which wants to grow to cell_bytes: 1..count-1. A cell that
+ * was the last to be inserted grows like a new one: what stands before it keeps its full page.
+ * When growing needs more than one split, the caller comes again. The node has two slots.
+ */
+unsigned kv_node_split_point_grow(const void *node, size_t node_bytes, unsigned slot,
+                                  size_t cell_bytes);
 
 /*
  * The separator for a split before slot `at`, where `key` is about to be inserted at slot

@@ -30,8 +30,7 @@ KV_MUST_CHECK int kv_pagemap_open(struct kv_device *device, struct kv_space *spa
 void kv_pagemap_close(struct kv_pagemap *map);
 
 /* Where a page lies now; ptr->block 0 when nowhere. -EBADMSG, -EUCLEAN, -EIO of map blocks. */
-KV_MUST_CHECK int kv_pagemap_get(struct kv_pagemap *map, uint64_t page_id,
-                                 struct kv_disk_ptr *ptr);
+KV_MUST_CHECK int kv_pagemap_get(struct kv_pagemap *map, uint64_t page_id, struct kv_disk_ptr *ptr);
 /* From `epoch` (open or closing) on the page lies there; NULL: nowhere any more. -ENOMEM. */
 KV_MUST_CHECK int kv_pagemap_set(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
                                  const struct kv_disk_ptr *ptr);
@@ -54,9 +53,11 @@ void kv_pagemap_written(struct kv_pagemap *map, uint64_t epoch);
 
 /*
  * For kv_check: visit every map block (level >= 0, its pointer) and every page pointer
- * (level -1) of the durable tree. The first error of `visit` ends it. A map block that can
+ * (level -1) of the durable tree, pages in the order of their ids. The first error of `visit`
+ * ends it; KV_PAGEMAP_SKIP for a map block leaves out what is below it. A map block that can
  * not be read is reported through visit with `error` set, and its subtree is skipped.
  */
+#define KV_PAGEMAP_SKIP 1
 typedef int kv_pagemap_visit_fn(void *context, int level, uint64_t index,
                                 const struct kv_disk_ptr *ptr, int error);
 KV_MUST_CHECK int kv_pagemap_walk(struct kv_pagemap *map, kv_pagemap_visit_fn *visit,

@@ -427,7 +427,7 @@ static int unmount_by_helper(const char *dir)
 /* Wait until `holder` has let go of the image. */
 static void await_release(const char *image, int holder)
 {
-    const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+    const struct timespec pause = {.tv_nsec = 10000000};
     enum { PAUSES_UNTIL_TOLD = 1000 };
     for (int pauses = 0; holder > 0 && kv_image_holder(image) == holder; pauses++) {
         if (pauses == PAUSES_UNTIL_TOLD)

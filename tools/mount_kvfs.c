@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -50,6 +51,8 @@ struct request {
     const char *image, *dir, *config;
     char *extra; /* owned: generic options for the kernel, comma-separated */
     bool foreground, nonempty, sloppy;
+    bool remount;
+    unsigned long remount_flags; /* of mount(2) */
     struct fs_mount_options options;
 };
 
@@ -61,49 +64,54 @@ enum generic_action { GENERIC_PASS, GENERIC_IGNORE, GENERIC_READ_WRITE, GENERIC_
 struct generic_option {
     const char *name;
     enum generic_action action;
+    unsigned long sets, clears; /* flags of mount(2), for a remount */
 };
 
 static const struct generic_option generic_options[] = {
-    {"rw", GENERIC_READ_WRITE},
-    {"sync", GENERIC_SYNC}, /* alone; sync=MODE is a setting */
-    {"dirsync", GENERIC_SYNC},
-    {"atime", GENERIC_PASS},
-    {"noatime", GENERIC_PASS},
-    {"diratime", GENERIC_PASS},
-    {"nodiratime", GENERIC_PASS},
-    {"relatime", GENERIC_PASS},
-    {"norelatime", GENERIC_PASS},
-    {"strictatime", GENERIC_PASS},
-    {"nostrictatime", GENERIC_PASS},
-    {"suid", GENERIC_PASS},
-    {"nosuid", GENERIC_PASS},
-    {"dev", GENERIC_PASS},
-    {"nodev", GENERIC_PASS},
-    {"exec", GENERIC_PASS},
-    {"noexec", GENERIC_PASS},
-    {"fsname", GENERIC_PASS},
-    {"subtype", GENERIC_PASS},
+    {"rw", GENERIC_READ_WRITE, 0, 0},
+    {"sync", GENERIC_SYNC, 0, 0}, /* alone; sync=MODE is a setting */
+    {"dirsync", GENERIC_SYNC, 0, 0},
+    {"atime", GENERIC_PASS, 0, MS_NOATIME},
+    {"noatime", GENERIC_PASS, MS_NOATIME, 0},
+    {"diratime", GENERIC_PASS, 0, MS_NODIRATIME},
+    {"nodiratime", GENERIC_PASS, MS_NODIRATIME, 0},
+    {"relatime", GENERIC_PASS, MS_RELATIME, 0},
+    {"norelatime", GENERIC_PASS, 0, MS_RELATIME},
+    {"strictatime", GENERIC_PASS, MS_STRICTATIME, 0},
+    {"nostrictatime", GENERIC_PASS, 0, MS_STRICTATIME},
+    {"suid", GENERIC_PASS, 0, MS_NOSUID},
+    {"nosuid", GENERIC_PASS, MS_NOSUID, 0},
+    {"dev", GENERIC_PASS, 0, MS_NODEV},
+    {"nodev", GENERIC_PASS, MS_NODEV, 0},
+    {"exec", GENERIC_PASS, 0, MS_NOEXEC},
+    {"noexec", GENERIC_PASS, MS_NOEXEC, 0},
+    {"fsname", GENERIC_PASS, 0, 0},
+    {"subtype", GENERIC_PASS, 0, 0},
+    /* What the mount table shows of a FUSE mount; mount(8) gives it back for a remount. */
+    {"user_id", GENERIC_IGNORE, 0, 0},
+    {"group_id", GENERIC_IGNORE, 0, 0},
+    {"max_read", GENERIC_IGNORE, 0, 0},
     /* For mount(8), fstab and systemd; nothing is left to do. */
-    {"defaults", GENERIC_IGNORE},
-    {"default_permissions", GENERIC_IGNORE}, /* always so */
-    {"async", GENERIC_IGNORE},
-    {"auto", GENERIC_IGNORE},
-    {"noauto", GENERIC_IGNORE},
-    {"nofail", GENERIC_IGNORE},
-    {"_netdev", GENERIC_IGNORE},
-    {"user", GENERIC_IGNORE},
-    {"nouser", GENERIC_IGNORE},
-    {"users", GENERIC_IGNORE},
-    {"owner", GENERIC_IGNORE},
-    {"group", GENERIC_IGNORE},
-    {"silent", GENERIC_IGNORE},
-    {"loud", GENERIC_IGNORE},
-    {"comment", GENERIC_IGNORE},
+    {"defaults", GENERIC_IGNORE, 0, 0},
+    {"default_permissions", GENERIC_IGNORE, 0, 0}, /* always so */
+    {"async", GENERIC_IGNORE, 0, 0},
+    {"auto", GENERIC_IGNORE, 0, 0},
+    {"noauto", GENERIC_IGNORE, 0, 0},
+    {"nofail", GENERIC_IGNORE, 0, 0},
+    {"_netdev", GENERIC_IGNORE, 0, 0},
+    {"user", GENERIC_IGNORE, 0, 0},
+    {"nouser", GENERIC_IGNORE, 0, 0},
+    {"users", GENERIC_IGNORE, 0, 0},
+    {"owner", GENERIC_IGNORE, 0, 0},
+    {"group", GENERIC_IGNORE, 0, 0},
+    {"silent", GENERIC_IGNORE, 0, 0},
+    {"loud", GENERIC_IGNORE, 0, 0},
+    {"comment", GENERIC_IGNORE, 0, 0},
 };
 
 static const struct generic_option *find_generic(const char *name)
 {
-    static const struct generic_option ignored = {"x-", GENERIC_IGNORE};
+    static const struct generic_option ignored = {"x-", GENERIC_IGNORE, 0, 0};
     if (strncasecmp(name, "x-", 2) == 0)
         return &ignored;
     for (size_t i = 0; i < sizeof generic_options / sizeof generic_options[0]; i++)
@@ -132,6 +140,10 @@ static int apply_option(const char *name, const char *value, struct request *req
         request->nonempty = true;
         return TOOL_MOUNT_OK;
     }
+    if (strcmp(name, "remount") == 0) {
+        request->remount = true;
+        return TOOL_MOUNT_OK;
+    }
 
     const struct generic_option *generic = find_generic(name);
     const bool is_setting = !generic || (value && generic->action == GENERIC_SYNC);
@@ -146,6 +158,8 @@ static int apply_option(const char *name, const char *value, struct request *req
             tool_complain("%s", error.text);
         return TOOL_MOUNT_USAGE;
     }
+    request->remount_flags &= ~generic->clears;
+    request->remount_flags |= generic->sets;
     switch (generic->action) {
     case GENERIC_READ_WRITE:
         options->read_only = false;
@@ -315,6 +329,26 @@ static int check_fuse(void)
     }
     tool_complain("/dev/fuse: %s; load the module with: modprobe fuse", tool_error_text(errno));
     return TOOL_MOUNT_SYSTEM;
+}
+
+/* ---- remount ------------------------------------------------------------------- */
+
+/* Change the flags of a mount that is there; its daemon goes on. */
+static int remount(const struct request *request)
+{
+    struct tool_mount found;
+    const unsigned long flags = MS_REMOUNT | request->remount_flags |
+                                (request->options.read_only ? (unsigned long)MS_RDONLY : 0);
+    if (tool_mount_of_path(request->dir, &found)) {
+        tool_complain("%s: not mounted, so it can not be remounted; leave out -o remount",
+                      request->dir);
+        return TOOL_MOUNT_FAILED;
+    }
+    if (mount(NULL, found.dir, NULL, flags, NULL) == 0)
+        return TOOL_MOUNT_OK;
+    const int err = errno;
+    tool_complain("%s: can not be remounted: %s", found.dir, tool_error_text(err));
+    return err == EPERM || err == EACCES ? TOOL_MOUNT_USAGE : TOOL_MOUNT_FAILED;
 }
 
 /* ---- the daemon ----------------------------------------------------------------- */
@@ -520,6 +554,11 @@ int main(int argc, char **argv)
     int status = parse(argc, argv, &request);
     if (status >= 0)
         goto out;
+    if (request.remount) {
+        status = remount(&request);
+        goto out;
+    }
+
     /* Absolute, for the daemon leaves this directory and others read the mount table. */
     image = realpath(request.image, NULL);
     if (!image) {

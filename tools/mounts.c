@@ -84,7 +84,7 @@ static int find_line(const char *table, match_fn *match, const void *wanted,
     int err = -ENOENT;
     char *text = NULL;
     size_t capacity = 0;
-    struct mount_line line;
+    struct mount_line line = {0};
     while (getline(&text, &capacity, file) >= 0) {
         if (!split_line(text, &line) || !match(&line, wanted))
             continue;

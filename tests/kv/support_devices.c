@@ -7,38 +7,9 @@
  * Locks      one mutex in each device guards its tables and log.
  */
 #include "support_devices.h"
+#include "support_store.h"
 
 #include <pthread.h>
-
-/* ---- randomness --------------------------------------------------------- */
-
-uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-uint64_t random_below(uint64_t *state, uint64_t bound)
-{
-    KV_ASSERT(bound > 0);
-    return next_random(state) % bound;
-}
-
-uint64_t number_from_environment(const char *name, uint64_t fallback)
-{
-    const char *text = getenv(name);
-    return text && *text ? strtoull(text, NULL, 0) : fallback;
-}
-
-uint64_t seed_from_environment(uint64_t seed)
-{
-    seed = number_from_environment("KVFS_SEED", seed);
-    printf("KVFS_SEED=%llu\n", (unsigned long long)seed);
-    (void)fflush(stdout); /* best effort: the test may abort next */
-    return seed;
-}
 
 /* ---- block tables ------------------------------------------------------- */
 
@@ -326,9 +297,9 @@ static void tear(struct memory_device *state, const struct recorded_event *event
     uint8_t *bytes = copy_block(old && choice->rest == TORN_REST_OLD ? old : zeros);
     memcpy(bytes, event->bytes ? event->bytes : zeros, kept);
     if (choice->rest == TORN_REST_RANDOM) {
-        uint64_t random_state = choice->random_state;
+        struct test_random random = {choice->random_seed};
         for (size_t i = kept; i < KV_BLOCK_BYTES; i++)
-            bytes[i] = (uint8_t)next_random(&random_state);
+            bytes[i] = (uint8_t)test_random_next(&random);
     }
     free(state->owned[event->block]);
     state->owned[event->block] = bytes;

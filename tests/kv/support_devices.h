@@ -10,17 +10,6 @@
 
 #include "kv/device.h"
 
-/* ---- randomness --------------------------------------------------------- */
-
-/* splitmix64 (Steele, Lea, Flood 2014); any state is a good seed. */
-uint64_t next_random(uint64_t *state);
-/* Even enough over 0..bound-1 for tests. */
-uint64_t random_below(uint64_t *state, uint64_t bound);
-/* The seed in $KVFS_SEED, or the given one; printed. */
-uint64_t seed_from_environment(uint64_t seed);
-/* A number from the environment, or `fallback` where it is not set. */
-uint64_t number_from_environment(const char *name, uint64_t fallback);
-
 /* ---- memory ------------------------------------------------------------- */
 
 /* A device of zeroed blocks in memory; kv_device_close frees it. */
@@ -84,10 +73,10 @@ struct crash_choice {
 
     /* One of the kept ones may be torn: its first bytes are new, the rest is not. */
     bool torn;
-    size_t torn_index;     /* among the pending writes */
-    uint32_t torn_bytes;   /* how many are new: a multiple of 512 */
-    enum torn_rest rest;   /* what the others are; old: as if it had not been written */
-    uint64_t random_state; /* for TORN_REST_RANDOM */
+    size_t torn_index;    /* among the pending writes */
+    uint32_t torn_bytes;  /* how many are new: a multiple of 512 */
+    enum torn_rest rest;  /* what the others are; old: as if it had not been written */
+    uint64_t random_seed; /* for TORN_REST_RANDOM */
 };
 
 /*

@@ -4,28 +4,24 @@
  * The seed is taken from KVFS_SEED and printed.
  */
 #include "kv/codec.h"
+#include "support_store.h"
 
 #include <check.h>
 #include <pthread.h>
 
 #define LENGTH_MAX (1u << 20)
 
-static uint64_t random_state;
+static struct test_random random_bytes;
 
 static uint64_t next_random(void)
 {
-    /* splitmix64 (Steele, Lea, Flood 2014) */
-    uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
+    return test_random_next(&random_bytes);
 }
 
 static void seed_random(void)
 {
-    const char *text = getenv("KVFS_SEED");
-    random_state = text ? strtoull(text, NULL, 0) : 1;
-    printf("KVFS_SEED=%llu\n", (unsigned long long)random_state);
+    random_bytes.state = test_env("KVFS_SEED", 1);
+    printf("KVFS_SEED=%llu\n", (unsigned long long)random_bytes.state);
 }
 
 enum kind_of_bytes { BYTES_ZERO, BYTES_WORDS, BYTES_BASE64, BYTES_NOISE };

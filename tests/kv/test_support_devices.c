@@ -2,6 +2,7 @@
  * tests/kv/test_support_devices.c: tests the devices that other tests trust.
  */
 #include "support_devices.h"
+#include "support_store.h"
 
 #include <check.h>
 
@@ -171,7 +172,7 @@ START_TEST(a_torn_write_is_new_up_to_the_cut_and_then_something_else)
         kv_device_close(state);
 
         choice.rest = TORN_REST_RANDOM;
-        choice.random_state = cut;
+        choice.random_seed = cut;
         state = crash_walk_state(&walk, &choice);
         check_bytes(state, 1, 0, cut, 3);
         unsigned strange = 0;
@@ -237,7 +238,9 @@ END_TEST
 /* Against a plain array: what is on the disk when everything after a flush is lost or kept. */
 START_TEST(random_logs_replay_like_an_array)
 {
-    uint64_t random = seed_from_environment(1);
+    const uint64_t seed = test_env("KVFS_SEED", 1);
+    printf("KVFS_SEED=%llu\n", (unsigned long long)seed);
+    struct test_random random = {seed};
     for (unsigned round = 0; round < 20; round++) {
         uint8_t model[401][BLOCKS] = {{0}};
         size_t flushed[401] = {0};
@@ -246,18 +249,18 @@ START_TEST(random_logs_replay_like_an_array)
         for (size_t i = 0; i < 400; i++) {
             memcpy(model[i + 1], model[i], BLOCKS);
             flushed[i + 1] = flushed[i];
-            if (random_below(&random, 10) == 0) {
+            if (test_random_below(&random, 10) == 0) {
                 ck_assert_int_eq(kv_device_flush(device), 0);
                 flushed[i + 1] = i + 1;
                 continue;
             }
-            const uint64_t block = random_below(&random, BLOCKS);
-            model[i + 1][block] = (uint8_t)next_random(&random);
+            const uint64_t block = test_random_below(&random, BLOCKS);
+            model[i + 1][block] = (uint8_t)test_random_next(&random);
             write_fill(device, block, 1, model[i + 1][block]);
         }
         struct crash_walk walk;
         crash_walk_init(&walk, recorder);
-        for (size_t position = 0; position <= 400; position += 1 + random_below(&random, 40)) {
+        for (size_t position = 0; position <= 400; position += 1 + test_random_below(&random, 40)) {
             crash_walk_advance(&walk, position);
             const bool kept[400] = {false};
             struct kv_device *all = crash_walk_state(&walk, &(struct crash_choice){0});

@@ -314,11 +314,13 @@ static int append_some(struct worker *worker, int fd, uint32_t file, struct prom
         const size_t length = 8 * (1 + draw(worker) % 500);
         fill_appended(worker, file, promise->begun, worker->buf, length);
         write_record(worker, RECORD_APPEND_BEGIN, file, promise->begun + length);
-        const ssize_t n = write(fd, worker->buf, length);
-        if (n < 0)
-            return -errno;
-        if ((size_t)n != length)
-            return -EPROTO; /* a regular file takes all or fails */
+        /* A file system that goes away in the middle may have taken a part. */
+        for (size_t done = 0; done < length;) {
+            const ssize_t n = write(fd, worker->buf + done, length - done);
+            if (n < 0)
+                return -errno;
+            done += (size_t)n;
+        }
         promise->begun += length;
     }
     if (draw(worker) % 2 ? fdatasync(fd) : fsync(fd))

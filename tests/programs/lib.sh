@@ -129,7 +129,7 @@ cleanup() {
         if [ -n "$daemon" ] && [ "$(find_daemon)" = "$daemon" ]; then
             kill -9 "$daemon"
         fi
-        umount -l "$mnt"
+        ! is_mounted || umount -l "$mnt"
         [ "$status" -ne 0 ] || status=1
     fi
     if [ -n "$daemon" ] && [ "$(find_daemon)" = "$daemon" ] && ! wait_gone "$daemon" 10; then

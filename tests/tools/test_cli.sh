@@ -310,6 +310,13 @@ if [ "$can_mount" = yes ]; then
     works  info_of_the_image_shows_the_dir  kvfs info --json image
     out_has info_of_the_image_shows_the_dir "\"mounted_on\":\"$work/dir\""
     works  sync_returns                     kvfs sync dir
+    if [ "$(id -u)" -eq 0 ]; then
+        works  remount_makes_it_read_only   mount.kvfs image dir -o remount,ro,nosuid
+        refuses a_mount_that_became_read_only_is_not_written 1 'read-only' kvfs put dir key /dev/null
+        works  remount_makes_it_writable    mount.kvfs image dir -o remount,rw
+        works  a_mount_that_became_writable_is_written kvfs put dir key /dev/null
+        refuses remount_wants_a_mount       32 'other: not mounted' mount.kvfs image other -o remount
+    fi
     mkdir dir/below
     refuses umount_wants_the_mount_point    1 'below: lies in the mount' kvfs umount dir/below
     echo last >dir/last

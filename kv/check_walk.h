@@ -1,0 +1,92 @@
+/*
+ * kv/check_walk.h: walk all that the last checkpoint made durable, and note what owns each block.
+ *
+ * The walk reads the page map and the stored version of each page, never a frame. It is used
+ * by the check, and while an image is opened whose bitmaps are lost.
+ *
+ * A page that can not be used leaves a hole: its place in the tree. A map block that can not
+ * be read leaves a gap: the pages that it placed are not to be found.
+ *
+ * Threads: one; nothing may be changed meanwhile.
+ */
+#ifndef KV_CHECK_WALK_H
+#define KV_CHECK_WALK_H
+
+#include "kv/check_blobs.h"
+#include "kv/store.h"
+
+/* Where a damaged page was expected. */
+struct kv_walk_hole {
+    uint64_t page_id, parent; /* parent 0: it is the root */
+    uint8_t tree;
+    uint8_t level;      /* of the page; of no meaning for a root */
+    int error;          /* what reading it said; 0: it was read but does not belong here */
+    bool unbounded;     /* it has no high fence */
+    uint16_t low_bytes; /* fences that it should have had */
+    uint16_t high_bytes;
+    uint8_t *fences; /* low, then high */
+};
+
+/* A map block that was not read. */
+struct kv_walk_gap {
+    uint32_t level;
+    uint64_t index;
+};
+
+/* What is known of 128 page ids. */
+struct kv_walk_pages {
+    uint64_t index; /* of their map block */
+    uint64_t mapped[2], visited[2];
+};
+
+struct kv_walk {
+    struct kv_store *store;
+    kv_check_report_fn *report; /* NULL: nobody is told */
+    void *context;
+    void (*progress)(void *context, uint64_t done, uint64_t total); /* NULL: likewise */
+    bool read_blobs;
+
+    uint64_t *seen; /* a bit for each block from first_block on: it has an owner */
+    uint64_t first_block, block_count;
+    struct kv_walk_pages *pages; /* by index */
+    size_t pages_count, pages_capacity;
+    struct kv_walk_hole *holes;
+    size_t hole_count, hole_capacity;
+    struct kv_walk_gap *gaps;
+    size_t gap_count, gap_capacity;
+    struct kv_blob_notes blobs; /* those that tree 0 holds */
+
+    uint64_t page_count, key_count, shared_blobs, leaked_pages;
+    uint64_t pages_done;
+    uint64_t bad_values;               /* values with references that can not be, or that clash */
+    uint64_t bad_counts;               /* entries of the refs tree that are wrong or missing */
+    uint64_t repairable, damaged;      /* findings */
+    uint8_t *nodes[KV_TREE_DEPTH_MAX]; /* node_bytes each, one for each level, when needed */
+};
+
+/* report, context, progress and read_blobs may be set between init and run. -ENOMEM. */
+KV_MUST_CHECK int kv_walk_init(struct kv_walk *walk, struct kv_store *store,
+                               const struct kv_disk_superblock *superblock);
+void kv_walk_release(struct kv_walk *walk);
+
+/* Walk everything. Damage is noted and reported; an error means that the walk did not end. */
+KV_MUST_CHECK int kv_walk_run(struct kv_walk *walk);
+/* Count a finding and report it. */
+void kv_walk_report(struct kv_walk *walk, enum kv_check_severity severity, const char *what,
+                    const char *format, ...) KV_PRINTF(4, 5);
+/* Was something not seen because it could not be read? */
+static inline bool kv_walk_incomplete(const struct kv_walk *walk)
+{
+    return walk->hole_count || walk->gap_count;
+}
+
+/* The next page id >= *page_id that is in the map but that no tree reached; false: none. */
+bool kv_walk_next_leaked(const struct kv_walk *walk, uint64_t *page_id);
+
+/*
+ * The references in a stored value. Each is copied to `ref` in turn, *at starts as 0; false:
+ * there are no more.
+ */
+bool kv_value_next_ref(uint8_t kind, struct kv_bytes value, size_t *at, struct kv_blob_ref *ref);
+
+#endif
