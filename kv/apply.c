@@ -128,16 +128,15 @@ static struct kv_bytes bytes_of(struct kv_span span)
     return (struct kv_bytes){span.data, span.length};
 }
 
-static int put_value(struct kv_store *store, struct kv_span key, uint8_t kind,
-                     struct kv_span value)
+static int put_value(struct kv_store *store, struct kv_span key, uint8_t kind, struct kv_span value)
 {
-    const size_t cell = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) +
-                        key.length + value.length;
-    if (cell > kv_node_cell_max(store->node_bytes))
+    const size_t cell =
+        sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key.length + value.length;
+    if (cell > kv_node_large_cell_max(store->node_bytes))
         return -EUCLEAN; /* only a forged log gets here: batches are prepared to fit */
     const struct kv_btree_drop drop = {.note = note_dropped, .context = store};
-    const int err = kv_btree_put(&store->trees[KV_TREE_KEYS], bytes_of(key), kind,
-                                 bytes_of(value), drop);
+    const int err =
+        kv_btree_put(&store->trees[KV_TREE_KEYS], bytes_of(key), kind, bytes_of(value), drop);
     return err ? err : drop_noted(store);
 }
 
@@ -210,8 +209,7 @@ static int apply_redo(struct kv_store *store, const struct kv_redo *redo)
         return put_value(store, redo->key, KV_VALUE_INLINE, redo->value);
     case KV_REDO_DEL: {
         const struct kv_btree_drop drop = {.note = note_dropped, .context = store};
-        const int err =
-            kv_btree_del(&store->trees[KV_TREE_KEYS], bytes_of(redo->key), drop);
+        const int err = kv_btree_del(&store->trees[KV_TREE_KEYS], bytes_of(redo->key), drop);
         return err ? err : drop_noted(store);
     }
     case KV_REDO_DEL_RANGE:
@@ -306,8 +304,9 @@ struct large {
 
 static size_t refs_max(const struct kv_store *store, size_t key_len)
 {
+    const size_t fixed = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key_len;
     const size_t fit =
-        kv_node_inline_max(store->node_bytes, key_len) / sizeof(struct kv_blob_ref);
+        (kv_node_large_cell_max(store->node_bytes) - fixed) / sizeof(struct kv_blob_ref);
     return fit < KV_LARGE_REFS_MAX ? fit : KV_LARGE_REFS_MAX;
 }
 
@@ -328,8 +327,8 @@ static int large_write(struct kv_store *store, struct large *large, const uint8_
             return -ENOSPC;
         struct kv_blob_ref ref;
         size_t written;
-        int err = kv_blob_write(store, bytes, kv_min_u64(length, KV_BLOB_MAX), NULL, &ref,
-                                &written);
+        int err =
+            kv_blob_write(store, bytes, kv_min_u64(length, KV_BLOB_MAX), NULL, &ref, &written);
         if (err)
             return err;
         err = note_fresh(prepared, &ref);
@@ -357,7 +356,7 @@ static struct kv_redo large_redo(struct kv_span key, const struct large *large)
 /* The stored value of a key: its bytes, or its references. */
 struct stored {
     uint8_t kind;
-    size_t length; /* of the value that users see */
+    size_t length;  /* of the value that users see */
     uint8_t *bytes; /* node_bytes: inline value, or references */
     size_t ref_count;
 };
@@ -388,8 +387,8 @@ static int patch_large(struct kv_store *store, const struct stored *stored, stru
                        size_t offset, size_t max, struct large *large, struct prepared *prepared)
 {
     const struct kv_blob_ref *refs = (const struct kv_blob_ref *)stored->bytes;
-    const size_t patch_end = offset + patch.length;
-    const size_t new_length = kv_max_u64(stored->length, patch_end);
+    const size_t end_of_patch = offset + patch.length;
+    const size_t new_length = kv_max_u64(stored->length, end_of_patch);
     size_t first = 0, start = 0; /* blobs wholly before the patch, and where they end */
     int err = 0;
     while (!err && first < stored->ref_count &&
@@ -399,7 +398,7 @@ static int patch_large(struct kv_store *store, const struct stored *stored, stru
         err = large_keep(large, &refs[first++], max);
     }
     size_t last = stored->ref_count, end = stored->length; /* those wholly behind it */
-    while (last > first && end - kv_blob_length(&refs[last - 1]) >= patch_end)
+    while (last > first && end - kv_blob_length(&refs[last - 1]) >= end_of_patch)
         end -= kv_blob_length(&refs[--last]);
     const size_t old_part = end - start;
     const size_t new_part = last == stored->ref_count ? new_length - start : old_part;
@@ -420,44 +419,129 @@ static int patch_large(struct kv_store *store, const struct stored *stored, stru
     return err;
 }
 
-static int add_patch(struct kv_store *store, struct kv_record *record, struct kv_span key,
-                     struct kv_span patch, size_t offset, struct prepared *prepared)
+static bool patches_key(const struct kv_batch *batch, const struct kv_batch_op *op,
+                        struct kv_span key)
 {
-    struct stored stored = {.bytes = malloc(store->node_bytes)};
-    if (!stored.bytes)
+    const struct kv_span own = kv_batch_key(batch, op);
+    return op->kind == KV_REDO_PATCH && !kv_key_compare(own.data, own.length, key.data, key.length);
+}
+
+static size_t patch_end(const struct kv_batch_op *op)
+{
+    return (size_t)op->argument + op->value_len;
+}
+
+/* All patches of the batch from `first` on that are of its key, as redo operations. */
+static int add_inline_patches(struct kv_record *record, const struct kv_batch *batch, size_t first)
+{
+    const struct kv_span key = kv_batch_key(batch, &batch->ops[first]);
+    int err = 0;
+    for (size_t i = first; i < batch->count && !err; i++)
+        if (patches_key(batch, &batch->ops[i], key))
+            err = kv_record_add(record,
+                                &(struct kv_redo){.kind = KV_REDO_PATCH,
+                                                  .key = key,
+                                                  .value = kv_batch_value(batch, &batch->ops[i]),
+                                                  .argument = batch->ops[i].argument});
+    return err;
+}
+
+/* Read what is stored of [start, end) of a value; zeroes behind its end. */
+static int read_stored_range(struct kv_store *store, const struct stored *stored, size_t start,
+                             size_t end, uint8_t *out)
+{
+    const size_t have = kv_min_u64(end, stored->length);
+    memset(out, 0, end - start);
+    if (start >= have)
+        return 0;
+    if (stored->kind == KV_VALUE_INLINE) {
+        memcpy(out, stored->bytes + start, have - start);
+        return 0;
+    }
+    const struct kv_blob_ref *refs = (const struct kv_blob_ref *)stored->bytes;
+    size_t at = 0;
+    for (size_t i = 0; i < stored->ref_count && at < have; i++) {
+        const size_t length = kv_blob_length(&refs[i]);
+        const size_t from = kv_max_u64(at, start), to = kv_min_u64(at + length, have);
+        int err = 0;
+        if (from < to)
+            err =
+                kv_blobs_read(&store->blobs, &refs[i], from - at, out + (from - start), to - from);
+        if (err)
+            return err;
+        at += length;
+    }
+    return 0;
+}
+
+/* The same patches, of a value that is or becomes large: one patch of the range they cover. */
+static int add_large_patches(struct kv_store *store, struct kv_record *record,
+                             const struct kv_batch *batch, size_t first,
+                             const struct stored *stored, struct prepared *prepared)
+{
+    const struct kv_span key = kv_batch_key(batch, &batch->ops[first]);
+    size_t start = SIZE_MAX, end = 0;
+    for (size_t i = first; i < batch->count; i++)
+        if (patches_key(batch, &batch->ops[i], key)) {
+            start = kv_min_u64(start, batch->ops[i].argument);
+            end = kv_max_u64(end, patch_end(&batch->ops[i]));
+        }
+    uint8_t *bytes = malloc(end > start ? end - start : 1);
+    if (!bytes)
         return -ENOMEM;
-    int err = load_stored(store, key, &stored);
-    const size_t new_length = kv_max_u64(stored.length, offset + patch.length);
-    if (!err && (stored.kind == KV_VALUE_REF || new_length > KV_VALUE_MAX))
-        err = -EINVAL;
-    if (err)
-        goto out;
-    if (stored.kind == KV_VALUE_INLINE &&
-        new_length <= kv_node_inline_max(store->node_bytes, key.length)) {
-        err = kv_record_add(record, &(struct kv_redo){.kind = KV_REDO_PATCH,
-                                                      .key = key,
-                                                      .value = patch,
-                                                      .argument = offset});
-        goto out;
+    int err = read_stored_range(store, stored, start, end, bytes);
+    for (size_t i = first; i < batch->count && !err; i++) {
+        const struct kv_span patch = kv_batch_value(batch, &batch->ops[i]);
+        if (patches_key(batch, &batch->ops[i], key) && patch.length)
+            memcpy(bytes + (batch->ops[i].argument - start), patch.data, patch.length);
     }
     struct large large = {.count = 0};
-    err = patch_large(store, &stored, patch, offset, refs_max(store, key.length), &large, prepared);
+    if (!err)
+        err = patch_large(store, stored, (struct kv_span){bytes, end - start}, start,
+                          refs_max(store, key.length), &large, prepared);
     if (!err) {
         const struct kv_redo redo = large_redo(key, &large);
         err = kv_record_add(record, &redo);
     }
-out:
+    free(bytes);
+    return err;
+}
+
+/* The patch at `first` and all later ones of its key. */
+static int add_patches(struct kv_store *store, struct kv_record *record,
+                       const struct kv_batch *batch, size_t first, struct prepared *prepared)
+{
+    const struct kv_span key = kv_batch_key(batch, &batch->ops[first]);
+    for (size_t i = 0; i < first; i++)
+        if (patches_key(batch, &batch->ops[i], key))
+            return 0; /* went in with that one */
+    struct stored stored = {.bytes = malloc(store->node_bytes)};
+    if (!stored.bytes)
+        return -ENOMEM;
+    int err = load_stored(store, key, &stored);
+    size_t new_length = stored.length;
+    for (size_t i = first; i < batch->count; i++)
+        if (patches_key(batch, &batch->ops[i], key))
+            new_length = kv_max_u64(new_length, patch_end(&batch->ops[i]));
+    if (!err && (stored.kind == KV_VALUE_REF || new_length > KV_VALUE_MAX))
+        err = -EINVAL;
+    if (!err && stored.kind == KV_VALUE_INLINE &&
+        new_length <= kv_node_inline_max(store->node_bytes, key.length))
+        err = add_inline_patches(record, batch, first);
+    else if (!err)
+        err = add_large_patches(store, record, batch, first, &stored, prepared);
     free(stored.bytes);
     return err;
 }
 
 static int add_op(struct kv_store *store, struct kv_record *record, const struct kv_batch *batch,
-                  const struct kv_batch_op *op, struct prepared *prepared)
+                  size_t index, struct prepared *prepared)
 {
+    const struct kv_batch_op *op = &batch->ops[index];
     const struct kv_span key = kv_batch_key(batch, op);
     const struct kv_span value = kv_batch_value(batch, op);
     if (op->kind == KV_REDO_PATCH)
-        return add_patch(store, record, key, value, (size_t)op->argument, prepared);
+        return add_patches(store, record, batch, index, prepared);
     if (op->kind == KV_REDO_PUT &&
         value.length > kv_node_inline_max(store->node_bytes, key.length)) {
         struct large large = {.count = 0};
@@ -474,6 +558,8 @@ static int add_op(struct kv_store *store, struct kv_record *record, const struct
         if (value.length > kv_node_inline_max(store->node_bytes, key.length) ||
             kv_blobs_extent(&store->blobs, &ref, &block, &count))
             return -EINVAL;
+        if (op->use == KV_BLOB_SHARED && !kv_space_in_use(store->space, block, count))
+            return -ENOENT;
     }
     return kv_record_add(record, &(struct kv_redo){.kind = op->kind,
                                                    .use = op->use,
@@ -496,7 +582,7 @@ static int build_record(struct kv_store *store, const struct kv_batch *batch,
     record->length = 0;
     int err = 0;
     for (size_t i = 0; i < batch->count && !err; i++)
-        err = add_op(store, record, batch, &batch->ops[i], prepared);
+        err = add_op(store, record, batch, i, prepared);
     return err;
 }
 
@@ -600,7 +686,7 @@ static int change(struct kv_store *store, const struct kv_record *record, uint64
 /* A batch on its way in. */
 struct attempt {
     const struct kv_batch *batch;
-    bool late;   /* it has patches, which depend on what is stored: built under the lock */
+    bool late; /* it has patches, which depend on what is stored: built under the lock */
     bool urgent;
     struct kv_record record;
     struct prepared prepared;
@@ -624,9 +710,8 @@ static int try_apply(struct kv_store *store, struct attempt *attempt, uint64_t *
     if (err)
         return err;
     /* Ranges give pages back as they go: no need to reserve more than a few hundred. */
-    const uint64_t pages =
-        kv_store_pages_needed(store, attempt->op_count, attempt->record.length) +
-        2 * kv_min_u64(attempt->range_pages, 256);
+    const uint64_t pages = kv_store_pages_needed(store, attempt->op_count, attempt->record.length) +
+                           2 * kv_min_u64(attempt->range_pages, 256);
     err = reserve(store, &attempt->record, pages, attempt->urgent);
     if (err)
         return err;
@@ -682,8 +767,7 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
     if (store->read_only || atomic_load_explicit(&store->failure, memory_order_acquire))
         return -EROFS;
     for (int tries = 0;; tries++) {
-        const uint64_t epoch =
-            atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+        const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
         int err = kv_blobs_write(&store->blobs, bytes, length, codec, epoch, ref, written);
         if (err == -EIO)
             return kv_store_fail(store, err, "writing a blob");

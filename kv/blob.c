@@ -63,7 +63,8 @@ int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
     if (!packed)
         return -ENOMEM;
     enum kv_codec used;
-    size_t stored = kv_codec_pack(codec ? *codec : blobs->codec, bytes, length, packed, room, &used);
+    size_t stored =
+        kv_codec_pack(codec ? *codec : blobs->codec, bytes, length, packed, room, &used);
     uint32_t count = (uint32_t)kv_blocks_for(stored);
     uint64_t block;
     int err = kv_space_alloc(blobs->space, KV_SPACE_DATA, count, count, &block, &count);
@@ -86,13 +87,12 @@ int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
         goto out;
     }
     const uint64_t digest = kv_digest(packed, stored, kv_digest_seed(block, epoch));
-    const struct kv_disk_blob_ref disk = {
-        .ptr = {.block = kv_le64_of(block),
-                .length_bytes = kv_le32_of((uint32_t)stored),
-                .codec = (uint8_t)used,
-                .birth_epoch = kv_le64_of(epoch),
-                .digest = kv_le64_of(digest)},
-        .raw_bytes = kv_le32_of((uint32_t)length)};
+    const struct kv_disk_blob_ref disk = {.ptr = {.block = kv_le64_of(block),
+                                                  .length_bytes = kv_le32_of((uint32_t)stored),
+                                                  .codec = (uint8_t)used,
+                                                  .birth_epoch = kv_le64_of(epoch),
+                                                  .digest = kv_le64_of(digest)},
+                                          .raw_bytes = kv_le32_of((uint32_t)length)};
     memcpy(ref->bytes, &disk, sizeof disk);
     *written = length;
     (void)atomic_fetch_add_explicit(&blobs->writes, 1, memory_order_relaxed);

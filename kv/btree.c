@@ -28,8 +28,8 @@ struct path {
 int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_bytes, uint64_t root,
                   uint8_t tree)
 {
-    *btree = (struct kv_btree){
-        .pager = pager, .node_bytes = node_bytes, .root = root, .tree = tree};
+    *btree =
+        (struct kv_btree){.pager = pager, .node_bytes = node_bytes, .root = root, .tree = tree};
     btree->scratch = malloc(node_bytes);
     return btree->scratch ? 0 : -ENOMEM;
 }
@@ -47,8 +47,7 @@ int kv_btree_create(struct kv_btree *btree)
     if (err)
         return err;
     const struct kv_bytes low = {.data = "", .length = 0};
-    kv_node_init(page.bytes, btree->node_bytes, page.id, btree->tree, 0, low,
-                 (struct kv_bytes){0});
+    kv_node_init(page.bytes, btree->node_bytes, page.id, btree->tree, 0, low, (struct kv_bytes){0});
     kv_pager_unlatch(btree->pager, &page);
     btree->root = page.id;
     kv_pager_unpin(btree->pager, &page);
@@ -96,8 +95,8 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len,
     }
 }
 
-int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf,
-                 size_t buf_cap, size_t *value_len, uint8_t *kind)
+int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf, size_t buf_cap,
+                 size_t *value_len, uint8_t *kind)
 {
     for (;;) {
         struct kv_page_view leaf;
@@ -230,8 +229,8 @@ static int grow_root(struct kv_btree *btree, struct path *path)
     const struct kv_bytes low = {.data = "", .length = 0};
     kv_node_init(root->bytes, btree->node_bytes, root->id, btree->tree, (uint8_t)(level + 1), low,
                  (struct kv_bytes){0});
-    const bool fits = kv_node_insert_child(root->bytes, btree->node_bytes, 0, "", 0, child.id,
-                                           btree->scratch);
+    const bool fits =
+        kv_node_insert_child(root->bytes, btree->node_bytes, 0, "", 0, child.id, btree->scratch);
     KV_ASSERT(fits);
     kv_pager_unlatch(btree->pager, root);
     kv_pager_unlatch(btree->pager, &child);
@@ -271,8 +270,8 @@ static int split_page(struct kv_btree *btree, struct path *path, unsigned at_dep
 
     kv_pager_latch(btree->pager, parent);
     kv_pager_latch(btree->pager, page);
-    const bool fits = kv_node_insert_child(parent->bytes, btree->node_bytes, parent_slot,
-                                           separator, separator_len, right.id, btree->scratch);
+    const bool fits = kv_node_insert_child(parent->bytes, btree->node_bytes, parent_slot, separator,
+                                           separator_len, right.id, btree->scratch);
     if (fits)
         kv_node_split(page->bytes, btree->node_bytes, at,
                       (struct kv_bytes){separator, separator_len}, right.bytes, right.id,
@@ -356,8 +355,7 @@ static int try_merge(struct kv_btree *btree, struct path *path, unsigned depth, 
     const unsigned slot = path->slots[depth - 1];
     if (with_right ? slot + 1 >= kv_node_count(parent->bytes) : slot == 0)
         return 0;
-    const uint64_t neighbour_id =
-        kv_node_child(parent->bytes, with_right ? slot + 1 : slot - 1);
+    const uint64_t neighbour_id = kv_node_child(parent->bytes, with_right ? slot + 1 : slot - 1);
     struct kv_page neighbour;
     const bool empty = kv_node_level(page->bytes) == 0 && !kv_node_count(page->bytes);
     if (!kv_pager_pin_resident(btree->pager, neighbour_id, &neighbour)) {
@@ -403,9 +401,9 @@ static int merge_upwards(struct kv_btree *btree, struct path *path)
 int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, struct kv_bytes value,
                  struct kv_btree_drop drop)
 {
-    const size_t cell_bytes = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) +
-                              key.length + value.length;
-    KV_ASSERT(cell_bytes <= kv_node_cell_max(btree->node_bytes));
+    const size_t cell_bytes =
+        sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key.length + value.length;
+    KV_ASSERT(cell_bytes <= kv_node_large_cell_max(btree->node_bytes));
     struct path path;
     for (;;) {
         int err = path_descend(btree, key, &path);
@@ -433,8 +431,8 @@ int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, stru
             kv_pager_unlatch(btree->pager, leaf);
         }
         if (!err && !fits)
-            err = split_page(btree, &path, path.depth - 1, exact ? (struct kv_bytes){0} : key,
-                             slot, cell_bytes);
+            err = split_page(btree, &path, path.depth - 1, exact ? (struct kv_bytes){0} : key, slot,
+                             cell_bytes);
         path_release(btree, &path);
         if (err || fits)
             return err;
@@ -502,8 +500,8 @@ static void note_next(const struct kv_btree *btree, const void *leaf, struct kv_
                       void *next, size_t *next_len, bool *more)
 {
     const struct kv_bytes high = kv_node_high(leaf, btree->node_bytes);
-    *more = high.data && (!upper.data || kv_key_compare(high.data, high.length, upper.data,
-                                                        upper.length) < 0);
+    *more = high.data &&
+            (!upper.data || kv_key_compare(high.data, high.length, upper.data, upper.length) < 0);
     if (*more) {
         memcpy(next, high.data, high.length);
         *next_len = high.length;

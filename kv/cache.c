@@ -107,8 +107,8 @@ uint32_t kv_cache_find_racy(const struct kv_cache *cache, uint64_t page_id)
 {
     /* Acquire pairs with the release stores of kv_cache_insert. The chain may change under
      * us, even into another chain: the steps are bounded and the caller verifies. */
-    uint32_t index = atomic_load_explicit(&cache->buckets[bucket_of(cache, page_id)],
-                                          memory_order_acquire);
+    uint32_t index =
+        atomic_load_explicit(&cache->buckets[bucket_of(cache, page_id)], memory_order_acquire);
     for (uint32_t steps = 0; index < cache->frame_count && steps < FIND_STEPS_MAX; steps++) {
         const struct kv_frame *frame = &cache->frames[index];
         if (atomic_load_explicit(&frame->page_id, memory_order_relaxed) == page_id)
@@ -120,8 +120,8 @@ uint32_t kv_cache_find_racy(const struct kv_cache *cache, uint64_t page_id)
 
 uint32_t kv_cache_find(const struct kv_cache *cache, uint64_t page_id)
 {
-    uint32_t index = atomic_load_explicit(&cache->buckets[bucket_of(cache, page_id)],
-                                          memory_order_relaxed);
+    uint32_t index =
+        atomic_load_explicit(&cache->buckets[bucket_of(cache, page_id)], memory_order_relaxed);
     while (index != KV_FRAME_NONE &&
            atomic_load_explicit(&cache->frames[index].page_id, memory_order_relaxed) != page_id)
         index = atomic_load_explicit(&cache->frames[index].hash_next, memory_order_relaxed);

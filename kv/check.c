@@ -35,9 +35,15 @@ static void judge_superblocks(struct kv_walk *walk)
     if (err)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
                        "neither superblock can be used: %s", strerror(-err));
-    else if (other_damaged || walk->store->superblock_damaged)
+    else if (other_damaged)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
-                       "one of the two superblocks was damaged");
+                       "one of the two superblocks is damaged");
+    else if (walk->store->superblock_damaged)
+        /* No finding: a power cut leaves one torn, as it may, and each open for writing writes
+         * both anew. */
+        kv_walk_report(walk, KV_CHECK_NOTE, "superblock-copy",
+                       "one of the two superblocks was damaged or torn; %s",
+                       walk->store->read_only ? "the next mount mends it" : "opening mended it");
 }
 
 /* What opening for repair has found; the checkpoints since then have mended it. */

@@ -46,15 +46,13 @@ static int check_options(const struct kv_create_options *options, struct kv_erro
     }
     if (options->log_bytes && options->log_bytes < KV_LOG_BYTES_MIN) {
         kv_error_set(error, "log size %llu: the least is %llu bytes",
-                     (unsigned long long)options->log_bytes,
-                     (unsigned long long)KV_LOG_BYTES_MIN);
+                     (unsigned long long)options->log_bytes, (unsigned long long)KV_LOG_BYTES_MIN);
         return -EINVAL;
     }
-    const bool zstd = options->codec.codec == KV_CODEC_ZSTD;
     if (options->codec.codec > KV_CODEC_ZSTD || options->codec.level < 0 ||
-        options->codec.level > (zstd ? 19 : 0)) {
-        kv_error_set(error, "codec level %d: zstd takes 1 to 19, the others none",
-                     options->codec.level);
+        options->codec.level > 19) {
+        kv_error_set(error, "codec %d level %d: codecs are none, lz4 and zstd, levels 1 to 19",
+                     (int)options->codec.codec, options->codec.level);
         return -EINVAL;
     }
     return 0;
@@ -114,8 +112,7 @@ static int choose_uuid(struct kv_disk_superblock *sb, const uint8_t wanted[16])
 
 static int refuse_if_used(struct kv_device *device, struct kv_error *error)
 {
-    const uint32_t count =
-        (uint32_t)kv_min_u64(LOOK_BYTES / KV_BLOCK_BYTES, device->block_count);
+    const uint32_t count = (uint32_t)kv_min_u64(LOOK_BYTES / KV_BLOCK_BYTES, device->block_count);
     uint8_t *bytes = kv_device_alloc(LOOK_BYTES);
     if (!bytes)
         return -ENOMEM;
@@ -124,10 +121,9 @@ static int refuse_if_used(struct kv_device *device, struct kv_error *error)
         if (bytes[i])
             err = -EEXIST;
     if (err == -EEXIST)
-        kv_error_set(error,
-                     memcmp(bytes, KV_SUPERBLOCK_MAGIC, 8) == 0
-                         ? "it holds a kvfs image already; use -f to overwrite it"
-                         : "it is not empty; use -f to overwrite what it holds");
+        kv_error_set(error, memcmp(bytes, KV_SUPERBLOCK_MAGIC, 8) == 0
+                                ? "it holds a kvfs image already; use -f to overwrite it"
+                                : "it is not empty; use -f to overwrite what it holds");
     free(bytes);
     return err;
 }
@@ -181,8 +177,6 @@ static int plant_trees(struct kv_device *device, struct kv_disk_superblock *sb,
         err = kv_checkpoint_run(&store->checkpoint, true);
         pthread_mutex_unlock(&store->checkpoint.mutex);
     }
-    if (!err) /* the other slot too, so that one damaged copy is survived from the start */
-        err = kv_superblock_write(device, &store->checkpoint.superblock);
     if (!err)
         err = kv_superblock_write_backup(device, &store->checkpoint.superblock);
     if (!err)

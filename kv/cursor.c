@@ -83,8 +83,7 @@ void kv_cursor_close(struct kv_cursor *cursor)
 /* Stand on `slot` of the copied leaf if its key is within bounds. */
 static int arrive(struct kv_cursor *cursor, unsigned slot)
 {
-    const size_t length =
-        kv_node_key(cursor->leaf, cursor->store->node_bytes, slot, cursor->key);
+    const size_t length = kv_node_key(cursor->leaf, cursor->store->node_bytes, slot, cursor->key);
     if (cursor->upper_len &&
         kv_key_compare(cursor->key, length, cursor->upper, cursor->upper_len) >= 0)
         return -ENOENT;
@@ -105,8 +104,8 @@ static int seek_forward(struct kv_cursor *cursor, const void *key, size_t key_le
     if (key_len)
         memcpy(at, key, key_len);
     for (;;) {
-        const int err = kv_btree_leaf_at(&cursor->store->trees[KV_TREE_KEYS], at, at_len,
-                                         cursor->leaf);
+        const int err =
+            kv_btree_leaf_at(&cursor->store->trees[KV_TREE_KEYS], at, at_len, cursor->leaf);
         if (err)
             return err;
         bool exact;
@@ -159,8 +158,8 @@ int kv_cursor_first(struct kv_cursor *cursor)
 int kv_cursor_last(struct kv_cursor *cursor)
 {
     leave_key(cursor);
-    return seek_backward(cursor, (struct kv_bytes){cursor->upper_len ? cursor->upper : NULL,
-                                                   cursor->upper_len});
+    return seek_backward(
+        cursor, (struct kv_bytes){cursor->upper_len ? cursor->upper : NULL, cursor->upper_len});
 }
 
 int kv_cursor_seek(struct kv_cursor *cursor, const void *key, size_t key_len)

@@ -35,10 +35,10 @@ struct kv_batch;
 struct kv_cursor;
 struct kv_device; /* kv/device.h; only tests pass one */
 
-#define KV_KEY_MAX   512u          /* bytes of a key; the least is 1 */
-#define KV_VALUE_MAX (16u << 20)   /* bytes of a value given to kv_batch_put */
-#define KV_BLOB_MAX  (1u << 20)    /* bytes of one blob */
-#define KV_LABEL_MAX 63u           /* bytes */
+#define KV_KEY_MAX   512u        /* bytes of a key; the least is 1 */
+#define KV_VALUE_MAX (16u << 20) /* bytes of a value given to kv_batch_put */
+#define KV_BLOB_MAX  (1u << 20)  /* bytes of one blob */
+#define KV_LABEL_MAX 63u         /* bytes */
 
 enum kv_codec { KV_CODEC_NONE = 0, KV_CODEC_LZ4 = 1, KV_CODEC_ZSTD = 2 };
 
@@ -228,8 +228,8 @@ void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
  * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE).
  * The caller sees to it that the reference is not dropped meanwhile.
  */
-KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref,
-                               size_t offset, void *buf, size_t length);
+KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset,
+                               void *buf, size_t length);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
 
@@ -252,7 +252,7 @@ KV_MUST_CHECK int kv_batch_del_range(struct kv_batch *batch, const void *lower, 
                                      const void *upper, size_t upper_len); /* [lower, upper) */
 /*
  * Overwrite bytes at `offset` of a value; an absent key counts as empty, a gap becomes zeros.
- * One patch a key and batch, and none of a value of kv_batch_put_blob: -EINVAL.
+ * A value of kv_batch_put_blob can not be patched: -EINVAL, here or from kv_apply.
  */
 KV_MUST_CHECK int kv_batch_patch(struct kv_batch *batch, const void *key, size_t key_len,
                                  size_t offset, const void *bytes, size_t length);
@@ -287,8 +287,8 @@ KV_MUST_CHECK int kv_apply(struct kv_store *store, const struct kv_batch *batch,
                            uint64_t *position);
 
 /* One-operation batches. */
-KV_MUST_CHECK int kv_put(struct kv_store *store, const void *key, size_t key_len,
-                         const void *value, size_t value_len);
+KV_MUST_CHECK int kv_put(struct kv_store *store, const void *key, size_t key_len, const void *value,
+                         size_t value_len);
 KV_MUST_CHECK int kv_del(struct kv_store *store, const void *key, size_t key_len);
 
 /* ---- durability --------------------------------------------------------- */

@@ -36,6 +36,11 @@ static inline size_t kv_node_cell_max(size_t node_bytes)
 {
     return node_bytes / 4;
 }
+/* Largest cell of references to a large value: KV_VALUE_MAX under the longest key fits. */
+static inline size_t kv_node_large_cell_max(size_t node_bytes)
+{
+    return node_bytes / 16 * 5;
+}
 /* Longest value that stays inline next to a key of key_len bytes. */
 static inline size_t kv_node_inline_max(size_t node_bytes, size_t key_len)
 {

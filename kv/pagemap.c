@@ -209,8 +209,7 @@ static int read_block(struct kv_pagemap *map, uint32_t level, uint64_t index,
     const int err = kv_device_read(map->device, block, 1, map->io);
     if (err)
         return err;
-    const uint64_t seed =
-        kv_digest_seed(KV_MAP_ID(level, index), kv_le64_get(ptr->birth_epoch));
+    const uint64_t seed = kv_digest_seed(KV_MAP_ID(level, index), kv_le64_get(ptr->birth_epoch));
     if (kv_digest(map->io, KV_BLOCK_BYTES, seed) != kv_le64_get(ptr->digest))
         return -EBADMSG;
     memcpy(out, map->io, KV_BLOCK_BYTES);

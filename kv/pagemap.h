@@ -30,8 +30,7 @@ KV_MUST_CHECK int kv_pagemap_open(struct kv_device *device, struct kv_space *spa
 void kv_pagemap_close(struct kv_pagemap *map);
 
 /* Where a page lies now; ptr->block 0 when nowhere. -EBADMSG, -EUCLEAN, -EIO of map blocks. */
-KV_MUST_CHECK int kv_pagemap_get(struct kv_pagemap *map, uint64_t page_id,
-                                 struct kv_disk_ptr *ptr);
+KV_MUST_CHECK int kv_pagemap_get(struct kv_pagemap *map, uint64_t page_id, struct kv_disk_ptr *ptr);
 /* From `epoch` (open or closing) on the page lies there; NULL: nowhere any more. -ENOMEM. */
 KV_MUST_CHECK int kv_pagemap_set(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
                                  const struct kv_disk_ptr *ptr);

@@ -45,12 +45,12 @@ struct kv_pager {
     pthread_cond_t changed; /* a load or a write ended */
     struct kv_pager_config config;
     struct kv_cache cache;
-    uint64_t epoch;            /* mutex; the open one */
+    uint64_t epoch;             /* mutex; the open one */
     struct dirty_list dirty[2]; /* mutex; by the low bit of the epoch */
-    struct shadow *shadows;    /* mutex; all of epoch - 1 */
-    size_t shadow_count;       /* mutex */
-    uint64_t credit;           /* mutex; clusters reserved and not yet used by a dirty page */
-    int failure;               /* mutex; sticky: a write failed */
+    struct shadow *shadows;     /* mutex; all of epoch - 1 */
+    size_t shadow_count;        /* mutex */
+    uint64_t credit;            /* mutex; clusters reserved and not yet used by a dirty page */
+    int failure;                /* mutex; sticky: a write failed */
     uint64_t misses, writes, write_bytes; /* mutex */
     _Atomic uint64_t hits;
 };
@@ -64,8 +64,8 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
         return -ENOMEM;
     pager->config = *config;
     pager->epoch = config->epoch;
-    const int err = kv_cache_init(&pager->cache, config->budget_bytes, config->node_bytes,
-                                  config->hot_percent);
+    const int err =
+        kv_cache_init(&pager->cache, config->budget_bytes, config->node_bytes, config->hot_percent);
     if (err) {
         free(pager);
         return err;
@@ -584,9 +584,8 @@ bool kv_pager_pin_resident(struct kv_pager *pager, uint64_t page_id, struct kv_p
 {
     pthread_mutex_lock(&pager->mutex);
     const uint32_t index = kv_cache_find(&pager->cache, page_id);
-    const bool resident =
-        index != KV_FRAME_NONE &&
-        !(frame_at(pager, index)->flags & (KV_FRAME_LOADING | KV_FRAME_FREED));
+    const bool resident = index != KV_FRAME_NONE &&
+                          !(frame_at(pager, index)->flags & (KV_FRAME_LOADING | KV_FRAME_FREED));
     if (resident) {
         frame_at(pager, index)->pins++;
         fill_page(pager, page_id, index, page);
@@ -822,9 +821,8 @@ void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats)
         .evictions = pager->cache.evictions,
         .writes = pager->writes,
         .write_bytes = pager->write_bytes,
-        .memory_bytes =
-            (pager->cache.frame_count - pager->cache.queues[KV_TIER_FREE].count) *
-            (uint64_t)(pager->config.node_bytes + sizeof(struct kv_frame)),
+        .memory_bytes = (pager->cache.frame_count - pager->cache.queues[KV_TIER_FREE].count) *
+                        (uint64_t)(pager->config.node_bytes + sizeof(struct kv_frame)),
     };
     pthread_mutex_unlock(&pager->mutex);
 }

@@ -868,6 +868,17 @@ bool kv_space_contains(struct kv_space *space, uint64_t block, uint64_t count)
     return locate(space, block, count, &index, &first);
 }
 
+bool kv_space_in_use(struct kv_space *space, uint64_t block, uint32_t count)
+{
+    uint32_t index, first;
+    if (!locate(space, block, count, &index, &first))
+        return false;
+    pthread_mutex_lock(&space->mutex);
+    const bool in_use = all_set(space->groups[index].busy, first, count);
+    pthread_mutex_unlock(&space->mutex);
+    return in_use;
+}
+
 int kv_space_reserve(struct kv_space *space, uint64_t cluster_count, bool urgent)
 {
     int err = 0;

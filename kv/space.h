@@ -47,9 +47,9 @@ KV_MUST_CHECK int kv_space_open_empty(struct kv_device *device,
 void kv_space_close(struct kv_space *space);
 
 enum kv_space_purpose {
-    KV_SPACE_PAGE,  /* backed by a reservation: may break reserved clusters (the caller
-                       unreserves after); also page map blocks, from the emergency reserve */
-    KV_SPACE_DATA,  /* leaves reservations and the emergency reserve alone */
+    KV_SPACE_PAGE, /* backed by a reservation: may break reserved clusters (the caller
+                      unreserves after); also page map blocks, from the emergency reserve */
+    KV_SPACE_DATA, /* leaves reservations and the emergency reserve alone */
 };
 
 /*
@@ -80,6 +80,9 @@ KV_MUST_CHECK int kv_space_free(struct kv_space *space, uint64_t epoch, uint64_t
 
 /* Is every block of the run inside the groups' data area? For checking pointers from disk. */
 bool kv_space_contains(struct kv_space *space, uint64_t block, uint64_t count);
+
+/* Is every block of the run busy? False also outside the groups. */
+bool kv_space_in_use(struct kv_space *space, uint64_t block, uint32_t count);
 
 /*
  * Set clusters aside for pages that will be written. Urgent callers (deletions, the

@@ -43,8 +43,8 @@ int kv_store_fail(struct kv_store *store, int error, const char *what)
 {
     int none = 0;
     /* Release pairs with the acquire loads of everyone who is about to write. */
-    if (atomic_compare_exchange_strong_explicit(&store->failure, &none, error,
-                                                memory_order_acq_rel, memory_order_acquire))
+    if (atomic_compare_exchange_strong_explicit(&store->failure, &none, error, memory_order_acq_rel,
+                                                memory_order_acquire))
         kv_store_log(store, KV_LOG_ERROR,
                      "%s failed: %s; the store is read-only until it is opened anew", what,
                      strerror(-error));
@@ -111,19 +111,19 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                               &store->map);
     if (err)
         return err;
-    const struct kv_pager_config config = {
-        .device = store->device,
-        .space = store->space,
-        .map = store->map,
-        .buffers = store->buffers,
-        .node_bytes = store->node_bytes,
-        .budget_bytes = budget - map_share,
-        .hot_percent = options->hot_percent ? options->hot_percent : 33,
-        .codec = store->blobs.codec,
-        .epoch = epoch,
-        .on_failure = on_pager_failure,
-        .on_damage = on_page_damage,
-        .context = store};
+    const struct kv_pager_config config = {.device = store->device,
+                                           .space = store->space,
+                                           .map = store->map,
+                                           .buffers = store->buffers,
+                                           .node_bytes = store->node_bytes,
+                                           .budget_bytes = budget - map_share,
+                                           .hot_percent =
+                                               options->hot_percent ? options->hot_percent : 33,
+                                           .codec = store->blobs.codec,
+                                           .epoch = epoch,
+                                           .on_failure = on_pager_failure,
+                                           .on_damage = on_page_damage,
+                                           .context = store};
     err = kv_pager_open(&config, &store->pager);
     for (uint8_t i = 0; i < KV_TREE_COUNT && !err; i++)
         err = kv_btree_init(&store->trees[i], store->pager, store->node_bytes,
@@ -169,8 +169,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->blobs.device = store->device;
     store->blobs.space = store->space;
     store->blobs.buffers = store->buffers;
-    store->blobs.codec =
-        (struct kv_codec_spec){.codec = sb->codec, .level = sb->codec_level};
+    store->blobs.codec = (struct kv_codec_spec){.codec = sb->codec, .level = sb->codec_level};
     if (store->bitmaps_rebuilt) {
         err = rebuild_space(store, sb);
         if (err)
@@ -189,8 +188,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     /* Beyond every epoch that a block of an earlier history may bear: so no block of the log
      * that is written from now on equals one of that history, and none can be continued by
      * what it left in the ring. */
-    const uint64_t epoch =
-        kv_max_u64(kv_le64_get(sb->epoch), store->log_end.epoch_max) + 2;
+    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), store->log_end.epoch_max) + 2;
     err = open_pages(store, sb, options, epoch);
     if (err) {
         kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs", strerror(-err));
@@ -464,7 +462,8 @@ void kv_abandon(struct kv_store *store)
     kv_store_disassemble(store);
 }
 
-/* ---- durability --------------------------------------------------------------------------------- */
+/* ---- durability ---------------------------------------------------------------------------------
+ */
 
 int kv_sync_to(struct kv_store *store, uint64_t position)
 {
@@ -486,7 +485,8 @@ int kv_sync(struct kv_store *store)
     return kv_sync_to(store, kv_wal_position(store->wal));
 }
 
-/* ---- reading --------------------------------------------------------------------------------------- */
+/* ---- reading
+ * --------------------------------------------------------------------------------------- */
 
 size_t kv_large_length(const struct kv_blob_ref *refs, size_t count)
 {
@@ -514,9 +514,8 @@ static int get_refs(struct kv_store *store, const void *key, size_t key_len,
 {
     size_t length;
     uint8_t kind;
-    const int err =
-        kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, refs,
-                     KV_LARGE_REFS_MAX * sizeof *refs, &length, &kind);
+    const int err = kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, refs,
+                                 KV_LARGE_REFS_MAX * sizeof *refs, &length, &kind);
     if (err)
         return err;
     *count = length / sizeof *refs;
@@ -559,8 +558,8 @@ int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf, s
     (void)atomic_fetch_add_explicit(&store->gets, 1, memory_order_relaxed);
     for (;;) {
         uint8_t kind;
-        int err = kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, buf, buf_cap, value_len,
-                               &kind);
+        int err =
+            kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, buf, buf_cap, value_len, &kind);
         if (err)
             return err;
         if (kind != KV_VALUE_LARGE)
@@ -579,7 +578,8 @@ int kv_get_many(struct kv_store *store, struct kv_lookup *lookups, size_t count)
     return 0;
 }
 
-/* ---- one-operation batches ---------------------------------------------------------------------------- */
+/* ---- one-operation batches
+ * ---------------------------------------------------------------------------- */
 
 int kv_put(struct kv_store *store, const void *key, size_t key_len, const void *value,
            size_t value_len)
@@ -606,7 +606,8 @@ int kv_del(struct kv_store *store, const void *key, size_t key_len)
     return err;
 }
 
-/* ---- figures ------------------------------------------------------------------------------------------- */
+/* ---- figures
+ * ------------------------------------------------------------------------------------------- */
 
 void kv_store_info(struct kv_store *store, struct kv_image_info *info)
 {
@@ -658,8 +659,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->blob_reads = atomic_load_explicit(&store->blobs.reads, memory_order_relaxed);
     stats->blob_read_bytes = atomic_load_explicit(&store->blobs.read_bytes, memory_order_relaxed);
     stats->blob_writes = atomic_load_explicit(&store->blobs.writes, memory_order_relaxed);
-    stats->blob_write_bytes =
-        atomic_load_explicit(&store->blobs.write_bytes, memory_order_relaxed);
+    stats->blob_write_bytes = atomic_load_explicit(&store->blobs.write_bytes, memory_order_relaxed);
     const struct kv_device_counts *counts = &store->device->counts;
     stats->device_reads = relaxed(&counts->reads);
     stats->device_read_bytes = relaxed(&counts->read_bytes);

@@ -44,11 +44,11 @@ struct kv_store {
     void *log_context;
 
     pthread_mutex_t writer;
-    uint8_t *value;          /* writer; node_bytes, a value being patched */
-    struct kv_blob_ref *dropped;          /* writer; references that the operation gave up */
+    uint8_t *value;                         /* writer; node_bytes, a value being patched */
+    struct kv_blob_ref *dropped;            /* writer; references that the operation gave up */
     size_t dropped_count, dropped_capacity; /* writer */
-    uint64_t log_since_checkpoint;        /* writer; bytes */
-    bool changed;                         /* writer; since the last checkpoint's gate */
+    uint64_t log_since_checkpoint;          /* writer; bytes */
+    bool changed;                           /* writer; since the last checkpoint's gate */
 
     _Atomic int failure; /* sticky; 0 or the negative errno that made the store read-only */
     _Atomic uint64_t batches, gets;
@@ -56,8 +56,8 @@ struct kv_store {
     /* the background threads */
     pthread_mutex_t work_mutex;
     pthread_cond_t work;
-    bool stopping;           /* work_mutex */
-    bool checkpoint_wanted;  /* work_mutex */
+    bool stopping;          /* work_mutex */
+    bool checkpoint_wanted; /* work_mutex */
     pthread_t committer, checkpointer;
     bool threads_running;
 };
@@ -75,8 +75,7 @@ KV_MUST_CHECK int kv_create_on_device(struct kv_device *device,
 /* Open the layers over store->device as the superblock says. For open and create. */
 KV_MUST_CHECK int kv_store_assemble(struct kv_store *store,
                                     const struct kv_disk_superblock *superblock,
-                                    const struct kv_open_options *options,
-                                    struct kv_error *error);
+                                    const struct kv_open_options *options, struct kv_error *error);
 /* Release the layers and the device; writes nothing. */
 void kv_store_disassemble(struct kv_store *store);
 

@@ -2,7 +2,8 @@
  * kv/superblock.c: the two superblocks and their backup: read, judge, write.
  *
  * Owns       blocks 0 and 256, and the last block of the image.
- * Invariant  slots are written in turn, so a torn write leaves the other one whole.
+ * Invariant  a new superblock goes to one slot, is flushed, and only then to the other one: a
+ *            torn write leaves a whole copy, and later damage to either copy loses nothing.
  * Locks      none.
  */
 #include "kv/superblock.h"
@@ -145,8 +146,8 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
     int err = 0;
     int best = -1;
     for (int i = 0; i < 2; i++)
-        if (!results[i] && (best < 0 || kv_le64_get(copies[i].sequence) >
-                                            kv_le64_get(copies[best].sequence)))
+        if (!results[i] &&
+            (best < 0 || kv_le64_get(copies[i].sequence) > kv_le64_get(copies[best].sequence)))
             best = i;
     if (best < 0 && with_backup && device->block_count > KV_LOG_FIRST_BLOCK) {
         err = kv_device_read(device, device->block_count - 1, 1, io);
@@ -179,7 +180,11 @@ int kv_superblock_write(struct kv_device *device, struct kv_disk_superblock *sup
                           .block = sequence & 1 ? KV_SUPERBLOCK_B_BLOCK : KV_SUPERBLOCK_A_BLOCK,
                           .block_count = 1,
                           .buf = io};
-    const int err = kv_device_submit(device, &write, 1, true);
+    int err = kv_device_submit(device, &write, 1, true);
+    if (!err) {
+        write.block = KV_SUPERBLOCK_A_BLOCK + KV_SUPERBLOCK_B_BLOCK - write.block;
+        err = kv_device_submit(device, &write, 1, false);
+    }
     free(io);
     return err;
 }

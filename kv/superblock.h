@@ -17,7 +17,10 @@ KV_MUST_CHECK int kv_superblock_read(struct kv_device *device, const char *name,
                                      struct kv_disk_superblock *superblock, bool *other_damaged,
                                      struct kv_error *error);
 
-/* Stamp the next sequence and the digest, write into the slot that it selects, flush. */
+/*
+ * Stamp the next sequence and the digest, write into the slot that it selects, flush; then
+ * into the other slot, which the next flush makes durable.
+ */
 KV_MUST_CHECK int kv_superblock_write(struct kv_device *device,
                                       struct kv_disk_superblock *superblock);
 /* Copy the superblock (as last written) to the end of the image. Not flushed. */

@@ -42,9 +42,9 @@ typedef int kv_wal_visit_fn(void *context, const void *body, size_t length, uint
                             bool known_durable);
 
 struct kv_wal_end {
-    uint64_t position;   /* the first position that is not part of the log any more */
-    uint64_t records;    /* visited and accepted */
-    uint64_t epoch_max;  /* largest epoch seen in a block; 0 when the log is empty */
+    uint64_t position;  /* the first position that is not part of the log any more */
+    uint64_t records;   /* visited and accepted */
+    uint64_t epoch_max; /* largest epoch seen in a block; 0 when the log is empty */
 };
 
 /*
@@ -71,8 +71,8 @@ KV_MUST_CHECK int kv_wal_room(struct kv_wal *wal, size_t length);
  * flushed when 8 MiB are not durable. *position: kv_wal_sync to it makes the record durable.
  * Returns 0, or the error that turned the log unusable.
  */
-KV_MUST_CHECK int kv_wal_append(struct kv_wal *wal, const void *body, size_t length,
-                                uint64_t epoch, uint64_t *position);
+KV_MUST_CHECK int kv_wal_append(struct kv_wal *wal, const void *body, size_t length, uint64_t epoch,
+                                uint64_t *position);
 
 /* Where appending is now: syncing to it makes everything appended so far durable. */
 uint64_t kv_wal_position(struct kv_wal *wal);
