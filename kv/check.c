@@ -26,29 +26,35 @@ static int checkpoint_now(struct kv_store *store)
 
 /* ---- what is not in the trees ------------------------------------------------------- */
 
+/*
+ * Before the first checkpoint, which writes both superblocks anew. One that was found damaged
+ * when the image was opened is no finding: a power cut leaves one torn, as it may.
+ */
 static void judge_superblocks(struct kv_walk *walk)
 {
     struct kv_disk_superblock superblock;
     bool other_damaged = false;
     const int err = kv_superblock_read(walk->store->device, "the image", false, &superblock,
                                        &other_damaged, NULL);
-    if (err)
+    if (walk->store->superblock_damaged)
+        kv_walk_report(walk, KV_CHECK_NOTE, "superblock-copy",
+                       "one of the two superblocks was damaged or torn; %s",
+                       walk->store->read_only ? "the next mount mends it" : "opening mended it");
+    else if (err)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
                        "neither superblock can be used: %s", strerror(-err));
     else if (other_damaged)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
                        "one of the two superblocks is damaged");
-    else if (walk->store->superblock_damaged)
-        /* No finding: a power cut leaves one torn, as it may, and each open for writing writes
-         * both anew. */
-        kv_walk_report(walk, KV_CHECK_NOTE, "superblock-copy",
-                       "one of the two superblocks was damaged or torn; %s",
-                       walk->store->read_only ? "the next mount mends it" : "opening mended it");
 }
 
 /* What opening for repair has found; the checkpoints since then have mended it. */
 static void judge_opening(struct kv_walk *walk)
 {
+    if (walk->store->superblocks_lost)
+        kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
+                       "both superblocks were damaged; the backup was used, what was done since "
+                       "it was written may be lost");
     if (walk->store->bitmaps_rebuilt)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "bitmap",
                        "the allocation bitmaps were damaged; they were made anew from the trees");
@@ -81,24 +87,34 @@ static int look_again(struct kv_store *store, struct kv_walk *walk)
     return err ? err : kv_walk_run(walk);
 }
 
-/* The trees, up to a checkpoint. */
+/*
+ * The trees, up to a checkpoint. What a rescue brings back may have damage of its own below it,
+ * at least one level down.
+ */
 static int repair_trees(struct kv_store *store, const struct kv_walk *first,
                         struct kv_mended *mended)
 {
-    bool rescued = false;
-    int err = kv_check_rescue(first, &rescued);
-    if (!err && !rescued)
-        err = kv_check_mend(first, mended);
-    if (err)
-        return kv_store_fail(store, err, "a repair");
-    err = checkpoint_now(store);
-    if (err || !rescued)
-        return err;
-    struct kv_walk second;
-    err = look_again(store, &second);
+    struct kv_walk later;
+    const struct kv_walk *walk = first;
+    int err = 0;
+    for (unsigned round = 0; !err; round++) {
+        bool rescued = false;
+        err = kv_check_rescue(walk, &rescued);
+        if (err || !rescued || round > KV_TREE_DEPTH_MAX + KV_MAP_DEPTH_MAX)
+            break;
+        err = checkpoint_now(store);
+        if (walk == &later)
+            kv_walk_release(&later);
+        walk = first;
+        if (err)
+            break;
+        err = look_again(store, &later);
+        walk = &later;
+    }
     if (!err)
-        err = kv_check_mend(&second, mended);
-    kv_walk_release(&second);
+        err = kv_check_mend(walk, mended);
+    if (walk == &later)
+        kv_walk_release(&later);
     return err ? kv_store_fail(store, err, "a repair") : checkpoint_now(store);
 }
 
@@ -117,12 +133,12 @@ static int repair_space(struct kv_store *store, uint64_t *left)
     kv_walk_release(&walk);
     if (err)
         return err;
-    /* With the checkpoint before, both superblocks are written. */
     err = checkpoint_now(store);
     if (err)
         return err;
     err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
     store->superblock_damaged = false;
+    store->superblocks_lost = false;
     store->bitmaps_rebuilt = false;
     store->log_damaged = false;
     return err;
@@ -158,11 +174,8 @@ static int repair(struct kv_store *store, const struct kv_walk *first,
 static int check(struct kv_store *store, const struct kv_check_options *options,
                  struct kv_check_result *result)
 {
-    int err = checkpoint_now(store);
-    if (err)
-        return err;
     struct kv_walk walk;
-    err = kv_walk_init(&walk, store, &store->checkpoint.superblock);
+    int err = kv_walk_init(&walk, store, &store->checkpoint.superblock);
     if (err)
         return err;
     walk.report = options->report;
@@ -171,7 +184,9 @@ static int check(struct kv_store *store, const struct kv_check_options *options,
     walk.read_blobs = options->read_blobs;
     judge_superblocks(&walk);
     judge_opening(&walk);
-    err = kv_walk_run(&walk);
+    err = checkpoint_now(store);
+    if (!err)
+        err = kv_walk_run(&walk);
     if (!err)
         judge_space(&walk);
     *result = (struct kv_check_result){.pages = walk.page_count,

@@ -384,6 +384,24 @@ static int open_device(struct kv_store *store, const char *path,
     return err;
 }
 
+static int read_superblock(struct kv_store *store, const char *name,
+                           struct kv_disk_superblock *superblock, struct kv_error *error)
+{
+    int err = kv_superblock_read(store->device, name, false, superblock,
+                                 &store->superblock_damaged, error);
+    if (!store->repair || !is_damage(err))
+        return err;
+    bool damaged;
+    err = kv_superblock_read(store->device, name, true, superblock, &damaged, error);
+    if (err)
+        return err;
+    kv_store_log(store, KV_LOG_WARNING,
+                 "%s: both superblocks are damaged; the backup at the end of the image is used",
+                 name);
+    store->superblocks_lost = true;
+    return 0;
+}
+
 int kv_open(const char *path, const struct kv_open_options *given, struct kv_store **out,
             struct kv_error *error)
 {
@@ -404,8 +422,7 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     int err = open_device(store, path, options, error);
     if (err)
         goto fail;
-    err = kv_superblock_read(store->device, name, options->repair, &superblock, &store->superblock_damaged,
-                             error);
+    err = read_superblock(store, name, &superblock, error);
     if (err)
         goto fail;
     if (store->superblock_damaged)
