@@ -27,23 +27,23 @@ static int checkpoint_now(struct kv_store *store)
 /* ---- what is not in the trees ------------------------------------------------------- */
 
 /*
- * Before the first checkpoint, which writes both superblocks anew. One that was found damaged
- * when the image was opened is no finding: a power cut leaves one torn, as it may.
+ * Before the first checkpoint, which writes both superblocks anew. What a power cut can have
+ * torn is no finding.
  */
 static void judge_superblocks(struct kv_walk *walk)
 {
     struct kv_disk_superblock superblock;
-    bool other_damaged = false;
-    const int err = kv_superblock_read(walk->store->device, "the image", false, &superblock,
-                                       &other_damaged, NULL);
-    if (walk->store->superblock_damaged)
+    enum kv_superblock_twin twin = KV_TWIN_GOOD;
+    const int err =
+        kv_superblock_read(walk->store->device, "the image", false, &superblock, &twin, NULL);
+    if (walk->store->superblock_twin == KV_TWIN_TORN)
         kv_walk_report(walk, KV_CHECK_NOTE, "superblock-copy",
-                       "one of the two superblocks was damaged or torn; %s",
+                       "one of the two superblocks was torn by a power cut; %s",
                        walk->store->read_only ? "the next mount mends it" : "opening mended it");
     else if (err)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
                        "neither superblock can be used: %s", strerror(-err));
-    else if (other_damaged)
+    else if (twin != KV_TWIN_GOOD || walk->store->superblock_twin == KV_TWIN_DAMAGED)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
                        "one of the two superblocks is damaged");
 }
@@ -137,7 +137,7 @@ static int repair_space(struct kv_store *store, uint64_t *left)
     if (err)
         return err;
     err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
-    store->superblock_damaged = false;
+    store->superblock_twin = KV_TWIN_GOOD;
     store->superblocks_lost = false;
     store->bitmaps_rebuilt = false;
     store->log_damaged = false;

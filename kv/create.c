@@ -301,11 +301,11 @@ int kv_image_info(const char *path, struct kv_image_info *info, struct kv_error 
     if (err)
         return err;
     struct kv_disk_superblock superblock;
-    bool damaged;
-    err = kv_superblock_read(device, path, false, &superblock, &damaged, error);
+    enum kv_superblock_twin twin;
+    err = kv_superblock_read(device, path, false, &superblock, &twin, error);
     if (!err) {
         kv_superblock_info(&superblock, info);
-        info->superblock_damaged = damaged;
+        info->superblock_damaged = twin != KV_TWIN_GOOD;
     }
     kv_device_close(device);
     return err;

@@ -99,7 +99,7 @@ struct kv_open_options {
      * done so is logged. May be combined with read_only.
      */
     bool repair;
-    kv_log_fn *log;               /* NULL: standard error */
+    kv_log_fn *log; /* NULL: standard error */
     void *log_context;
     struct kv_device *device; /* tests: used instead of a path, closed by kv_close */
 };

@@ -90,8 +90,7 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
                             kv_le64_get(sb->bitmap_digest), &store->space);
     if (store->repair && is_damage(err)) {
         kv_store_log(store, KV_LOG_WARNING,
-                     "the allocation bitmaps are damaged (%s); they are made anew",
-                     strerror(-err));
+                     "the allocation bitmaps are damaged (%s); they are made anew", strerror(-err));
         store->bitmaps_rebuilt = true;
         err = kv_space_open_empty(store->device, &config, &store->space);
     }
@@ -203,7 +202,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->checkpoint.wal = store->wal;
     store->checkpoint.superblock = *sb;
     kv_superblock_info(sb, &store->info);
-    store->info.superblock_damaged = store->superblock_damaged;
+    store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     atomic_init(&store->checkpoint.epoch, epoch);
     const uint64_t log_bytes = config.block_count * KV_BLOCK_BYTES;
     store->log_checkpoint_bytes = kv_min_u64(log_bytes / 3, 64ull << 20);
@@ -387,12 +386,12 @@ static int open_device(struct kv_store *store, const char *path,
 static int read_superblock(struct kv_store *store, const char *name,
                            struct kv_disk_superblock *superblock, struct kv_error *error)
 {
-    int err = kv_superblock_read(store->device, name, false, superblock,
-                                 &store->superblock_damaged, error);
+    int err =
+        kv_superblock_read(store->device, name, false, superblock, &store->superblock_twin, error);
     if (!store->repair || !is_damage(err))
         return err;
-    bool damaged;
-    err = kv_superblock_read(store->device, name, true, superblock, &damaged, error);
+    enum kv_superblock_twin neither;
+    err = kv_superblock_read(store->device, name, true, superblock, &neither, error);
     if (err)
         return err;
     kv_store_log(store, KV_LOG_WARNING,
@@ -425,9 +424,10 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     err = read_superblock(store, name, &superblock, error);
     if (err)
         goto fail;
-    if (store->superblock_damaged)
-        kv_store_log(store, KV_LOG_WARNING,
-                     "%s: one superblock is damaged, the other one is used; run fsck.kvfs", name);
+    if (store->superblock_twin != KV_TWIN_GOOD)
+        kv_store_log(store, KV_LOG_WARNING, "%s: one superblock is %s, the other one is used%s",
+                     name, store->superblock_twin == KV_TWIN_TORN ? "torn" : "damaged",
+                     options->read_only ? "" : " and both are written anew");
     if (!options->read_only &&
         (kv_le64_get(superblock.feature_rocompat) & ~KV_FEATURE_ROCOMPAT_KNOWN)) {
         kv_error_set(error, "%s: uses features that this version can only read; open it read-only",

@@ -123,8 +123,20 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
     return -EMEDIUMTYPE;
 }
 
+/*
+ * Why may the copy beside `best` be bad? With sequence s the slot that s selects was written
+ * first and the other one after it; s + 1 will begin with that other one. So a power cut tears
+ * only the slot that s does not select; and after a clean close neither is being written.
+ */
+static enum kv_superblock_twin judge_twin(const struct kv_disk_superblock *best, unsigned slot)
+{
+    const bool selected = (kv_le64_get(best->sequence) & 1) == slot;
+    return selected && best->clean != 1 ? KV_TWIN_TORN : KV_TWIN_DAMAGED;
+}
+
 int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
-                       struct kv_disk_superblock *out, bool *other_damaged, struct kv_error *error)
+                       struct kv_disk_superblock *out, enum kv_superblock_twin *twin,
+                       struct kv_error *error)
 {
     struct kv_disk_superblock copies[2];
     const uint64_t blocks[2] = {KV_SUPERBLOCK_A_BLOCK, KV_SUPERBLOCK_B_BLOCK};
@@ -159,7 +171,7 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
         err = refuse(name, results, copies, error);
     } else {
         *out = copies[best];
-        *other_damaged = results[1 - best] != 0;
+        *twin = results[1 - best] ? judge_twin(out, (unsigned)best) : KV_TWIN_GOOD;
         err = judge_image(device, name, out, error);
     }
     free(io);

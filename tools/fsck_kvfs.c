@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fs/check.h"
+#include "fs/fsck.h"
 #include "kv/base.h"
 #include "kv/kv.h"
 #include "tools/json.h"

@@ -343,9 +343,9 @@ static struct kv_disk_superblock superblock_of(const struct scene *scene)
 {
     struct kv_disk_superblock superblock;
     struct kv_device *device;
-    bool damaged;
+    enum kv_superblock_twin twin;
     ck_assert_int_eq(kv_device_open(scene->dir.image, KV_DEVICE_READ_ONLY, &device, NULL), 0);
-    ck_assert_int_eq(kv_superblock_read(device, "image", false, &superblock, &damaged, NULL), 0);
+    ck_assert_int_eq(kv_superblock_read(device, "image", false, &superblock, &twin, NULL), 0);
     kv_device_close(device);
     return superblock;
 }

@@ -1,5 +1,5 @@
 /*
- * fs/check.c: whether a filesystem's records fit together, for fsck.kvfs.
+ * fs/fsck.c: whether a filesystem's records fit together, for fsck.kvfs.
  *
  * Owns       what a run has learnt: sets of inode numbers, and a node for each directory and
  *            each inode that has a record under its number.
@@ -10,7 +10,7 @@
  * so a repair goes over everything again until a round finds nothing. What is told and
  * counted is what the first round finds.
  */
-#include "fs/check.h"
+#include "fs/fsck.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /*
- * tests/fs/test_check.c: fs/check.c finds each kind of damage, mends it, and is content then.
+ * tests/fs/test_check.c: fs/fsck.c finds each kind of damage, mends it, and is content then.
  *
  * The tree that is damaged, with inode numbers:
  *
@@ -7,7 +7,7 @@
  *    O 7 (no name)
  */
 #include "fs/acl.h"
-#include "fs/check.h"
+#include "fs/fsck.h"
 #include "fs/data.h"
 #include "fs/format.h"
 #include "fs/record.h"

@@ -1,11 +1,11 @@
 /*
- * fs/check.h: whether a filesystem's records fit together, for fsck.kvfs.
+ * fs/fsck.h: whether a filesystem's records fit together, for fsck.kvfs.
  *
  * Method: one pass over each type of key, as in "Fsck - The UNIX File System Check Program"
  * (McKusick, Kowalski): inodes, names, connectivity, counts, and what nobody owns.
  */
-#ifndef FS_CHECK_H
-#define FS_CHECK_H
+#ifndef FS_FSCK_H
+#define FS_FSCK_H
 
 #include "kv/kv.h"
 
