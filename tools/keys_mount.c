@@ -83,6 +83,7 @@ static int enter(int dir, const char *name, bool make)
  */
 static int walk(const struct keys_backend *backend, const char *path, bool make, const char **last)
 {
+    *last = ".";
     int at = openat(backend->root_fd, ".", OPEN_DIRECTORY);
     if (at < 0)
         return -errno;
@@ -96,7 +97,8 @@ static int walk(const struct keys_backend *backend, const char *path, bool make,
             return child;
         at = child;
     }
-    *last = *component ? component : ".";
+    if (*component)
+        *last = component;
     return at;
 }
 
@@ -141,31 +143,32 @@ static const char *next_name(DIR *stream, int *err)
     }
 }
 
-/* Open the directory `name` in `dir` for reading. */
-static int open_stream(int dir, const char *name, DIR **stream)
+/* Open the directory `name` in `dir` for reading. NULL: errno says why not. */
+static DIR *open_stream(int dir, const char *name)
 {
     const int fd = openat(dir, name, OPEN_DIRECTORY);
     if (fd < 0)
-        return -errno;
-    *stream = fdopendir(fd);
-    if (*stream)
-        return 0;
-    const int err = -errno;
-    close(fd);
-    return err;
+        return NULL;
+    DIR *stream = fdopendir(fd);
+    if (!stream) {
+        const int err = errno;
+        close(fd);
+        errno = err;
+    }
+    return stream;
 }
 
 static int mount_list(struct keys_backend *backend, const char *path, keys_name_fn *visit,
                       void *context)
 {
     const char *last;
-    DIR *stream = NULL;
     const int dir = walk(backend, path, false, &last);
     if (dir < 0)
         return dir;
-    int err = open_stream(dir, last, &stream);
+    DIR *stream = open_stream(dir, last);
+    int err = stream ? 0 : -errno;
     close(dir);
-    if (err)
+    if (!stream)
         return err;
     for (const char *name; !err && (name = next_name(stream, &err));) {
         struct keys_attributes attributes;
@@ -274,10 +277,10 @@ static int remove_entry(int dir, const char *name, bool recursive);
 /* Remove what is in the directory `name`, then itself. */
 static int remove_directory(int dir, const char *name)
 {
-    DIR *stream = NULL;
-    int err = open_stream(dir, name, &stream);
-    if (err)
-        return err;
+    DIR *stream = open_stream(dir, name);
+    if (!stream)
+        return -errno;
+    int err = 0;
     for (const char *entry; !err && (entry = next_name(stream, &err));)
         err = remove_entry(dirfd(stream), entry, true);
     (void)closedir(stream); /* only read */
