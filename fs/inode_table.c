@@ -294,12 +294,12 @@ int fs_inode_table_reserve(uint64_t ino, const struct fs_key *key, struct fs_ino
     return move->entry ? 0 : -ENOMEM;
 }
 
-void fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move)
+bool fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move)
 {
     struct fs_inode *fresh = move->entry;
     struct fs_inode *old = fresh; /* what is not known needs no key: free the new one */
     if (!fresh)
-        return;
+        return false;
     struct shard *shard = shard_of(table, fresh->ino);
     pthread_mutex_lock(&shard->mutex);
     struct fs_inode **link = find_link(shard, fresh->ino);
@@ -316,6 +316,7 @@ void fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *mov
     pthread_mutex_unlock(&shard->mutex);
     entry_free(old);
     move->entry = NULL;
+    return link != NULL;
 }
 
 void fs_inode_table_cancel(struct fs_inode_move *move)
