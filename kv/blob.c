@@ -49,7 +49,8 @@ static int write_packed(struct kv_blobs *blobs, uint64_t block, uint32_t block_c
 {
     const size_t padded = block_count * (size_t)KV_BLOCK_BYTES;
     memset(packed + length, 0, padded - length);
-    return kv_device_write(blobs->device, block, block_count, packed);
+    /* One word for all that a device may say: -ENOSPC is for space of our own. */
+    return kv_device_write(blobs->device, block, block_count, packed) ? -EIO : 0;
 }
 
 int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,

@@ -293,6 +293,20 @@ static int split_page(struct kv_btree *btree, struct path *path, unsigned at_dep
 
 /* ---- merging --------------------------------------------------------------------- */
 
+/*
+ * Make pages ready for being changed. *ready false: there is no space for that. Pages that do
+ * not merge are no damage, so a deletion does not fail for it.
+ */
+static int ready_to_merge(struct kv_btree *btree, struct kv_page *const pages[], size_t count,
+                          bool *ready)
+{
+    int err = 0;
+    for (size_t i = 0; i < count && !err; i++)
+        err = kv_pager_dirty(btree->pager, pages[i]);
+    *ready = !err;
+    return err == -ENOSPC ? 0 : err;
+}
+
 /* A root with one child takes over the child's content. */
 static int shrink_root(struct kv_btree *btree, struct path *path)
 {
@@ -304,10 +318,10 @@ static int shrink_root(struct kv_btree *btree, struct path *path)
         for (unsigned depth = 1; depth < path->depth; depth++)
             if (path->pages[depth].bytes && path->pages[depth].id == child.id)
                 kv_pager_unpin(btree->pager, &path->pages[depth]);
-        int err = kv_pager_dirty(btree->pager, root);
-        if (!err)
-            err = kv_pager_dirty(btree->pager, &child);
-        if (err) {
+        struct kv_page *const both[] = {root, &child};
+        bool ready;
+        int err = ready_to_merge(btree, both, 2, &ready);
+        if (err || !ready) {
             kv_pager_unpin(btree->pager, &child);
             return err;
         }
@@ -324,16 +338,13 @@ static int shrink_root(struct kv_btree *btree, struct path *path)
     return 0;
 }
 
-/* Merge `right` (child right_slot of parent) into `left`. `right` is gone on success. */
+/* Merge `right` (child right_slot of parent) into `left`. `right` is gone if *merged. */
 static int merge_pages(struct kv_btree *btree, struct kv_page *parent, unsigned right_slot,
-                       struct kv_page *left, struct kv_page *right)
+                       struct kv_page *left, struct kv_page *right, bool *merged)
 {
-    int err = kv_pager_dirty(btree->pager, parent);
-    if (!err)
-        err = kv_pager_dirty(btree->pager, left);
-    if (!err)
-        err = kv_pager_dirty(btree->pager, right);
-    if (err)
+    struct kv_page *const all[] = {parent, left, right};
+    const int err = ready_to_merge(btree, all, 3, merged);
+    if (err || !*merged)
         return err;
     kv_pager_latch(btree->pager, parent);
     kv_pager_latch(btree->pager, left);
@@ -368,10 +379,8 @@ static int try_merge(struct kv_btree *btree, struct path *path, unsigned depth, 
     struct kv_page *left = with_right ? page : &neighbour;
     struct kv_page *right = with_right ? &neighbour : page;
     if (kv_node_level(neighbour.bytes) == kv_node_level(page->bytes) &&
-        kv_node_can_merge(left->bytes, right->bytes, btree->node_bytes, percent)) {
-        err = merge_pages(btree, parent, with_right ? slot + 1 : slot, left, right);
-        *merged = !err;
-    }
+        kv_node_can_merge(left->bytes, right->bytes, btree->node_bytes, percent))
+        err = merge_pages(btree, parent, with_right ? slot + 1 : slot, left, right, merged);
     kv_pager_unpin(btree->pager, &neighbour);
     return err;
 }
@@ -403,7 +412,7 @@ int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, stru
 {
     const size_t cell_bytes =
         sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key.length + value.length;
-    KV_ASSERT(cell_bytes <= kv_node_large_cell_max(btree->node_bytes));
+    KV_ASSERT(cell_bytes <= kv_node_cell_limit(btree->node_bytes));
     struct path path;
     for (;;) {
         int err = path_descend(btree, key, &path);

@@ -49,8 +49,8 @@ struct kv_btree_drop {
     void *context;
 };
 
-/* An error of these means that nothing changed but for splits. The cell must not be larger
- * than kv_node_large_cell_max. */
+/* An error of these means that nothing changed but for splits and merges. The cell must not be
+ * larger than kv_node_cell_limit. */
 KV_MUST_CHECK int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind,
                                struct kv_bytes value, struct kv_btree_drop drop);
 KV_MUST_CHECK int kv_btree_del(struct kv_btree *btree, struct kv_bytes key,

@@ -31,6 +31,8 @@ static void log_to_stderr(void *context, enum kv_log_level level, const char *li
 
 void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *format, ...)
 {
+    if (!store->log)
+        return;
     char line[512];
     va_list arguments;
     va_start(arguments, format);
@@ -103,6 +105,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     const uint64_t budget =
         options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
     const uint64_t map_share = budget / 16;
+    store->budget_bytes = budget;
     const struct kv_pagemap_root root = {.ptr = sb->map_root,
                                          .depth = kv_le32_get(sb->map_depth),
                                          .page_id_next = kv_le64_get(sb->page_id_next)};
@@ -193,7 +196,6 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs", strerror(-err));
         return err;
     }
-    pthread_mutex_init(&store->checkpoint.mutex, NULL);
     store->checkpoint.gate = &store->writer;
     store->checkpoint.device = store->device;
     store->checkpoint.space = store->space;
@@ -204,8 +206,11 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     kv_superblock_info(sb, &store->info);
     store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     atomic_init(&store->checkpoint.epoch, epoch);
+    /* Often enough that the log does not fill up, and that neither a replay nor what is noted
+     * for each moved page grows out of proportion to the memory. */
     const uint64_t log_bytes = config.block_count * KV_BLOCK_BYTES;
-    store->log_checkpoint_bytes = kv_min_u64(log_bytes / 3, 64ull << 20);
+    store->log_checkpoint_bytes =
+        kv_min_u64(log_bytes / 3, kv_min_u64(64ull << 20, store->budget_bytes / 2));
     return 0;
 }
 
@@ -218,6 +223,7 @@ void kv_store_disassemble(struct kv_store *store)
     kv_device_close(store->device);
     free(store->value);
     free(store->dropped);
+    pthread_mutex_destroy(&store->checkpoint.mutex);
     pthread_mutex_destroy(&store->writer);
     pthread_mutex_destroy(&store->work_mutex);
     pthread_cond_destroy(&store->work);
@@ -226,23 +232,48 @@ void kv_store_disassemble(struct kv_store *store)
 
 /* ---- checkpoints --------------------------------------------------------------------- */
 
+/* Under checkpoint.mutex. */
+static int checkpoint_locked(struct kv_store *store, bool clean)
+{
+    if (kv_store_failure(store))
+        return -EIO;
+    pthread_mutex_lock(&store->writer);
+    store->changed = false;
+    store->log_since_checkpoint = 0;
+    pthread_mutex_unlock(&store->writer);
+    const int err = kv_checkpoint_run(&store->checkpoint, clean);
+    if (err)
+        (void)kv_store_fail(store, err, "a checkpoint");
+    return err ? -EIO : 0;
+}
+
 int kv_store_checkpoint(struct kv_store *store, bool clean, bool always)
 {
     if (store->read_only)
         return -EROFS;
-    if (kv_store_failure(store))
-        return -EIO;
     pthread_mutex_lock(&store->checkpoint.mutex);
     pthread_mutex_lock(&store->writer);
     const bool needed = store->changed || always || clean;
-    store->changed = false;
-    store->log_since_checkpoint = 0;
     pthread_mutex_unlock(&store->writer);
-    int err = needed ? kv_checkpoint_run(&store->checkpoint, clean) : 0;
+    int err = needed ? checkpoint_locked(store, clean) : 0;
+    if (!err && kv_store_failure(store))
+        err = -EIO;
     pthread_mutex_unlock(&store->checkpoint.mutex);
-    if (err)
-        (void)kv_store_fail(store, err, "a checkpoint");
-    return err || kv_store_failure(store) ? -EIO : 0;
+    return err;
+}
+
+int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch)
+{
+    pthread_mutex_lock(&store->checkpoint.mutex);
+    /* Nobody else is at it now, so an epoch that is closed is also written. */
+    const uint64_t open = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    int err = 0;
+    if (open <= epoch)
+        err = checkpoint_locked(store, false);
+    else if (kv_store_failure(store))
+        err = -EIO;
+    pthread_mutex_unlock(&store->checkpoint.mutex);
+    return err;
 }
 
 int kv_checkpoint(struct kv_store *store)
@@ -283,7 +314,7 @@ static void *run_committer(void *context)
     pthread_mutex_lock(&store->work_mutex);
     while (wait_for_work(store, store->commit_interval_ms, NULL)) {
         pthread_mutex_unlock(&store->work_mutex);
-        if (!kv_store_failure(store))
+        if (!kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
             kv_ignore(kv_sync(store)); /* a failure is said and kept by kv_store_fail */
         pthread_mutex_lock(&store->work_mutex);
     }
@@ -338,18 +369,29 @@ static void stop_threads(struct kv_store *store)
 
 /* ---- open, close ---------------------------------------------------------------------------- */
 
-static struct kv_store *store_new(const struct kv_open_options *options)
+struct kv_store *kv_store_new(void)
 {
     struct kv_store *store = calloc(1, sizeof *store);
     if (!store)
         return NULL;
+    /* None of these fails on Linux: they need no memory. */
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&store->checkpoint.mutex, NULL);
     pthread_mutex_init(&store->writer, NULL);
     pthread_mutex_init(&store->work_mutex, NULL);
     pthread_cond_init(&store->work, &monotonic);
     pthread_condattr_destroy(&monotonic);
+    return store;
+}
+
+static struct kv_store *store_for(const struct kv_open_options *options)
+{
+    struct kv_store *store = kv_store_new();
+    if (!store)
+        return NULL;
+    store->device = options->device;
     store->read_only = options->read_only;
     store->repair = options->repair;
     store->sync = options->sync;
@@ -365,7 +407,6 @@ static int open_device(struct kv_store *store, const char *path,
                        const struct kv_open_options *options, struct kv_error *error)
 {
     int err = 0;
-    store->device = options->device;
     if (!store->device) {
         const unsigned flags = (options->read_only ? KV_DEVICE_READ_ONLY : 0u) |
                                (options->buffered_io ? KV_DEVICE_BUFFERED : 0u);
@@ -411,11 +452,14 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
         kv_error_set(error, "memory budget of %llu bytes is too small; the least is %llu",
                      (unsigned long long)options->memory_budget_bytes,
                      (unsigned long long)BUDGET_MIN);
+        kv_device_close(options->device);
         return -EINVAL;
     }
-    struct kv_store *store = store_new(options);
-    if (!store)
+    struct kv_store *store = store_for(options);
+    if (!store) {
+        kv_device_close(options->device);
         return -ENOMEM;
+    }
     struct kv_disk_superblock superblock;
     struct kv_error inner = {""};
     int err = open_device(store, path, options, error);
@@ -654,8 +698,8 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats_of_space(store, stats);
     struct kv_pager_stats pager;
     kv_pager_stats(store->pager, &pager);
-    stats->memory_used_bytes = pager.memory_bytes;
-    stats->memory_budget_bytes = pager.frames * store->node_bytes;
+    stats->memory_used_bytes = pager.memory_bytes + kv_pagemap_memory(store->map);
+    stats->memory_budget_bytes = store->budget_bytes;
     stats->frames_total = pager.frames;
     stats->frames_hot = pager.hot;
     stats->frames_warm = pager.warm;
@@ -665,7 +709,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->page_evictions = pager.evictions;
     stats->page_writes = pager.writes;
     stats->page_write_bytes = pager.write_bytes;
-    stats->page_count = kv_pagemap_next_id(store->map);
+    stats->page_count = kv_pagemap_used_ids(store->map);
     struct kv_wal_stats wal;
     kv_wal_stats(store->wal, &wal);
     stats->log_records = wal.records;
