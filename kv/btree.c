@@ -56,15 +56,32 @@ int kv_btree_create(struct kv_btree *btree)
 
 /* ---- reading --------------------------------------------------------------- */
 
-/* View the leaf that covers `key`. The view may be stale by the time it is read. */
-static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len,
-                     struct kv_page_view *leaf)
+/* How a descent comes by its pages. */
+enum view_how { VIEW_LOAD, VIEW_RESIDENT };
+
+/* View a page; VIEW_RESIDENT: -EAGAIN when it is not in memory. */
+static int view_page(struct kv_btree *btree, uint64_t page_id, enum view_how how,
+                     struct kv_page_view *view)
+{
+    if (how == VIEW_RESIDENT)
+        return kv_pager_view_resident(btree->pager, page_id, view) ? 0 : -EAGAIN;
+    const int err = kv_pager_view(btree->pager, page_id, view);
+    return err == -ESTALE ? -EUCLEAN : err;
+}
+
+/*
+ * View the leaf that covers `key`. The view may be stale by the time it is read.
+ * VIEW_RESIDENT: -EAGAIN when a page on the way is not in memory, *missing says which.
+ */
+static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len, enum view_how how,
+                     struct kv_page_view *leaf, uint64_t *missing)
 {
     for (;;) {
         struct kv_page_view view;
-        int err = kv_pager_view(btree->pager, btree->root, &view);
+        *missing = btree->root;
+        int err = view_page(btree, btree->root, how, &view);
         if (err)
-            return err == -ESTALE ? -EUCLEAN : err;
+            return err;
         bool restart = false;
         for (unsigned depth = 0; !restart; depth++) {
             const uint8_t level = kv_node_level_racy(view.bytes);
@@ -82,10 +99,11 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len,
             if (child == UINT64_MAX || depth >= KV_TREE_DEPTH_MAX)
                 return -EUCLEAN;
             struct kv_page_view below;
-            err = kv_pager_view(btree->pager, child, &below);
+            *missing = child;
+            err = view_page(btree, child, how, &below);
             restart = !kv_pager_view_valid(&view);
             if (err && !restart)
-                return err == -ESTALE ? -EUCLEAN : err;
+                return err;
             if (!restart && kv_node_level_racy(below.bytes) + 1 != level &&
                 kv_pager_view_valid(&below))
                 return -EUCLEAN;
@@ -95,12 +113,12 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len,
     }
 }
 
-int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf, size_t buf_cap,
-                 size_t *value_len, uint8_t *kind)
+static int get(struct kv_btree *btree, enum view_how how, const void *key, size_t key_len,
+               void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind, uint64_t *missing)
 {
     for (;;) {
         struct kv_page_view leaf;
-        int err = view_leaf(btree, key, key_len, &leaf);
+        int err = view_leaf(btree, key, key_len, how, &leaf, missing);
         if (err)
             return err;
         err = kv_node_value_racy(leaf.bytes, btree->node_bytes, key, key_len, buf, buf_cap,
@@ -111,11 +129,25 @@ int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *
     }
 }
 
+int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf, size_t buf_cap,
+                 size_t *value_len, uint8_t *kind)
+{
+    uint64_t missing;
+    return get(btree, VIEW_LOAD, key, key_len, buf, buf_cap, value_len, kind, &missing);
+}
+
+int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_len, void *buf,
+                          size_t buf_cap, size_t *value_len, uint8_t *kind, uint64_t *missing)
+{
+    return get(btree, VIEW_RESIDENT, key, key_len, buf, buf_cap, value_len, kind, missing);
+}
+
 int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
 {
     for (;;) {
         struct kv_page_view leaf;
-        const int err = view_leaf(btree, key, key_len, &leaf);
+        uint64_t missing;
+        const int err = view_leaf(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
         if (err)
             return err;
         kv_node_copy_racy(copy, leaf.bytes, btree->node_bytes);

@@ -32,7 +32,7 @@
 #define WRITE_BATCH_MAX   256u
 #define SHADOWS_BYTES_MAX (8u << 20)
 #define DIRTY_PERCENT     75u /* of the frames; more are written out */
-#define PREFETCH_MAX      32u /* pages read with one submission */
+#define PREFETCH_MAX      64u /* pages read with one submission */
 #define SPINS_BEFORE_LOCK 64u
 
 struct shadow {
