@@ -132,7 +132,9 @@ static int put_value(struct kv_store *store, struct kv_span key, uint8_t kind, s
 {
     const size_t cell =
         sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key.length + value.length;
-    if (cell > kv_node_large_cell_max(store->node_bytes))
+    const size_t most = kind == KV_VALUE_LARGE ? kv_node_cell_limit(store->node_bytes)
+                                               : kv_node_cell_max(store->node_bytes);
+    if (cell > most)
         return -EUCLEAN; /* only a forged log gets here: batches are prepared to fit */
     const struct kv_btree_drop drop = {.note = note_dropped, .context = store};
     const int err =
@@ -191,15 +193,14 @@ static int apply_put_blobs(struct kv_store *store, const struct kv_redo *redo)
     size_t count = large ? redo->value.length / size : 1;
     const struct kv_blob_ref *refs =
         (const struct kv_blob_ref *)(redo->value.data + redo->value.length - count * size);
-    int err = 0;
+    /* First what may fail for outside reasons. */
+    int err = put_value(store, redo->key, large ? KV_VALUE_LARGE : KV_VALUE_REF, redo->value);
     for (size_t i = 0; i < count && !err; i++) {
         const bool fresh = large ? (redo->argument >> i) & 1 : redo->use == KV_BLOB_NEW;
         if (fresh)
             err = commit_ref(store, &refs[i]);
     }
-    if (err)
-        return err;
-    return put_value(store, redo->key, large ? KV_VALUE_LARGE : KV_VALUE_REF, redo->value);
+    return err;
 }
 
 static int apply_redo(struct kv_store *store, const struct kv_redo *redo)
@@ -260,10 +261,17 @@ int kv_store_apply_record(struct kv_store *store, const uint8_t *body, size_t le
     return err == -ENOENT ? 0 : err;
 }
 
-uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes)
+uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes,
+                               uint64_t del_pages)
 {
-    /* A leaf for each operation, splits by what is added, a path each in both trees. */
-    return 2 * op_count + 4 * (bytes / store->node_bytes) + 16;
+    /* For each operation its leaf, a new page if that splits, and some of what is above and in
+     * the other tree; but each page that is there now is dirtied once and splits at most into
+     * two, unless what is added fills more. */
+    uint64_t pages = 4 * (uint64_t)op_count;
+    if (pages > 64)
+        pages = kv_min_u64(pages, 2 * kv_pagemap_used_ids(store->map));
+    /* Ranges give pages back as they go: no need to reserve more than a few hundred. */
+    return pages + 4 * (bytes / store->node_bytes) + 2 * kv_min_u64(del_pages, 256) + 16;
 }
 
 /* ---- from a batch to a record ---------------------------------------------------- */
@@ -304,10 +312,8 @@ struct large {
 
 static size_t refs_max(const struct kv_store *store, size_t key_len)
 {
-    const size_t fixed = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key_len;
-    const size_t fit =
-        (kv_node_large_cell_max(store->node_bytes) - fixed) / sizeof(struct kv_blob_ref);
-    return fit < KV_LARGE_REFS_MAX ? fit : KV_LARGE_REFS_MAX;
+    const size_t fit = kv_node_inline_max(store->node_bytes, key_len) / sizeof(struct kv_blob_ref);
+    return kv_min_u64(kv_max_u64(fit, KV_NODE_REFS_MIN), KV_LARGE_REFS_MAX);
 }
 
 static int large_keep(struct large *large, const struct kv_blob_ref *ref, size_t max)
@@ -316,6 +322,17 @@ static int large_keep(struct large *large, const struct kv_blob_ref *ref, size_t
         return -ENOSPC; /* too fragmented for one value */
     large->refs[large->count++] = *ref;
     return 0;
+}
+
+/* -ENOSPC: a checkpoint may help, which is not made here: we may hold the writer lock. */
+static int write_blob(struct kv_store *store, const void *bytes, size_t length,
+                      const struct kv_codec_spec *codec, struct kv_blob_ref *ref, size_t *written)
+{
+    if (atomic_load_explicit(&store->failure, memory_order_acquire))
+        return -EROFS;
+    const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    const int err = kv_blobs_write(&store->blobs, bytes, length, codec, epoch, ref, written);
+    return err == -EIO ? kv_store_fail(store, err, "writing a blob") : err;
 }
 
 /* Write bytes as blobs and append their references. */
@@ -327,8 +344,7 @@ static int large_write(struct kv_store *store, struct large *large, const uint8_
             return -ENOSPC;
         struct kv_blob_ref ref;
         size_t written;
-        int err =
-            kv_blob_write(store, bytes, kv_min_u64(length, KV_BLOB_MAX), NULL, &ref, &written);
+        int err = write_blob(store, bytes, kv_min_u64(length, KV_BLOB_MAX), NULL, &ref, &written);
         if (err)
             return err;
         err = note_fresh(prepared, &ref);
@@ -372,9 +388,16 @@ static int load_stored(struct kv_store *store, struct kv_span key, struct stored
         return err;
     stored->length = length;
     if (stored->kind == KV_VALUE_LARGE) {
-        stored->ref_count = length / sizeof(struct kv_blob_ref);
-        stored->length =
-            kv_large_length((const struct kv_blob_ref *)stored->bytes, stored->ref_count);
+        const struct kv_blob_ref *refs = (const struct kv_blob_ref *)stored->bytes;
+        stored->ref_count = length / sizeof *refs;
+        for (size_t i = 0; i < stored->ref_count; i++) {
+            uint64_t block;
+            uint32_t count;
+            const int bad = kv_blobs_extent(&store->blobs, &refs[i], &block, &count);
+            if (bad)
+                return bad;
+        }
+        stored->length = kv_large_length(refs, stored->ref_count);
     }
     return 0;
 }
@@ -558,8 +581,6 @@ static int add_op(struct kv_store *store, struct kv_record *record, const struct
         if (value.length > kv_node_inline_max(store->node_bytes, key.length) ||
             kv_blobs_extent(&store->blobs, &ref, &block, &count))
             return -EINVAL;
-        if (op->use == KV_BLOB_SHARED && !kv_space_in_use(store->space, block, count))
-            return -ENOENT;
     }
     return kv_record_add(record, &(struct kv_redo){.kind = op->kind,
                                                    .use = op->use,
@@ -645,8 +666,31 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
 }
 
 /*
- * Log room and space for the record. -EAGAIN: a checkpoint may help. Under the writer lock.
+ * Is what the record refers to there? A new blob must have been written, a shared one be held.
+ * Whether by a value or only by whoever wrote it is not known. Under the writer lock.
  */
+static int check_refs(struct kv_store *store, const struct kv_record *record)
+{
+    struct kv_redo redo;
+    size_t at = 0;
+    int err;
+    while (!(err = kv_record_next(record->bytes, record->length, &at, &redo))) {
+        if (redo.kind != KV_REDO_PUT_REF)
+            continue;
+        struct kv_blob_ref ref;
+        uint64_t block;
+        uint32_t count;
+        memcpy(&ref, redo.value.data + redo.value.length - sizeof ref, sizeof ref);
+        err = kv_blobs_extent(&store->blobs, &ref, &block, &count);
+        if (!err && !kv_space_owned(store->space, block, count))
+            err = redo.use == KV_BLOB_SHARED ? -ENOENT : -EINVAL;
+        if (err)
+            return err;
+    }
+    return err == -ENOENT ? 0 : err;
+}
+
+/* Log room (-EAGAIN) and space (-ENOSPC) for the record. Under the writer lock. */
 static int reserve(struct kv_store *store, const struct kv_record *record, uint64_t pages,
                    bool urgent)
 {
@@ -655,12 +699,7 @@ static int reserve(struct kv_store *store, const struct kv_record *record, uint6
         if (err)
             return err;
     }
-    const int err = kv_pager_reserve(store->pager, pages, urgent);
-    if (err != -ENOSPC)
-        return err;
-    struct kv_space_stats stats;
-    kv_space_stats(store->space, &stats);
-    return stats.deferred_blocks || stats.reserved_blocks ? -EAGAIN : -ENOSPC;
+    return kv_pager_reserve(store->pager, pages, urgent);
 }
 
 /* ---- apply -------------------------------------------------------------------------- */
@@ -668,19 +707,20 @@ static int reserve(struct kv_store *store, const struct kv_record *record, uint6
 /* Under the writer lock: change the trees, then the log. */
 static int change(struct kv_store *store, const struct kv_record *record, uint64_t *position)
 {
+    const uint64_t changes = kv_pager_changes(store->pager);
     int err = kv_store_apply_record(store, record->bytes, record->length);
+    if (err && kv_pager_changes(store->pager) == changes)
+        return err; /* a page in the way could not be had; nothing has happened yet */
     if (err)
         return kv_store_fail(store, err, "applying a batch");
     store->changed = true;
+    store->log_since_checkpoint += record->length;
     *position = 0;
     if (store->sync == KV_SYNC_CHECKPOINT)
         return 0;
     const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
     err = kv_wal_append(store->wal, record->bytes, record->length, epoch, position);
-    if (err)
-        return kv_store_fail(store, err, "writing the log");
-    store->log_since_checkpoint += record->length;
-    return 0;
+    return err ? kv_store_fail(store, err, "writing the log") : 0;
 }
 
 /* A batch on its way in. */
@@ -688,39 +728,96 @@ struct attempt {
     const struct kv_batch *batch;
     bool late; /* it has patches, which depend on what is stored: built under the lock */
     bool urgent;
+    bool ready; /* the record is built */
     struct kv_record record;
     struct prepared prepared;
     size_t op_count;
     uint64_t range_pages;
+    uint64_t epoch; /* that was open when it was tried */
+    bool want_checkpoint;
 };
 
+/* Build the record; its blobs are written. */
 static int prepare(struct kv_store *store, struct attempt *attempt)
 {
-    const int err = build_record(store, attempt->batch, &attempt->record, &attempt->prepared);
-    return err ? err
-               : fault_record(store, &attempt->record, &attempt->op_count, &attempt->range_pages);
+    int err = build_record(store, attempt->batch, &attempt->record, &attempt->prepared);
+    if (!err)
+        err = fault_record(store, &attempt->record, &attempt->op_count, &attempt->range_pages);
+    attempt->ready = !err;
+    return err;
 }
 
-/* One try with the writer lock held. */
-static int try_apply(struct kv_store *store, struct attempt *attempt, uint64_t *position)
+static void unprepare(struct kv_store *store, struct attempt *attempt)
 {
+    discard_fresh(store, &attempt->prepared);
+    attempt->ready = false;
+}
+
+/* With the writer lock. */
+static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t *position)
+{
+    attempt->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
     int err = atomic_load_explicit(&store->failure, memory_order_acquire) ? -EROFS : 0;
-    if (!err && attempt->late)
+    if (!err && !attempt->ready)
         err = prepare(store, attempt);
+    if (!err)
+        err = check_refs(store, &attempt->record);
     if (err)
         return err;
-    /* Ranges give pages back as they go: no need to reserve more than a few hundred. */
-    const uint64_t pages = kv_store_pages_needed(store, attempt->op_count, attempt->record.length) +
-                           2 * kv_min_u64(attempt->range_pages, 256);
+    const uint64_t pages = kv_store_pages_needed(store, attempt->op_count, attempt->record.length,
+                                                 attempt->range_pages);
     err = reserve(store, &attempt->record, pages, attempt->urgent);
     if (err)
         return err;
     err = change(store, &attempt->record, position);
     kv_pager_unreserve(store->pager);
+    attempt->want_checkpoint = store->log_since_checkpoint >= store->log_checkpoint_bytes;
     return err;
 }
 
-#define CHECKPOINTS_PER_APPLY 3
+static int try_apply(struct kv_store *store, struct attempt *attempt, uint64_t *position)
+{
+    int err = 0;
+    attempt->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    /* Pages are read in before the lock is taken, so that others need not wait for it. */
+    if (!attempt->late && !attempt->ready)
+        err = prepare(store, attempt);
+    if (err)
+        return err;
+    pthread_mutex_lock(&store->writer);
+    err = try_locked(store, attempt, position);
+    pthread_mutex_unlock(&store->writer);
+    return err;
+}
+
+/* There is space that the next checkpoint gives back. */
+static bool checkpoint_may_help(struct kv_store *store)
+{
+    struct kv_space_stats stats;
+    kv_space_stats(store->space, &stats);
+    return stats.deferred_blocks || stats.reserved_blocks;
+}
+
+#define CHECKPOINTS_FOR_SPACE 3u
+
+/* Try until it is done, fails, or no checkpoint helps any more. */
+static int apply_attempt(struct kv_store *store, struct attempt *attempt, uint64_t *position)
+{
+    for (unsigned short_of_space = 0;;) {
+        int err = try_apply(store, attempt, position);
+        if (err == -ENOSPC && short_of_space++ < CHECKPOINTS_FOR_SPACE &&
+            checkpoint_may_help(store))
+            err = -EAGAIN;
+        if (err != -EAGAIN)
+            return err;
+        if (attempt->late || !attempt->ready)
+            unprepare(store, attempt);
+        /* Each makes the log empty up to here: this ends as soon as others let us in. */
+        err = kv_store_checkpoint_of(store, attempt->epoch);
+        if (err)
+            return err;
+    }
+}
 
 int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flags,
              uint64_t *position)
@@ -730,21 +827,13 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
     struct attempt attempt = {
         .batch = batch, .late = has_patch(batch), .urgent = flags & KV_APPLY_URGENT};
     uint64_t end = 0;
-    /* Pages are read in before the lock is taken, so that others need not wait for it. */
-    int err = attempt.late ? 0 : prepare(store, &attempt);
-    for (int tries = 0; !err; tries++) {
-        pthread_mutex_lock(&store->writer);
-        err = try_apply(store, &attempt, &end);
-        const bool want = store->log_since_checkpoint >= store->log_checkpoint_bytes;
-        pthread_mutex_unlock(&store->writer);
-        if (want)
-            kv_store_want_checkpoint(store);
-        if (err != -EAGAIN)
-            break;
-        if (attempt.late)
-            discard_fresh(store, &attempt.prepared);
-        err = tries < CHECKPOINTS_PER_APPLY ? kv_store_checkpoint(store, false, true) : -ENOSPC;
-    }
+    int err = 0;
+    if (batch->count)
+        err = apply_attempt(store, &attempt, &end);
+    else if (store->sync != KV_SYNC_CHECKPOINT)
+        end = kv_wal_position(store->wal);
+    if (attempt.want_checkpoint)
+        kv_store_want_checkpoint(store);
     if (err && !atomic_load_explicit(&store->failure, memory_order_acquire))
         discard_fresh(store, &attempt.prepared);
     free(attempt.prepared.fresh);
@@ -764,20 +853,14 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
 int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
                   const struct kv_codec_spec *codec, struct kv_blob_ref *ref, size_t *written)
 {
-    if (store->read_only || atomic_load_explicit(&store->failure, memory_order_acquire))
+    if (store->read_only)
         return -EROFS;
-    for (int tries = 0;; tries++) {
+    for (unsigned tries = 0;; tries++) {
         const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
-        int err = kv_blobs_write(&store->blobs, bytes, length, codec, epoch, ref, written);
-        if (err == -EIO)
-            return kv_store_fail(store, err, "writing a blob");
-        if (err != -ENOSPC || tries == 1)
+        int err = write_blob(store, bytes, length, codec, ref, written);
+        if (err != -ENOSPC || tries == 1 || !checkpoint_may_help(store))
             return err;
-        struct kv_space_stats stats;
-        kv_space_stats(store->space, &stats);
-        if (!stats.deferred_blocks)
-            return err;
-        err = kv_store_checkpoint(store, false, true);
+        err = kv_store_checkpoint_of(store, epoch);
         if (err)
             return err;
     }

@@ -49,7 +49,8 @@ static int write_packed(struct kv_blobs *blobs, uint64_t block, uint32_t block_c
 {
     const size_t padded = block_count * (size_t)KV_BLOCK_BYTES;
     memset(packed + length, 0, padded - length);
-    return kv_device_write(blobs->device, block, block_count, packed);
+    /* One word for all that a device may say: -ENOSPC is for space of our own. */
+    return kv_device_write(blobs->device, block, block_count, packed) ? -EIO : 0;
 }
 
 int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
@@ -102,66 +103,132 @@ out:
     return err;
 }
 
-/* Read the stored bytes into a buffer of *room bytes that the caller gives back. */
-static int read_stored(struct kv_blobs *blobs, const struct kv_blob_ref *ref, uint8_t **stored,
-                       size_t *room)
+/* A blob on its way into memory. */
+struct load {
+    struct kv_disk_blob_ref disk;
+    uint8_t *stored; /* room bytes */
+    size_t room;
+};
+
+/* Check the reference, find memory, fill in the request. */
+static int begin_load(struct kv_blobs *blobs, const struct kv_blob_ref *ref, struct load *load,
+                      struct kv_io *io)
 {
-    const struct kv_disk_blob_ref disk = disk_ref(ref);
     uint64_t block;
     uint32_t count;
-    int err = kv_blobs_extent(blobs, ref, &block, &count);
+    const int err = kv_blobs_extent(blobs, ref, &block, &count);
     if (err)
         return err;
-    *room = count * (size_t)KV_BLOCK_BYTES;
-    *stored = kv_buffers_take(blobs->buffers, *room);
-    if (!*stored)
+    load->disk = disk_ref(ref);
+    load->room = count * (size_t)KV_BLOCK_BYTES;
+    load->stored = kv_buffers_take(blobs->buffers, load->room);
+    if (!load->stored)
         return -ENOMEM;
-    err = kv_device_read(blobs->device, block, count, *stored);
-    const uint64_t seed = kv_digest_seed(block, kv_le64_get(disk.ptr.birth_epoch));
-    if (!err && kv_digest(*stored, kv_le32_get(disk.ptr.length_bytes), seed) !=
-                    kv_le64_get(disk.ptr.digest))
-        err = -EBADMSG;
-    if (err)
-        kv_buffers_give(blobs->buffers, *stored, *room);
+    *io = (struct kv_io){
+        .kind = KV_IO_READ, .block = block, .block_count = count, .buf = load->stored};
+    return 0;
+}
+
+/* Are these the bytes that the reference means? */
+static int verify_load(struct kv_blobs *blobs, const struct load *load)
+{
+    const struct kv_disk_ptr *ptr = &load->disk.ptr;
+    const uint64_t seed = kv_digest_seed(kv_le64_get(ptr->block), kv_le64_get(ptr->birth_epoch));
     (void)atomic_fetch_add_explicit(&blobs->reads, 1, memory_order_relaxed);
-    (void)atomic_fetch_add_explicit(&blobs->read_bytes, *room, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(&blobs->read_bytes, load->room, memory_order_relaxed);
+    const uint64_t digest = kv_digest(load->stored, kv_le32_get(ptr->length_bytes), seed);
+    return digest == kv_le64_get(ptr->digest) ? 0 : -EBADMSG;
+}
+
+static void end_load(struct kv_blobs *blobs, struct load *load)
+{
+    kv_buffers_give(blobs->buffers, load->stored, load->room);
+}
+
+/* Bytes of a blob that was read and verified. */
+static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t offset, void *buf,
+                       size_t length)
+{
+    const size_t raw = kv_le32_get(load->disk.raw_bytes);
+    const size_t stored_len = kv_le32_get(load->disk.ptr.length_bytes);
+    const uint8_t codec = load->disk.ptr.codec;
+    if (codec == KV_CODEC_NONE) {
+        memcpy(buf, load->stored + offset, length);
+        return 0;
+    }
+    if (offset == 0 && length == raw)
+        return kv_codec_unpack(codec, load->stored, stored_len, buf, raw);
+    uint8_t *whole = kv_buffers_take(blobs->buffers, raw);
+    if (!whole)
+        return -ENOMEM;
+    const int err = kv_codec_unpack(codec, load->stored, stored_len, whole, raw);
+    if (!err)
+        memcpy(buf, whole + offset, length);
+    kv_buffers_give(blobs->buffers, whole, raw);
+    return err;
+}
+
+/* Read and verify one blob; after 0 the caller ends the load. */
+static int load_one(struct kv_blobs *blobs, const struct kv_blob_ref *ref, struct load *load)
+{
+    struct kv_io io;
+    int err = begin_load(blobs, ref, load, &io);
+    if (err)
+        return err;
+    err = kv_device_submit(blobs->device, &io, 1, false);
+    if (!err)
+        err = verify_load(blobs, load);
+    if (err)
+        end_load(blobs, load);
     return err;
 }
 
 int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_ref *ref, size_t offset, void *buf,
                   size_t length)
 {
-    const struct kv_disk_blob_ref disk = disk_ref(ref);
-    const size_t raw = kv_le32_get(disk.raw_bytes);
+    const size_t raw = kv_blob_length(ref);
     if (offset > raw || length > raw - offset)
         return -ERANGE;
-    uint8_t *stored;
-    size_t room;
-    int err = read_stored(blobs, ref, &stored, &room);
+    struct load load;
+    int err = load_one(blobs, ref, &load);
     if (err)
         return err;
-    const size_t stored_len = kv_le32_get(disk.ptr.length_bytes);
-    if (disk.ptr.codec == KV_CODEC_NONE) {
-        memcpy(buf, stored + offset, length);
-    } else if (offset == 0 && length == raw) {
-        err = kv_codec_unpack(disk.ptr.codec, stored, stored_len, buf, raw);
-    } else {
-        uint8_t *whole = kv_buffers_take(blobs->buffers, raw);
-        err = whole ? kv_codec_unpack(disk.ptr.codec, stored, stored_len, whole, raw) : -ENOMEM;
-        if (!err)
-            memcpy(buf, whole + offset, length);
-        kv_buffers_give(blobs->buffers, whole, raw);
+    err = unpack_part(blobs, &load, offset, buf, length);
+    end_load(blobs, &load);
+    return err;
+}
+
+int kv_blobs_read_whole(struct kv_blobs *blobs, const struct kv_blob_ref *refs, size_t count,
+                        uint8_t *buf)
+{
+    struct load loads[KV_BLOBS_AT_ONCE];
+    struct kv_io ios[KV_BLOBS_AT_ONCE];
+    size_t begun = 0;
+    int err = 0;
+    KV_ASSERT(count <= KV_BLOBS_AT_ONCE);
+    for (size_t i = 0; i < count && !err; i++) {
+        err = begin_load(blobs, &refs[i], &loads[i], &ios[i]);
+        begun += !err;
     }
-    kv_buffers_give(blobs->buffers, stored, room);
+    if (!err && count)
+        err = kv_device_submit(blobs->device, ios, count, false);
+    for (size_t i = 0; i < count && !err; i++) {
+        const size_t raw = kv_blob_length(&refs[i]);
+        err = verify_load(blobs, &loads[i]);
+        if (!err)
+            err = unpack_part(blobs, &loads[i], 0, buf, raw);
+        buf += raw;
+    }
+    for (size_t i = 0; i < begun; i++)
+        end_load(blobs, &loads[i]);
     return err;
 }
 
 int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
 {
-    uint8_t *stored;
-    size_t room;
-    const int err = read_stored(blobs, ref, &stored, &room);
+    struct load load;
+    const int err = load_one(blobs, ref, &load);
     if (!err)
-        kv_buffers_give(blobs->buffers, stored, room);
+        end_load(blobs, &load);
     return err;
 }

@@ -56,15 +56,32 @@ int kv_btree_create(struct kv_btree *btree)
 
 /* ---- reading --------------------------------------------------------------- */
 
-/* View the leaf that covers `key`. The view may be stale by the time it is read. */
-static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len,
-                     struct kv_page_view *leaf)
+/* How a descent comes by its pages. */
+enum view_how { VIEW_LOAD, VIEW_RESIDENT };
+
+/* View a page; VIEW_RESIDENT: -EAGAIN when it is not in memory. */
+static int view_page(struct kv_btree *btree, uint64_t page_id, enum view_how how,
+                     struct kv_page_view *view)
+{
+    if (how == VIEW_RESIDENT)
+        return kv_pager_view_resident(btree->pager, page_id, view) ? 0 : -EAGAIN;
+    const int err = kv_pager_view(btree->pager, page_id, view);
+    return err == -ESTALE ? -EUCLEAN : err;
+}
+
+/*
+ * View the leaf that covers `key`. The view may be stale by the time it is read.
+ * VIEW_RESIDENT: -EAGAIN when a page on the way is not in memory, *missing says which.
+ */
+static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len, enum view_how how,
+                     struct kv_page_view *leaf, uint64_t *missing)
 {
     for (;;) {
         struct kv_page_view view;
-        int err = kv_pager_view(btree->pager, btree->root, &view);
+        *missing = btree->root;
+        int err = view_page(btree, btree->root, how, &view);
         if (err)
-            return err == -ESTALE ? -EUCLEAN : err;
+            return err;
         bool restart = false;
         for (unsigned depth = 0; !restart; depth++) {
             const uint8_t level = kv_node_level_racy(view.bytes);
@@ -82,10 +99,11 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len,
             if (child == UINT64_MAX || depth >= KV_TREE_DEPTH_MAX)
                 return -EUCLEAN;
             struct kv_page_view below;
-            err = kv_pager_view(btree->pager, child, &below);
+            *missing = child;
+            err = view_page(btree, child, how, &below);
             restart = !kv_pager_view_valid(&view);
             if (err && !restart)
-                return err == -ESTALE ? -EUCLEAN : err;
+                return err;
             if (!restart && kv_node_level_racy(below.bytes) + 1 != level &&
                 kv_pager_view_valid(&below))
                 return -EUCLEAN;
@@ -95,12 +113,12 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len,
     }
 }
 
-int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf, size_t buf_cap,
-                 size_t *value_len, uint8_t *kind)
+static int get(struct kv_btree *btree, enum view_how how, const void *key, size_t key_len,
+               void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind, uint64_t *missing)
 {
     for (;;) {
         struct kv_page_view leaf;
-        int err = view_leaf(btree, key, key_len, &leaf);
+        int err = view_leaf(btree, key, key_len, how, &leaf, missing);
         if (err)
             return err;
         err = kv_node_value_racy(leaf.bytes, btree->node_bytes, key, key_len, buf, buf_cap,
@@ -111,11 +129,25 @@ int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *
     }
 }
 
+int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf, size_t buf_cap,
+                 size_t *value_len, uint8_t *kind)
+{
+    uint64_t missing;
+    return get(btree, VIEW_LOAD, key, key_len, buf, buf_cap, value_len, kind, &missing);
+}
+
+int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_len, void *buf,
+                          size_t buf_cap, size_t *value_len, uint8_t *kind, uint64_t *missing)
+{
+    return get(btree, VIEW_RESIDENT, key, key_len, buf, buf_cap, value_len, kind, missing);
+}
+
 int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
 {
     for (;;) {
         struct kv_page_view leaf;
-        const int err = view_leaf(btree, key, key_len, &leaf);
+        uint64_t missing;
+        const int err = view_leaf(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
         if (err)
             return err;
         kv_node_copy_racy(copy, leaf.bytes, btree->node_bytes);
@@ -293,6 +325,20 @@ static int split_page(struct kv_btree *btree, struct path *path, unsigned at_dep
 
 /* ---- merging --------------------------------------------------------------------- */
 
+/*
+ * Make pages ready for being changed. *ready false: there is no space for that. Pages that do
+ * not merge are no damage, so a deletion does not fail for it.
+ */
+static int ready_to_merge(struct kv_btree *btree, struct kv_page *const pages[], size_t count,
+                          bool *ready)
+{
+    int err = 0;
+    for (size_t i = 0; i < count && !err; i++)
+        err = kv_pager_dirty(btree->pager, pages[i]);
+    *ready = !err;
+    return err == -ENOSPC ? 0 : err;
+}
+
 /* A root with one child takes over the child's content. */
 static int shrink_root(struct kv_btree *btree, struct path *path)
 {
@@ -304,10 +350,10 @@ static int shrink_root(struct kv_btree *btree, struct path *path)
         for (unsigned depth = 1; depth < path->depth; depth++)
             if (path->pages[depth].bytes && path->pages[depth].id == child.id)
                 kv_pager_unpin(btree->pager, &path->pages[depth]);
-        int err = kv_pager_dirty(btree->pager, root);
-        if (!err)
-            err = kv_pager_dirty(btree->pager, &child);
-        if (err) {
+        struct kv_page *const both[] = {root, &child};
+        bool ready;
+        int err = ready_to_merge(btree, both, 2, &ready);
+        if (err || !ready) {
             kv_pager_unpin(btree->pager, &child);
             return err;
         }
@@ -324,16 +370,13 @@ static int shrink_root(struct kv_btree *btree, struct path *path)
     return 0;
 }
 
-/* Merge `right` (child right_slot of parent) into `left`. `right` is gone on success. */
+/* Merge `right` (child right_slot of parent) into `left`. `right` is gone if *merged. */
 static int merge_pages(struct kv_btree *btree, struct kv_page *parent, unsigned right_slot,
-                       struct kv_page *left, struct kv_page *right)
+                       struct kv_page *left, struct kv_page *right, bool *merged)
 {
-    int err = kv_pager_dirty(btree->pager, parent);
-    if (!err)
-        err = kv_pager_dirty(btree->pager, left);
-    if (!err)
-        err = kv_pager_dirty(btree->pager, right);
-    if (err)
+    struct kv_page *const all[] = {parent, left, right};
+    const int err = ready_to_merge(btree, all, 3, merged);
+    if (err || !*merged)
         return err;
     kv_pager_latch(btree->pager, parent);
     kv_pager_latch(btree->pager, left);
@@ -368,10 +411,8 @@ static int try_merge(struct kv_btree *btree, struct path *path, unsigned depth, 
     struct kv_page *left = with_right ? page : &neighbour;
     struct kv_page *right = with_right ? &neighbour : page;
     if (kv_node_level(neighbour.bytes) == kv_node_level(page->bytes) &&
-        kv_node_can_merge(left->bytes, right->bytes, btree->node_bytes, percent)) {
-        err = merge_pages(btree, parent, with_right ? slot + 1 : slot, left, right);
-        *merged = !err;
-    }
+        kv_node_can_merge(left->bytes, right->bytes, btree->node_bytes, percent))
+        err = merge_pages(btree, parent, with_right ? slot + 1 : slot, left, right, merged);
     kv_pager_unpin(btree->pager, &neighbour);
     return err;
 }
@@ -403,7 +444,7 @@ int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, stru
 {
     const size_t cell_bytes =
         sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key.length + value.length;
-    KV_ASSERT(cell_bytes <= kv_node_large_cell_max(btree->node_bytes));
+    KV_ASSERT(cell_bytes <= kv_node_cell_limit(btree->node_bytes));
     struct path path;
     for (;;) {
         int err = path_descend(btree, key, &path);

@@ -5,7 +5,7 @@
  * page changed under them (optimistic lock coupling); the one writer pins its path. Nodes
  * split upwards from a full leaf, and merge below 30 %.
  *
- * Threads: kv_btree_get, _leaf_at, _leaf_before: any. All others: the writer.
+ * Threads: kv_btree_get, _get_resident, _leaf_at, _leaf_before: any. All others: the writer.
  */
 #ifndef KV_BTREE_H
 #define KV_BTREE_H
@@ -32,6 +32,13 @@ KV_MUST_CHECK int kv_btree_create(struct kv_btree *btree);
 /* Copy a value's stored bytes (as kv_node_value_racy does). 0; -ENOENT; damage or I/O errors. */
 KV_MUST_CHECK int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf,
                                size_t buf_cap, size_t *value_len, uint8_t *kind);
+/*
+ * The same with what is in memory. -EAGAIN: a page is not, *missing says which; give it to
+ * kv_pager_prefetch and come again.
+ */
+KV_MUST_CHECK int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_len,
+                                        void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind,
+                                        uint64_t *missing);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);
@@ -49,8 +56,8 @@ struct kv_btree_drop {
     void *context;
 };
 
-/* An error of these means that nothing changed but for splits. The cell must not be larger
- * than kv_node_large_cell_max. */
+/* An error of these means that nothing changed but for splits and merges. The cell must not be
+ * larger than kv_node_cell_limit. */
 KV_MUST_CHECK int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind,
                                struct kv_bytes value, struct kv_btree_drop drop);
 KV_MUST_CHECK int kv_btree_del(struct kv_btree *btree, struct kv_bytes key,

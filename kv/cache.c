@@ -191,6 +191,32 @@ static void demote_one(struct kv_cache *cache)
     }
 }
 
+/* Only its being used or dirty can keep it. */
+static bool can_leave(const struct kv_frame *frame)
+{
+    return !frame->pins && !(frame->flags & (uint8_t)~KV_FRAME_DIRTY);
+}
+
+/* Everything is used all the time: whatever can leave, coldest first. */
+static uint32_t victim_by_force(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty_max,
+                                uint32_t *dirty_count)
+{
+    static const enum kv_cache_tier order[] = {KV_TIER_WARM, KV_TIER_HOT};
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t index = cache->queues[order[i]].tail;
+        for (; index != KV_FRAME_NONE; index = cache->frames[index].queue_prev) {
+            const struct kv_frame *frame = &cache->frames[index];
+            if (!can_leave(frame))
+                continue;
+            if (!(frame->flags & KV_FRAME_DIRTY))
+                return index;
+            if (*dirty_count < dirty_max)
+                dirty[(*dirty_count)++] = index;
+        }
+    }
+    return KV_FRAME_NONE;
+}
+
 uint32_t kv_cache_victim(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty_max,
                          uint32_t *dirty_count)
 {
@@ -206,7 +232,7 @@ uint32_t kv_cache_victim(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty
         }
         const uint32_t index = warm->tail;
         struct kv_frame *frame = &cache->frames[index];
-        if (frame->pins || (frame->flags & (uint8_t)~KV_FRAME_DIRTY)) {
+        if (!can_leave(frame)) {
             move_to(cache, index, KV_TIER_WARM);
             continue;
         }
@@ -220,14 +246,17 @@ uint32_t kv_cache_victim(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty
         }
         if (frame->flags & KV_FRAME_DIRTY) {
             move_to(cache, index, KV_TIER_WARM);
-            if (*dirty_count < dirty_max)
-                dirty[(*dirty_count)++] = index;
+            dirty[(*dirty_count)++] = index;
             if (*dirty_count == dirty_max)
-                break;
+                return KV_FRAME_NONE;
             continue;
         }
         cache->evictions++;
         return index;
     }
-    return KV_FRAME_NONE;
+    if (*dirty_count)
+        return KV_FRAME_NONE;
+    const uint32_t index = victim_by_force(cache, dirty, dirty_max, dirty_count);
+    cache->evictions += index != KV_FRAME_NONE;
+    return index;
 }

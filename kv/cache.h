@@ -44,7 +44,8 @@ struct kv_frame {
     uint32_t dirty_prev, dirty_next; /* of its dirty epoch */
     uint32_t stored_bytes;           /* length of the stored version; 0: none */
     uint64_t dirty_epoch;            /* while DIRTY */
-    uint64_t stored_block;           /* where the page lies, as long as it was ever written */
+    uint64_t stored_block;           /* where the page lies, while stored_bytes says it does */
+    uint64_t stored_epoch;           /* likewise: in which it was written */
 };
 
 struct kv_cache_queue {
@@ -92,9 +93,10 @@ void kv_cache_remove(struct kv_cache *cache, uint32_t frame);
 
 uint32_t kv_cache_take_free(struct kv_cache *cache);
 /*
- * The next page to leave memory: clean, not pinned, not used lately; KV_FRAME_NONE when a
- * whole turn of the clock found none. Dirty frames that were passed over because only that
- * kept them are stored in dirty[0 .. *dirty_count), at most dirty_max of them.
+ * The next page to leave memory: clean, not pinned, not used lately if there is such a one.
+ * KV_FRAME_NONE: none can leave now. Dirty frames that were passed over because only that
+ * kept them are stored in dirty[0 .. *dirty_count), at most dirty_max of them; with none of
+ * those either, all are pinned or on their way from or to the device.
  */
 uint32_t kv_cache_victim(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty_max,
                          uint32_t *dirty_count);

@@ -152,7 +152,7 @@ static int put(struct kv_store *store, uint8_t tree, struct kv_bytes key, uint8_
                struct kv_bytes value)
 {
     const struct kv_btree_drop nobody = {0};
-    const uint64_t pages = kv_store_pages_needed(store, 1, key.length + value.length);
+    const uint64_t pages = kv_store_pages_needed(store, 1, key.length + value.length, 0);
     int err = kv_pager_reserve(store->pager, pages, true);
     if (err && err != -ENOSPC)
         return err;
@@ -216,11 +216,10 @@ static int forget_leaked(const struct kv_walk *walk)
     struct kv_store *store = walk->store;
     const uint64_t next_id = kv_pagemap_next_id(store->map);
     for (uint64_t id = 0; kv_walk_next_leaked(walk, &id); id++) {
-        const int err = kv_pagemap_set(store->map, open_epoch(store), id, NULL);
+        const int err = id < next_id ? kv_pagemap_drop(store->map, open_epoch(store), id, true)
+                                     : kv_pagemap_set(store->map, open_epoch(store), id, NULL);
         if (err)
             return err;
-        if (id < next_id)
-            kv_pagemap_give_id(store->map, id);
     }
     return 0;
 }

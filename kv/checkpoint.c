@@ -35,7 +35,8 @@ static int pass_gate(struct kv_checkpoint *checkpoint, struct gate_notes *notes)
     return err;
 }
 
-int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean)
+/* Steps 1 to 5. */
+static int run(struct kv_checkpoint *checkpoint, bool clean)
 {
     struct gate_notes notes;
     int err = pass_gate(checkpoint, &notes);
@@ -75,4 +76,12 @@ int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean)
     kv_space_written(checkpoint->space, notes.epoch);
     kv_wal_trim(checkpoint->wal, notes.log_tail);
     return 0;
+}
+
+int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean)
+{
+    /* Half a checkpoint can not be gone on with, nor may the next one begin. */
+    const int err = checkpoint->failed ? -EIO : run(checkpoint, clean);
+    checkpoint->failed = err != 0;
+    return err;
 }

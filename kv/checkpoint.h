@@ -23,12 +23,14 @@ struct kv_checkpoint {
     struct kv_disk_superblock superblock; /* mutex; as last written */
     _Atomic uint64_t epoch;               /* the open one; changes under gate */
     _Atomic uint64_t done;                /* checkpoints written */
+    bool failed;                          /* mutex; one did not end: there are no more */
 };
 
 /*
  * Close the open epoch, write it, flip the superblock, free what only older epochs reach.
  * `clean` marks the image as closed (nothing may be applied any more).
- * On an error nothing that was durable is lost, and the store must turn read-only.
+ * On an error nothing that was durable is lost, and the store must turn read-only; from then
+ * on every call gives -EIO.
  * The caller holds checkpoint->mutex.
  */
 KV_MUST_CHECK int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean);

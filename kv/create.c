@@ -160,12 +160,9 @@ static int plant_trees(struct kv_device *device, struct kv_disk_superblock *sb,
 {
     const struct kv_open_options options = {.memory_budget_bytes = 16u << 20,
                                             .no_background = true};
-    struct kv_store *store = calloc(1, sizeof *store);
+    struct kv_store *store = kv_store_new();
     if (!store)
         return -ENOMEM;
-    pthread_mutex_init(&store->writer, NULL);
-    pthread_mutex_init(&store->work_mutex, NULL);
-    pthread_cond_init(&store->work, NULL);
     store->device = device;
     int err = kv_store_assemble(store, sb, &options, error);
     for (unsigned i = 0; i < KV_TREE_COUNT && !err; i++) {
@@ -279,16 +276,18 @@ int kv_create(const char *path, const struct kv_create_options *options, struct 
     const uint64_t size = options->size_bytes / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
     if (!err)
         err = prepare_file(path, size, options->force, &created, &inner);
+    bool said = false; /* the device's words name the path themselves */
     if (!err) {
         err = kv_device_open(path, 0, &device, error);
-        if (err)
-            return err;
+        said = err != 0;
+    }
+    if (!err) {
         err = kv_create_on_device(device, options, &inner);
         kv_device_close(device);
     }
     if (err && created)
         unlink(path);
-    if (err)
+    if (err && !said)
         kv_error_set(error, "%s: %s", path, inner.text[0] ? inner.text : strerror(-err));
     return err;
 }

@@ -19,7 +19,9 @@ struct kv_cursor {
     uint8_t key[KV_KEY_MAX]; /* the key that the cursor is on */
     size_t lower_len, upper_len;
     uint8_t lower[KV_KEY_MAX], upper[KV_KEY_MAX]; /* lengths 0: unbounded */
-    uint8_t *large;                               /* a large value, while on its key */
+    bool has_large;                               /* the next two are the present key's */
+    uint8_t *large;
+    size_t large_len;
 };
 
 int kv_cursor_open(struct kv_store *store, const void *lower, size_t lower_len, const void *upper,
@@ -67,6 +69,7 @@ int kv_cursor_open_prefix(struct kv_store *store, const void *prefix, size_t pre
 static void leave_key(struct kv_cursor *cursor)
 {
     cursor->positioned = false;
+    cursor->has_large = false;
     free(cursor->large);
     cursor->large = NULL;
 }
@@ -212,9 +215,14 @@ const void *kv_cursor_key(struct kv_cursor *cursor, size_t *key_len)
     return cursor->positioned ? cursor->key : NULL;
 }
 
-/* The value of the key as it is now: the copied references may be stale. */
-static int read_large(struct kv_cursor *cursor, const void **value, size_t *value_len)
+/*
+ * Read the value of the key as it is now: the copied references may be stale. Once: what was
+ * given is borrowed until the cursor moves.
+ */
+static int read_large(struct kv_cursor *cursor)
 {
+    if (cursor->has_large)
+        return 0;
     size_t length = 0;
     int err = kv_get(cursor->store, cursor->key, cursor->key_len, NULL, 0, &length);
     while (err == -ERANGE) {
@@ -224,8 +232,8 @@ static int read_large(struct kv_cursor *cursor, const void **value, size_t *valu
             return -ENOMEM;
         err = kv_get(cursor->store, cursor->key, cursor->key_len, cursor->large, length, &length);
     }
-    *value = cursor->large;
-    *value_len = length;
+    cursor->has_large = !err;
+    cursor->large_len = length;
     return err;
 }
 
@@ -235,9 +243,12 @@ int kv_cursor_value(struct kv_cursor *cursor, const void **value, size_t *value_
         return -ENOENT;
     uint8_t kind;
     const struct kv_bytes stored = kv_node_value(cursor->leaf, cursor->slot, &kind);
+    int err = 0;
     if (kind == KV_VALUE_LARGE)
-        return read_large(cursor, value, value_len);
-    *value = stored.data;
-    *value_len = stored.length;
+        err = read_large(cursor);
+    if (err)
+        return err;
+    *value = kind == KV_VALUE_LARGE ? cursor->large : stored.data;
+    *value_len = kind == KV_VALUE_LARGE ? cursor->large_len : stored.length;
     return 0;
 }

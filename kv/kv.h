@@ -101,7 +101,7 @@ struct kv_open_options {
     bool repair;
     kv_log_fn *log; /* NULL: standard error */
     void *log_context;
-    struct kv_device *device; /* tests: used instead of a path, closed by kv_close */
+    struct kv_device *device; /* tests: instead of a path; closed by kv_close or a failed open */
 };
 
 /*

@@ -36,10 +36,16 @@ static inline size_t kv_node_cell_max(size_t node_bytes)
 {
     return node_bytes / 4;
 }
-/* Largest cell of references to a large value: KV_VALUE_MAX under the longest key fits. */
-static inline size_t kv_node_large_cell_max(size_t node_bytes)
+/*
+ * The most that any cell may take: the references of a value of KV_VALUE_MAX always fit, also
+ * next to the longest key in the smallest node (see kv/node.c on why they do).
+ */
+#define KV_NODE_REFS_MIN (KV_VALUE_MAX / KV_BLOB_MAX)
+static inline size_t kv_node_cell_limit(size_t node_bytes)
 {
-    return node_bytes / 16 * 5;
+    const size_t refs = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) +
+                        KV_KEY_MAX + KV_NODE_REFS_MIN * sizeof(struct kv_disk_blob_ref);
+    return refs > kv_node_cell_max(node_bytes) ? refs : kv_node_cell_max(node_bytes);
 }
 /* Longest value that stays inline next to a key of key_len bytes. */
 static inline size_t kv_node_inline_max(size_t node_bytes, size_t key_len)

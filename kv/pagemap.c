@@ -334,15 +334,22 @@ int kv_pagemap_get(struct kv_pagemap *map, uint64_t page_id, struct kv_disk_ptr 
     return err;
 }
 
+static int set_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
+                      const struct kv_disk_ptr *ptr)
+{
+    static const struct kv_disk_ptr nowhere;
+    KV_ASSERT(page_id > 0);
+    KV_ASSERT(page_id <= KV_PAGE_ID_MAX);
+    KV_ASSERT(epoch + 1 >= map->newest_epoch);
+    map->newest_epoch = kv_max_u64(map->newest_epoch, epoch);
+    return overlay_set(&map->overlays[epoch & 1], page_id, ptr ? ptr : &nowhere);
+}
+
 int kv_pagemap_set(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
                    const struct kv_disk_ptr *ptr)
 {
-    static const struct kv_disk_ptr nowhere;
-    KV_ASSERT(page_id > 0 && page_id <= KV_PAGE_ID_MAX);
     pthread_mutex_lock(&map->mutex);
-    KV_ASSERT(epoch + 1 >= map->newest_epoch);
-    map->newest_epoch = kv_max_u64(map->newest_epoch, epoch);
-    const int err = overlay_set(&map->overlays[epoch & 1], page_id, ptr ? ptr : &nowhere);
+    const int err = set_locked(map, epoch, page_id, ptr);
     pthread_mutex_unlock(&map->mutex);
     return err;
 }
@@ -353,6 +360,16 @@ uint64_t kv_pagemap_moved(struct kv_pagemap *map)
     const uint64_t count = map->overlays[0].count + map->overlays[1].count;
     pthread_mutex_unlock(&map->mutex);
     return count;
+}
+
+uint64_t kv_pagemap_memory(struct kv_pagemap *map)
+{
+    pthread_mutex_lock(&map->mutex);
+    const uint64_t bytes =
+        map->cached_count * sizeof(struct map_block) +
+        (map->overlays[0].capacity + map->overlays[1].capacity) * sizeof(struct overlay_slot);
+    pthread_mutex_unlock(&map->mutex);
+    return bytes;
 }
 
 /* ---- page ids ------------------------------------------------------------- */
@@ -390,12 +407,11 @@ static int leaf_free_hint(struct kv_pagemap *map, uint64_t index, unsigned *free
 /* Move the free ids of the next unscanned leaf block to the stack. */
 static int scan_leaf(struct kv_pagemap *map)
 {
-    const uint64_t index = map->scan_next;
+    const uint64_t index = map->scan_next++; /* whatever comes of it: never twice */
     unsigned free_slots;
     int err = leaf_free_hint(map, index, &free_slots);
     if (err)
         return err;
-    map->scan_next++;
     /* The hint is the base tree's; ids that an overlay freed meanwhile may be missed until
      * the next session: they are free, only not found. */
     for (uint64_t i = 0; free_slots && i < KV_MAP_FANOUT; i++) {
@@ -417,13 +433,10 @@ int kv_pagemap_take_id(struct kv_pagemap *map, uint64_t *page_id)
 {
     int err = 0;
     pthread_mutex_lock(&map->mutex);
-    /* A damaged map block must not stop the allocation of ids: take a fresh one then. */
-    while (!map->free_count && map->scan_next < map->scan_end && !err)
-        err = scan_leaf(map);
-    if (err) {
-        map->scan_next++;
-        err = 0;
-    }
+    /* A damaged map block must not stop the allocation of ids: what it hides stays unused. */
+    while (!map->free_count && map->scan_next < map->scan_end)
+        if (scan_leaf(map))
+            break;
     if (map->free_count)
         *page_id = map->free_ids[--map->free_count];
     else if (map->root.page_id_next <= KV_PAGE_ID_MAX)
@@ -434,13 +447,19 @@ int kv_pagemap_take_id(struct kv_pagemap *map, uint64_t *page_id)
     return err;
 }
 
-void kv_pagemap_give_id(struct kv_pagemap *map, uint64_t page_id)
+/*
+ * One step under the mutex: were the id's place dropped first and the id given back later, a
+ * scan in between would find it too, and it would be taken twice.
+ */
+int kv_pagemap_drop(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id, bool stored)
 {
     pthread_mutex_lock(&map->mutex);
+    const int err = stored ? set_locked(map, epoch, page_id, NULL) : 0;
     const uint64_t leaf = page_id / KV_MAP_FANOUT;
-    if (leaf < map->scan_next || leaf >= map->scan_end)
-        (void)push_free_id(map, page_id); /* no memory: the id stays unused until the next open */
+    if (!err && (leaf < map->scan_next || leaf >= map->scan_end))
+        kv_ignore(push_free_id(map, page_id)); /* no memory: unused until the next open */
     pthread_mutex_unlock(&map->mutex);
+    return err;
 }
 
 uint64_t kv_pagemap_next_id(struct kv_pagemap *map)
@@ -449,6 +468,14 @@ uint64_t kv_pagemap_next_id(struct kv_pagemap *map)
     const uint64_t next = map->root.page_id_next;
     pthread_mutex_unlock(&map->mutex);
     return next;
+}
+
+uint64_t kv_pagemap_used_ids(struct kv_pagemap *map)
+{
+    pthread_mutex_lock(&map->mutex);
+    const uint64_t used = map->root.page_id_next - 1 - map->free_count;
+    pthread_mutex_unlock(&map->mutex);
+    return used;
 }
 
 /* ---- writing a checkpoint ------------------------------------------------- */
@@ -529,11 +556,21 @@ struct write_queue {
     size_t count;
 };
 
+/*
+ * Called and returns with the mutex, which it releases over the writing. Readers may come in
+ * meanwhile: changed blocks stay in memory until all is written, so nobody follows a pointer
+ * that is not right yet.
+ */
 static int queue_flush(struct kv_pagemap *map, struct write_queue *queue)
 {
     const size_t count = queue->count;
     queue->count = 0;
-    return count ? kv_device_submit(map->device, queue->ios, count, false) : 0;
+    if (!count)
+        return 0;
+    pthread_mutex_unlock(&map->mutex);
+    const int err = kv_device_submit(map->device, queue->ios, count, false);
+    pthread_mutex_lock(&map->mutex);
+    return err;
 }
 
 static int queue_add(struct kv_pagemap *map, struct write_queue *queue, uint64_t place,
@@ -604,6 +641,16 @@ static int grow_depth(struct kv_pagemap *map, uint64_t page_id_next, bool *grew)
     return 0;
 }
 
+/* From this epoch on the page's place is reachable. (Older places are, already.) */
+static int commit_page(struct kv_pagemap *map, uint64_t epoch, const struct kv_disk_ptr *ptr)
+{
+    const uint64_t block = kv_le64_get(ptr->block);
+    if (!block || kv_le64_get(ptr->birth_epoch) != epoch)
+        return 0;
+    const uint32_t block_count = (uint32_t)kv_blocks_for(kv_le32_get(ptr->length_bytes));
+    return kv_space_commit(map->space, epoch, block, block_count);
+}
+
 static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id_next,
                         struct kv_pagemap_root *root)
 {
@@ -619,9 +666,15 @@ static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id
     err = changes && queue.memory ? 0 : -ENOMEM;
     if (err)
         goto out;
-    for (size_t i = 0; i < overlay->capacity; i++)
-        if (overlay->slots[i].page_id)
-            changes[count++] = (struct change){overlay->slots[i].page_id, overlay->slots[i].ptr};
+    for (size_t i = 0; i < overlay->capacity && !err; i++) {
+        const struct overlay_slot *slot = &overlay->slots[i];
+        if (!slot->page_id)
+            continue;
+        changes[count++] = (struct change){slot->page_id, slot->ptr};
+        err = commit_page(map, epoch, &slot->ptr);
+    }
+    if (err)
+        goto out;
     qsort(changes, count, sizeof *changes, compare_changes);
     bool grew;
     err = grow_depth(map, kv_max_u64(page_id_next, changes[count - 1].index + 1), &grew);

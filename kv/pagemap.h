@@ -6,7 +6,8 @@
  * changed since is in two overlays, one for each open epoch: so a page's place is kept per
  * epoch until the checkpoint of that epoch is durable.
  *
- * Threads: any; one mutex inside, held over the reading of map blocks.
+ * Threads: any, but one at a time for kv_pagemap_write; one mutex inside, held over the reading
+ * of map blocks and not over their writing.
  */
 #ifndef KV_PAGEMAP_H
 #define KV_PAGEMAP_H
@@ -31,16 +32,27 @@ void kv_pagemap_close(struct kv_pagemap *map);
 
 /* Where a page lies now; ptr->block 0 when nowhere. -EBADMSG, -EUCLEAN, -EIO of map blocks. */
 KV_MUST_CHECK int kv_pagemap_get(struct kv_pagemap *map, uint64_t page_id, struct kv_disk_ptr *ptr);
-/* From `epoch` (open or closing) on the page lies there; NULL: nowhere any more. -ENOMEM. */
+/*
+ * From `epoch` (open or closing) on the page lies there; NULL: nowhere any more. -ENOMEM.
+ * The blocks are allocated; kv_pagemap_write commits those that were written in its epoch. So
+ * a place that the same epoch gives up again was never committed (kv_space_unalloc).
+ */
 KV_MUST_CHECK int kv_pagemap_set(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
                                  const struct kv_disk_ptr *ptr);
 
 /* A page id that is not in use. */
 KV_MUST_CHECK int kv_pagemap_take_id(struct kv_pagemap *map, uint64_t *page_id);
-/* The id's page is gone (kv_pagemap_set(.., NULL) was called, or it was never set). */
-void kv_pagemap_give_id(struct kv_pagemap *map, uint64_t page_id);
+/*
+ * The id's page is gone from `epoch` on, and the id may be taken again; at once, so nobody may
+ * find the page under it any more. stored: the page was set. -ENOMEM: the id is not free.
+ */
+KV_MUST_CHECK int kv_pagemap_drop(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
+                                  bool stored);
 uint64_t kv_pagemap_next_id(struct kv_pagemap *map);
-uint64_t kv_pagemap_moved(struct kv_pagemap *map); /* pages in the overlays */
+/* Ids in use, or not yet known to be free: never less than there are pages. */
+uint64_t kv_pagemap_used_ids(struct kv_pagemap *map);
+uint64_t kv_pagemap_moved(struct kv_pagemap *map);  /* pages in the overlays */
+uint64_t kv_pagemap_memory(struct kv_pagemap *map); /* bytes of cached blocks and overlays */
 
 /*
  * Write the map blocks that the overlay of `epoch` changes (not flushed) and give the root

@@ -12,7 +12,13 @@
  *
  * A page written out early (to make room) goes to new space and into the page map's overlay
  * of its epoch: no superblock names it before the flip, so memory is bounded by the budget
- * and not by what an epoch changes.
+ * and not by what an epoch changes. A page that is written twice in one epoch gives its first
+ * place back at once: neither a superblock nor the log ever named it. So space is bounded by
+ * the number of pages that an epoch changes and not by how often.
+ *
+ * Waiting    A thread waits for a frame or a page while others load or write; these never wait
+ *            for a frame with a frame in hand, and need no memory. After a failed write nobody
+ *            waits any more: dirty frames stay as they are, the rest can be read on.
  */
 #include "kv/pager.h"
 
@@ -25,6 +31,8 @@
 #define WRITE_BATCH_BYTES (1u << 20) /* pages written with one submission */
 #define WRITE_BATCH_MAX   256u
 #define SHADOWS_BYTES_MAX (8u << 20)
+#define DIRTY_PERCENT     75u /* of the frames; more are written out */
+#define PREFETCH_MAX      64u /* pages read with one submission */
 #define SPINS_BEFORE_LOCK 64u
 
 struct shadow {
@@ -35,27 +43,80 @@ struct shadow {
 };
 
 struct dirty_list {
-    uint32_t head;
+    uint32_t head, tail; /* tail: dirty for the longest time */
     uint64_t count;
     uint64_t writing; /* claimed pages of this epoch that are not on the device yet */
 };
 
+/* One page on its way to the device. */
+struct claim {
+    uint32_t frame;
+    uint64_t page_id, epoch;
+    struct shadow *shadow; /* its bytes, or NULL: the frame's */
+    uint64_t block;        /* where it goes */
+    uint32_t block_count;
+    uint64_t old_block, old_epoch; /* where and since when its version before lies */
+    uint32_t old_bytes;            /* 0: there is none */
+    struct kv_disk_ptr ptr;
+};
+
+/* Memory for writing pages, taken at open: making room must not need memory. */
+struct write_batch {
+    struct claim claims[WRITE_BATCH_MAX];
+    size_t count, max;
+    uint8_t *raw;    /* copies of the pages, count * node_bytes */
+    uint8_t *packed; /* what is written, each page in whole blocks */
+    struct kv_io ios[WRITE_BATCH_MAX];
+};
+
 struct kv_pager {
     pthread_mutex_t mutex;
-    pthread_cond_t changed; /* a load or a write ended */
+    pthread_cond_t changed; /* a load or a write ended, or a frame can leave */
     struct kv_pager_config config;
     struct kv_cache cache;
-    uint64_t epoch;             /* mutex; the open one */
-    struct dirty_list dirty[2]; /* mutex; by the low bit of the epoch */
-    struct shadow *shadows;     /* mutex; all of epoch - 1 */
-    size_t shadow_count;        /* mutex */
-    uint64_t credit;            /* mutex; clusters reserved and not yet used by a dirty page */
-    int failure;                /* mutex; sticky: a write failed */
+    uint64_t epoch;                 /* mutex; the open one */
+    struct dirty_list dirty[2];     /* mutex; by the low bit of the epoch */
+    struct shadow *shadows;         /* mutex; all of epoch - 1 */
+    size_t shadow_count;            /* mutex */
+    size_t shadows_max;             /* immutable */
+    uint64_t credit;                /* mutex; clusters reserved, not yet used by a dirty page */
+    struct write_batch *checkpoint; /* whoever runs kv_pager_write_epoch */
+    struct write_batch *early;      /* whoever set early_busy */
+    bool early_busy;                /* mutex */
+    unsigned frame_waiters;         /* mutex */
+    int failure;                    /* mutex; sticky: a write failed */
+    uint64_t changes;               /* the writer's */
     uint64_t misses, writes, write_bytes; /* mutex */
-    _Atomic uint64_t hits;
+    _Atomic uint64_t hits;                /* not exact: some may be lost */
 };
 
 /* ---- open, close -------------------------------------------------------------- */
+
+static struct write_batch *batch_new(size_t node_bytes)
+{
+    struct write_batch *batch = malloc(sizeof *batch);
+    if (!batch)
+        return NULL;
+    batch->count = 0;
+    batch->max = kv_min_u64(WRITE_BATCH_MAX, WRITE_BATCH_BYTES / node_bytes);
+    batch->raw = malloc(WRITE_BATCH_BYTES);
+    batch->packed = kv_device_alloc(WRITE_BATCH_BYTES);
+    if (batch->raw && batch->packed)
+        return batch;
+    free(batch->raw);
+    free(batch->packed);
+    free(batch);
+    return NULL;
+}
+
+static void batch_free(struct write_batch *batch)
+{
+    if (!batch)
+        return;
+    free(batch->raw);
+    free(batch->packed);
+    free(batch);
+}
 
 int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
 {
@@ -64,19 +125,40 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
         return -ENOMEM;
     pager->config = *config;
     pager->epoch = config->epoch;
-    const int err =
+    int err =
         kv_cache_init(&pager->cache, config->budget_bytes, config->node_bytes, config->hot_percent);
-    if (err) {
-        free(pager);
-        return err;
-    }
+    if (err)
+        goto out_pager;
+    pager->checkpoint = batch_new(config->node_bytes);
+    pager->early = batch_new(config->node_bytes);
+    err = pager->checkpoint && pager->early ? 0 : -ENOMEM;
+    if (err)
+        goto out_batches;
+    err = -pthread_mutex_init(&pager->mutex, NULL);
+    if (err)
+        goto out_batches;
+    err = -pthread_cond_init(&pager->changed, NULL);
+    if (err)
+        goto out_mutex;
     for (uint32_t i = 0; i < pager->cache.frame_count; i++)
         atomic_init(&pager->cache.frames[i].version, 1);
-    pager->dirty[0].head = pager->dirty[1].head = KV_FRAME_NONE;
-    pthread_mutex_init(&pager->mutex, NULL);
-    pthread_cond_init(&pager->changed, NULL);
+    for (unsigned i = 0; i < 2; i++)
+        pager->dirty[i].head = pager->dirty[i].tail = KV_FRAME_NONE;
+    /* Shadowed frames can not leave, so they may not be most of the frames. */
+    pager->shadows_max =
+        kv_min_u64(SHADOWS_BYTES_MAX / config->node_bytes, pager->cache.frame_count / 4);
     *out = pager;
     return 0;
+
+out_mutex:
+    pthread_mutex_destroy(&pager->mutex);
+out_batches:
+    batch_free(pager->early);
+    batch_free(pager->checkpoint);
+    kv_cache_release(&pager->cache);
+out_pager:
+    free(pager);
+    return err;
 }
 
 void kv_pager_close(struct kv_pager *pager)
@@ -88,6 +170,8 @@ void kv_pager_close(struct kv_pager *pager)
         pager->shadows = shadow->next;
         free(shadow);
     }
+    batch_free(pager->early);
+    batch_free(pager->checkpoint);
     kv_cache_release(&pager->cache);
     pthread_cond_destroy(&pager->changed);
     pthread_mutex_destroy(&pager->mutex);
@@ -122,6 +206,8 @@ static void dirty_link(struct kv_pager *pager, uint32_t index, uint64_t epoch)
     frame->dirty_next = list->head;
     if (list->head != KV_FRAME_NONE)
         frame_at(pager, list->head)->dirty_prev = index;
+    else
+        list->tail = index;
     list->head = index;
     list->count++;
 }
@@ -136,117 +222,75 @@ static void dirty_unlink(struct kv_pager *pager, uint32_t index)
         list->head = frame->dirty_next;
     if (frame->dirty_next != KV_FRAME_NONE)
         frame_at(pager, frame->dirty_next)->dirty_prev = frame->dirty_prev;
+    else
+        list->tail = frame->dirty_prev;
     frame->flags &= (uint8_t)~KV_FRAME_DIRTY;
     list->count--;
 }
 
 /* ---- writing pages ---------------------------------------------------------- */
 
-/* One page on its way to the device. */
-struct claim {
-    uint32_t frame;
-    uint64_t page_id, epoch;
-    struct shadow *shadow; /* its bytes, or NULL: the frame's */
-    uint64_t block;        /* where it goes */
-    uint32_t block_count;
-    uint64_t old_block; /* where its version before lies */
-    uint32_t old_bytes;
-    struct kv_disk_ptr ptr;
-};
-
-struct write_batch {
-    struct claim claims[WRITE_BATCH_MAX];
-    size_t count, max;
-    uint8_t *raw;    /* copies of the pages, count * node_bytes */
-    uint8_t *packed; /* what is written, each page in whole blocks */
-    struct kv_io ios[WRITE_BATCH_MAX];
-};
-
-static struct write_batch *batch_new(struct kv_pager *pager)
+/* `epoch` makes a stored version of a page unreachable. */
+static int release_place(struct kv_pager *pager, uint64_t epoch, uint64_t block, uint32_t bytes,
+                         uint64_t stored_epoch)
 {
-    struct write_batch *batch = malloc(sizeof *batch);
-    if (!batch)
-        return NULL;
-    batch->count = 0;
-    batch->max = kv_min_u64(WRITE_BATCH_MAX, WRITE_BATCH_BYTES / pager->config.node_bytes);
-    batch->raw = kv_buffers_take(pager->config.buffers, WRITE_BATCH_BYTES);
-    batch->packed = kv_buffers_take(pager->config.buffers, WRITE_BATCH_BYTES);
-    if (batch->raw && batch->packed)
-        return batch;
-    kv_buffers_give(pager->config.buffers, batch->raw, WRITE_BATCH_BYTES);
-    kv_buffers_give(pager->config.buffers, batch->packed, WRITE_BATCH_BYTES);
-    free(batch);
-    return NULL;
+    const uint32_t block_count = (uint32_t)kv_blocks_for(bytes);
+    if (stored_epoch != epoch)
+        return kv_space_free(pager->config.space, epoch, block, block_count);
+    kv_space_unalloc(pager->config.space, block, block_count); /* nothing ever named it */
+    return 0;
 }
 
-static void batch_free(struct kv_pager *pager, struct write_batch *batch)
-{
-    if (!batch)
-        return;
-    kv_buffers_give(pager->config.buffers, batch->raw, WRITE_BATCH_BYTES);
-    kv_buffers_give(pager->config.buffers, batch->packed, WRITE_BATCH_BYTES);
-    free(batch);
-}
-
-/* The freed page of a frame leaves the map and the space, in the epoch that freed it. */
+/* The freed page of a frame leaves memory, the map and the space, in the epoch that freed it. */
 static int forget_page(struct kv_pager *pager, uint32_t index, uint64_t epoch)
 {
     struct kv_frame *frame = frame_at(pager, index);
+    const struct kv_frame was = {.stored_bytes = frame->stored_bytes,
+                                 .stored_block = frame->stored_block,
+                                 .stored_epoch = frame->stored_epoch};
     const uint64_t page_id = page_id_of(frame);
-    if (frame->stored_bytes) {
-        int err = kv_pagemap_set(pager->config.map, epoch, page_id, NULL);
-        if (!err)
-            err = kv_space_free(pager->config.space, epoch, frame->stored_block,
-                                (uint32_t)kv_blocks_for(frame->stored_bytes));
-        if (err)
-            return err;
-    }
+    KV_ASSERT(atomic_load_explicit(&frame->version, memory_order_relaxed) & 1);
     if (frame->flags & KV_FRAME_DIRTY) {
         dirty_unlink(pager, index);
         kv_space_unreserve(pager->config.space, 1);
     }
     frame->flags = 0;
     frame->stored_bytes = 0;
-    KV_ASSERT(atomic_load_explicit(&frame->version, memory_order_relaxed) & 1);
     kv_cache_remove(&pager->cache, index);
-    kv_pagemap_give_id(pager->config.map, page_id);
     pthread_cond_broadcast(&pager->changed);
-    return 0;
+    /* Last: from here on the id may be taken again. */
+    const int err = kv_pagemap_drop(pager->config.map, epoch, page_id, was.stored_bytes);
+    if (err || !was.stored_bytes)
+        return err;
+    return release_place(pager, epoch, was.stored_block, was.stored_bytes, was.stored_epoch);
 }
 
-/* Copy a dirty frame's bytes into the batch. They do not change: see the invariant. */
-static void claim_frame(struct kv_pager *pager, struct write_batch *batch, uint32_t index)
+/* Add a page to a batch: its frame's bytes, or those of a shadow. */
+static void claim_page(struct kv_pager *pager, struct write_batch *batch, uint32_t index,
+                       uint64_t epoch, struct shadow *shadow)
 {
     struct kv_frame *frame = frame_at(pager, index);
-    struct claim *claim = &batch->claims[batch->count];
-    *claim = (struct claim){.frame = index,
-                            .page_id = page_id_of(frame),
-                            .epoch = frame->dirty_epoch,
-                            .old_block = frame->stored_block,
-                            .old_bytes = frame->stored_bytes};
-    memcpy(batch->raw + batch->count * pager->config.node_bytes,
-           kv_cache_bytes(&pager->cache, index), pager->config.node_bytes);
+    const size_t node_bytes = pager->config.node_bytes;
+    KV_ASSERT(!(frame->flags & KV_FRAME_WRITING));
+    batch->claims[batch->count] = (struct claim){.frame = index,
+                                                 .page_id = page_id_of(frame),
+                                                 .epoch = epoch,
+                                                 .shadow = shadow,
+                                                 .old_block = frame->stored_block,
+                                                 .old_bytes = frame->stored_bytes,
+                                                 .old_epoch = frame->stored_epoch};
+    memcpy(batch->raw + batch->count * node_bytes,
+           shadow ? shadow->bytes : kv_cache_bytes(&pager->cache, index), node_bytes);
     batch->count++;
-    pager->dirty[frame->dirty_epoch & 1].writing++;
-    dirty_unlink(pager, index);
+    pager->dirty[epoch & 1].writing++;
     frame->flags |= KV_FRAME_WRITING;
 }
 
-static void claim_shadow(struct kv_pager *pager, struct write_batch *batch, struct shadow *shadow)
+/* The bytes of a dirty frame do not change while it is claimed: see the invariant. */
+static void claim_frame(struct kv_pager *pager, struct write_batch *batch, uint32_t index)
 {
-    struct kv_frame *frame = frame_at(pager, shadow->frame);
-    struct claim *claim = &batch->claims[batch->count];
-    *claim = (struct claim){.frame = shadow->frame,
-                            .page_id = shadow->page_id,
-                            .epoch = pager->epoch - 1,
-                            .shadow = shadow,
-                            .old_block = frame->stored_block,
-                            .old_bytes = frame->stored_bytes};
-    memcpy(batch->raw + batch->count * pager->config.node_bytes, shadow->bytes,
-           pager->config.node_bytes);
-    batch->count++;
-    pager->dirty[claim->epoch & 1].writing++;
-    frame->flags |= KV_FRAME_WRITING;
+    claim_page(pager, batch, index, frame_at(pager, index)->dirty_epoch, NULL);
+    dirty_unlink(pager, index);
 }
 
 /* Pack a claimed page to `dst` and find it a place. */
@@ -302,18 +346,16 @@ static int write_claims(struct kv_pager *pager, struct write_batch *batch)
         err = kv_device_submit(pager->config.device, batch->ios, io_count, false);
     for (size_t i = 0; i < batch->count && !err; i++) {
         const struct claim *claim = &batch->claims[i];
-        err = kv_space_commit(pager->config.space, claim->epoch, claim->block, claim->block_count);
+        err = kv_pagemap_set(pager->config.map, claim->epoch, claim->page_id, &claim->ptr);
         if (!err && claim->old_bytes)
-            err = kv_space_free(pager->config.space, claim->epoch, claim->old_block,
-                                (uint32_t)kv_blocks_for(claim->old_bytes));
-        if (!err)
-            err = kv_pagemap_set(pager->config.map, claim->epoch, claim->page_id, &claim->ptr);
+            err = release_place(pager, claim->epoch, claim->old_block, claim->old_bytes,
+                                claim->old_epoch);
     }
     return err;
 }
 
-/* Under the mutex: the claim's page is on the device (or is dirty again, after an error). */
-static void end_claim(struct kv_pager *pager, struct claim *claim, int err)
+/* Under the mutex: the claim's page is on the device, or after an error it is not. */
+static int end_claim(struct kv_pager *pager, struct claim *claim, int err)
 {
     struct kv_frame *frame = frame_at(pager, claim->frame);
     frame->flags &= (uint8_t)~KV_FRAME_WRITING;
@@ -327,77 +369,123 @@ static void end_claim(struct kv_pager *pager, struct claim *claim, int err)
         /* The store is read-only from here on; the frame keeps the only good copy. */
         if (!(frame->flags & KV_FRAME_DIRTY))
             dirty_link(pager, claim->frame, claim->epoch);
-        return;
+        return err;
     }
     kv_space_unreserve(pager->config.space, 1);
     frame->stored_block = claim->block;
     frame->stored_bytes = kv_le32_get(claim->ptr.length_bytes);
+    frame->stored_epoch = claim->epoch;
     pager->writes++;
     pager->write_bytes += claim->block_count * (uint64_t)KV_BLOCK_BYTES;
+    if (frame->flags == (KV_FRAME_DIRTY | KV_FRAME_FREED))
+        return forget_page(pager, claim->frame, frame->dirty_epoch);
+    return 0;
+}
+
+/* Called and returns with the mutex; releases it over the report. Returns `err`. */
+static int fail(struct kv_pager *pager, int err, const char *what)
+{
+    if (pager->failure)
+        return err;
+    pager->failure = err;
+    pthread_cond_broadcast(&pager->changed);
+    pthread_mutex_unlock(&pager->mutex);
+    pager->config.on_failure(pager->config.context, err, what);
+    pthread_mutex_lock(&pager->mutex);
+    return err;
 }
 
 /* Called and returns with the mutex; releases it over the I/O. Empties the batch. */
 static int run_batch(struct kv_pager *pager, struct write_batch *batch)
 {
     pthread_mutex_unlock(&pager->mutex);
-    const int err = write_claims(pager, batch);
-    if (err)
-        pager->config.on_failure(pager->config.context, err, "writing pages");
+    const int write_err = write_claims(pager, batch);
     pthread_mutex_lock(&pager->mutex);
-    if (err && !pager->failure)
-        pager->failure = err;
-    for (size_t i = 0; i < batch->count; i++)
-        end_claim(pager, &batch->claims[i], err);
+    int err = write_err;
+    for (size_t i = 0; i < batch->count; i++) {
+        const int end_err = end_claim(pager, &batch->claims[i], write_err);
+        if (!err)
+            err = end_err;
+    }
     batch->count = 0;
     pthread_cond_broadcast(&pager->changed);
-    return err;
+    return err ? fail(pager, err, "writing pages") : 0;
 }
 
 /* ---- making room -------------------------------------------------------------- */
+
+/* Wait until something changes; a frame is wanted. */
+static void wait_for_frame(struct kv_pager *pager)
+{
+    pager->frame_waiters++;
+    pthread_cond_wait(&pager->changed, &pager->mutex);
+    pager->frame_waiters--;
+}
+
+static bool can_clean(const struct kv_frame *frame)
+{
+    return frame->flags == KV_FRAME_DIRTY && !frame->pins;
+}
 
 /* Write out some dirty pages that stand in the way. Releases the mutex meanwhile. */
 static int clean_some(struct kv_pager *pager, const uint32_t *dirty, uint32_t dirty_count)
 {
     if (pager->failure)
         return pager->failure;
-    struct write_batch *batch = batch_new(pager);
-    if (!batch)
-        return -ENOMEM;
+    if (pager->early_busy) {
+        wait_for_frame(pager);
+        return 0;
+    }
+    struct write_batch *batch = pager->early;
     for (uint32_t i = 0; i < dirty_count && batch->count < batch->max; i++)
-        if (frame_at(pager, dirty[i])->flags == KV_FRAME_DIRTY && !frame_at(pager, dirty[i])->pins)
+        if (can_clean(frame_at(pager, dirty[i])))
             claim_frame(pager, batch, dirty[i]);
-    const int err = batch->count ? run_batch(pager, batch) : 0;
-    batch_free(pager, batch);
+    KV_ASSERT(batch->count > 0);
+    pager->early_busy = true;
+    const int err = run_batch(pager, batch);
+    pager->early_busy = false;
     return err;
+}
+
+/* A frame that is free or can be freed at once, its version odd; or KV_FRAME_NONE. */
+static uint32_t take_frame(struct kv_pager *pager, uint32_t *dirty, uint32_t dirty_max,
+                           uint32_t *dirty_count)
+{
+    *dirty_count = 0;
+    const uint32_t index = kv_cache_take_free(&pager->cache);
+    if (index != KV_FRAME_NONE)
+        return index;
+    const uint32_t victim = kv_cache_victim(&pager->cache, dirty, dirty_max, dirty_count);
+    if (victim == KV_FRAME_NONE)
+        return victim;
+    struct kv_frame *frame = frame_at(pager, victim);
+    version_advance(frame); /* odd: whoever reads it now will see that it left */
+    frame->stored_bytes = 0;
+    kv_cache_remove(&pager->cache, victim);
+    return kv_cache_take_free(&pager->cache);
 }
 
 /*
  * A frame without a page, its version odd. Called and returns with the mutex; may release it
- * meanwhile (*released).
+ * meanwhile (*released). The caller has no frame in hand.
  */
 static int obtain_frame(struct kv_pager *pager, uint32_t *index, bool *released)
 {
     uint32_t dirty[64];
     uint32_t dirty_count;
     for (;;) {
-        *index = kv_cache_take_free(&pager->cache);
+        *index = take_frame(pager, dirty, 64, &dirty_count);
         if (*index != KV_FRAME_NONE)
             return 0;
-        const uint32_t victim = kv_cache_victim(&pager->cache, dirty, 64, &dirty_count);
-        if (victim != KV_FRAME_NONE) {
-            struct kv_frame *frame = frame_at(pager, victim);
-            version_advance(frame); /* odd: whoever reads it now will see that it left */
-            frame->stored_bytes = 0;
-            kv_cache_remove(&pager->cache, victim);
-            continue;
-        }
+        if (pager->failure)
+            return pager->failure;
         *released = true;
         if (dirty_count) {
             const int err = clean_some(pager, dirty, dirty_count);
             if (err)
                 return err;
         } else {
-            pthread_cond_wait(&pager->changed, &pager->mutex);
+            wait_for_frame(pager);
         }
     }
 }
@@ -412,31 +500,208 @@ static void give_back_frame(struct kv_pager *pager, uint32_t index)
 
 /* ---- faults ------------------------------------------------------------------- */
 
-int kv_pager_read_stored(struct kv_pager *pager, uint64_t page_id, const struct kv_disk_ptr *ptr,
-                         void *out)
+/* A stored page on its way into memory. */
+struct load {
+    uint64_t page_id;
+    uint8_t *out;    /* node_bytes */
+    uint32_t frame;  /* of fault and prefetch: `out` are its bytes */
+    uint8_t *stored; /* what is read: `out` itself, or a buffer of node_bytes */
+    struct kv_disk_ptr ptr;
+    int err;
+};
+
+/* Check the pointer and fill in the request. After an error there is nothing to end. */
+static int begin_load(struct kv_pager *pager, struct load *load, struct kv_io *io)
 {
     const size_t node_bytes = pager->config.node_bytes;
-    const uint64_t block = kv_le64_get(ptr->block);
-    const size_t length = kv_le32_get(ptr->length_bytes);
+    const uint64_t block = kv_le64_get(load->ptr.block);
+    const size_t length = kv_le32_get(load->ptr.length_bytes);
     const uint32_t block_count = (uint32_t)kv_blocks_for(length);
     if (!length || length > node_bytes ||
         !kv_space_contains(pager->config.space, block, block_count))
         return -EUCLEAN;
-    const bool in_place = length == node_bytes && ptr->codec == KV_CODEC_NONE;
-    void *stored = in_place ? out : kv_buffers_take(pager->config.buffers, node_bytes);
-    if (!stored)
+    const bool in_place = length == node_bytes && load->ptr.codec == KV_CODEC_NONE;
+    load->stored = in_place ? load->out : kv_buffers_take(pager->config.buffers, node_bytes);
+    if (!load->stored)
         return -ENOMEM;
-    int err = kv_device_read(pager->config.device, block, block_count, stored);
-    const uint64_t seed = kv_digest_seed(page_id, kv_le64_get(ptr->birth_epoch));
-    if (!err && kv_digest(stored, length, seed) != kv_le64_get(ptr->digest))
+    *io = (struct kv_io){.kind = KV_IO_READ,
+                         .block = block,
+                         .block_count = block_count,
+                         .buf = load->stored,
+                         .result = -EIO};
+    return 0;
+}
+
+/* The request has ended with io_err: verify and unpack. */
+static int end_load(struct kv_pager *pager, struct load *load, int io_err)
+{
+    const size_t node_bytes = pager->config.node_bytes;
+    const size_t length = kv_le32_get(load->ptr.length_bytes);
+    const uint64_t seed = kv_digest_seed(load->page_id, kv_le64_get(load->ptr.birth_epoch));
+    int err = io_err;
+    if (!err && kv_digest(load->stored, length, seed) != kv_le64_get(load->ptr.digest))
         err = -EBADMSG;
-    if (!err && !in_place)
-        err = kv_codec_unpack(ptr->codec, stored, length, out, node_bytes);
+    if (!err && load->stored != load->out)
+        err = kv_codec_unpack(load->ptr.codec, load->stored, length, load->out, node_bytes);
     if (!err)
-        err = kv_node_validate(out, node_bytes, page_id);
-    if (!in_place)
-        kv_buffers_give(pager->config.buffers, stored, node_bytes);
+        err = kv_node_validate(load->out, node_bytes, load->page_id);
+    if (load->stored != load->out)
+        kv_buffers_give(pager->config.buffers, load->stored, node_bytes);
     return err;
+}
+
+int kv_pager_read_stored(struct kv_pager *pager, uint64_t page_id, const struct kv_disk_ptr *ptr,
+                         void *out)
+{
+    struct load load = {.page_id = page_id, .out = out, .ptr = *ptr};
+    struct kv_io io;
+    const int err = begin_load(pager, &load, &io);
+    if (err)
+        return err;
+    return end_load(pager, &load, kv_device_submit(pager->config.device, &io, 1, false));
+}
+
+static int find_place(struct kv_pager *pager, struct load *load)
+{
+    const int err = kv_pagemap_get(pager->config.map, load->page_id, &load->ptr);
+    if (err)
+        return err;
+    return kv_le64_get(load->ptr.block) ? 0 : -ESTALE;
+}
+
+/* Fill frames that are LOADING, all with one submission. Without the mutex. */
+static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
+{
+    struct kv_io ios[PREFETCH_MAX];
+    size_t io_count = 0;
+    KV_ASSERT(count <= PREFETCH_MAX);
+    for (size_t i = 0; i < count; i++) {
+        struct load *load = &loads[i];
+        load->err = find_place(pager, load);
+        if (!load->err)
+            load->err = begin_load(pager, load, &ios[io_count]);
+        if (!load->err)
+            io_count++;
+    }
+    if (io_count) /* each request has its own result */
+        kv_ignore(kv_device_submit(pager->config.device, ios, io_count, false));
+    for (size_t i = 0, at = 0; i < count; i++) {
+        struct load *load = &loads[i];
+        if (!load->err)
+            load->err = end_load(pager, load, ios[at++].result);
+        if (load->err == -EBADMSG || load->err == -EUCLEAN || load->err == -EIO)
+            pager->config.on_damage(pager->config.context, load->page_id, load->err);
+    }
+}
+
+/* Put the page that will be loaded into a frame. With the mutex, as finish_load. */
+static void start_load(struct kv_pager *pager, uint64_t page_id, uint32_t index, struct load *load)
+{
+    *load = (struct load){
+        .page_id = page_id, .out = kv_cache_bytes(&pager->cache, index), .frame = index};
+    frame_at(pager, index)->flags = KV_FRAME_LOADING;
+    kv_cache_insert(&pager->cache, index, page_id);
+    pager->misses++;
+}
+
+static void finish_load(struct kv_pager *pager, const struct load *load)
+{
+    struct kv_frame *frame = frame_at(pager, load->frame);
+    frame->flags = 0;
+    if (load->err) {
+        kv_cache_remove(&pager->cache, load->frame);
+    } else {
+        frame->stored_block = kv_le64_get(load->ptr.block);
+        frame->stored_bytes = kv_le32_get(load->ptr.length_bytes);
+        frame->stored_epoch = kv_le64_get(load->ptr.birth_epoch);
+        version_advance(frame); /* even: readable */
+    }
+    pthread_cond_broadcast(&pager->changed);
+}
+
+/*
+ * The frame of a page, loaded if need be (*loaded). Called and returns with the mutex.
+ */
+static int fault(struct kv_pager *pager, uint64_t page_id, uint32_t *index, bool *loaded)
+{
+    *loaded = false;
+    for (;;) {
+        *index = kv_cache_find(&pager->cache, page_id);
+        if (*index != KV_FRAME_NONE) {
+            const uint8_t flags = frame_at(pager, *index)->flags;
+            if (flags & KV_FRAME_FREED)
+                return -ESTALE;
+            if (!(flags & KV_FRAME_LOADING))
+                return 0;
+            pthread_cond_wait(&pager->changed, &pager->mutex);
+            continue;
+        }
+        bool released = false;
+        const int err = obtain_frame(pager, index, &released);
+        if (err)
+            return err;
+        if (released && kv_cache_find(&pager->cache, page_id) != KV_FRAME_NONE) {
+            give_back_frame(pager, *index);
+            continue;
+        }
+        struct load load;
+        start_load(pager, page_id, *index, &load);
+        pthread_mutex_unlock(&pager->mutex);
+        run_loads(pager, &load, 1);
+        pthread_mutex_lock(&pager->mutex);
+        finish_load(pager, &load);
+        *loaded = true;
+        return load.err;
+    }
+}
+
+/* Begin to load those of the pages that are not in memory, as far as frames are at hand. */
+static size_t start_loads(struct kv_pager *pager, const uint64_t *page_ids, size_t count,
+                          struct load *loads)
+{
+    size_t load_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t dirty[1], dirty_count;
+        if (kv_cache_find(&pager->cache, page_ids[i]) != KV_FRAME_NONE)
+            continue;
+        /* Not waiting: with frames in hand that would be a deadlock in the making. */
+        const uint32_t index = take_frame(pager, dirty, 1, &dirty_count);
+        if (index == KV_FRAME_NONE)
+            break;
+        start_load(pager, page_ids[i], index, &loads[load_count++]);
+    }
+    return load_count;
+}
+
+/* Others may be loading some of the pages: wait until they are there. */
+static void wait_for_loads(struct kv_pager *pager, const uint64_t *page_ids, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        for (;;) {
+            const uint32_t index = kv_cache_find(&pager->cache, page_ids[i]);
+            if (index == KV_FRAME_NONE || !(frame_at(pager, index)->flags & KV_FRAME_LOADING))
+                break;
+            pthread_cond_wait(&pager->changed, &pager->mutex);
+        }
+}
+
+void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count)
+{
+    struct load loads[PREFETCH_MAX];
+    pthread_mutex_lock(&pager->mutex);
+    for (size_t at = 0; at < count; at += PREFETCH_MAX) {
+        const size_t now = kv_min_u64(count - at, PREFETCH_MAX);
+        const size_t load_count = start_loads(pager, page_ids + at, now, loads);
+        if (load_count) {
+            pthread_mutex_unlock(&pager->mutex);
+            run_loads(pager, loads, load_count);
+            pthread_mutex_lock(&pager->mutex);
+        }
+        for (size_t i = 0; i < load_count; i++)
+            finish_load(pager, &loads[i]);
+        wait_for_loads(pager, page_ids + at, now);
+    }
+    pthread_mutex_unlock(&pager->mutex);
 }
 
 void kv_pager_drop_clean(struct kv_pager *pager)
@@ -454,93 +719,71 @@ void kv_pager_drop_clean(struct kv_pager *pager)
     pthread_mutex_unlock(&pager->mutex);
 }
 
-/* Fill a frame that is LOADING. Without the mutex. */
-static int load_page(struct kv_pager *pager, uint64_t page_id, uint32_t index)
-{
-    struct kv_disk_ptr ptr;
-    int err = kv_pagemap_get(pager->config.map, page_id, &ptr);
-    if (err)
-        return err;
-    if (!kv_le64_get(ptr.block))
-        return -ESTALE;
-    err = kv_pager_read_stored(pager, page_id, &ptr, kv_cache_bytes(&pager->cache, index));
-    if (err)
-        return err;
-    struct kv_frame *frame = frame_at(pager, index);
-    frame->stored_block = kv_le64_get(ptr.block); /* LOADING: ours alone */
-    frame->stored_bytes = kv_le32_get(ptr.length_bytes);
-    return 0;
-}
-
-/* The frame of a page, loaded if need be. Called and returns with the mutex. */
-static int fault(struct kv_pager *pager, uint64_t page_id, uint32_t *index)
-{
-    for (;;) {
-        *index = kv_cache_find(&pager->cache, page_id);
-        if (*index != KV_FRAME_NONE) {
-            const uint8_t flags = frame_at(pager, *index)->flags;
-            if (flags & KV_FRAME_FREED)
-                return -ESTALE;
-            if (!(flags & KV_FRAME_LOADING))
-                return 0;
-            pthread_cond_wait(&pager->changed, &pager->mutex);
-            continue;
-        }
-        bool released = false;
-        int err = obtain_frame(pager, index, &released);
-        if (err)
-            return err;
-        if (released && kv_cache_find(&pager->cache, page_id) != KV_FRAME_NONE) {
-            give_back_frame(pager, *index);
-            continue;
-        }
-        struct kv_frame *frame = frame_at(pager, *index);
-        frame->flags = KV_FRAME_LOADING;
-        kv_cache_insert(&pager->cache, *index, page_id);
-        pager->misses++;
-        pthread_mutex_unlock(&pager->mutex);
-        err = load_page(pager, page_id, *index);
-        if (err == -EBADMSG || err == -EUCLEAN || err == -EIO)
-            pager->config.on_damage(pager->config.context, page_id, err);
-        pthread_mutex_lock(&pager->mutex);
-        frame->flags = 0;
-        if (err)
-            kv_cache_remove(&pager->cache, *index);
-        else
-            version_advance(frame); /* even: readable */
-        pthread_cond_broadcast(&pager->changed);
-        return err;
-    }
-}
-
 /* ---- readers -------------------------------------------------------------------- */
+
+/* View a frame if it holds the page and nobody is changing it. */
+static bool view_frame(struct kv_pager *pager, uint32_t index, uint64_t page_id,
+                       struct kv_page_view *view)
+{
+    const struct kv_frame *frame = frame_at(pager, index);
+    const uint64_t version = atomic_load_explicit(&frame->version, memory_order_acquire);
+    if ((version & 1) || page_id_of(frame) != page_id)
+        return false;
+    *view = (struct kv_page_view){
+        .bytes = kv_cache_bytes(&pager->cache, index), .frame = frame, .version = version};
+    return true;
+}
+
+static void count_hit(struct kv_pager *pager, uint32_t index)
+{
+    kv_cache_touch_racy(frame_at(pager, index));
+    /* Not one atomic step: all readers would wait in line for this number. */
+    const uint64_t hits = atomic_load_explicit(&pager->hits, memory_order_relaxed);
+    atomic_store_explicit(&pager->hits, hits + 1, memory_order_relaxed);
+}
+
+/* *index: where the page was, or KV_FRAME_NONE. */
+static bool view_racy(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view,
+                      uint32_t *index)
+{
+    *index = kv_cache_find_racy(&pager->cache, page_id);
+    if (*index == KV_FRAME_NONE || !view_frame(pager, *index, page_id, view))
+        return false;
+    count_hit(pager, *index);
+    return true;
+}
+
+bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view)
+{
+    uint32_t index;
+    for (unsigned spins = 0; spins < SPINS_BEFORE_LOCK; spins++) {
+        if (view_racy(pager, page_id, view, &index))
+            return true;
+        if (index == KV_FRAME_NONE)
+            return false;
+    }
+    return false;
+}
 
 int kv_pager_view(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view)
 {
     for (unsigned spins = 0;; spins++) {
-        const uint32_t index = kv_cache_find_racy(&pager->cache, page_id);
-        if (index != KV_FRAME_NONE) {
-            struct kv_frame *frame = frame_at(pager, index);
-            const uint64_t version = atomic_load_explicit(&frame->version, memory_order_acquire);
-            if (!(version & 1) && page_id_of(frame) == page_id) {
-                kv_cache_touch_racy(frame);
-                (void)atomic_fetch_add_explicit(&pager->hits, 1, memory_order_relaxed);
-                *view = (struct kv_page_view){.bytes = kv_cache_bytes(&pager->cache, index),
-                                              .frame = frame,
-                                              .version = version};
-                return 0;
-            }
-            if (spins < SPINS_BEFORE_LOCK)
-                continue;
-        }
-        uint32_t loaded;
+        uint32_t index;
+        if (view_racy(pager, page_id, view, &index))
+            return 0;
+        if (index != KV_FRAME_NONE && spins < SPINS_BEFORE_LOCK)
+            continue;
+        bool loaded;
         pthread_mutex_lock(&pager->mutex);
-        const int err = fault(pager, page_id, &loaded);
+        const int err = fault(pager, page_id, &index, &loaded);
+        /* Loading a page is not a use of it: else each page of a scan would look used twice. */
+        const bool viewed = !err && view_frame(pager, index, page_id, view);
         pthread_mutex_unlock(&pager->mutex);
-        if (err)
+        if (viewed && !loaded)
+            count_hit(pager, index);
+        if (err || viewed)
             return err;
-        if (spins >= SPINS_BEFORE_LOCK)
-            sched_yield(); /* latched by the writer: let it end */
+        sched_yield(); /* latched by the writer: let it end */
     }
 }
 
@@ -569,11 +812,13 @@ static void fill_page(struct kv_pager *pager, uint64_t page_id, uint32_t index,
 int kv_pager_pin(struct kv_pager *pager, uint64_t page_id, struct kv_page *page)
 {
     uint32_t index;
+    bool loaded;
     pthread_mutex_lock(&pager->mutex);
-    const int err = fault(pager, page_id, &index);
+    const int err = fault(pager, page_id, &index, &loaded);
     if (!err) {
         frame_at(pager, index)->pins++;
-        kv_cache_touch_racy(frame_at(pager, index));
+        if (!loaded)
+            kv_cache_touch_racy(frame_at(pager, index));
         fill_page(pager, page_id, index, page);
     }
     pthread_mutex_unlock(&pager->mutex);
@@ -602,6 +847,8 @@ void kv_pager_unpin(struct kv_pager *pager, struct kv_page *page)
     struct kv_frame *frame = frame_at(pager, page->frame);
     KV_ASSERT(frame->pins > 0);
     frame->pins--;
+    if (pager->frame_waiters && !frame->pins)
+        pthread_cond_broadcast(&pager->changed);
     pthread_mutex_unlock(&pager->mutex);
     page->bytes = NULL;
 }
@@ -610,7 +857,7 @@ void kv_pager_unpin(struct kv_pager *pager, struct kv_page *page)
 static int spend_credit(struct kv_pager *pager)
 {
     if (!pager->credit)
-        return kv_space_reserve(pager->config.space, 1, true);
+        return kv_space_reserve(pager->config.space, 1, KV_SPACE_LAST);
     pager->credit--;
     return 0;
 }
@@ -622,9 +869,8 @@ static int spend_credit(struct kv_pager *pager)
 static int shadow_page(struct kv_pager *pager, uint32_t index)
 {
     struct kv_frame *frame = frame_at(pager, index);
-    const size_t shadows_max = SHADOWS_BYTES_MAX / pager->config.node_bytes;
     struct shadow *shadow = NULL;
-    if (pager->shadow_count < shadows_max)
+    if (pager->shadow_count < pager->shadows_max)
         shadow = malloc(sizeof *shadow + pager->config.node_bytes);
     if (!shadow) {
         while ((frame->flags & KV_FRAME_DIRTY) && frame->dirty_epoch != pager->epoch &&
@@ -657,6 +903,7 @@ int kv_pager_dirty(struct kv_pager *pager, const struct kv_page *page)
             dirty_link(pager, page->frame, pager->epoch);
     }
     pthread_mutex_unlock(&pager->mutex);
+    pager->changes += !err;
     return err;
 }
 
@@ -689,7 +936,9 @@ int kv_pager_new(struct kv_pager *pager, struct kv_page *page)
         if (err)
             give_back_frame(pager, index);
     }
-    if (!err) {
+    if (err) {
+        kv_ignore(kv_pagemap_drop(pager->config.map, pager->epoch, page_id, false));
+    } else {
         struct kv_frame *frame = frame_at(pager, index);
         frame->flags = 0;
         frame->pins = 1;
@@ -697,10 +946,9 @@ int kv_pager_new(struct kv_pager *pager, struct kv_page *page)
         kv_cache_insert(&pager->cache, index, page_id);
         dirty_link(pager, index, pager->epoch);
         fill_page(pager, page_id, index, page);
+        pager->changes++;
     }
     pthread_mutex_unlock(&pager->mutex);
-    if (err)
-        kv_pagemap_give_id(pager->config.map, page_id);
     return err;
 }
 
@@ -710,7 +958,8 @@ int kv_pager_free(struct kv_pager *pager, struct kv_page *page)
     pthread_mutex_lock(&pager->mutex);
     struct kv_frame *frame = frame_at(pager, page->frame);
     KV_ASSERT(frame->pins == 1);
-    KV_ASSERT((frame->flags & KV_FRAME_DIRTY) && frame->dirty_epoch == pager->epoch);
+    KV_ASSERT(frame->flags & KV_FRAME_DIRTY);
+    KV_ASSERT(frame->dirty_epoch == pager->epoch);
     version_advance(frame); /* odd for good: no reader takes it any more */
     frame->pins = 0;
     page->bytes = NULL;
@@ -722,15 +971,68 @@ int kv_pager_free(struct kv_pager *pager, struct kv_page *page)
     return err;
 }
 
+static uint64_t dirty_count(const struct kv_pager *pager)
+{
+    return pager->dirty[0].count + pager->dirty[1].count;
+}
+
+/*
+ * Collect pages to write out, those that are dirty for the longest time first. Pages in hot will
+ * likely be changed again soon: they come last.
+ */
+static uint32_t find_oldest(struct kv_pager *pager, uint32_t *dirty, uint32_t dirty_max)
+{
+    uint32_t found = 0;
+    for (unsigned turn = 0; turn < 4 && !found; turn++) {
+        const struct dirty_list *list = &pager->dirty[(pager->epoch + turn) & 1];
+        for (uint32_t index = list->tail; index != KV_FRAME_NONE && found < dirty_max;
+             index = frame_at(pager, index)->dirty_prev) {
+            const struct kv_frame *frame = frame_at(pager, index);
+            if (can_clean(frame) && (turn >= 2 || frame->tier != KV_TIER_HOT))
+                dirty[found++] = index;
+        }
+    }
+    return found;
+}
+
+/*
+ * Keep some frames clean, so that readers seldom wait for writes, and that there is something
+ * to read with when nothing can be written any more.
+ */
+static int limit_dirty(struct kv_pager *pager)
+{
+    const uint64_t limit = (uint64_t)pager->cache.frame_count * DIRTY_PERCENT / 100;
+    uint32_t dirty[64];
+    while (dirty_count(pager) > limit) {
+        const uint32_t found = find_oldest(pager, dirty, 64);
+        if (!found)
+            return 0; /* all are on their way */
+        const int err = clean_some(pager, dirty, found);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
 int kv_pager_reserve(struct kv_pager *pager, uint64_t page_count, bool urgent)
 {
-    const int err = kv_space_reserve(pager->config.space, page_count, urgent);
+    int err = kv_space_reserve(pager->config.space, page_count,
+                               urgent ? KV_SPACE_URGENT : KV_SPACE_NORMAL);
     if (err)
         return err;
     pthread_mutex_lock(&pager->mutex);
-    pager->credit += page_count;
+    err = limit_dirty(pager);
+    if (!err)
+        pager->credit += page_count;
     pthread_mutex_unlock(&pager->mutex);
-    return 0;
+    if (err)
+        kv_space_unreserve(pager->config.space, page_count);
+    return err;
+}
+
+uint64_t kv_pager_changes(const struct kv_pager *pager)
+{
+    return pager->changes;
 }
 
 void kv_pager_unreserve(struct kv_pager *pager)
@@ -755,8 +1057,8 @@ void kv_pager_open_epoch(struct kv_pager *pager, uint64_t epoch)
     pthread_mutex_unlock(&pager->mutex);
 }
 
-/* Claim what can be claimed of the closing epoch; freed pages are ended on the way. */
-static int claim_epoch(struct kv_pager *pager, struct write_batch *batch, uint64_t epoch)
+/* Claim what can be claimed of the closing epoch. */
+static void claim_epoch(struct kv_pager *pager, struct write_batch *batch, uint64_t epoch)
 {
     for (struct shadow **link = &pager->shadows; *link && batch->count < batch->max;) {
         struct shadow *shadow = *link;
@@ -765,46 +1067,35 @@ static int claim_epoch(struct kv_pager *pager, struct write_batch *batch, uint64
             continue;
         }
         *link = shadow->next;
-        claim_shadow(pager, batch, shadow);
+        claim_page(pager, batch, shadow->frame, epoch, shadow);
     }
     uint32_t index = pager->dirty[epoch & 1].head;
     while (index != KV_FRAME_NONE && batch->count < batch->max) {
         struct kv_frame *frame = frame_at(pager, index);
         const uint32_t next = frame->dirty_next;
-        if (frame->flags == (KV_FRAME_DIRTY | KV_FRAME_FREED)) {
-            const int err = forget_page(pager, index, epoch);
-            if (err)
-                return err;
-        } else if (frame->flags == KV_FRAME_DIRTY) {
+        if (frame->flags == KV_FRAME_DIRTY) /* else its version before is on its way */
             claim_frame(pager, batch, index);
-        }
         index = next;
     }
-    return 0;
 }
 
 int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch)
 {
-    struct write_batch *batch = batch_new(pager);
-    if (!batch)
-        return -ENOMEM;
+    struct write_batch *batch = pager->checkpoint;
     const struct dirty_list *list = &pager->dirty[epoch & 1];
     pthread_mutex_lock(&pager->mutex);
+    KV_ASSERT(epoch + 1 == pager->epoch);
     int err = pager->failure;
     while (!err && (list->count || list->writing || pager->shadows)) {
-        err = claim_epoch(pager, batch, epoch);
-        if (err)
-            break;
+        claim_epoch(pager, batch, epoch);
         if (batch->count)
             err = run_batch(pager, batch);
-        else if (list->count || list->writing || pager->shadows)
+        else
             pthread_cond_wait(&pager->changed, &pager->mutex);
         if (!err)
             err = pager->failure;
     }
-    pthread_cond_broadcast(&pager->changed);
     pthread_mutex_unlock(&pager->mutex);
-    batch_free(pager, batch);
     return err;
 }
 
@@ -815,7 +1106,7 @@ void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats)
         .frames = pager->cache.frame_count,
         .hot = pager->cache.queues[KV_TIER_HOT].count,
         .warm = pager->cache.queues[KV_TIER_WARM].count,
-        .dirty = pager->dirty[0].count + pager->dirty[1].count,
+        .dirty = dirty_count(pager),
         .hits = atomic_load_explicit(&pager->hits, memory_order_relaxed),
         .misses = pager->misses,
         .evictions = pager->cache.evictions,

@@ -52,6 +52,13 @@ struct kv_page_view {
 /* Bring the page into memory if need be. -ESTALE: there is no such page (any more). */
 KV_MUST_CHECK int kv_pager_view(struct kv_pager *pager, uint64_t page_id,
                                 struct kv_page_view *view);
+/* The same without waiting for the device; false: the page is not in memory. */
+bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view);
+/*
+ * Bring pages into memory, those that are not there with one submission. Only a hint: what can
+ * not be had is left out, and whoever asks for it will hear why.
+ */
+void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
 /* Did nothing change since kv_pager_view? Only then is what was read true. */
 bool kv_pager_view_valid(const struct kv_page_view *view);
 
@@ -79,15 +86,22 @@ KV_MUST_CHECK int kv_pager_new(struct kv_pager *pager, struct kv_page *page);
 /* Free a pinned, dirty, unlatched page; the pin is gone with it. */
 KV_MUST_CHECK int kv_pager_free(struct kv_pager *pager, struct kv_page *page);
 
-/* Set space aside for the pages that the next operations will dirty; give back what is left. */
+/*
+ * Set space aside for the pages that the next operations will dirty; give back what is left.
+ * Writes pages out while too many frames are dirty, so nothing may be pinned. Should the pages
+ * be more than was thought, the last of the space is used before anything fails.
+ */
 KV_MUST_CHECK int kv_pager_reserve(struct kv_pager *pager, uint64_t page_count, bool urgent);
 void kv_pager_unreserve(struct kv_pager *pager);
+/* Grows with each page that the writer makes or is about to change. */
+uint64_t kv_pager_changes(const struct kv_pager *pager);
 
 /* ---- the checkpoint --------------------------------------------------------- */
 
 /* The gate: from now on changes belong to `epoch`. Under the store's writer lock. */
 void kv_pager_open_epoch(struct kv_pager *pager, uint64_t epoch);
-/* Write every page as it was when `epoch` was closed. Not flushed. */
+/* Write every page as it was when `epoch` was closed. Not flushed. After an error nothing more
+ * is written, and whoever waits for a page gets the error. */
 KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch);
 
 struct kv_pager_stats {

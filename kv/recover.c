@@ -94,6 +94,15 @@ int kv_store_scan_log(struct kv_store *store, struct kv_error *error)
     return err;
 }
 
+static size_t count_ops(const uint8_t *body, size_t length)
+{
+    struct kv_redo redo;
+    size_t at = 0, count = 0;
+    while (!kv_record_next(body, length, &at, &redo))
+        count++;
+    return count;
+}
+
 struct replay {
     struct kv_store *store;
     uint64_t left; /* records that the first pass accepted and this one has not applied yet */
@@ -110,7 +119,7 @@ static int replay_record(void *context, const void *body, size_t length, uint64_
     if (!replay->left) /* here, as there, it ends in damage or it does not */
         return store->log_damaged ? -EBADMSG : -ECANCELED;
     replay->left--;
-    const uint64_t pages = kv_store_pages_needed(store, 8, length);
+    const uint64_t pages = kv_store_pages_needed(store, count_ops(body, length), length, 256);
     int err = kv_pager_reserve(store->pager, pages, true);
     if (err && err != -ENOSPC) /* without a reservation each page asks for itself */
         return err;

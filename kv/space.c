@@ -33,6 +33,7 @@
 #define RUNS_KEPT 4096u
 
 #define EMERGENCY_CLUSTERS_MIN 64u
+#define EMERGENCY_PART         50u /* of all clusters */
 
 struct run {
     uint64_t block;
@@ -74,6 +75,7 @@ struct kv_space {
     struct group *groups;          /* the array is immutable after open */
     uint64_t total_blocks;         /* immutable after open: data blocks */
     uint64_t emergency_clusters;   /* immutable after open */
+    uint64_t map_clusters;         /* immutable after open; of these, what stays for page maps */
 
     pthread_mutex_t mutex;
     struct epoch_changes changes[2];
@@ -535,7 +537,12 @@ static int space_new(struct kv_device *device, const struct kv_space_config *con
         clusters += group->whole_clusters;
     }
     space->emergency_clusters =
-        kv_min_u64(kv_max_u64(EMERGENCY_CLUSTERS_MIN, clusters / 100), clusters / 8);
+        kv_min_u64(kv_max_u64(EMERGENCY_CLUSTERS_MIN, clusters / EMERGENCY_PART), clusters / 8);
+    /* A map of pages that are packed to a block each, written anew as a whole. */
+    const uint64_t map_blocks = space->total_blocks / (KV_MAP_FANOUT - 1) + KV_MAP_DEPTH_MAX;
+    const uint64_t map_clusters = map_blocks / config->cluster_blocks + 1;
+    space->map_clusters = kv_min_u64(kv_max_u64(map_clusters, space->emergency_clusters / 4),
+                                     space->emergency_clusters / 2);
     sum_groups(space);
     *out = space;
     return 0;
@@ -868,22 +875,38 @@ bool kv_space_contains(struct kv_space *space, uint64_t block, uint64_t count)
     return locate(space, block, count, &index, &first);
 }
 
-bool kv_space_in_use(struct kv_space *space, uint64_t block, uint32_t count)
+bool kv_space_owned(struct kv_space *space, uint64_t block, uint32_t count)
 {
     uint32_t index, first;
     if (!locate(space, block, count, &index, &first))
         return false;
     pthread_mutex_lock(&space->mutex);
-    const bool in_use = all_set(space->groups[index].busy, first, count);
+    const struct group *group = &space->groups[index];
+    const bool owned = all_set(group->busy, first, count) &&
+                       (!group->leaving || all_clear(group->leaving, first, count));
     pthread_mutex_unlock(&space->mutex);
-    return in_use;
+    return owned;
 }
 
-int kv_space_reserve(struct kv_space *space, uint64_t cluster_count, bool urgent)
+/* Clusters that a reservation must leave alone. */
+static uint64_t kept_from(const struct kv_space *space, enum kv_space_need need)
+{
+    switch (need) {
+    case KV_SPACE_NORMAL:
+        return space->emergency_clusters;
+    case KV_SPACE_URGENT:
+        return space->map_clusters;
+    case KV_SPACE_LAST:
+        break;
+    }
+    return 0;
+}
+
+int kv_space_reserve(struct kv_space *space, uint64_t cluster_count, enum kv_space_need need)
 {
     int err = 0;
     pthread_mutex_lock(&space->mutex);
-    const uint64_t kept = urgent ? space->emergency_clusters / 4 : space->emergency_clusters;
+    const uint64_t kept = kept_from(space, need);
     const uint64_t taken = space->reserved_clusters + kept;
     if (taken > space->whole_clusters || cluster_count > space->whole_clusters - taken)
         err = -ENOSPC;

@@ -80,15 +80,21 @@ KV_MUST_CHECK int kv_space_free(struct kv_space *space, uint64_t epoch, uint64_t
 
 /* Is every block of the run inside the groups' data area? For checking pointers from disk. */
 bool kv_space_contains(struct kv_space *space, uint64_t block, uint64_t count);
-
-/* Is every block of the run busy? False also outside the groups. */
-bool kv_space_in_use(struct kv_space *space, uint64_t block, uint32_t count);
+/* Does something own the whole run now: allocated or committed, and not freed since? */
+bool kv_space_owned(struct kv_space *space, uint64_t block, uint32_t count);
 
 /*
- * Set clusters aside for pages that will be written. Urgent callers (deletions, the
- * checkpoint) may use the emergency reserve. -ENOSPC.
+ * How far a reservation may reach. What KV_SPACE_URGENT leaves is enough for the page map of
+ * the next checkpoint, so that deleting works when everything is full.
  */
-KV_MUST_CHECK int kv_space_reserve(struct kv_space *space, uint64_t cluster_count, bool urgent);
+enum kv_space_need {
+    KV_SPACE_NORMAL, /* leaves the emergency reserve alone */
+    KV_SPACE_URGENT, /* frees space: may use most of the reserve */
+    KV_SPACE_LAST,   /* a change is half done: whatever there is */
+};
+/* Set clusters aside for pages that will be written. -ENOSPC. */
+KV_MUST_CHECK int kv_space_reserve(struct kv_space *space, uint64_t cluster_count,
+                                   enum kv_space_need need);
 void kv_space_unreserve(struct kv_space *space, uint64_t cluster_count);
 
 /*

@@ -31,6 +31,8 @@ static void log_to_stderr(void *context, enum kv_log_level level, const char *li
 
 void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *format, ...)
 {
+    if (!store->log)
+        return;
     char line[512];
     va_list arguments;
     va_start(arguments, format);
@@ -103,6 +105,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     const uint64_t budget =
         options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
     const uint64_t map_share = budget / 16;
+    store->budget_bytes = budget;
     const struct kv_pagemap_root root = {.ptr = sb->map_root,
                                          .depth = kv_le32_get(sb->map_depth),
                                          .page_id_next = kv_le64_get(sb->page_id_next)};
@@ -193,7 +196,6 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs", strerror(-err));
         return err;
     }
-    pthread_mutex_init(&store->checkpoint.mutex, NULL);
     store->checkpoint.gate = &store->writer;
     store->checkpoint.device = store->device;
     store->checkpoint.space = store->space;
@@ -204,8 +206,11 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     kv_superblock_info(sb, &store->info);
     store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     atomic_init(&store->checkpoint.epoch, epoch);
+    /* Often enough that the log does not fill up, and that neither a replay nor what is noted
+     * for each moved page grows out of proportion to the memory. */
     const uint64_t log_bytes = config.block_count * KV_BLOCK_BYTES;
-    store->log_checkpoint_bytes = kv_min_u64(log_bytes / 3, 64ull << 20);
+    store->log_checkpoint_bytes =
+        kv_min_u64(log_bytes / 3, kv_min_u64(64ull << 20, store->budget_bytes / 2));
     return 0;
 }
 
@@ -218,6 +223,7 @@ void kv_store_disassemble(struct kv_store *store)
     kv_device_close(store->device);
     free(store->value);
     free(store->dropped);
+    pthread_mutex_destroy(&store->checkpoint.mutex);
     pthread_mutex_destroy(&store->writer);
     pthread_mutex_destroy(&store->work_mutex);
     pthread_cond_destroy(&store->work);
@@ -226,23 +232,48 @@ void kv_store_disassemble(struct kv_store *store)
 
 /* ---- checkpoints --------------------------------------------------------------------- */
 
+/* Under checkpoint.mutex. */
+static int checkpoint_locked(struct kv_store *store, bool clean)
+{
+    if (kv_store_failure(store))
+        return -EIO;
+    pthread_mutex_lock(&store->writer);
+    store->changed = false;
+    store->log_since_checkpoint = 0;
+    pthread_mutex_unlock(&store->writer);
+    const int err = kv_checkpoint_run(&store->checkpoint, clean);
+    if (err)
+        (void)kv_store_fail(store, err, "a checkpoint");
+    return err ? -EIO : 0;
+}
+
 int kv_store_checkpoint(struct kv_store *store, bool clean, bool always)
 {
     if (store->read_only)
         return -EROFS;
-    if (kv_store_failure(store))
-        return -EIO;
     pthread_mutex_lock(&store->checkpoint.mutex);
     pthread_mutex_lock(&store->writer);
     const bool needed = store->changed || always || clean;
-    store->changed = false;
-    store->log_since_checkpoint = 0;
     pthread_mutex_unlock(&store->writer);
-    int err = needed ? kv_checkpoint_run(&store->checkpoint, clean) : 0;
+    int err = needed ? checkpoint_locked(store, clean) : 0;
+    if (!err && kv_store_failure(store))
+        err = -EIO;
     pthread_mutex_unlock(&store->checkpoint.mutex);
-    if (err)
-        (void)kv_store_fail(store, err, "a checkpoint");
-    return err || kv_store_failure(store) ? -EIO : 0;
+    return err;
+}
+
+int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch)
+{
+    pthread_mutex_lock(&store->checkpoint.mutex);
+    /* Nobody else is at it now, so an epoch that is closed is also written. */
+    const uint64_t open = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    int err = 0;
+    if (open <= epoch)
+        err = checkpoint_locked(store, false);
+    else if (kv_store_failure(store))
+        err = -EIO;
+    pthread_mutex_unlock(&store->checkpoint.mutex);
+    return err;
 }
 
 int kv_checkpoint(struct kv_store *store)
@@ -283,7 +314,7 @@ static void *run_committer(void *context)
     pthread_mutex_lock(&store->work_mutex);
     while (wait_for_work(store, store->commit_interval_ms, NULL)) {
         pthread_mutex_unlock(&store->work_mutex);
-        if (!kv_store_failure(store))
+        if (!kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
             kv_ignore(kv_sync(store)); /* a failure is said and kept by kv_store_fail */
         pthread_mutex_lock(&store->work_mutex);
     }
@@ -338,18 +369,29 @@ static void stop_threads(struct kv_store *store)
 
 /* ---- open, close ---------------------------------------------------------------------------- */
 
-static struct kv_store *store_new(const struct kv_open_options *options)
+struct kv_store *kv_store_new(void)
 {
     struct kv_store *store = calloc(1, sizeof *store);
     if (!store)
         return NULL;
+    /* None of these fails on Linux: they need no memory. */
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&store->checkpoint.mutex, NULL);
     pthread_mutex_init(&store->writer, NULL);
     pthread_mutex_init(&store->work_mutex, NULL);
     pthread_cond_init(&store->work, &monotonic);
     pthread_condattr_destroy(&monotonic);
+    return store;
+}
+
+static struct kv_store *store_for(const struct kv_open_options *options)
+{
+    struct kv_store *store = kv_store_new();
+    if (!store)
+        return NULL;
+    store->device = options->device;
     store->read_only = options->read_only;
     store->repair = options->repair;
     store->sync = options->sync;
@@ -365,7 +407,6 @@ static int open_device(struct kv_store *store, const char *path,
                        const struct kv_open_options *options, struct kv_error *error)
 {
     int err = 0;
-    store->device = options->device;
     if (!store->device) {
         const unsigned flags = (options->read_only ? KV_DEVICE_READ_ONLY : 0u) |
                                (options->buffered_io ? KV_DEVICE_BUFFERED : 0u);
@@ -411,11 +452,14 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
         kv_error_set(error, "memory budget of %llu bytes is too small; the least is %llu",
                      (unsigned long long)options->memory_budget_bytes,
                      (unsigned long long)BUDGET_MIN);
+        kv_device_close(options->device);
         return -EINVAL;
     }
-    struct kv_store *store = store_new(options);
-    if (!store)
+    struct kv_store *store = store_for(options);
+    if (!store) {
+        kv_device_close(options->device);
         return -ENOMEM;
+    }
     struct kv_disk_superblock superblock;
     struct kv_error inner = {""};
     int err = open_device(store, path, options, error);
@@ -517,10 +561,10 @@ int kv_store_read_large(struct kv_store *store, const struct kv_blob_ref *refs, 
                         uint8_t *buf)
 {
     int err = 0;
-    for (size_t i = 0; i < count && !err; i++) {
-        const size_t length = kv_blob_length(&refs[i]);
-        err = kv_blobs_read(&store->blobs, &refs[i], 0, buf, length);
-        buf += length;
+    for (size_t at = 0; at < count && !err; at += KV_BLOBS_AT_ONCE) {
+        const size_t now = kv_min_u64(count - at, KV_BLOBS_AT_ONCE);
+        err = kv_blobs_read_whole(&store->blobs, refs + at, now, buf);
+        buf += kv_large_length(refs + at, now);
     }
     return err;
 }
@@ -567,12 +611,11 @@ static int get_large(struct kv_store *store, const void *key, size_t key_len, vo
     return err;
 }
 
-int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf, size_t buf_cap,
-           size_t *value_len)
+static int get_one(struct kv_store *store, const void *key, size_t key_len, void *buf,
+                   size_t buf_cap, size_t *value_len)
 {
     if (key_len < 1 || key_len > KV_KEY_MAX)
         return -EINVAL;
-    (void)atomic_fetch_add_explicit(&store->gets, 1, memory_order_relaxed);
     for (;;) {
         uint8_t kind;
         int err =
@@ -587,11 +630,66 @@ int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf, s
     }
 }
 
+int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf, size_t buf_cap,
+           size_t *value_len)
+{
+    (void)atomic_fetch_add_explicit(&store->gets, 1, memory_order_relaxed);
+    return get_one(store, key, key_len, buf, buf_cap, value_len);
+}
+
+#define LOOKUPS_AT_ONCE 64u
+
+/* Look with what is in memory. -EAGAIN: *missing is not. */
+static int look_up(struct kv_store *store, struct kv_lookup *lookup, uint64_t *missing)
+{
+    uint8_t kind;
+    if (lookup->key_len < 1 || lookup->key_len > KV_KEY_MAX)
+        return -EINVAL;
+    const int err =
+        kv_btree_get_resident(&store->trees[KV_TREE_KEYS], lookup->key, lookup->key_len,
+                              lookup->buf, lookup->buf_cap, &lookup->value_len, &kind, missing);
+    if (err)
+        return err;
+    if (kind == KV_VALUE_LARGE)
+        return get_one(store, lookup->key, lookup->key_len, lookup->buf, lookup->buf_cap,
+                       &lookup->value_len);
+    return lookup->value_len <= lookup->buf_cap ? 0 : -ERANGE;
+}
+
+/*
+ * All lookups go down the tree together: each round takes them as far as memory reaches, then
+ * all pages that are missing are read with one submission. What others keep pushing out of
+ * memory meanwhile is left to get_one.
+ */
+static void look_up_together(struct kv_store *store, struct kv_lookup *lookups, size_t count)
+{
+    uint64_t missing[LOOKUPS_AT_ONCE];
+    struct kv_lookup *pending[LOOKUPS_AT_ONCE];
+    size_t pending_count = count;
+    for (size_t i = 0; i < count; i++)
+        pending[i] = &lookups[i];
+    for (unsigned round = 0; pending_count && round < 2 * KV_TREE_DEPTH_MAX; round++) {
+        size_t left = 0;
+        for (size_t i = 0; i < pending_count; i++) {
+            struct kv_lookup *lookup = pending[i];
+            lookup->result = look_up(store, lookup, &missing[left]);
+            if (lookup->result == -EAGAIN)
+                pending[left++] = lookup;
+        }
+        pending_count = left;
+        if (left)
+            kv_pager_prefetch(store->pager, missing, left);
+    }
+    for (size_t i = 0; i < pending_count; i++)
+        pending[i]->result = get_one(store, pending[i]->key, pending[i]->key_len, pending[i]->buf,
+                                     pending[i]->buf_cap, &pending[i]->value_len);
+}
+
 int kv_get_many(struct kv_store *store, struct kv_lookup *lookups, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        lookups[i].result = kv_get(store, lookups[i].key, lookups[i].key_len, lookups[i].buf,
-                                   lookups[i].buf_cap, &lookups[i].value_len);
+    (void)atomic_fetch_add_explicit(&store->gets, count, memory_order_relaxed);
+    for (size_t at = 0; at < count; at += LOOKUPS_AT_ONCE)
+        look_up_together(store, lookups + at, kv_min_u64(count - at, LOOKUPS_AT_ONCE));
     return 0;
 }
 
@@ -654,8 +752,8 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats_of_space(store, stats);
     struct kv_pager_stats pager;
     kv_pager_stats(store->pager, &pager);
-    stats->memory_used_bytes = pager.memory_bytes;
-    stats->memory_budget_bytes = pager.frames * store->node_bytes;
+    stats->memory_used_bytes = pager.memory_bytes + kv_pagemap_memory(store->map);
+    stats->memory_budget_bytes = store->budget_bytes;
     stats->frames_total = pager.frames;
     stats->frames_hot = pager.hot;
     stats->frames_warm = pager.warm;
@@ -665,7 +763,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->page_evictions = pager.evictions;
     stats->page_writes = pager.writes;
     stats->page_write_bytes = pager.write_bytes;
-    stats->page_count = kv_pagemap_next_id(store->map);
+    stats->page_count = kv_pagemap_used_ids(store->map);
     struct kv_wal_stats wal;
     kv_wal_stats(store->wal, &wal);
     stats->log_records = wal.records;

@@ -38,7 +38,8 @@ struct kv_store {
     struct kv_wal_end log_end; /* as found at open */
     enum kv_sync_mode sync;
     uint32_t commit_interval_ms;
-    uint64_t log_checkpoint_bytes; /* so much log asks for a checkpoint */
+    uint64_t budget_bytes;
+    uint64_t log_checkpoint_bytes; /* records of so many bytes ask for a checkpoint */
     kv_log_fn *log;
     void *log_context;
 
@@ -46,7 +47,7 @@ struct kv_store {
     uint8_t *value;                         /* writer; node_bytes, a value being patched */
     struct kv_blob_ref *dropped;            /* writer; references that the operation gave up */
     size_t dropped_count, dropped_capacity; /* writer */
-    uint64_t log_since_checkpoint;          /* writer; bytes */
+    uint64_t log_since_checkpoint;          /* writer; bytes of records, logged or not */
     bool changed;                           /* writer; since the last checkpoint's gate */
 
     _Atomic int failure; /* sticky; 0 or the negative errno that made the store read-only */
@@ -66,6 +67,9 @@ void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *f
 /* Turn read-only, once, and say why. Returns `error`. */
 int kv_store_fail(struct kv_store *store, int error, const char *what);
 
+/* A store without any layer; kv_store_disassemble frees it. NULL: no memory. */
+struct kv_store *kv_store_new(void);
+
 /* Make an empty image on a device, which stays open and the caller's. */
 KV_MUST_CHECK int kv_create_on_device(struct kv_device *device,
                                       const struct kv_create_options *options,
@@ -80,16 +84,19 @@ void kv_store_disassemble(struct kv_store *store);
 
 /* kv/apply.c: redo operations, for batches and for replay. Under the writer lock. */
 KV_MUST_CHECK int kv_store_apply_record(struct kv_store *store, const uint8_t *body, size_t length);
-/* Pages that applying so many operations with so many bytes may dirty. */
-uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes);
+/* About how many pages applying a record may dirty; del_pages: those that its ranges cover. */
+uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes,
+                               uint64_t del_pages);
 
 /* kv/recover.c. Find the log's end, claim the blobs that it names; before pages are opened. */
 KV_MUST_CHECK int kv_store_scan_log(struct kv_store *store, struct kv_error *error);
 /* Apply what the log holds, then make it part of the tree. */
 KV_MUST_CHECK int kv_store_replay(struct kv_store *store, struct kv_error *error);
 
-/* A checkpoint if anything changed since the last. */
+/* A checkpoint if anything changed since the last. Not under the writer lock, as the next. */
 KV_MUST_CHECK int kv_store_checkpoint(struct kv_store *store, bool clean, bool always);
+/* A checkpoint of `epoch` or a later one, unless somebody made it meanwhile. */
+KV_MUST_CHECK int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch);
 /* Ask the background for a checkpoint; without background, nothing. */
 void kv_store_want_checkpoint(struct kv_store *store);
 
