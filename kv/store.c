@@ -90,8 +90,7 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
                             kv_le64_get(sb->bitmap_digest), &store->space);
     if (store->repair && is_damage(err)) {
         kv_store_log(store, KV_LOG_WARNING,
-                     "the allocation bitmaps are damaged (%s); they are made anew",
-                     strerror(-err));
+                     "the allocation bitmaps are damaged (%s); they are made anew", strerror(-err));
         store->bitmaps_rebuilt = true;
         err = kv_space_open_empty(store->device, &config, &store->space);
     }
@@ -387,8 +386,8 @@ static int open_device(struct kv_store *store, const char *path,
 static int read_superblock(struct kv_store *store, const char *name,
                            struct kv_disk_superblock *superblock, struct kv_error *error)
 {
-    int err = kv_superblock_read(store->device, name, false, superblock,
-                                 &store->superblock_damaged, error);
+    int err = kv_superblock_read(store->device, name, false, superblock, &store->superblock_damaged,
+                                 error);
     if (!store->repair || !is_damage(err))
         return err;
     bool damaged;
