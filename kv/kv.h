@@ -92,6 +92,13 @@ struct kv_open_options {
     uint32_t hot_percent;         /* of the frames; 0 = 33 */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
     bool no_background;           /* tests: no threads; the caller checkpoints and syncs */
+    /*
+     * fsck: open what is damaged, as far as it goes, for kv_check to mend. The log may be
+     * damaged before its durable end (it ends there), the backup superblock is used when both
+     * copies are damaged, bitmaps that are damaged are made anew from the trees. What was
+     * done so is logged. May be combined with read_only.
+     */
+    bool repair;
     kv_log_fn *log;               /* NULL: standard error */
     void *log_context;
     struct kv_device *device; /* tests: used instead of a path, closed by kv_close */

@@ -439,6 +439,21 @@ int kv_pager_read_stored(struct kv_pager *pager, uint64_t page_id, const struct 
     return err;
 }
 
+void kv_pager_drop_clean(struct kv_pager *pager)
+{
+    pthread_mutex_lock(&pager->mutex);
+    for (uint32_t i = 0; i < pager->cache.frame_count; i++) {
+        struct kv_frame *frame = frame_at(pager, i);
+        if (!page_id_of(frame) || frame->flags || frame->pins)
+            continue;
+        version_advance(frame); /* odd: whoever reads it now will see that it left */
+        frame->stored_bytes = 0;
+        kv_cache_remove(&pager->cache, i);
+    }
+    pthread_cond_broadcast(&pager->changed);
+    pthread_mutex_unlock(&pager->mutex);
+}
+
 /* Fill a frame that is LOADING. Without the mutex. */
 static int load_page(struct kv_pager *pager, uint64_t page_id, uint32_t index)
 {

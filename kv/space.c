@@ -270,14 +270,9 @@ static void mark_free(struct kv_space *space, struct group *group, uint32_t firs
     space->whole_clusters += mended;
 }
 
-/* Make busy what is committed, and count. */
-static void busy_from_committed(struct kv_space *space, struct group *group)
+/* Count what the two views say. */
+static void count_group(const struct kv_space *space, struct group *group)
 {
-    memcpy(group->busy, group->committed, KV_GROUP_BITMAP_BYTES);
-    set_bits(group->busy, group->block_count, KV_GROUP_BLOCKS - group->block_count);
-    if (group->leaving)
-        memset(group->leaving, 0, KV_GROUP_BITMAP_BYTES);
-
     group->used_count = 0;
     group->free_count = 0;
     group->whole_clusters = 0;
@@ -291,11 +286,20 @@ static void busy_from_committed(struct kv_space *space, struct group *group)
     group->hole_bound = group->block_count;
 }
 
+/* Make busy what is committed, and count. */
+static void busy_from_committed(const struct kv_space *space, struct group *group)
+{
+    memcpy(group->busy, group->committed, KV_GROUP_BITMAP_BYTES);
+    set_bits(group->busy, group->block_count, KV_GROUP_BLOCKS - group->block_count);
+    if (group->leaving)
+        memset(group->leaving, 0, KV_GROUP_BITMAP_BYTES);
+    count_group(space, group);
+}
+
 static void sum_groups(struct kv_space *space)
 {
     space->free_blocks = 0;
     space->whole_clusters = 0;
-    space->deferred_blocks = 0;
     for (uint32_t i = 0; i < space->config.group_count; i++) {
         space->free_blocks += space->groups[i].free_count;
         space->whole_clusters += space->groups[i].whole_clusters;
@@ -1067,7 +1071,32 @@ void kv_space_compare(struct kv_space *space, const uint64_t *seen, bool repair,
     if (repair) {
         changes_empty(&space->changes[0]);
         changes_empty(&space->changes[1]);
+        space->deferred_blocks = 0;
         sum_groups(space);
     }
+    pthread_mutex_unlock(&space->mutex);
+}
+
+void kv_space_mark(struct kv_space *space, const uint64_t *seen)
+{
+    pthread_mutex_lock(&space->mutex);
+    for (uint32_t i = 0; i < space->config.group_count; i++) {
+        struct group *group = &space->groups[i];
+        const uint64_t *seen_words = seen + (size_t)i * GROUP_WORDS;
+        struct run_part part =
+            run_parts(KV_GROUP_META_BLOCKS, group->block_count - KV_GROUP_META_BLOCKS);
+        uint64_t added = 0;
+        while (run_part_next(&part)) {
+            const uint64_t owned = seen_words[part.word] & part.mask;
+            added |= owned & ~group->committed[part.word];
+            group->committed[part.word] |= owned;
+            group->busy[part.word] |= owned;
+        }
+        if (!added)
+            continue;
+        count_group(space, group);
+        group->dirty = true;
+    }
+    sum_groups(space);
     pthread_mutex_unlock(&space->mutex);
 }

@@ -118,5 +118,7 @@ void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats);
  */
 void kv_space_compare(struct kv_space *space, const uint64_t *seen, bool repair, uint64_t *leaked,
                       uint64_t *unmarked);
+/* For repair: what is in `seen` is committed and busy from now on; nothing becomes free. */
+void kv_space_mark(struct kv_space *space, const uint64_t *seen);
 
 #endif

@@ -8,6 +8,7 @@
  */
 #include "kv/store.h"
 
+#include "kv/check_repair.h"
 #include "kv/error.h"
 
 #include <stdarg.h>
@@ -68,6 +69,12 @@ static void on_page_damage(void *context, uint64_t page_id, int error)
 
 /* ---- assembling the layers ----------------------------------------------------------- */
 
+/* Does this error say that the image is damaged? */
+static bool is_damage(int error)
+{
+    return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
+}
+
 static int open_space(struct kv_store *store, const struct kv_disk_superblock *sb)
 {
     const uint64_t first = kv_le64_get(sb->group_first_block);
@@ -79,8 +86,16 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
                                 first + (uint64_t)groups * KV_GROUP_BLOCKS),
         .cluster_blocks = (uint32_t)(store->node_bytes / KV_BLOCK_BYTES),
         .log_id = kv_superblock_log_id(sb)};
-    return kv_space_open(store->device, &config, kv_le64_get(sb->epoch),
-                         kv_le64_get(sb->bitmap_digest), &store->space);
+    int err = kv_space_open(store->device, &config, kv_le64_get(sb->epoch),
+                            kv_le64_get(sb->bitmap_digest), &store->space);
+    if (store->repair && is_damage(err)) {
+        kv_store_log(store, KV_LOG_WARNING,
+                     "the allocation bitmaps are damaged (%s); they are made anew",
+                     strerror(-err));
+        store->bitmaps_rebuilt = true;
+        err = kv_space_open_empty(store->device, &config, &store->space);
+    }
+    return err;
 }
 
 static int open_pages(struct kv_store *store, const struct kv_disk_superblock *sb,
@@ -116,6 +131,27 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     return err;
 }
 
+static void close_pages(struct kv_store *store)
+{
+    for (unsigned i = 0; i < KV_TREE_COUNT; i++)
+        kv_btree_release(&store->trees[i]);
+    kv_pager_close(store->pager);
+    kv_pagemap_close(store->map);
+    store->pager = NULL;
+    store->map = NULL;
+}
+
+/* The space is empty: before anything is allocated, mark what the superblock's trees own. */
+static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock *sb)
+{
+    const struct kv_open_options least = {.memory_budget_bytes = BUDGET_MIN};
+    int err = open_pages(store, sb, &least, kv_le64_get(sb->epoch) + 1);
+    if (!err)
+        err = kv_check_mark_durable(store, sb);
+    close_pages(store);
+    return err;
+}
+
 int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
                       const struct kv_open_options *options, struct kv_error *error)
 {
@@ -134,6 +170,11 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->blobs.space = store->space;
     store->blobs.buffers = store->buffers;
     store->blobs.codec = (struct kv_codec_spec){.codec = sb->codec, .level = sb->codec_level};
+    if (store->bitmaps_rebuilt) {
+        err = rebuild_space(store, sb);
+        if (err)
+            return err;
+    }
     const struct kv_wal_config config = {.first_block = kv_le64_get(sb->log_first_block),
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),
@@ -171,10 +212,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
 
 void kv_store_disassemble(struct kv_store *store)
 {
-    for (unsigned i = 0; i < KV_TREE_COUNT; i++)
-        kv_btree_release(&store->trees[i]);
-    kv_pager_close(store->pager);
-    kv_pagemap_close(store->map);
+    close_pages(store);
     kv_wal_close(store->wal);
     kv_space_close(store->space);
     kv_buffers_free(store->buffers);
@@ -314,6 +352,7 @@ static struct kv_store *store_new(const struct kv_open_options *options)
     pthread_cond_init(&store->work, &monotonic);
     pthread_condattr_destroy(&monotonic);
     store->read_only = options->read_only;
+    store->repair = options->repair;
     store->sync = options->sync;
     store->commit_interval_ms =
         options->commit_interval_ms ? options->commit_interval_ms : INTERVAL_DEFAULT;
@@ -365,7 +404,7 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     int err = open_device(store, path, options, error);
     if (err)
         goto fail;
-    err = kv_superblock_read(store->device, name, false, &superblock, &store->superblock_damaged,
+    err = kv_superblock_read(store->device, name, options->repair, &superblock, &store->superblock_damaged,
                              error);
     if (err)
         goto fail;
@@ -380,6 +419,8 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
         goto fail;
     }
     err = kv_store_assemble(store, &superblock, options, &inner);
+    if (!err && options->repair && store->log_end.records)
+        err = kv_check_mend_before_replay(store);
     if (!err)
         err = kv_store_replay(store, &inner);
     if (err) {

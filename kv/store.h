@@ -32,6 +32,9 @@ struct kv_store {
     size_t node_bytes;
     bool read_only;
     bool superblock_damaged;
+    bool repair;          /* as in kv_open_options */
+    bool bitmaps_rebuilt; /* they were damaged; the next one is likewise of a repair */
+    bool log_damaged;
     struct kv_image_info info; /* as it was opened */
     struct kv_wal_end log_end; /* as found at open */
     enum kv_sync_mode sync;

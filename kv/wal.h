@@ -35,7 +35,8 @@ void kv_wal_close(struct kv_wal *wal); /* writes nothing */
 /*
  * Called for each whole record in order. `epoch` is that of the block in which it begins;
  * `known_durable` says that a later block vouches for it. Return 0 to go on, -ECANCELED to end
- * the log before this record (its data did not reach the disk), another error to fail.
+ * the log before this record (its data did not reach the disk), -EBADMSG or -EUCLEAN to end it
+ * there as damaged, another error to fail.
  */
 typedef int kv_wal_visit_fn(void *context, const void *body, size_t length, uint64_t epoch,
                             bool known_durable);

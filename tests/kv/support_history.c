@@ -15,8 +15,8 @@ struct bytes {
 };
 
 struct history {
-    struct history_version *versions;
-    size_t count, capacity;
+    struct history_version *versions; /* the first has number `first` */
+    size_t first, count, capacity;
     struct history_version pending; /* entries NULL: none */
     size_t pending_capacity;
     struct bytes *bytes; /* all that was ever given */
@@ -80,13 +80,15 @@ struct history *history_new(void)
     return history;
 }
 
-struct history *history_fork(const struct history *history, size_t last)
+struct history *history_fork(const struct history *history, size_t first, size_t last)
 {
-    KV_ASSERT(last < history->count);
+    KV_ASSERT(first <= last);
     struct history *fork = must(calloc(1, sizeof *fork));
-    for (size_t i = 0; i <= last; i++) {
+    fork->first = first;
+    for (size_t i = first; i <= last; i++) {
+        const struct history_version *from = history_version(history, i);
         struct history_version version;
-        copy_version(&version, &history->versions[i], history->versions[i].count);
+        copy_version(&version, from, from->count);
         add_version(fork, version);
     }
     return fork;
@@ -110,13 +112,13 @@ void history_free(struct history *history)
 
 size_t history_last(const struct history *history)
 {
-    return history->count - 1;
+    return history->first + history->count - 1;
 }
 
 const struct history_version *history_version(const struct history *history, size_t index)
 {
-    KV_ASSERT(index < history->count);
-    return &history->versions[index];
+    KV_ASSERT(index >= history->first && index - history->first < history->count);
+    return &history->versions[index - history->first];
 }
 
 void history_begin(struct history *history)
@@ -132,7 +134,7 @@ size_t history_commit(struct history *history)
     KV_ASSERT(history->pending.entries);
     add_version(history, history->pending);
     history->pending = (struct history_version){NULL, 0, 0};
-    return history->count - 1;
+    return history_last(history);
 }
 
 void history_drop(struct history *history)
@@ -363,9 +365,10 @@ static size_t count_differences(const struct history_version *found,
 static void print_differences(const struct history *history, const struct history_version *found,
                               size_t first, size_t last)
 {
-    size_t nearest = 0, least = SIZE_MAX;
-    for (size_t i = 0; i < history->count; i++) {
-        const size_t differences = count_differences(found, &history->versions[i], NULL);
+    const size_t end = history_last(history);
+    size_t nearest = end, least = SIZE_MAX;
+    for (size_t i = history->first; i <= end; i++) {
+        const size_t differences = count_differences(found, history_version(history, i), NULL);
         if (differences < least || (differences == least && i <= last)) {
             least = differences;
             nearest = i;
@@ -374,19 +377,19 @@ static void print_differences(const struct history *history, const struct histor
     char label[64];
     printf("the store holds %zu keys, which is no version in [%zu, %zu]; the nearest is %zu of "
            "%zu (%zu differences)\n",
-           found->count, first, last, nearest, history->count - 1, least);
+           found->count, first, last, nearest, end, least);
     snprintf(label, sizeof label, "to version %zu", nearest);
-    (void)count_differences(found, &history->versions[nearest], label);
+    (void)count_differences(found, history_version(history, nearest), label);
     if (nearest == last)
         return;
     snprintf(label, sizeof label, "to version %zu", last);
-    (void)count_differences(found, &history->versions[last], label);
+    (void)count_differences(found, history_version(history, last), label);
 }
 
 int history_find(const struct history *history, struct kv_store *store, size_t first, size_t last,
                  size_t *index)
 {
-    KV_ASSERT(first <= last && last < history->count);
+    KV_ASSERT(first <= last && last <= history_last(history));
     struct history *found = history_new();
     const int err = read_store(store, found);
     *index = HISTORY_NONE;
@@ -394,7 +397,7 @@ int history_find(const struct history *history, struct kv_store *store, size_t f
         goto out;
 
     for (size_t i = last + 1; i > first && *index == HISTORY_NONE; i--) {
-        if (same_version(&found->pending, &history->versions[i - 1]))
+        if (same_version(&found->pending, history_version(history, i - 1)))
             *index = i - 1;
     }
     if (*index == HISTORY_NONE)

@@ -37,8 +37,8 @@ struct history_version {
 struct history;
 
 struct history *history_new(void);
-/* A history whose versions are [0, last] of another's. */
-struct history *history_fork(const struct history *history, size_t last);
+/* A history that begins with the versions [first, last] of another, by the same numbers. */
+struct history *history_fork(const struct history *history, size_t first, size_t last);
 void history_free(struct history *history);
 size_t history_last(const struct history *history);
 const struct history_version *history_version(const struct history *history, size_t index);
