@@ -7,9 +7,9 @@
  *    O 7 (no name)
  */
 #include "fs/acl.h"
-#include "fs/fsck.h"
 #include "fs/data.h"
 #include "fs/format.h"
+#include "fs/fsck.h"
 #include "fs/record.h"
 #include "fs/xattr.h"
 #include "tests/fs/scratch_store.h"
