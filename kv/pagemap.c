@@ -165,6 +165,7 @@ static void shrink_cache(struct kv_pagemap *map, const struct map_block *keep)
     for (size_t steps = 2 * map->cached_count; map->cached_count > map->cached_max && steps;
          steps--) {
         struct map_block *block = map->hand;
+        KV_ASSERT(block);
         map->hand = block->ring_next;
         if (block->changed || block == keep)
             continue;

@@ -572,7 +572,7 @@ static int find_place(struct kv_pager *pager, struct load *load)
 /* Fill frames that are LOADING, all with one submission. Without the mutex. */
 static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
 {
-    struct kv_io ios[PREFETCH_MAX];
+    struct kv_io ios[PREFETCH_MAX] = {{.result = 0}};
     size_t io_count = 0;
     KV_ASSERT(count <= PREFETCH_MAX);
     for (size_t i = 0; i < count; i++) {

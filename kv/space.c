@@ -640,10 +640,11 @@ out:
 int kv_space_open_empty(struct kv_device *device, const struct kv_space_config *config,
                         struct kv_space **out)
 {
-    struct kv_space *space;
+    struct kv_space *space = NULL;
     const int err = space_new(device, config, &space);
     if (err)
         return err;
+    KV_ASSERT(space);
     for (uint32_t i = 0; i < config->group_count; i++) {
         space->groups[i].active = 1; /* neither; the first checkpoint writes copy 0 */
         space->groups[i].dirty = true;

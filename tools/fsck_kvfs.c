@@ -232,8 +232,12 @@ static int check_and_mend(struct kv_store *store, struct outcome *outcome)
 static int check_image(struct outcome *outcome, struct kv_error *error)
 {
     const struct request *request = outcome->request;
-    const struct kv_open_options options = {
-        .read_only = request->repair == REPAIR_NEVER, .log = log_line, .log_context = outcome};
+    /* To get in past damage is to decide what is lost: never by itself, and not before asking. */
+    const bool past_damage = request->repair == REPAIR_NEVER || request->repair == REPAIR_ALWAYS;
+    const struct kv_open_options options = {.read_only = request->repair == REPAIR_NEVER,
+                                            .repair = past_damage,
+                                            .log = log_line,
+                                            .log_context = outcome};
     struct kv_store *store;
     int err = kv_open(request->image, &options, &store, error);
     if (err)

@@ -1,5 +1,5 @@
 /*
- * tests/kv/test_check.c: what kv_check finds, and what is left after it has mended it.
+ * tests/kv/test_store_check.c: what kv_check finds, and what is left after it has mended it.
  *
  * Each test makes an image, closes it, plants one kind of damage, and opens it again. Which keys
  * may be lost by that is known beforehand: those of the leaves that were hit and no others.
@@ -1086,7 +1086,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *const suite = suite_create("check");
+    Suite *const suite = suite_create("store check");
     TCase *const sound = tcase_create("sound");
     tcase_set_timeout(sound, 120);
     tcase_add_loop_test(sound, a_sound_store_has_no_findings_and_right_figures, 0, 4);
