@@ -702,7 +702,8 @@ static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id
 done:
     root->ptr = map->root.ptr;
     root->depth = map->root.depth;
-    root->page_id_next = page_id_next;
+    /* Without changes the tree did not grow: ids beyond it were given, but hold no page. */
+    root->page_id_next = kv_min_u64(page_id_next, ids_below(map->root.depth));
 out:
     free(queue.memory);
     free(changes);
