@@ -49,7 +49,7 @@ struct kv_codec_spec {
 
 /* What went wrong, for a person: names the thing and the remedy, one line, no newline. */
 struct kv_error {
-    char text[320];
+    char text[512];
 };
 
 /* ---- an image's life ---------------------------------------------------- */
