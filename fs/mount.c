@@ -338,12 +338,19 @@ out:
     return err;
 }
 
+/* Has the kernel ended the session? Then libfuse has nothing to unmount, only to forget. */
+static bool session_is_over(const struct fs_mount *mount)
+{
+    struct pollfd device = {.fd = mount->session ? fuse_session_fd(mount->session) : -1};
+    return device.fd >= 0 && poll(&device, 1, 0) == 1 && (device.revents & POLLERR);
+}
+
 int fs_mount_close(struct fs_mount *mount)
 {
     int err = 0;
     if (mount->fuse.volume && mount->count_requests)
         log_requests(mount);
-    if (mount->mounted)
+    if (mount->mounted || session_is_over(mount))
         fuse_session_unmount(mount->session);
     fs_transport_close(mount->transport);
     if (mount->session)

@@ -1,7 +1,8 @@
 /*
  * kv/cache.c: the frames, and which page stays in memory.
  *
- * Owns       the arena, the frame table, the hash from page id to frame, the tier queues.
+ * Owns       the arena, the frame table, the hash from page id to frame, the tier queues,
+ *            the ghosts: ids of pages that left warm, as many as there are buckets at most.
  * Invariant  a frame with a page id is in the hash once and in warm or hot once; a frame
  *            without one is in the free queue. The arena is never unmapped while the store
  *            is open, so a stale read of a frame is a retry, never a fault.
@@ -22,7 +23,8 @@ int kv_cache_init(struct kv_cache *cache, uint64_t budget_bytes, size_t frame_by
                   unsigned hot_percent)
 {
     memset(cache, 0, sizeof *cache);
-    const uint64_t per_frame = frame_bytes + sizeof(struct kv_frame) + 2 * sizeof(uint32_t);
+    const uint64_t per_frame =
+        frame_bytes + sizeof(struct kv_frame) + 2 * (sizeof(uint32_t) + sizeof(uint64_t));
     const uint64_t count = budget_bytes / per_frame;
     if (count < 64 || count >= KV_FRAME_NONE / 4)
         return -EINVAL;
@@ -42,7 +44,8 @@ int kv_cache_init(struct kv_cache *cache, uint64_t budget_bytes, size_t frame_by
     cache->arena = arena == MAP_FAILED ? NULL : arena;
     cache->frames = calloc(cache->frame_count, sizeof *cache->frames);
     cache->buckets = malloc(buckets * sizeof *cache->buckets);
-    if (!cache->arena || !cache->frames || !cache->buckets) {
+    cache->ghosts = calloc(buckets, sizeof *cache->ghosts);
+    if (!cache->arena || !cache->frames || !cache->buckets || !cache->ghosts) {
         kv_cache_release(cache);
         return -ENOMEM;
     }
@@ -66,6 +69,7 @@ void kv_cache_release(struct kv_cache *cache)
         munmap(cache->arena, cache->arena_bytes);
     free(cache->frames);
     free((void *)cache->buckets);
+    free(cache->ghosts);
     memset(cache, 0, sizeof *cache);
 }
 
@@ -99,6 +103,28 @@ static void queue_unlink(struct kv_cache *cache, uint32_t index)
     else
         queue->tail = frame->queue_prev;
     queue->count--;
+}
+
+static void move_to(struct kv_cache *cache, uint32_t index, enum kv_cache_tier tier)
+{
+    queue_unlink(cache, index);
+    queue_push(cache, tier, index);
+}
+
+/* Hot is over its share: its least used page goes back to the head of warm. */
+static void demote_one(struct kv_cache *cache)
+{
+    for (uint32_t steps = 4 * cache->queues[KV_TIER_HOT].count; steps; steps--) {
+        const uint32_t index = cache->queues[KV_TIER_HOT].tail;
+        struct kv_frame *frame = &cache->frames[index];
+        const uint8_t uses = atomic_load_explicit(&frame->referenced, memory_order_relaxed);
+        if (!uses) {
+            move_to(cache, index, KV_TIER_WARM);
+            return;
+        }
+        atomic_store_explicit(&frame->referenced, (uint8_t)(uses - 1), memory_order_relaxed);
+        move_to(cache, index, KV_TIER_HOT);
+    }
 }
 
 /* ---- hash ---------------------------------------------------------------------- */
@@ -137,7 +163,15 @@ void kv_cache_insert(struct kv_cache *cache, uint32_t index, uint64_t page_id)
     atomic_store_explicit(&frame->hash_next, atomic_load_explicit(bucket, memory_order_relaxed),
                           memory_order_release);
     atomic_store_explicit(bucket, index, memory_order_release);
-    queue_push(cache, KV_TIER_WARM, index);
+    uint64_t *ghost = &cache->ghosts[bucket_of(cache, page_id)];
+    if (*ghost != page_id) {
+        queue_push(cache, KV_TIER_WARM, index);
+        return;
+    }
+    *ghost = 0;
+    queue_push(cache, KV_TIER_HOT, index);
+    if (cache->queues[KV_TIER_HOT].count > cache->hot_max)
+        demote_one(cache);
 }
 
 void kv_cache_remove(struct kv_cache *cache, uint32_t index)
@@ -168,28 +202,6 @@ uint32_t kv_cache_take_free(struct kv_cache *cache)
 }
 
 /* ---- eviction ---------------------------------------------------------------- */
-
-static void move_to(struct kv_cache *cache, uint32_t index, enum kv_cache_tier tier)
-{
-    queue_unlink(cache, index);
-    queue_push(cache, tier, index);
-}
-
-/* Hot is over its share: its least used page goes back to the head of warm. */
-static void demote_one(struct kv_cache *cache)
-{
-    for (uint32_t steps = 4 * cache->queues[KV_TIER_HOT].count; steps; steps--) {
-        const uint32_t index = cache->queues[KV_TIER_HOT].tail;
-        struct kv_frame *frame = &cache->frames[index];
-        const uint8_t uses = atomic_load_explicit(&frame->referenced, memory_order_relaxed);
-        if (!uses) {
-            move_to(cache, index, KV_TIER_WARM);
-            return;
-        }
-        atomic_store_explicit(&frame->referenced, (uint8_t)(uses - 1), memory_order_relaxed);
-        move_to(cache, index, KV_TIER_HOT);
-    }
-}
 
 /* Only its being used or dirty can keep it. */
 static bool can_leave(const struct kv_frame *frame)
@@ -246,12 +258,15 @@ uint32_t kv_cache_victim(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty
         }
         if (frame->flags & KV_FRAME_DIRTY) {
             move_to(cache, index, KV_TIER_WARM);
-            dirty[(*dirty_count)++] = index;
-            if (*dirty_count == dirty_max)
+            if (dirty_max)
+                dirty[(*dirty_count)++] = index;
+            if (dirty_max && *dirty_count == dirty_max)
                 return KV_FRAME_NONE;
             continue;
         }
         cache->evictions++;
+        const uint64_t page_id = atomic_load_explicit(&frame->page_id, memory_order_relaxed);
+        cache->ghosts[bucket_of(cache, page_id)] = page_id;
         return index;
     }
     if (*dirty_count)

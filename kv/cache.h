@@ -5,8 +5,9 @@
  * is never unmapped; cold (lz4) and frozen (zstd) are the places for what leaves warm, and
  * have no share until they are switched on. New pages enter warm, a queue in order of
  * arrival; one that was used again while it was there moves to hot instead of leaving, so a
- * scan passes through warm without touching hot (S3-FIFO, Yang et al. 2023; 2Q, Johnson &
- * Shasha 1994).
+ * scan passes through warm without touching hot. A page that comes back soon after it left
+ * warm enters hot at once: its set is larger than warm, and what hot holds may be out of use
+ * (S3-FIFO, Yang et al. 2023; 2Q, Johnson & Shasha 1994).
  *
  * Threads: functions named _racy may be called by anyone at any time and only touch atomics;
  * everything else needs the pager's mutex.
@@ -61,6 +62,7 @@ struct kv_cache {
     uint32_t hot_max; /* frames */
     _Atomic uint32_t *buckets;
     uint32_t bucket_mask;
+    uint64_t *ghosts; /* mutex; pages that left warm lately, by bucket; 0: none */
     struct kv_cache_queue queues[KV_TIER_COUNT];
     uint64_t evictions, promotions; /* mutex */
 };
@@ -86,7 +88,7 @@ static inline void kv_cache_touch_racy(struct kv_frame *frame)
 }
 
 uint32_t kv_cache_find(const struct kv_cache *cache, uint64_t page_id);
-/* Put a frame (from take_free or victim) under a page id, at the head of warm. */
+/* Put a frame (from take_free) under a page id, at the head of warm, or of hot if it is back. */
 void kv_cache_insert(struct kv_cache *cache, uint32_t index, uint64_t page_id);
 /* Take the page out of a frame; the frame is free. Its version must be odd. */
 void kv_cache_remove(struct kv_cache *cache, uint32_t index);
@@ -96,7 +98,8 @@ uint32_t kv_cache_take_free(struct kv_cache *cache);
  * The next page to leave memory: clean, not pinned, not used lately if there is such a one.
  * KV_FRAME_NONE: none can leave now. Dirty frames that were passed over because only that
  * kept them are stored in dirty[0 .. *dirty_count), at most dirty_max of them; with none of
- * those either, all are pinned or on their way from or to the device.
+ * those either, all are pinned or on their way from or to the device. dirty_max 0: dirty ones
+ * are of no interest, the search goes on until it finds a clean one or has seen all.
  */
 uint32_t kv_cache_victim(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty_max,
                          uint32_t *dirty_count);

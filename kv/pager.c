@@ -474,7 +474,7 @@ static int obtain_frame(struct kv_pager *pager, uint32_t *index, bool *released)
     uint32_t dirty[64];
     uint32_t dirty_count;
     for (;;) {
-        *index = take_frame(pager, dirty, 64, &dirty_count);
+        *index = take_frame(pager, dirty, pager->failure ? 0 : 64, &dirty_count);
         if (*index != KV_FRAME_NONE)
             return 0;
         if (pager->failure)
@@ -661,11 +661,11 @@ static size_t start_loads(struct kv_pager *pager, const uint64_t *page_ids, size
 {
     size_t load_count = 0;
     for (size_t i = 0; i < count; i++) {
-        uint32_t dirty[1], dirty_count;
+        uint32_t dirty_count;
         if (kv_cache_find(&pager->cache, page_ids[i]) != KV_FRAME_NONE)
             continue;
         /* Not waiting: with frames in hand that would be a deadlock in the making. */
-        const uint32_t index = take_frame(pager, dirty, 1, &dirty_count);
+        const uint32_t index = take_frame(pager, NULL, 0, &dirty_count);
         if (index == KV_FRAME_NONE)
             break;
         start_load(pager, page_ids[i], index, &loads[load_count++]);
