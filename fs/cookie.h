@@ -8,15 +8,16 @@
  *    0                          the start
  *    1, 2                       after "." and after ".."
  *    1 length(3) name(56)       after a name of up to 7 bytes: the name itself
- *    0 prefix(29) tail(32)      after a longer one: its last 4 bytes, and the number of what
- *                               comes before them in the directory's dictionary
+ *    0 frame(29) window(32)     after a longer one: 4 of its bytes, and the number of what is
+ *                               around them in the directory's dictionary
  *
- * The dictionary only grows, and does so by one prefix for up to 2^32 names that share it:
- * numbered files cost next to nothing, names without a common prefix their length and about
- * 12 bytes each. It lives until the kernel forgets the directory (nobody tells us of
- * closedir: the kernel does not send it once opendir is answered by ENOSYS). Because a cookie
- * says a name rather than a place, creating and deleting entries has nothing to keep up to
- * date here, and nothing is ever skipped or repeated.
+ * The 4 bytes stand before the extension if there is one, else at the end: that is where
+ * names of one directory differ. The dictionary only grows, and does so by one frame for all
+ * names that share it: numbered files cost next to nothing, names that have nothing in common
+ * their length and about 14 bytes each. It lives until the kernel forgets the directory
+ * (nobody tells us of closedir: the kernel does not send it once opendir is answered by
+ * ENOSYS). Because a cookie says a name rather than a place, creating and deleting entries
+ * has nothing to keep up to date here, and nothing is ever skipped or repeated.
  *
  * Threads: any; a dictionary has its own mutex.
  */
@@ -36,7 +37,7 @@ void fs_cookies_free(struct fs_cookies *cookies);
 
 /*
  * The cookie of the position after `name` (1..FS_NAME_MAX bytes): always the same one.
- * 0; -ENOMEM; -EOVERFLOW more than 2^29 - 1 prefixes.
+ * 0; -ENOMEM; -EOVERFLOW more than 2^29 - 2 frames.
  */
 KV_MUST_CHECK int fs_cookie_of(struct fs_cookies *cookies, const char *name, size_t name_len,
                                uint64_t *cookie);

@@ -13,12 +13,12 @@
  *    UNWRITTEN  | 3 | length(8)
  *
  * How writing chooses. Small files and small pieces are packed: they cost a log record and
- * no block of their own. Appends of less than FS_DIRECT_BYTES are packed too, and when they
- * complete half an extent the whole run is gathered into one extent: so a file written in
- * small pieces is written once to the log and once to its place. Larger writes become
- * extents at once; one that continues a smaller extent takes it in, so that pieces at least
- * double (the logarithmic method of Bentley and Saxe 1980). An overwrite splits the extent
- * below it; a remainder that would keep a mostly dead blob alive is taken in.
+ * no block of their own. Appends, and overwrites in order, of less than FS_DIRECT_BYTES are
+ * packed too, and when they complete half an extent the whole run is gathered into one
+ * extent: so a file written in small pieces is written once to the log and once to its place.
+ * Larger writes become extents at once; one that continues a smaller extent takes it in, so that
+ * pieces at least double (the logarithmic method of Bentley and Saxe 1980). An overwrite splits the
+ * extent below it; a remainder that would keep a mostly dead blob alive is taken in.
  */
 #include "fs/data.h"
 
@@ -527,14 +527,15 @@ struct survey {
     bool has_host;          /* a packed record that the write lies in or continues */
     uint64_t host_offset, host_length;
     bool only_host;      /* nothing else overlaps the write */
-    bool continues_trim; /* the extent below begins at the write, its head overwritten before */
+    bool continues_trim; /* the extent below has lost its head, up to here: writes in order */
     uint64_t small_left, small_right; /* ends of remainders worth taking in, or the write's */
 };
 
-/* Keeping `length` bytes would keep a blob alive that is mostly dead. */
-static bool is_remnant(const struct fs_data_record *record, uint64_t length)
+/* What a write leaves of a record keeps a blob alive that is mostly dead. */
+static bool is_remnant(const struct fs_data_record *record, uint64_t overwritten)
 {
-    return record->kind == FS_DATA_EXTENT && length < kv_blob_length(&record->blob) / 8;
+    return record->kind == FS_DATA_EXTENT &&
+           record->length - overwritten < kv_blob_length(&record->blob) / 8;
 }
 
 static void survey_record(struct survey *s, const struct span *span, uint64_t window_first,
@@ -546,18 +547,22 @@ static void survey_record(struct survey *s, const struct span *span, uint64_t wi
     const bool packed = r->kind == FS_DATA_PACKED;
     const bool hosts = packed && r->offset <= span->offset && span->offset <= end;
     if (overlaps) {
+        const uint64_t overwritten =
+            kv_min_u64(end, span->end) - kv_max_u64(r->offset, span->offset);
+        const bool remnant = is_remnant(r, overwritten);
         s->any = true;
         if (r->kind != FS_DATA_UNWRITTEN)
             s->solid = true;
         if (packed)
-            s->packed_bytes += kv_min_u64(end, span->end) - kv_max_u64(r->offset, span->offset);
+            s->packed_bytes += overwritten;
         if (!hosts)
             s->only_host = false;
-        if (r->offset == span->offset && r->kind == FS_DATA_EXTENT && r->blob_offset > 0)
+        if (r->kind == FS_DATA_EXTENT && r->blob_offset > 0 && r->offset >= span->offset &&
+            r->offset - span->offset < window_bytes)
             s->continues_trim = true;
-        if (r->offset < span->offset && is_remnant(r, span->offset - r->offset))
+        if (r->offset < span->offset && remnant)
             s->small_left = r->offset;
-        if (end > span->end && is_remnant(r, end - span->end))
+        if (end > span->end && remnant)
             s->small_right = end;
     }
     if (hosts) {
@@ -606,7 +611,7 @@ static bool wants_extent(const struct edit *edit, const struct survey *s, const 
         return false;
     if (length >= FS_DIRECT_BYTES)
         return true;
-    if (span->end > size && size > 0) {
+    if ((span->end > size && size > 0) || s->continues_trim) {
         const uint64_t gather = edit->data->extent_bytes / 2;
         return span->offset / gather != span->end / gather;
     }

@@ -352,6 +352,14 @@ static void do_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
                      struct fuse_file_info *fi)
 {
     (void)fi;
+    /*
+     * With gathered writes the kernel asks without writing them out first, and what is not
+     * written yet would be taken for a hole. Told ENOSYS it takes all of a file for data.
+     */
+    if (fuse_of(req)->writeback) {
+        (void)fuse_reply_err(req, ENOSYS);
+        return;
+    }
     uint64_t found;
     const int err =
         offset < 0 ? -ENXIO : fs_seek(volume_of(req), ino, (uint64_t)offset, whence, &found);

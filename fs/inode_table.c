@@ -9,12 +9,15 @@
  */
 #include "fs/inode_table.h"
 
+#include <malloc.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "fs/cookie.h"
 
 #define FS_SHARD_COUNT 64u
 #define FS_BUCKETS_MIN 16u
+#define FS_TRIM_BYTES  (16u << 20)
 #define FS_SHARD_SHIFT 58u /* the shard is the top 6 bits of the hash */
 static_assert(FS_SHARD_COUNT == 1u << (64u - FS_SHARD_SHIFT), "shard bits");
 
@@ -40,6 +43,7 @@ struct shard {
 struct fs_inode_table {
     struct shard shards[FS_SHARD_COUNT];
     struct fs_cookies *root_cookies; /* the root is always known; immutable after new */
+    _Atomic size_t freed_bytes;      /* of entries, since memory was last given back */
 };
 
 /* Numbers come in sequence; a multiplication spreads them (Knuth, TAOCP 3, 6.4). */
@@ -97,6 +101,24 @@ static void entry_free(struct fs_inode *entry)
         return;
     fs_cookies_free(entry->cookies);
     free(entry);
+}
+
+/*
+ * Free an entry that has left the table. malloc keeps what is freed in small pieces: now and
+ * then it is told to give whole pages back, so that the daemon shrinks with the kernel's cache.
+ */
+static void entry_retire(struct fs_inode_table *table, struct fs_inode *entry)
+{
+    if (!entry)
+        return;
+    const size_t bytes = entry_bytes(entry);
+    entry_free(entry);
+    const size_t freed =
+        atomic_fetch_add_explicit(&table->freed_bytes, bytes, memory_order_relaxed) + bytes;
+    if (freed < FS_TRIM_BYTES || freed - bytes >= FS_TRIM_BYTES)
+        return; /* not yet, or another thread is at it */
+    (void)malloc_trim(0);
+    atomic_store_explicit(&table->freed_bytes, 0, memory_order_relaxed);
 }
 
 struct fs_inode_table *fs_inode_table_new(void)
@@ -261,7 +283,7 @@ bool fs_inode_table_unref(struct fs_inode_table *table, uint64_t ino, uint64_t c
         }
     }
     pthread_mutex_unlock(&shard->mutex);
-    entry_free(gone);
+    entry_retire(table, gone);
     return orphan;
 }
 
@@ -274,8 +296,9 @@ bool fs_inode_table_drop(struct fs_inode_table *table, uint64_t ino)
     if (link && (*link)->references == 0 && (*link)->type == FS_KEY_ORPHAN)
         gone = detach(shard, link);
     pthread_mutex_unlock(&shard->mutex);
-    entry_free(gone);
-    return gone != NULL;
+    const bool dropped = gone != NULL;
+    entry_retire(table, gone);
+    return dropped;
 }
 
 uint64_t fs_inode_table_references(struct fs_inode_table *table, uint64_t ino)
@@ -294,12 +317,12 @@ int fs_inode_table_reserve(uint64_t ino, const struct fs_key *key, struct fs_ino
     return move->entry ? 0 : -ENOMEM;
 }
 
-void fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move)
+bool fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move)
 {
     struct fs_inode *fresh = move->entry;
     struct fs_inode *old = fresh; /* what is not known needs no key: free the new one */
     if (!fresh)
-        return;
+        return false;
     struct shard *shard = shard_of(table, fresh->ino);
     pthread_mutex_lock(&shard->mutex);
     struct fs_inode **link = find_link(shard, fresh->ino);
@@ -316,6 +339,7 @@ void fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *mov
     pthread_mutex_unlock(&shard->mutex);
     entry_free(old);
     move->entry = NULL;
+    return link != NULL;
 }
 
 void fs_inode_table_cancel(struct fs_inode_move *move)

@@ -49,13 +49,17 @@ uint64_t fs_inode_table_references(struct fs_inode_table *table, uint64_t ino);
 /*
  * The inode stands under another key now; nothing happens if it is not known. In two steps,
  * since the second must not fail: reserve before the batch is applied, move or cancel after.
+ *
+ * move returns whether the inode is known. One that has just become an orphan and is not is
+ * the caller's to delete; asking for references before or after would not do, since forgets
+ * come at any time.
  */
 struct fs_inode_move {
     struct fs_inode *entry; /* NULL: not known */
 };
 KV_MUST_CHECK int fs_inode_table_reserve(uint64_t ino, const struct fs_key *key,
                                          struct fs_inode_move *move);
-void fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move);
+bool fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move);
 void fs_inode_table_cancel(struct fs_inode_move *move);
 
 /*

@@ -55,8 +55,9 @@ static void capture_log(enum fuse_log_level level, const char *format, va_list a
         (void)vfprintf(stderr, format, args);
         return;
     }
-    (void)vsnprintf(captured_error->text, sizeof captured_error->text, format, args);
-    captured_error->text[strcspn(captured_error->text, "\n")] = '\0';
+    /* One message may come in several pieces. */
+    const size_t used = strcspn(captured_error->text, "\n");
+    (void)vsnprintf(captured_error->text + used, sizeof captured_error->text - used, format, args);
 }
 
 static int fail(struct kv_error *error, int err, const char *format, ...) KV_PRINTF(3, 4);
@@ -129,6 +130,42 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     return 0;
 }
 
+/*
+ * Generic options that mean nothing here, since the kernel keeps no access times of a FUSE
+ * filesystem; libfuse does not know them, but fstab may well have them.
+ */
+static bool is_without_meaning(const char *option, size_t length)
+{
+    static const char *const names[] = {
+        "relatime", "norelatime", "strictatime", "nostrictatime",
+        "diratime", "nodiratime", "lazytime",    "nolazytime",
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strlen(names[i]) == length && strncmp(names[i], option, length) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Add the generic options to the session's, as far as libfuse knows them. */
+static int add_generic(char **text, const char *options)
+{
+    for (const char *option = options; *option;) {
+        const size_t length = strcspn(option, ",");
+        char *copy = strndup(option, length);
+        if (!copy)
+            return -ENOMEM;
+        int err = 0;
+        if (length && !is_without_meaning(option, length))
+            err = fuse_opt_add_opt(text, copy);
+        free(copy);
+        if (err)
+            return -ENOMEM;
+        option += length + (option[length] == ',');
+    }
+    return 0;
+}
+
 /* The option string of the session; *text is the caller's to free, also after an error. */
 static int build_options(const struct fs_mount_options *options, char **text)
 {
@@ -147,8 +184,8 @@ static int build_options(const struct fs_mount_options *options, char **text)
         err = fuse_opt_add_opt(text, "dev,suid");
     if (!err && options->allow_other)
         err = fuse_opt_add_opt(text, "allow_other");
-    if (!err && options->extra && *options->extra)
-        err = fuse_opt_add_opt(text, options->extra);
+    if (!err && options->extra)
+        err = add_generic(text, options->extra);
     if (!err && options->read_only)
         err = fuse_opt_add_opt(text, "ro");
     return err ? -ENOMEM : 0;
@@ -172,11 +209,13 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
     captured_error = &reason;
     mount->session = fuse_session_new(&args, &fs_fuse_ops, sizeof fs_fuse_ops, &mount->fuse);
     if (!mount->session) {
+        reason.text[strcspn(reason.text, "\n")] = '\0';
         err = fail(error, -EINVAL, "mount options \"%s\": %s", options->extra ? options->extra : "",
                    reason.text[0] ? reason.text : "not understood");
         goto out;
     }
     if (fuse_session_mount(mount->session, mount->dir) != 0) {
+        reason.text[strcspn(reason.text, "\n")] = '\0';
         err = fail(error, errno == EPERM ? -EPERM : -EIO, "%s could not be mounted: %s", mount->dir,
                    reason.text[0] ? reason.text : "no reason was given");
         goto out;
@@ -299,12 +338,19 @@ out:
     return err;
 }
 
+/* Has the kernel ended the session? Then libfuse has nothing to unmount, only to forget. */
+static bool session_is_over(const struct fs_mount *mount)
+{
+    struct pollfd device = {.fd = mount->session ? fuse_session_fd(mount->session) : -1};
+    return device.fd >= 0 && poll(&device, 1, 0) == 1 && (device.revents & POLLERR);
+}
+
 int fs_mount_close(struct fs_mount *mount)
 {
     int err = 0;
     if (mount->fuse.volume && mount->count_requests)
         log_requests(mount);
-    if (mount->mounted)
+    if (mount->mounted || session_is_over(mount))
         fuse_session_unmount(mount->session);
     fs_transport_close(mount->transport);
     if (mount->session)

@@ -39,32 +39,41 @@ static int enter(struct fs_volume *volume, const struct fs_caller *make, uint64_
     return 0;
 }
 
+/* Every name of a path, before anything is made on the way. The root has none. */
+static int check_path(const char *path)
+{
+    const char *name = skip_root(path);
+    if (!*name)
+        return 0;
+    for (;;) {
+        const char *slash = strchrnul(name, '/');
+        const int err = fs_name_check(name, (size_t)(slash - name));
+        if (err || !*slash)
+            return err;
+        name = slash + 1;
+    }
+}
+
 /* make: directories that are missing on the way are made for this caller; NULL: -ENOENT. */
 static int walk_to(struct fs_volume *volume, const struct fs_caller *make, const char *path,
                    struct walk *walk)
 {
-    const char *name = skip_root(path);
-    *walk = (struct walk){.directory = FS_ROOT_INO, .name = name};
+    int err = check_path(path);
+    if (err)
+        return err;
+    *walk = (struct walk){.directory = FS_ROOT_INO, .name = skip_root(path)};
     for (;;) {
-        const char *slash = strchrnul(name, '/');
-        const size_t name_len = (size_t)(slash - name);
-        int err = name_len || *slash ? fs_name_check(name, name_len) : 0;
-        if (!err && !*slash) {
-            walk->name = name;
-            walk->name_len = name_len;
-            if (name_len == 0 && name != skip_root(path))
-                err = -EINVAL; /* a slash at the end */
-            if (!err)
-                return 0;
-        }
-        uint64_t next = 0;
-        if (!err)
-            err = enter(volume, make, walk->directory, name, name_len, &next);
+        const char *slash = strchrnul(walk->name, '/');
+        uint64_t next;
+        walk->name_len = (size_t)(slash - walk->name);
+        if (!*slash)
+            return 0;
+        err = enter(volume, make, walk->directory, walk->name, walk->name_len, &next);
         fs_forget(volume, walk->directory, 1);
         if (err)
             return err;
         walk->directory = next;
-        name = slash + 1;
+        walk->name = slash + 1;
     }
 }
 

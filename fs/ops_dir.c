@@ -70,36 +70,48 @@ static int emit_with_attributes(struct listing *listing, struct fs_dirent *diren
     return 0;
 }
 
+static bool is_damage(int err)
+{
+    return err == -EUCLEAN || err == -EBADMSG;
+}
+
+/*
+ * One entry. What is damaged is still named, without type and attributes: the rest of the
+ * directory stays usable, and whoever looks it up gets the error.
+ */
 static int list_entry(struct listing *listing, struct fs_cookies *cookies, struct kv_cursor *cursor)
 {
     size_t key_len, value_len;
     const void *key = kv_cursor_key(cursor, &key_len), *value;
     uint64_t directory;
-    struct fs_dirent dirent = {0};
-    struct fs_entry entry;
+    struct fs_dirent dirent = {.ino = FS_INO_MAX};
+    struct fs_entry entry = {.is_link = false};
     struct fs_item item;
     int err = fs_key_entry_parse(key, key_len, &directory, &dirent.name, &dirent.name_len);
-    if (!err)
-        err = kv_cursor_value(cursor, &value, &value_len);
-    if (!err)
-        err = fs_entry_decode(value, value_len, &entry);
     if (!err)
         err = fs_cookie_of(cookies, dirent.name, dirent.name_len, &dirent.cookie);
     if (err)
         return err;
-    dirent.ino = entry.ino;
-    dirent.type = entry.type;
-    if (!listing->with_attributes) {
-        listing->full = !listing->emit(listing->context, &dirent);
-        return 0;
+
+    err = kv_cursor_value(cursor, &value, &value_len);
+    if (!err)
+        err = fs_entry_decode(value, value_len, &entry);
+    if (!err) {
+        dirent.ino = entry.ino;
+        dirent.type = entry.type;
     }
-    if (entry.is_link) {
-        err = fs_item_find(listing->volume, directory, dirent.name, dirent.name_len, &item);
-    } else {
+    if (!err && listing->with_attributes) {
         fs_key_entry(&item.key, directory, dirent.name, dirent.name_len);
-        err = fs_record_decode(value, value_len, &item.record);
+        err = entry.is_link
+                  ? fs_item_find(listing->volume, directory, dirent.name, dirent.name_len, &item)
+                  : fs_record_decode(value, value_len, &item.record);
+        if (!err)
+            return emit_with_attributes(listing, &dirent, &item);
     }
-    return err ? err : emit_with_attributes(listing, &dirent, &item);
+    if (err && !is_damage(err))
+        return err;
+    listing->full = !listing->emit(listing->context, &dirent);
+    return 0;
 }
 
 /* The keys of a directory behind a name; all of them when it is empty. */

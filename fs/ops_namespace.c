@@ -243,8 +243,7 @@ static int remove_locked(struct fs_volume *volume, uint64_t directory, const cha
         err = fs_change_apply(volume, &change, KV_APPLY_URGENT);
     if (err)
         goto out;
-    *unused = item.record.nlink == 0 && fs_inode_table_references(volume->table, ino) == 0;
-    fs_inode_table_move(volume->table, &move);
+    *unused = !fs_inode_table_move(volume->table, &move) && item.record.nlink == 0;
 out:
     fs_inode_table_cancel(&move);
     fs_data_change_release(&change);
@@ -365,7 +364,7 @@ static int link_locked(struct fs_volume *volume, uint64_t ino, uint64_t home, ui
         (void)fs_inode_table_unref(volume->table, ino, 1); /* the caller's own reference stays */
         goto out;
     }
-    fs_inode_table_move(volume->table, &move);
+    (void)fs_inode_table_move(volume->table, &move); /* the caller holds a reference */
     *record = item.record;
 out:
     fs_inode_table_cancel(&move);

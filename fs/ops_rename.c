@@ -169,10 +169,9 @@ static int rename_locked(struct fs_volume *volume, struct rename *rename, unsign
         err = fs_change_apply(volume, &change, 0);
     if (err)
         goto out;
-    *unused = rename->to.ino && rename->to.item.record.nlink == 0 &&
-              fs_inode_table_references(volume->table, rename->to.ino) == 0;
-    fs_inode_table_move(volume->table, &rename->from.move);
-    fs_inode_table_move(volume->table, &rename->to.move);
+    (void)fs_inode_table_move(volume->table, &rename->from.move); /* it has a name */
+    *unused = !fs_inode_table_move(volume->table, &rename->to.move) && rename->to.ino &&
+              rename->to.item.record.nlink == 0;
 out:
     fs_inode_table_cancel(&rename->from.move);
     fs_inode_table_cancel(&rename->to.move);
@@ -266,10 +265,9 @@ static int publish_locked(struct fs_volume *volume, uint64_t ino, struct side *t
         err = fs_change_apply(volume, &change, 0);
     if (err)
         goto out;
-    *unused = to->ino && to->item.record.nlink == 0 &&
-              fs_inode_table_references(volume->table, to->ino) == 0;
-    fs_inode_table_move(volume->table, &move);
-    fs_inode_table_move(volume->table, &to->move);
+    (void)fs_inode_table_move(volume->table, &move); /* it has a name now */
+    *unused =
+        !fs_inode_table_move(volume->table, &to->move) && to->ino && to->item.record.nlink == 0;
 out:
     fs_inode_table_cancel(&move);
     fs_inode_table_cancel(&to->move);

@@ -410,8 +410,8 @@ static int patch_large(struct kv_store *store, const struct stored *stored, stru
                        size_t offset, size_t max, struct large *large, struct prepared *prepared)
 {
     const struct kv_blob_ref *refs = (const struct kv_blob_ref *)stored->bytes;
-    const size_t patch_end = offset + patch.length;
-    const size_t new_length = kv_max_u64(stored->length, patch_end);
+    const size_t end_of_patch = offset + patch.length;
+    const size_t new_length = kv_max_u64(stored->length, end_of_patch);
     size_t first = 0, start = 0; /* blobs wholly before the patch, and where they end */
     int err = 0;
     while (!err && first < stored->ref_count &&
@@ -421,7 +421,7 @@ static int patch_large(struct kv_store *store, const struct stored *stored, stru
         err = large_keep(large, &refs[first++], max);
     }
     size_t last = stored->ref_count, end = stored->length; /* those wholly behind it */
-    while (last > first && end - kv_blob_length(&refs[last - 1]) >= patch_end)
+    while (last > first && end - kv_blob_length(&refs[last - 1]) >= end_of_patch)
         end -= kv_blob_length(&refs[--last]);
     const size_t old_part = end - start;
     const size_t new_part = last == stored->ref_count ? new_length - start : old_part;
@@ -442,43 +442,129 @@ static int patch_large(struct kv_store *store, const struct stored *stored, stru
     return err;
 }
 
-static int add_patch(struct kv_store *store, struct kv_record *record, struct kv_span key,
-                     struct kv_span patch, size_t offset, struct prepared *prepared)
+static bool patches_key(const struct kv_batch *batch, const struct kv_batch_op *op,
+                        struct kv_span key)
 {
-    struct stored stored = {.bytes = malloc(store->node_bytes)};
-    if (!stored.bytes)
+    const struct kv_span own = kv_batch_key(batch, op);
+    return op->kind == KV_REDO_PATCH && !kv_key_compare(own.data, own.length, key.data, key.length);
+}
+
+static size_t patch_end(const struct kv_batch_op *op)
+{
+    return (size_t)op->argument + op->value_len;
+}
+
+/* All patches of the batch from `first` on that are of its key, as redo operations. */
+static int add_inline_patches(struct kv_record *record, const struct kv_batch *batch, size_t first)
+{
+    const struct kv_span key = kv_batch_key(batch, &batch->ops[first]);
+    int err = 0;
+    for (size_t i = first; i < batch->count && !err; i++)
+        if (patches_key(batch, &batch->ops[i], key))
+            err = kv_record_add(record,
+                                &(struct kv_redo){.kind = KV_REDO_PATCH,
+                                                  .key = key,
+                                                  .value = kv_batch_value(batch, &batch->ops[i]),
+                                                  .argument = batch->ops[i].argument});
+    return err;
+}
+
+/* Read what is stored of [start, end) of a value; zeroes behind its end. */
+static int read_stored_range(struct kv_store *store, const struct stored *stored, size_t start,
+                             size_t end, uint8_t *out)
+{
+    const size_t have = kv_min_u64(end, stored->length);
+    memset(out, 0, end - start);
+    if (start >= have)
+        return 0;
+    if (stored->kind == KV_VALUE_INLINE) {
+        memcpy(out, stored->bytes + start, have - start);
+        return 0;
+    }
+    const struct kv_blob_ref *refs = (const struct kv_blob_ref *)stored->bytes;
+    size_t at = 0;
+    for (size_t i = 0; i < stored->ref_count && at < have; i++) {
+        const size_t length = kv_blob_length(&refs[i]);
+        const size_t from = kv_max_u64(at, start), to = kv_min_u64(at + length, have);
+        int err = 0;
+        if (from < to)
+            err =
+                kv_blobs_read(&store->blobs, &refs[i], from - at, out + (from - start), to - from);
+        if (err)
+            return err;
+        at += length;
+    }
+    return 0;
+}
+
+/* The same patches, of a value that is or becomes large: one patch of the range they cover. */
+static int add_large_patches(struct kv_store *store, struct kv_record *record,
+                             const struct kv_batch *batch, size_t first,
+                             const struct stored *stored, struct prepared *prepared)
+{
+    const struct kv_span key = kv_batch_key(batch, &batch->ops[first]);
+    size_t start = SIZE_MAX, end = 0;
+    for (size_t i = first; i < batch->count; i++)
+        if (patches_key(batch, &batch->ops[i], key)) {
+            start = kv_min_u64(start, batch->ops[i].argument);
+            end = kv_max_u64(end, patch_end(&batch->ops[i]));
+        }
+    uint8_t *bytes = malloc(end > start ? end - start : 1);
+    if (!bytes)
         return -ENOMEM;
-    int err = load_stored(store, key, &stored);
-    const size_t new_length = kv_max_u64(stored.length, offset + patch.length);
-    if (!err && (stored.kind == KV_VALUE_REF || new_length > KV_VALUE_MAX))
-        err = -EINVAL;
-    if (err)
-        goto out;
-    if (stored.kind == KV_VALUE_INLINE &&
-        new_length <= kv_node_inline_max(store->node_bytes, key.length)) {
-        err = kv_record_add(
-            record, &(struct kv_redo){
-                        .kind = KV_REDO_PATCH, .key = key, .value = patch, .argument = offset});
-        goto out;
+    int err = read_stored_range(store, stored, start, end, bytes);
+    for (size_t i = first; i < batch->count && !err; i++) {
+        const struct kv_span patch = kv_batch_value(batch, &batch->ops[i]);
+        if (patches_key(batch, &batch->ops[i], key) && patch.length)
+            memcpy(bytes + (batch->ops[i].argument - start), patch.data, patch.length);
     }
     struct large large = {.count = 0};
-    err = patch_large(store, &stored, patch, offset, refs_max(store, key.length), &large, prepared);
+    if (!err)
+        err = patch_large(store, stored, (struct kv_span){bytes, end - start}, start,
+                          refs_max(store, key.length), &large, prepared);
     if (!err) {
         const struct kv_redo redo = large_redo(key, &large);
         err = kv_record_add(record, &redo);
     }
-out:
+    free(bytes);
+    return err;
+}
+
+/* The patch at `first` and all later ones of its key. */
+static int add_patches(struct kv_store *store, struct kv_record *record,
+                       const struct kv_batch *batch, size_t first, struct prepared *prepared)
+{
+    const struct kv_span key = kv_batch_key(batch, &batch->ops[first]);
+    for (size_t i = 0; i < first; i++)
+        if (patches_key(batch, &batch->ops[i], key))
+            return 0; /* went in with that one */
+    struct stored stored = {.bytes = malloc(store->node_bytes)};
+    if (!stored.bytes)
+        return -ENOMEM;
+    int err = load_stored(store, key, &stored);
+    size_t new_length = stored.length;
+    for (size_t i = first; i < batch->count; i++)
+        if (patches_key(batch, &batch->ops[i], key))
+            new_length = kv_max_u64(new_length, patch_end(&batch->ops[i]));
+    if (!err && (stored.kind == KV_VALUE_REF || new_length > KV_VALUE_MAX))
+        err = -EINVAL;
+    if (!err && stored.kind == KV_VALUE_INLINE &&
+        new_length <= kv_node_inline_max(store->node_bytes, key.length))
+        err = add_inline_patches(record, batch, first);
+    else if (!err)
+        err = add_large_patches(store, record, batch, first, &stored, prepared);
     free(stored.bytes);
     return err;
 }
 
 static int add_op(struct kv_store *store, struct kv_record *record, const struct kv_batch *batch,
-                  const struct kv_batch_op *op, struct prepared *prepared)
+                  size_t index, struct prepared *prepared)
 {
+    const struct kv_batch_op *op = &batch->ops[index];
     const struct kv_span key = kv_batch_key(batch, op);
     const struct kv_span value = kv_batch_value(batch, op);
     if (op->kind == KV_REDO_PATCH)
-        return add_patch(store, record, key, value, (size_t)op->argument, prepared);
+        return add_patches(store, record, batch, index, prepared);
     if (op->kind == KV_REDO_PUT &&
         value.length > kv_node_inline_max(store->node_bytes, key.length)) {
         struct large large = {.count = 0};
@@ -517,7 +603,7 @@ static int build_record(struct kv_store *store, const struct kv_batch *batch,
     record->length = 0;
     int err = 0;
     for (size_t i = 0; i < batch->count && !err; i++)
-        err = add_op(store, record, batch, &batch->ops[i], prepared);
+        err = add_op(store, record, batch, i, prepared);
     return err;
 }
 

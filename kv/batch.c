@@ -2,7 +2,8 @@
  * kv/batch.c: a batch in memory, and one change as the log holds it.
  *
  * Owns       the batch's operations and copied bytes.
- * Invariant  every span of an operation lies inside batch->bytes; at most one patch a key.
+ * Invariant  every span of an operation lies inside batch->bytes. A patch of a key that the
+ *            batch puts or deletes is folded into a put, so patches are always of stored values.
  * Locks      none: a batch belongs to one thread at a time.
  */
 #include "kv/batch.h"
@@ -108,8 +109,8 @@ int kv_batch_del_range(struct kv_batch *batch, const void *lower, size_t lower_l
     if (lower_len > KV_KEY_MAX || upper_len > KV_KEY_MAX)
         return -EINVAL;
     struct kv_batch_op *op;
-    return add_op(batch, KV_REDO_DEL_RANGE, (struct kv_span){lower, lower_len},
-                  (struct kv_span){0}, (struct kv_span){upper, upper_len}, &op);
+    return add_op(batch, KV_REDO_DEL_RANGE, (struct kv_span){lower, lower_len}, (struct kv_span){0},
+                  (struct kv_span){upper, upper_len}, &op);
 }
 
 int kv_batch_put_blob(struct kv_batch *batch, const void *key, size_t key_len, const void *head,
@@ -130,16 +131,15 @@ int kv_batch_put_blob(struct kv_batch *batch, const void *key, size_t key_len, c
 /* ---- patches ------------------------------------------------------------------- */
 
 /* Does the operation decide what `key` holds after it? */
-static bool touches(const struct kv_batch *batch, const struct kv_batch_op *op,
-                    struct kv_span key)
+static bool touches(const struct kv_batch *batch, const struct kv_batch_op *op, struct kv_span key)
 {
     const struct kv_span own = kv_batch_key(batch, op);
     const int order = kv_key_compare(own.data, own.length, key.data, key.length);
     if (op->kind != KV_REDO_DEL_RANGE)
         return order == 0;
     const struct kv_span upper = kv_batch_value(batch, op);
-    return order <= 0 && (!upper.length || kv_key_compare(key.data, key.length, upper.data,
-                                                          upper.length) < 0);
+    return order <= 0 &&
+           (!upper.length || kv_key_compare(key.data, key.length, upper.data, upper.length) < 0);
 }
 
 /* The patched value of a key whose value so far is `base`, as one more put. */
@@ -174,11 +174,12 @@ int kv_batch_patch(struct kv_batch *batch, const void *key, size_t key_len, size
             return put_patched(batch, key_span, kv_batch_value(batch, op), offset, patch);
         if (op->kind == KV_REDO_DEL || op->kind == KV_REDO_DEL_RANGE)
             return put_patched(batch, key_span, (struct kv_span){0}, offset, patch);
-        return -EINVAL;
+        if (op->kind == KV_REDO_PUT_REF)
+            return -EINVAL;
+        break; /* one more patch of what is stored */
     }
     struct kv_batch_op *op;
-    const int err =
-        add_op(batch, KV_REDO_PATCH, key_span, (struct kv_span){0}, patch, &op);
+    const int err = add_op(batch, KV_REDO_PATCH, key_span, (struct kv_span){0}, patch, &op);
     if (!err)
         op->argument = offset;
     return err;
@@ -198,8 +199,7 @@ _Static_assert(sizeof(struct disk_redo) == 16, "redo header is part of the forma
 int kv_record_add(struct kv_record *record, const struct kv_redo *redo)
 {
     const size_t need = sizeof(struct disk_redo) + redo->key.length + redo->value.length;
-    const int err =
-        grow((void **)&record->bytes, &record->capacity, record->length + need, 1);
+    const int err = grow((void **)&record->bytes, &record->capacity, record->length + need, 1);
     if (err)
         return err;
     const struct disk_redo head = {.kind = (uint8_t)redo->kind,

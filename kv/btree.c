@@ -88,10 +88,8 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len, en
             unsigned slot;
             const uint64_t child =
                 level ? kv_node_child_racy(view.bytes, btree->node_bytes, key, key_len, &slot) : 0;
-            if (!kv_pager_view_valid(&view)) {
-                restart = true;
+            if (!kv_pager_view_valid(&view))
                 break;
-            }
             if (level == 0) {
                 *leaf = view;
                 return 0;

@@ -89,9 +89,9 @@ static inline void kv_cache_touch_racy(struct kv_frame *frame)
 
 uint32_t kv_cache_find(const struct kv_cache *cache, uint64_t page_id);
 /* Put a frame (from take_free) under a page id, at the head of warm, or of hot if it is back. */
-void kv_cache_insert(struct kv_cache *cache, uint32_t frame, uint64_t page_id);
+void kv_cache_insert(struct kv_cache *cache, uint32_t index, uint64_t page_id);
 /* Take the page out of a frame; the frame is free. Its version must be odd. */
-void kv_cache_remove(struct kv_cache *cache, uint32_t frame);
+void kv_cache_remove(struct kv_cache *cache, uint32_t index);
 
 uint32_t kv_cache_take_free(struct kv_cache *cache);
 /*

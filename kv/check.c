@@ -3,10 +3,15 @@
  *
  * Owns       nothing.
  * Invariant  what is judged is what the last checkpoint made durable: one is made first, and no
- *            other while the check runs.
+ *            other but the repair's own while the check runs. What is mended is on disk whole or
+ *            not at all; only blocks may be left over in between.
  * Locks      checkpoint.mutex from beginning to end.
+ *
+ * A repair goes: look; take from memory what is damaged on disk, if anything is there, and look
+ * again; mend the trees, checkpoint; look again, now that all is whole, and make the bitmaps say
+ * what was seen; checkpoint.
  */
-#include "kv/check_walk.h"
+#include "kv/check_repair.h"
 
 /* Make the state on disk (or on the overlay over it) whole. Under checkpoint.mutex. */
 static int checkpoint_now(struct kv_store *store)
@@ -19,18 +24,43 @@ static int checkpoint_now(struct kv_store *store)
     return err ? kv_store_fail(store, err, "a checkpoint") : 0;
 }
 
+/* ---- what is not in the trees ------------------------------------------------------- */
+
+/*
+ * Before the first checkpoint, which writes both superblocks anew. What a power cut can have
+ * torn is no finding.
+ */
 static void judge_superblocks(struct kv_walk *walk)
 {
     struct kv_disk_superblock superblock;
-    bool other_damaged = false;
-    const int err = kv_superblock_read(walk->store->device, "the image", false, &superblock,
-                                       &other_damaged, NULL);
-    if (err)
+    enum kv_superblock_twin twin = KV_TWIN_GOOD;
+    const int err =
+        kv_superblock_read(walk->store->device, "the image", false, &superblock, &twin, NULL);
+    if (walk->store->superblock_twin == KV_TWIN_TORN)
+        kv_walk_report(walk, KV_CHECK_NOTE, "superblock-copy",
+                       "one of the two superblocks was torn by a power cut; %s",
+                       walk->store->read_only ? "the next mount mends it" : "opening mended it");
+    else if (err)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
                        "neither superblock can be used: %s", strerror(-err));
-    else if (other_damaged || walk->store->superblock_damaged)
+    else if (twin != KV_TWIN_GOOD || walk->store->superblock_twin == KV_TWIN_DAMAGED)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
-                       "one of the two superblocks was damaged");
+                       "one of the two superblocks is damaged");
+}
+
+/* What opening for repair has found; the checkpoints since then have mended it. */
+static void judge_opening(struct kv_walk *walk)
+{
+    if (walk->store->superblocks_lost)
+        kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
+                       "both superblocks were damaged; the backup was used, what was done since "
+                       "it was written may be lost");
+    if (walk->store->bitmaps_rebuilt)
+        kv_walk_report(walk, KV_CHECK_REPAIRABLE, "bitmap",
+                       "the allocation bitmaps were damaged; they were made anew from the trees");
+    if (walk->store->log_damaged)
+        kv_walk_report(walk, KV_CHECK_REPAIRABLE, "log-damaged",
+                       "the log was damaged before its durable end; what came after is lost");
 }
 
 static void judge_space(struct kv_walk *walk)
@@ -48,14 +78,104 @@ static void judge_space(struct kv_walk *walk)
                        "%llu blocks are in use but marked as free", (unsigned long long)unmarked);
 }
 
+/* ---- repair ------------------------------------------------------------------------------ */
+
+/* Walk once more without telling anyone. `walk` is fresh, and the caller's to release. */
+static int look_again(struct kv_store *store, struct kv_walk *walk)
+{
+    const int err = kv_walk_init(walk, store, &store->checkpoint.superblock);
+    return err ? err : kv_walk_run(walk);
+}
+
+/*
+ * The trees, up to a checkpoint. What a rescue brings back may have damage of its own below it,
+ * at least one level down.
+ */
+static int repair_trees(struct kv_store *store, const struct kv_walk *first,
+                        struct kv_mended *mended)
+{
+    struct kv_walk later;
+    const struct kv_walk *walk = first;
+    int err = 0;
+    for (unsigned round = 0; !err; round++) {
+        bool rescued = false;
+        err = kv_check_rescue(walk, &rescued);
+        if (err || !rescued || round > KV_TREE_DEPTH_MAX + KV_MAP_DEPTH_MAX)
+            break;
+        err = checkpoint_now(store);
+        if (walk == &later)
+            kv_walk_release(&later);
+        walk = first;
+        if (err)
+            break;
+        err = look_again(store, &later);
+        walk = &later;
+    }
+    if (!err)
+        err = kv_check_mend(walk, mended);
+    if (walk == &later)
+        kv_walk_release(&later);
+    return err ? kv_store_fail(store, err, "a repair") : checkpoint_now(store);
+}
+
+/* The bitmaps and the superblocks. *left: findings that could not be mended. */
+static int repair_space(struct kv_store *store, uint64_t *left)
+{
+    struct kv_walk walk;
+    int err = look_again(store, &walk);
+    if (!err && kv_walk_incomplete(&walk)) {
+        kv_space_mark(store->space, walk.seen);
+    } else if (!err) {
+        uint64_t leaked, unmarked;
+        kv_space_compare(store->space, walk.seen, true, &leaked, &unmarked);
+    }
+    *left = walk.repairable + walk.damaged;
+    kv_walk_release(&walk);
+    if (err)
+        return err;
+    err = checkpoint_now(store);
+    if (err)
+        return err;
+    err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
+    store->superblock_twin = KV_TWIN_GOOD;
+    store->superblocks_lost = false;
+    store->bitmaps_rebuilt = false;
+    store->log_damaged = false;
+    return err;
+}
+
+static int repair(struct kv_store *store, const struct kv_walk *first,
+                  const struct kv_check_options *options, struct kv_check_result *result)
+{
+    struct kv_mended mended = {0};
+    uint64_t left = 0;
+    int err = repair_trees(store, first, &mended);
+    if (!err)
+        err = repair_space(store, &left);
+    if (err)
+        return err;
+    left += first->bad_blobs;
+    const uint64_t found = first->repairable + first->damaged;
+    result->repaired = found > left ? found - left : 0;
+    if ((mended.pages || mended.removed) && options->report) {
+        char text[160];
+        snprintf(text, sizeof text,
+                 "%llu pages were replaced, %llu keys below them were found and put back, %llu "
+                 "keys were removed",
+                 (unsigned long long)mended.pages, (unsigned long long)mended.salvaged,
+                 (unsigned long long)mended.removed);
+        options->report(options->context, KV_CHECK_NOTE, "mended", text);
+    }
+    return 0;
+}
+
+/* ---- the check ------------------------------------------------------------------------------- */
+
 static int check(struct kv_store *store, const struct kv_check_options *options,
                  struct kv_check_result *result)
 {
-    int err = checkpoint_now(store);
-    if (err)
-        return err;
     struct kv_walk walk;
-    err = kv_walk_init(&walk, store, &store->checkpoint.superblock);
+    int err = kv_walk_init(&walk, store, &store->checkpoint.superblock);
     if (err)
         return err;
     walk.report = options->report;
@@ -63,7 +183,10 @@ static int check(struct kv_store *store, const struct kv_check_options *options,
     walk.progress = options->progress;
     walk.read_blobs = options->read_blobs;
     judge_superblocks(&walk);
-    err = kv_walk_run(&walk);
+    judge_opening(&walk);
+    err = checkpoint_now(store);
+    if (!err)
+        err = kv_walk_run(&walk);
     if (!err)
         judge_space(&walk);
     *result = (struct kv_check_result){.pages = walk.page_count,
@@ -72,6 +195,8 @@ static int check(struct kv_store *store, const struct kv_check_options *options,
                                        .shared_blobs = walk.shared_blobs,
                                        .repairable = walk.repairable,
                                        .damaged = walk.damaged};
+    if (!err && options->repair && walk.repairable + walk.damaged > 0)
+        err = repair(store, &walk, options, result);
     kv_walk_release(&walk);
     return err;
 }

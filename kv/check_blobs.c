@@ -69,6 +69,37 @@ int kv_blob_notes_add(struct kv_blob_notes *notes, uint64_t block, uint32_t bloc
     return 0;
 }
 
+static int compare_notes(const void *a, const void *b)
+{
+    const uint64_t x = (*(struct kv_blob_note *const *)a)->block;
+    const uint64_t y = (*(struct kv_blob_note *const *)b)->block;
+    return (x > y) - (x < y);
+}
+
+int kv_blob_notes_find_overlaps(struct kv_blob_notes *notes)
+{
+    struct kv_blob_note **sorted = malloc((notes->count + 1) * sizeof(struct kv_blob_note *));
+    if (!sorted)
+        return -ENOMEM;
+    size_t count = 0;
+    for (size_t i = 0; i < notes->capacity; i++)
+        if (notes->slots[i].block)
+            sorted[count++] = &notes->slots[i];
+    qsort(sorted, count, sizeof *sorted, compare_notes);
+    struct kv_blob_note *furthest = NULL; /* of those before, the one that ends last */
+    for (size_t i = 0; i < count; i++) {
+        struct kv_blob_note *note = sorted[i];
+        if (furthest && furthest->block + furthest->block_count > note->block) {
+            furthest->flags |= KV_BLOB_CLASHES;
+            note->flags |= KV_BLOB_CLASHES;
+        }
+        if (!furthest || furthest->block + furthest->block_count < note->block + note->block_count)
+            furthest = note;
+    }
+    free(sorted);
+    return 0;
+}
+
 void kv_blob_notes_release(struct kv_blob_notes *notes)
 {
     free(notes->slots);

@@ -38,6 +38,8 @@ struct kv_blob_note *kv_blob_notes_find(const struct kv_blob_notes *notes, uint6
 KV_MUST_CHECK int kv_blob_notes_add(struct kv_blob_notes *notes, uint64_t block,
                                     uint32_t block_count, const struct kv_blob_ref *ref,
                                     struct kv_blob_note **note, bool *fresh);
+/* Flag all blobs that share blocks with another one as clashing. -ENOMEM. */
+KV_MUST_CHECK int kv_blob_notes_find_overlaps(struct kv_blob_notes *notes);
 void kv_blob_notes_release(struct kv_blob_notes *notes);
 
 /* What kv_blob_note.identity is for this reference. */

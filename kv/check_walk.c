@@ -187,6 +187,7 @@ static int verify_blob(struct kv_walk *walk, const struct kv_blob_ref *ref, uint
     const int err = kv_blobs_verify(&walk->store->blobs, ref);
     if (!is_damage(err))
         return err;
+    walk->bad_blobs++;
     kv_walk_report(walk, KV_CHECK_DAMAGE, "blob-checksum", "the blob at block %llu: %s",
                    (unsigned long long)block, strerror(-err));
     return 0;
@@ -389,7 +390,8 @@ static int take_page(struct kv_walk *walk, const struct expected *expected, uint
     const unsigned bit = expected->page_id % KV_MAP_FANOUT;
     const uint64_t mask = 1ull << bit % 64;
     if (!pages || !(pages->mapped[bit / 64] & mask))
-        return unusable_page(walk, expected, "page-missing", "the page map does not know it", 0);
+        return unusable_page(walk, expected, "page-missing", "the page map does not know it",
+                             -ENOENT);
     if (pages->visited[bit / 64] & mask)
         return unusable_page(walk, expected, "page-shared", "another page refers to it too", 0);
     if (expected->page_id >= kv_pagemap_next_id(walk->store->map))
@@ -491,7 +493,49 @@ int kv_walk_run(struct kv_walk *walk)
         return err;
     find_uncounted(walk);
     find_leaked(walk);
-    return 0;
+    return walk->bad_values ? kv_blob_notes_find_overlaps(&walk->blobs) : 0;
+}
+
+int kv_walk_read_leaked(const struct kv_walk *walk, uint64_t page_id, uint8_t *node, bool *leaf)
+{
+    const struct kv_store *store = walk->store;
+    struct kv_disk_ptr ptr;
+    int err = kv_pagemap_get(store->map, page_id, &ptr);
+    if (!err)
+        err = kv_pager_read_stored(store->pager, page_id, &ptr, node);
+    *leaf =
+        !err && !kv_node_level(node) && ((const struct kv_disk_node *)node)->tree == KV_TREE_KEYS;
+    return err == -ENOMEM ? err : 0; /* unreadable: it holds nothing for us */
+}
+
+static void mark_blobs(struct kv_walk *walk, const uint8_t *leaf)
+{
+    const unsigned count = kv_node_count(leaf);
+    for (unsigned slot = 0; slot < count; slot++) {
+        uint8_t kind;
+        const struct kv_bytes value = kv_node_value(leaf, slot, &kind);
+        struct kv_blob_ref ref;
+        for (size_t at = 0; kv_value_next_ref(kind, value, &at, &ref);) {
+            uint64_t block;
+            uint32_t block_count;
+            if (!kv_blobs_extent(&walk->store->blobs, &ref, &block, &block_count))
+                (void)mark_blocks(walk, block, block_count); /* shared: it is marked already */
+        }
+    }
+}
+
+int kv_walk_mark_leaked(struct kv_walk *walk)
+{
+    uint8_t *node = kv_device_alloc(walk->store->node_bytes);
+    int err = node ? 0 : -ENOMEM;
+    for (uint64_t id = 0; !err && kv_walk_next_leaked(walk, &id); id++) {
+        bool leaf;
+        err = kv_walk_read_leaked(walk, id, node, &leaf);
+        if (!err && leaf)
+            mark_blobs(walk, node);
+    }
+    free(node);
+    return err;
 }
 
 /* ---- init, release --------------------------------------------------------------------------- */

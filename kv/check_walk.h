@@ -20,7 +20,7 @@ struct kv_walk_hole {
     uint64_t page_id, parent; /* parent 0: it is the root */
     uint8_t tree;
     uint8_t level;      /* of the page; of no meaning for a root */
-    int error;          /* what reading it said; 0: it was read but does not belong here */
+    int error;          /* why it could not be read; 0: it does not belong here */
     bool unbounded;     /* it has no high fence */
     uint16_t low_bytes; /* fences that it should have had */
     uint16_t high_bytes;
@@ -60,6 +60,7 @@ struct kv_walk {
     uint64_t pages_done;
     uint64_t bad_values;               /* values with references that can not be, or that clash */
     uint64_t bad_counts;               /* entries of the refs tree that are wrong or missing */
+    uint64_t bad_blobs;                /* that could not be read whole */
     uint64_t repairable, damaged;      /* findings */
     uint8_t *nodes[KV_TREE_DEPTH_MAX]; /* node_bytes each, one for each level, when needed */
 };
@@ -80,6 +81,17 @@ static inline bool kv_walk_incomplete(const struct kv_walk *walk)
     return walk->hole_count || walk->gap_count;
 }
 
+/*
+ * Note the blobs too that leaves hold which no tree reaches: after kv_walk_run, when nothing may
+ * be lost that could still be found. -ENOMEM.
+ */
+KV_MUST_CHECK int kv_walk_mark_leaked(struct kv_walk *walk);
+/*
+ * Read the stored version of a page that no tree reaches. *leaf: it is a sound leaf of the keys'
+ * tree. -ENOMEM.
+ */
+KV_MUST_CHECK int kv_walk_read_leaked(const struct kv_walk *walk, uint64_t page_id, uint8_t *node,
+                                      bool *leaf);
 /* The next page id >= *page_id that is in the map but that no tree reached; false: none. */
 bool kv_walk_next_leaked(const struct kv_walk *walk, uint64_t *page_id);
 

@@ -49,11 +49,10 @@ static int check_options(const struct kv_create_options *options, struct kv_erro
                      (unsigned long long)options->log_bytes, (unsigned long long)KV_LOG_BYTES_MIN);
         return -EINVAL;
     }
-    const bool zstd = options->codec.codec == KV_CODEC_ZSTD;
     if (options->codec.codec > KV_CODEC_ZSTD || options->codec.level < 0 ||
-        options->codec.level > (zstd ? 19 : 0)) {
-        kv_error_set(error, "codec level %d: zstd takes 1 to 19, the others none",
-                     options->codec.level);
+        options->codec.level > 19) {
+        kv_error_set(error, "codec %d level %d: codecs are none, lz4 and zstd, levels 1 to 19",
+                     (int)options->codec.codec, options->codec.level);
         return -EINVAL;
     }
     return 0;
@@ -175,8 +174,6 @@ static int plant_trees(struct kv_device *device, struct kv_disk_superblock *sb,
         err = kv_checkpoint_run(&store->checkpoint, true);
         pthread_mutex_unlock(&store->checkpoint.mutex);
     }
-    if (!err) /* the other slot too, so that one damaged copy is survived from the start */
-        err = kv_superblock_write(device, &store->checkpoint.superblock);
     if (!err)
         err = kv_superblock_write_backup(device, &store->checkpoint.superblock);
     if (!err)
@@ -303,11 +300,11 @@ int kv_image_info(const char *path, struct kv_image_info *info, struct kv_error 
     if (err)
         return err;
     struct kv_disk_superblock superblock;
-    bool damaged;
-    err = kv_superblock_read(device, path, false, &superblock, &damaged, error);
+    enum kv_superblock_twin twin;
+    err = kv_superblock_read(device, path, false, &superblock, &twin, error);
     if (!err) {
         kv_superblock_info(&superblock, info);
-        info->superblock_damaged = damaged;
+        info->superblock_damaged = twin != KV_TWIN_GOOD;
     }
     kv_device_close(device);
     return err;

@@ -537,6 +537,49 @@ static void say_busy(const char *path, const struct stat *image, struct kv_error
                  path, holder, name);
 }
 
+/* Was the process killed, and is only not gone yet? Its files close when it is. */
+static bool is_dying(int pid)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    FILE *status = fopen(path, "re");
+    if (!status)
+        return true; /* gone by now */
+    bool dying = false;
+    char line[256];
+    while (!dying && fgets(line, sizeof line, status)) {
+        char state;
+        unsigned long long pending;
+        if (sscanf(line, "State: %c", &state) == 1)
+            dying = state == 'Z' || state == 'X';
+        else if (sscanf(line, "SigPnd: %llx", &pending) == 1 ||
+                 sscanf(line, "ShdPnd: %llx", &pending) == 1)
+            dying = pending >> (SIGKILL - 1) & 1;
+    }
+    (void)fclose(status); /* was only read */
+    return dying;
+}
+
+/*
+ * Lock the image. A daemon that was killed holds its lock until the kernel has taken its memory
+ * apart, which takes a while; whoever starts the next one at once shall not be refused for that.
+ */
+static int take_lock(int fd, const struct stat *image)
+{
+    enum { WAIT_MS = 10, WAIT_MAX_MS = 5000 };
+    for (int waited = 0;; waited += WAIT_MS) {
+        if (!flock(fd, LOCK_EX | LOCK_NB))
+            return 0;
+        if (errno != EWOULDBLOCK)
+            return -errno;
+        const int holder = find_holder(image);
+        if (waited >= WAIT_MAX_MS || (holder && !is_dying(holder)))
+            return -EBUSY;
+        const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
+        (void)nanosleep(&pause, NULL); /* shorter is as good */
+    }
+}
+
 /* ---- opening ------------------------------------------------------------ */
 
 static void say_open_failed(const char *path, bool read_only, int err, struct kv_error *error)
@@ -665,8 +708,8 @@ int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
         err = -EAGAIN;
         goto out;
     }
-    if (!(flags & KV_DEVICE_NO_LOCK) && flock(file->fd, LOCK_EX | LOCK_NB)) {
-        err = errno == EWOULDBLOCK ? -EBUSY : -errno;
+    err = flags & KV_DEVICE_NO_LOCK ? 0 : take_lock(file->fd, &image);
+    if (err) {
         if (err == -EBUSY)
             say_busy(path, &image, error);
         else

@@ -47,9 +47,9 @@ struct kv_device_ops {
 /* Implementations embed this as their first member. */
 struct kv_device {
     const struct kv_device_ops *ops;
-    uint64_t block_count;            /* immutable after open */
-    bool direct_io;                  /* immutable after open */
-    struct kv_device_counts counts;  /* relaxed atomics (__atomic) */
+    uint64_t block_count;           /* immutable after open */
+    bool direct_io;                 /* immutable after open */
+    struct kv_device_counts counts; /* relaxed atomics (__atomic) */
 };
 
 enum kv_device_flags {

@@ -92,7 +92,7 @@ struct kv_disk_superblock {
     kv_le64 created_ns; /* since 1970 */
 
     /* What a checkpoint changes. */
-    kv_le64 sequence; /* +1 for each superblock written; the low bit chooses the slot */
+    kv_le64 sequence; /* +1 for each superblock; the low bit says which slot was first */
     kv_le64 epoch;
     kv_le64 written_ns;
     struct kv_disk_ptr map_root; /* identity: see KV_MAP_ID */

@@ -35,10 +35,10 @@ struct kv_batch;
 struct kv_cursor;
 struct kv_device; /* kv/device.h; only tests pass one */
 
-#define KV_KEY_MAX   512u          /* bytes of a key; the least is 1 */
-#define KV_VALUE_MAX (16u << 20)   /* bytes of a value given to kv_batch_put */
-#define KV_BLOB_MAX  (1u << 20)    /* bytes of one blob */
-#define KV_LABEL_MAX 63u           /* bytes */
+#define KV_KEY_MAX   512u        /* bytes of a key; the least is 1 */
+#define KV_VALUE_MAX (16u << 20) /* bytes of a value given to kv_batch_put */
+#define KV_BLOB_MAX  (1u << 20)  /* bytes of one blob */
+#define KV_LABEL_MAX 63u         /* bytes */
 
 enum kv_codec { KV_CODEC_NONE = 0, KV_CODEC_LZ4 = 1, KV_CODEC_ZSTD = 2 };
 
@@ -49,7 +49,7 @@ struct kv_codec_spec {
 
 /* What went wrong, for a person: names the thing and the remedy, one line, no newline. */
 struct kv_error {
-    char text[320];
+    char text[512];
 };
 
 /* ---- an image's life ---------------------------------------------------- */
@@ -92,7 +92,14 @@ struct kv_open_options {
     uint32_t hot_percent;         /* of the frames; 0 = 33 */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
     bool no_background;           /* tests: no threads; the caller checkpoints and syncs */
-    kv_log_fn *log;               /* NULL: standard error */
+    /*
+     * fsck: open what is damaged, as far as it goes, for kv_check to mend. The log may be
+     * damaged before its durable end (it ends there), the backup superblock is used when both
+     * copies are damaged, bitmaps that are damaged are made anew from the trees. What was
+     * done so is logged. May be combined with read_only.
+     */
+    bool repair;
+    kv_log_fn *log; /* NULL: standard error */
     void *log_context;
     struct kv_device *device; /* tests: instead of a path; closed by kv_close or a failed open */
 };
@@ -221,8 +228,8 @@ void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
  * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE).
  * The caller sees to it that the reference is not dropped meanwhile.
  */
-KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref,
-                               size_t offset, void *buf, size_t length);
+KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset,
+                               void *buf, size_t length);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
 
@@ -245,7 +252,7 @@ KV_MUST_CHECK int kv_batch_del_range(struct kv_batch *batch, const void *lower, 
                                      const void *upper, size_t upper_len); /* [lower, upper) */
 /*
  * Overwrite bytes at `offset` of a value; an absent key counts as empty, a gap becomes zeros.
- * One patch a key and batch, and none of a value of kv_batch_put_blob: -EINVAL.
+ * A value of kv_batch_put_blob can not be patched: -EINVAL, here or from kv_apply.
  */
 KV_MUST_CHECK int kv_batch_patch(struct kv_batch *batch, const void *key, size_t key_len,
                                  size_t offset, const void *bytes, size_t length);
@@ -280,8 +287,8 @@ KV_MUST_CHECK int kv_apply(struct kv_store *store, const struct kv_batch *batch,
                            uint64_t *position);
 
 /* One-operation batches. */
-KV_MUST_CHECK int kv_put(struct kv_store *store, const void *key, size_t key_len,
-                         const void *value, size_t value_len);
+KV_MUST_CHECK int kv_put(struct kv_store *store, const void *key, size_t key_len, const void *value,
+                         size_t value_len);
 KV_MUST_CHECK int kv_del(struct kv_store *store, const void *key, size_t key_len);
 
 /* ---- durability --------------------------------------------------------- */

@@ -166,6 +166,7 @@ static void shrink_cache(struct kv_pagemap *map, const struct map_block *keep)
     for (size_t steps = 2 * map->cached_count; map->cached_count > map->cached_max && steps;
          steps--) {
         struct map_block *block = map->hand;
+        KV_ASSERT(block);
         map->hand = block->ring_next;
         if (block->changed || block == keep)
             continue;
@@ -487,8 +488,8 @@ int kv_pagemap_drop(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id, bo
     const uint64_t leaf = page_id / KV_MAP_FANOUT;
     if (!err && (leaf < map->scan_next || leaf >= map->scan_end))
         kv_ignore(push_free_id(map, page_id)); /* no memory: unused until the next open */
-    KV_ASSERT(map->used_ids > 0);
-    map->used_ids--;
+    if (map->used_ids) /* a count from disk may be anything */
+        map->used_ids--;
     pthread_mutex_unlock(&map->mutex);
     return err;
 }
@@ -756,7 +757,7 @@ void kv_pagemap_written(struct kv_pagemap *map, uint64_t epoch)
     pthread_mutex_unlock(&map->mutex);
 }
 
-/* ---- walking, for the check ----------------------------------------------- */
+/* ---- walking and mending, for the check -------------------------------------- */
 
 static int walk_block(struct kv_pagemap *map, uint32_t level, uint64_t index,
                       const struct kv_disk_ptr *ptr, kv_pagemap_visit_fn *visit, void *context)
@@ -787,4 +788,76 @@ int kv_pagemap_walk(struct kv_pagemap *map, kv_pagemap_visit_fn *visit, void *co
     if (!root.depth || !kv_le64_get(root.ptr.block))
         return 0;
     return walk_block(map, root.depth - 1, 0, &root.ptr, visit, context);
+}
+
+/* Have the checkpoint of `epoch` write a block's path: give an id below it the place it has. */
+static int touch_below(struct kv_pagemap *map, uint64_t epoch, uint32_t level, uint64_t index)
+{
+    int err = -EUCLEAN;
+    for (unsigned i = 0; i < KV_MAP_FANOUT && err; i++) {
+        const uint64_t first = index * ids_below(level + 1) + i * ids_below(level);
+        const uint64_t page_id = first ? first : 1; /* id 0 is never a page */
+        struct kv_disk_ptr ptr;
+        err = get_locked(map, page_id, &ptr);
+        if (err == -ENOMEM)
+            break;
+        if (!err) {
+            map->newest_epoch = kv_max_u64(map->newest_epoch, epoch);
+            err = overlay_set(&map->overlays[epoch & 1], page_id, &ptr);
+        }
+    }
+    return err;
+}
+
+/* The pointer to a map block becomes null, in memory. */
+static int unhang(struct kv_pagemap *map, uint32_t level, uint64_t index)
+{
+    if (level + 1 == map->root.depth) {
+        memset(&map->root.ptr, 0, sizeof map->root.ptr);
+        return 0;
+    }
+    struct map_block *parent;
+    const int err = load_block(map, level + 1, index / KV_MAP_FANOUT, &parent);
+    if (err || !parent)
+        return err ? err : -EUCLEAN;
+    parent->changed = true; /* stays in memory until it is written */
+    memset(&parent->ptrs[index % KV_MAP_FANOUT], 0, sizeof parent->ptrs[0]);
+    return 0;
+}
+
+/* Forget the cached blocks at and below (level, index). */
+static void drop_below(struct kv_pagemap *map, uint32_t level, uint64_t index)
+{
+    for (size_t i = 0; i < HASH_BUCKETS; i++) {
+        struct map_block *next;
+        for (struct map_block *block = map->buckets[i]; block; block = next) {
+            next = block->hash_next;
+            if (block->level <= level && block->index / ids_below(level - block->level) == index)
+                drop_cached(map, block);
+        }
+    }
+}
+
+static int mend_locked(struct kv_pagemap *map, uint64_t epoch, uint32_t level, uint64_t index)
+{
+    if (level >= map->root.depth)
+        return -EUCLEAN;
+    if (find_cached(map, level, index)) {
+        const int err = touch_below(map, epoch, level, index);
+        if (!err || err == -ENOMEM)
+            return err;
+    }
+    const int err = unhang(map, level, index);
+    if (err)
+        return err;
+    drop_below(map, level, index);
+    return touch_below(map, epoch, level, index);
+}
+
+int kv_pagemap_mend(struct kv_pagemap *map, uint64_t epoch, uint32_t level, uint64_t index)
+{
+    pthread_mutex_lock(&map->mutex);
+    const int err = mend_locked(map, epoch, level, index);
+    pthread_mutex_unlock(&map->mutex);
+    return err;
 }

@@ -74,5 +74,12 @@ typedef int kv_pagemap_visit_fn(void *context, int level, uint64_t index,
                                 const struct kv_disk_ptr *ptr, int error);
 KV_MUST_CHECK int kv_pagemap_walk(struct kv_pagemap *map, kv_pagemap_visit_fn *visit,
                                   void *context);
+/*
+ * For repair: a map block can not be read, its parent can. The next checkpoint of `epoch`
+ * writes it anew: as it is in memory if it is, else without pointers. No frame may hold a
+ * page that it covers when a page id is taken next.
+ */
+KV_MUST_CHECK int kv_pagemap_mend(struct kv_pagemap *map, uint64_t epoch, uint32_t level,
+                                  uint64_t index);
 
 #endif

@@ -572,7 +572,7 @@ static int find_place(struct kv_pager *pager, struct load *load)
 /* Fill frames that are LOADING, all with one submission. Without the mutex. */
 static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
 {
-    struct kv_io ios[PREFETCH_MAX];
+    struct kv_io ios[PREFETCH_MAX] = {{.result = 0}};
     size_t io_count = 0;
     KV_ASSERT(count <= PREFETCH_MAX);
     for (size_t i = 0; i < count; i++) {
@@ -701,6 +701,21 @@ void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t 
             finish_load(pager, &loads[i]);
         wait_for_loads(pager, page_ids + at, now);
     }
+    pthread_mutex_unlock(&pager->mutex);
+}
+
+void kv_pager_drop_clean(struct kv_pager *pager)
+{
+    pthread_mutex_lock(&pager->mutex);
+    for (uint32_t i = 0; i < pager->cache.frame_count; i++) {
+        struct kv_frame *frame = frame_at(pager, i);
+        if (!page_id_of(frame) || frame->flags || frame->pins)
+            continue;
+        version_advance(frame); /* odd: whoever reads it now will see that it left */
+        frame->stored_bytes = 0;
+        kv_cache_remove(&pager->cache, i);
+    }
+    pthread_cond_broadcast(&pager->changed);
     pthread_mutex_unlock(&pager->mutex);
 }
 

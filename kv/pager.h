@@ -116,5 +116,7 @@ void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats);
  */
 KV_MUST_CHECK int kv_pager_read_stored(struct kv_pager *pager, uint64_t page_id,
                                        const struct kv_disk_ptr *ptr, void *out);
+/* For repair: whatever is in memory and not changed leaves it. */
+void kv_pager_drop_clean(struct kv_pager *pager);
 
 #endif

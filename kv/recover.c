@@ -72,15 +72,21 @@ static int scan_record(void *context, const void *body, size_t length, uint64_t 
     (void)epoch; /* kv_wal_end has the largest */
     size_t claimed = SIZE_MAX;
     const int err = each_new_blob(store, body, length, known_durable, &claimed, false);
-    if (err != -ECANCELED)
-        return err;
-    kv_ignore(each_new_blob(store, body, length, true, &claimed, true)); /* it just worked */
-    return -ECANCELED;
+    if (err) /* what could be claimed can be given back */
+        kv_ignore(each_new_blob(store, body, length, true, &claimed, true));
+    return err;
 }
 
 int kv_store_scan_log(struct kv_store *store, struct kv_error *error)
 {
     const int err = kv_wal_replay(store->wal, scan_record, store, &store->log_end);
+    if (store->repair && (err == -EBADMSG || err == -EUCLEAN)) {
+        store->log_damaged = true;
+        kv_store_log(store, KV_LOG_WARNING,
+                     "the log is damaged at position %llu, before its durable end; it ends there",
+                     (unsigned long long)store->log_end.position);
+        return 0;
+    }
     if (err == -EBADMSG || err == -EUCLEAN)
         kv_error_set(error,
                      "the log is damaged at position %llu, before its durable end; run fsck.kvfs",
@@ -110,8 +116,8 @@ static int replay_record(void *context, const void *body, size_t length, uint64_
     struct kv_store *store = replay->store;
     (void)epoch;
     (void)known_durable;
-    if (!replay->left)
-        return -ECANCELED;
+    if (!replay->left) /* here, as there, it ends in damage or it does not */
+        return store->log_damaged ? -EBADMSG : -ECANCELED;
     replay->left--;
     const uint64_t pages = kv_store_pages_needed(store, count_ops(body, length), length, 256);
     int err = kv_pager_reserve(store->pager, pages, true);
@@ -133,6 +139,14 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         pthread_mutex_unlock(&store->writer);
         if (!err && replay.left)
             err = -EUCLEAN;
+        if (store->repair && (err == -EBADMSG || err == -EUCLEAN)) {
+            if (replay.left)
+                kv_store_log(store, KV_LOG_WARNING,
+                             "%llu batches of the log can not be replayed (%s)",
+                             (unsigned long long)replay.left, strerror(-err));
+            store->log_damaged = true;
+            err = 0;
+        }
     }
     if (err) {
         kv_error_set(error, "the log can not be replayed (%s); run fsck.kvfs", strerror(-err));

@@ -15,7 +15,9 @@
  * superblock, copies stamped N remain although E stands. N must not become "newest, not newer
  * than the superblock" when a later checkpoint M >= N leaves the group alone. Hence a group
  * whose inactive copy is newer than E is dirty from the start: checkpoint M overwrites that
- * copy. If M dies as well, the copy is torn (and never valid again) or newer than E still.
+ * copy. The same goes for a copy that is torn: when a later checkpoint dies while it writes the
+ * copy again, the few blocks of it that reach the disk may be just what makes the old N whole.
+ * If M dies as well, the copy is torn or newer than E still.
  */
 #include "kv/space.h"
 
@@ -272,14 +274,9 @@ static void mark_free(struct kv_space *space, struct group *group, uint32_t firs
     space->whole_clusters += mended;
 }
 
-/* Make busy what is committed, and count. */
-static void busy_from_committed(struct kv_space *space, struct group *group)
+/* Count what the two views say. */
+static void count_group(const struct kv_space *space, struct group *group)
 {
-    memcpy(group->busy, group->committed, KV_GROUP_BITMAP_BYTES);
-    set_bits(group->busy, group->block_count, KV_GROUP_BLOCKS - group->block_count);
-    if (group->leaving)
-        memset(group->leaving, 0, KV_GROUP_BITMAP_BYTES);
-
     group->used_count = 0;
     group->free_count = 0;
     group->whole_clusters = 0;
@@ -293,11 +290,20 @@ static void busy_from_committed(struct kv_space *space, struct group *group)
     group->hole_bound = group->block_count;
 }
 
+/* Make busy what is committed, and count. */
+static void busy_from_committed(const struct kv_space *space, struct group *group)
+{
+    memcpy(group->busy, group->committed, KV_GROUP_BITMAP_BYTES);
+    set_bits(group->busy, group->block_count, KV_GROUP_BLOCKS - group->block_count);
+    if (group->leaving)
+        memset(group->leaving, 0, KV_GROUP_BITMAP_BYTES);
+    count_group(space, group);
+}
+
 static void sum_groups(struct kv_space *space)
 {
     space->free_blocks = 0;
     space->whole_clusters = 0;
-    space->deferred_blocks = 0;
     for (uint32_t i = 0; i < space->config.group_count; i++) {
         space->free_blocks += space->groups[i].free_count;
         space->whole_clusters += space->groups[i].whole_clusters;
@@ -544,23 +550,32 @@ static int space_new(struct kv_device *device, const struct kv_space_config *con
     return 0;
 }
 
+/* A copy that was never written, or wiped. */
+static bool copy_is_blank(const struct copy_image *image)
+{
+    static const struct kv_disk_bitmap_header blank;
+    return !memcmp(&image->header, &blank, sizeof blank);
+}
+
 /* Choose between the two copies just read of a group, see the head of this file. */
 static int load_group(struct kv_space *space, uint32_t index, uint64_t epoch,
                       const struct copy_image copies[2], const struct kv_io ios[2])
 {
     struct group *group = &space->groups[index];
     int best = -1;
-    bool newer = false;
+    bool rewrite = false; /* what is in the inactive copy may become dangerous */
     for (int copy = 0; copy < 2; copy++) {
         if (ios[copy].result) {
-            newer = true; /* unknown: treat it as the worst it can be */
+            rewrite = true; /* unknown: treat it as the worst it can be */
             continue;
         }
-        if (!copy_is_valid(&copies[copy], &space->config, index))
+        if (!copy_is_valid(&copies[copy], &space->config, index)) {
+            rewrite = rewrite || !copy_is_blank(&copies[copy]);
             continue;
+        }
         const uint64_t stamp = kv_le64_get(copies[copy].header.epoch);
         if (stamp > epoch)
-            newer = true;
+            rewrite = true;
         else if (best < 0 || stamp > kv_le64_get(copies[best].header.epoch))
             best = copy;
     }
@@ -573,7 +588,7 @@ static int load_group(struct kv_space *space, uint32_t index, uint64_t epoch,
     group->active = (uint8_t)best;
     group->active_epoch = kv_le64_get(copies[best].header.epoch);
     group->active_digest = kv_le64_get(copies[best].header.digest);
-    group->dirty = newer;
+    group->dirty = rewrite;
     memcpy(group->committed, copies[best].bits, KV_GROUP_BITMAP_BYTES);
     busy_from_committed(space, group);
     return 0;
@@ -636,10 +651,11 @@ out:
 int kv_space_open_empty(struct kv_device *device, const struct kv_space_config *config,
                         struct kv_space **out)
 {
-    struct kv_space *space;
+    struct kv_space *space = NULL;
     const int err = space_new(device, config, &space);
     if (err)
         return err;
+    KV_ASSERT(space);
     for (uint32_t i = 0; i < config->group_count; i++) {
         space->groups[i].active = 1; /* neither; the first checkpoint writes copy 0 */
         space->groups[i].dirty = true;
@@ -1090,7 +1106,32 @@ void kv_space_compare(struct kv_space *space, const uint64_t *seen, bool repair,
     if (repair) {
         changes_empty(&space->changes[0]);
         changes_empty(&space->changes[1]);
+        space->deferred_blocks = 0;
         sum_groups(space);
     }
+    pthread_mutex_unlock(&space->mutex);
+}
+
+void kv_space_mark(struct kv_space *space, const uint64_t *seen)
+{
+    pthread_mutex_lock(&space->mutex);
+    for (uint32_t i = 0; i < space->config.group_count; i++) {
+        struct group *group = &space->groups[i];
+        const uint64_t *seen_words = seen + (size_t)i * GROUP_WORDS;
+        struct run_part part =
+            run_parts(KV_GROUP_META_BLOCKS, group->block_count - KV_GROUP_META_BLOCKS);
+        uint64_t added = 0;
+        while (run_part_next(&part)) {
+            const uint64_t owned = seen_words[part.word] & part.mask;
+            added |= owned & ~group->committed[part.word];
+            group->committed[part.word] |= owned;
+            group->busy[part.word] |= owned;
+        }
+        if (!added)
+            continue;
+        count_group(space, group);
+        group->dirty = true;
+    }
+    sum_groups(space);
     pthread_mutex_unlock(&space->mutex);
 }

@@ -36,7 +36,7 @@ KV_MUST_CHECK int kv_space_format(struct kv_device *device, const struct kv_spac
 /*
  * Load for each group the newest valid copy whose epoch is <= `epoch`; the whole must match
  * `bitmap_digest` (-EBADMSG otherwise: rebuild with kv_space_open_empty). A group whose other
- * copy is newer than `epoch` (an unfinished checkpoint) is rewritten by the next checkpoint.
+ * copy is newer than `epoch` or torn (an unfinished checkpoint) is rewritten by the next one.
  */
 KV_MUST_CHECK int kv_space_open(struct kv_device *device, const struct kv_space_config *config,
                                 uint64_t epoch, uint64_t bitmap_digest, struct kv_space **space);
@@ -47,9 +47,9 @@ KV_MUST_CHECK int kv_space_open_empty(struct kv_device *device,
 void kv_space_close(struct kv_space *space);
 
 enum kv_space_purpose {
-    KV_SPACE_PAGE,  /* backed by a reservation: may break reserved clusters (the caller
-                       unreserves after); also page map blocks, from the emergency reserve */
-    KV_SPACE_DATA,  /* leaves reservations and the emergency reserve alone */
+    KV_SPACE_PAGE, /* backed by a reservation: may break reserved clusters (the caller
+                      unreserves after); also page map blocks, from the emergency reserve */
+    KV_SPACE_DATA, /* leaves reservations and the emergency reserve alone */
 };
 
 /*
@@ -124,5 +124,7 @@ void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats);
  */
 void kv_space_compare(struct kv_space *space, const uint64_t *seen, bool repair, uint64_t *leaked,
                       uint64_t *unmarked);
+/* For repair: what is in `seen` is committed and busy from now on; nothing becomes free. */
+void kv_space_mark(struct kv_space *space, const uint64_t *seen);
 
 #endif

@@ -8,6 +8,7 @@
  */
 #include "kv/store.h"
 
+#include "kv/check_repair.h"
 #include "kv/error.h"
 
 #include <stdarg.h>
@@ -70,6 +71,12 @@ static void on_page_damage(void *context, uint64_t page_id, int error)
 
 /* ---- assembling the layers ----------------------------------------------------------- */
 
+/* Does this error say that the image is damaged? */
+static bool is_damage(int error)
+{
+    return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
+}
+
 static int open_space(struct kv_store *store, const struct kv_disk_superblock *sb)
 {
     const uint64_t first = kv_le64_get(sb->group_first_block);
@@ -81,8 +88,15 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
                                 first + (uint64_t)groups * KV_GROUP_BLOCKS),
         .cluster_blocks = (uint32_t)(store->node_bytes / KV_BLOCK_BYTES),
         .log_id = kv_superblock_log_id(sb)};
-    return kv_space_open(store->device, &config, kv_le64_get(sb->epoch),
-                         kv_le64_get(sb->bitmap_digest), &store->space);
+    int err = kv_space_open(store->device, &config, kv_le64_get(sb->epoch),
+                            kv_le64_get(sb->bitmap_digest), &store->space);
+    if (store->repair && is_damage(err)) {
+        kv_store_log(store, KV_LOG_WARNING,
+                     "the allocation bitmaps are damaged (%s); they are made anew", strerror(-err));
+        store->bitmaps_rebuilt = true;
+        err = kv_space_open_empty(store->device, &config, &store->space);
+    }
+    return err;
 }
 
 static int open_pages(struct kv_store *store, const struct kv_disk_superblock *sb,
@@ -119,6 +133,27 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     return err;
 }
 
+static void close_pages(struct kv_store *store)
+{
+    for (unsigned i = 0; i < KV_TREE_COUNT; i++)
+        kv_btree_release(&store->trees[i]);
+    kv_pager_close(store->pager);
+    kv_pagemap_close(store->map);
+    store->pager = NULL;
+    store->map = NULL;
+}
+
+/* The space is empty: before anything is allocated, mark what the superblock's trees own. */
+static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock *sb)
+{
+    const struct kv_open_options least = {.memory_budget_bytes = BUDGET_MIN};
+    int err = open_pages(store, sb, &least, kv_le64_get(sb->epoch) + 1);
+    if (!err)
+        err = kv_check_mark_durable(store, sb);
+    close_pages(store);
+    return err;
+}
+
 int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
                       const struct kv_open_options *options, struct kv_error *error)
 {
@@ -137,6 +172,11 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->blobs.space = store->space;
     store->blobs.buffers = store->buffers;
     store->blobs.codec = (struct kv_codec_spec){.codec = sb->codec, .level = sb->codec_level};
+    if (store->bitmaps_rebuilt) {
+        err = rebuild_space(store, sb);
+        if (err)
+            return err;
+    }
     const struct kv_wal_config config = {.first_block = kv_le64_get(sb->log_first_block),
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),
@@ -164,7 +204,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->checkpoint.wal = store->wal;
     store->checkpoint.superblock = *sb;
     kv_superblock_info(sb, &store->info);
-    store->info.superblock_damaged = store->superblock_damaged;
+    store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     atomic_init(&store->checkpoint.epoch, epoch);
     /* Often enough that the log does not fill up, and that neither a replay nor what is noted
      * for each moved page grows out of proportion to the memory. */
@@ -176,10 +216,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
 
 void kv_store_disassemble(struct kv_store *store)
 {
-    for (unsigned i = 0; i < KV_TREE_COUNT; i++)
-        kv_btree_release(&store->trees[i]);
-    kv_pager_close(store->pager);
-    kv_pagemap_close(store->map);
+    close_pages(store);
     kv_wal_close(store->wal);
     kv_space_close(store->space);
     kv_buffers_free(store->buffers);
@@ -356,6 +393,7 @@ static struct kv_store *store_for(const struct kv_open_options *options)
         return NULL;
     store->device = options->device;
     store->read_only = options->read_only;
+    store->repair = options->repair;
     store->sync = options->sync;
     store->commit_interval_ms =
         options->commit_interval_ms ? options->commit_interval_ms : INTERVAL_DEFAULT;
@@ -386,6 +424,24 @@ static int open_device(struct kv_store *store, const char *path,
     return err;
 }
 
+static int read_superblock(struct kv_store *store, const char *name,
+                           struct kv_disk_superblock *superblock, struct kv_error *error)
+{
+    int err =
+        kv_superblock_read(store->device, name, false, superblock, &store->superblock_twin, error);
+    if (!store->repair || !is_damage(err))
+        return err;
+    enum kv_superblock_twin neither;
+    err = kv_superblock_read(store->device, name, true, superblock, &neither, error);
+    if (err)
+        return err;
+    kv_store_log(store, KV_LOG_WARNING,
+                 "%s: both superblocks are damaged; the backup at the end of the image is used",
+                 name);
+    store->superblocks_lost = true;
+    return 0;
+}
+
 int kv_open(const char *path, const struct kv_open_options *given, struct kv_store **out,
             struct kv_error *error)
 {
@@ -409,13 +465,13 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     int err = open_device(store, path, options, error);
     if (err)
         goto fail;
-    err = kv_superblock_read(store->device, name, false, &superblock, &store->superblock_damaged,
-                             error);
+    err = read_superblock(store, name, &superblock, error);
     if (err)
         goto fail;
-    if (store->superblock_damaged)
-        kv_store_log(store, KV_LOG_WARNING,
-                     "%s: one superblock is damaged, the other one is used; run fsck.kvfs", name);
+    if (store->superblock_twin != KV_TWIN_GOOD)
+        kv_store_log(store, KV_LOG_WARNING, "%s: one superblock is %s, the other one is used%s",
+                     name, store->superblock_twin == KV_TWIN_TORN ? "torn" : "damaged",
+                     options->read_only ? "" : " and both are written anew");
     if (!options->read_only &&
         (kv_le64_get(superblock.feature_rocompat) & ~KV_FEATURE_ROCOMPAT_KNOWN)) {
         kv_error_set(error, "%s: uses features that this version can only read; open it read-only",
@@ -424,6 +480,8 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
         goto fail;
     }
     err = kv_store_assemble(store, &superblock, options, &inner);
+    if (!err && options->repair && store->log_end.records)
+        err = kv_check_mend_before_replay(store);
     if (!err)
         err = kv_store_replay(store, &inner);
     if (err) {
@@ -450,9 +508,6 @@ int kv_close(struct kv_store *store)
     int err = 0;
     if (!store->read_only) {
         err = kv_store_checkpoint(store, true, true);
-        /* The other slot too: with what is at rest, one damaged copy must cost nothing. */
-        if (!err)
-            err = kv_superblock_write(store->device, &store->checkpoint.superblock);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
         if (!err)

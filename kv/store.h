@@ -31,7 +31,9 @@ struct kv_store {
     /* immutable after open */
     size_t node_bytes;
     bool read_only;
-    bool superblock_damaged;
+    enum kv_superblock_twin superblock_twin; /* as found at open */
+    bool repair;                             /* as in kv_open_options; it finds the next three */
+    bool superblocks_lost, bitmaps_rebuilt, log_damaged;
     struct kv_image_info info; /* as it was opened */
     struct kv_wal_end log_end; /* as found at open */
     enum kv_sync_mode sync;

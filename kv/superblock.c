@@ -2,7 +2,8 @@
  * kv/superblock.c: the two superblocks and their backup: read, judge, write.
  *
  * Owns       blocks 0 and 256, and the last block of the image.
- * Invariant  slots are written in turn, so a torn write leaves the other one whole.
+ * Invariant  a new superblock goes to one slot, is flushed, and only then to the other one: a
+ *            torn write leaves a whole copy, and later damage to either copy loses nothing.
  * Locks      none.
  */
 #include "kv/superblock.h"
@@ -122,8 +123,20 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
     return -EMEDIUMTYPE;
 }
 
+/*
+ * Why may the copy beside `best` be bad? With sequence s the slot that s selects was written
+ * first and the other one after it; s + 1 will begin with that other one. So a power cut tears
+ * only the slot that s does not select; and after a clean close neither is being written.
+ */
+static enum kv_superblock_twin judge_twin(const struct kv_disk_superblock *best, unsigned slot)
+{
+    const bool selected = (kv_le64_get(best->sequence) & 1) == slot;
+    return selected && best->clean != 1 ? KV_TWIN_TORN : KV_TWIN_DAMAGED;
+}
+
 int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
-                       struct kv_disk_superblock *out, bool *other_damaged, struct kv_error *error)
+                       struct kv_disk_superblock *out, enum kv_superblock_twin *twin,
+                       struct kv_error *error)
 {
     struct kv_disk_superblock copies[2];
     const uint64_t blocks[2] = {KV_SUPERBLOCK_A_BLOCK, KV_SUPERBLOCK_B_BLOCK};
@@ -145,8 +158,8 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
     int err = 0;
     int best = -1;
     for (int i = 0; i < 2; i++)
-        if (!results[i] && (best < 0 || kv_le64_get(copies[i].sequence) >
-                                            kv_le64_get(copies[best].sequence)))
+        if (!results[i] &&
+            (best < 0 || kv_le64_get(copies[i].sequence) > kv_le64_get(copies[best].sequence)))
             best = i;
     if (best < 0 && with_backup && device->block_count > KV_LOG_FIRST_BLOCK) {
         err = kv_device_read(device, device->block_count - 1, 1, io);
@@ -158,7 +171,7 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
         err = refuse(name, results, copies, error);
     } else {
         *out = copies[best];
-        *other_damaged = results[1 - best] != 0;
+        *twin = results[1 - best] ? judge_twin(out, (unsigned)best) : KV_TWIN_GOOD;
         err = judge_image(device, name, out, error);
     }
     free(io);
@@ -179,7 +192,11 @@ int kv_superblock_write(struct kv_device *device, struct kv_disk_superblock *sup
                           .block = sequence & 1 ? KV_SUPERBLOCK_B_BLOCK : KV_SUPERBLOCK_A_BLOCK,
                           .block_count = 1,
                           .buf = io};
-    const int err = kv_device_submit(device, &write, 1, true);
+    int err = kv_device_submit(device, &write, 1, true);
+    if (!err) {
+        write.block = KV_SUPERBLOCK_A_BLOCK + KV_SUPERBLOCK_B_BLOCK - write.block;
+        err = kv_device_submit(device, &write, 1, false);
+    }
     free(io);
     return err;
 }

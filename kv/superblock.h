@@ -9,15 +9,25 @@
 #include "kv/device.h"
 #include "kv/format.h"
 
-/* Pick the newest valid superblock. *other_damaged: one copy failed its checks.
+/* What became of the copy that was not chosen. */
+enum kv_superblock_twin {
+    KV_TWIN_GOOD,
+    KV_TWIN_TORN,    /* fails its checks, and a power cut while it was written explains that */
+    KV_TWIN_DAMAGED, /* fails its checks, and was not about to be written */
+};
+
+/* Pick the newest valid superblock.
  * with_backup: try the copy at the end of the image when both are damaged (fsck).
  * Returns 0; -EMEDIUMTYPE not an image; -EPROTONOSUPPORT version or feature; -EBADMSG both
  * copies damaged; -ENODATA the image is shorter than it says; -EUCLEAN; -EIO. */
 KV_MUST_CHECK int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
-                                     struct kv_disk_superblock *superblock, bool *other_damaged,
-                                     struct kv_error *error);
+                                     struct kv_disk_superblock *superblock,
+                                     enum kv_superblock_twin *twin, struct kv_error *error);
 
-/* Stamp the next sequence and the digest, write into the slot that it selects, flush. */
+/*
+ * Stamp the next sequence and the digest, write into the slot that it selects, flush; then
+ * into the other slot, which the next flush makes durable.
+ */
 KV_MUST_CHECK int kv_superblock_write(struct kv_device *device,
                                       struct kv_disk_superblock *superblock);
 /* Copy the superblock (as last written) to the end of the image. Not flushed. */

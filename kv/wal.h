@@ -35,15 +35,16 @@ void kv_wal_close(struct kv_wal *wal); /* writes nothing */
 /*
  * Called for each whole record in order. `epoch` is that of the block in which it begins;
  * `known_durable` says that a later block vouches for it. Return 0 to go on, -ECANCELED to end
- * the log before this record (its data did not reach the disk), another error to fail.
+ * the log before this record (its data did not reach the disk), -EBADMSG or -EUCLEAN to end it
+ * there as damaged, another error to fail.
  */
 typedef int kv_wal_visit_fn(void *context, const void *body, size_t length, uint64_t epoch,
                             bool known_durable);
 
 struct kv_wal_end {
-    uint64_t position;   /* the first position that is not part of the log any more */
-    uint64_t records;    /* visited and accepted */
-    uint64_t epoch_max;  /* largest epoch seen in a block; 0 when the log is empty */
+    uint64_t position;  /* the first position that is not part of the log any more */
+    uint64_t records;   /* visited and accepted */
+    uint64_t epoch_max; /* largest epoch seen in a block; 0 when the log is empty */
 };
 
 /*
@@ -70,8 +71,8 @@ KV_MUST_CHECK int kv_wal_room(struct kv_wal *wal, size_t length);
  * flushed when 8 MiB are not durable. *position: kv_wal_sync to it makes the record durable.
  * Returns 0, or the error that turned the log unusable.
  */
-KV_MUST_CHECK int kv_wal_append(struct kv_wal *wal, const void *body, size_t length,
-                                uint64_t epoch, uint64_t *position);
+KV_MUST_CHECK int kv_wal_append(struct kv_wal *wal, const void *body, size_t length, uint64_t epoch,
+                                uint64_t *position);
 
 /* Where appending is now: syncing to it makes everything appended so far durable. */
 uint64_t kv_wal_position(struct kv_wal *wal);

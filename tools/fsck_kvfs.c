@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fs/check.h"
+#include "fs/fsck.h"
 #include "kv/base.h"
 #include "kv/kv.h"
 #include "tools/json.h"
@@ -28,8 +28,8 @@ static const char usage[] =
     "mends, unless told what to do:\n"
     "\n"
     "  -n, --no-changes  only look; nothing is written\n"
-    "  -p, --preen       mend without asking (-a is the same)\n"
-    "  -y, --yes         mend without asking, answering yes to everything\n"
+    "  -p, --preen       mend without asking what can be mended without loss (-a is the same)\n"
+    "  -y, --yes         mend everything without asking, also where something is lost\n"
     "  -f, --force       check also when the image was closed cleanly\n"
     "  -v, --verbose     say what is done and what was counted\n"
     "  -j, --json        one JSON object on standard output\n"
@@ -40,7 +40,7 @@ static const char usage[] =
     "\n"
     "Example: fsck.kvfs -n -f data.img\n";
 
-enum repair_mode { REPAIR_ASK, REPAIR_NEVER, REPAIR_ALWAYS };
+enum repair_mode { REPAIR_ASK, REPAIR_NEVER, REPAIR_SAFELY, REPAIR_ALWAYS };
 
 struct request {
     const char *image;
@@ -58,6 +58,7 @@ struct outcome {
     enum phase phase;
     const char *part;              /* that is being checked: "store" or "filesystem" */
     uint64_t found, left;          /* worse than a note: at first, and in the end */
+    uint64_t damaged;              /* of those found: to be mended only with loss */
     struct kv_check_result counts; /* of the store */
 };
 
@@ -130,7 +131,9 @@ static int parse(int argc, char **argv, struct request *request)
                 return TOOL_FSCK_USAGE;
             }
             chosen = option;
-            request->repair = option == 'n' ? REPAIR_NEVER : REPAIR_ALWAYS;
+            request->repair = option == 'n'   ? REPAIR_NEVER
+                              : option == 'p' ? REPAIR_SAFELY
+                                              : REPAIR_ALWAYS;
             break;
         case 'f':
             request->force = true;
@@ -186,17 +189,22 @@ static int check_pass(struct kv_store *store, bool repair, struct outcome *outco
     if (err)
         return err;
     outcome->counts = in_store;
+    if (outcome->phase == PHASE_LOOK)
+        outcome->damaged = in_store.damaged + in_fs.damaged;
     *found = in_store.repairable + in_store.damaged + in_fs.repairable + in_fs.damaged;
     return 0;
 }
 
-static bool confirm(const struct request *request, uint64_t found)
+static bool confirm(const struct outcome *outcome)
 {
+    const struct request *request = outcome->request;
+    if (request->repair == REPAIR_SAFELY)
+        return outcome->damaged == 0;
     if (request->repair != REPAIR_ASK)
         return request->repair == REPAIR_ALWAYS;
     char answer[16];
-    printf("%s: %llu findings; mend what can be mended? (y/N) ", request->image,
-           (unsigned long long)found);
+    printf("%s: %llu findings, %llu of them with loss; mend them? (y/N) ", request->image,
+           (unsigned long long)outcome->found, (unsigned long long)outcome->damaged);
     (void)fflush(stdout); /* a prompt that is not seen is answered with no */
     return fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
 }
@@ -206,7 +214,7 @@ static int check_and_mend(struct kv_store *store, struct outcome *outcome)
 {
     int err = check_pass(store, false, outcome, &outcome->found);
     outcome->left = outcome->found;
-    if (err || outcome->found == 0 || !confirm(outcome->request, outcome->found))
+    if (err || outcome->found == 0 || !confirm(outcome))
         return err;
 
     outcome->phase = PHASE_MEND;
@@ -224,8 +232,12 @@ static int check_and_mend(struct kv_store *store, struct outcome *outcome)
 static int check_image(struct outcome *outcome, struct kv_error *error)
 {
     const struct request *request = outcome->request;
-    const struct kv_open_options options = {
-        .read_only = request->repair == REPAIR_NEVER, .log = log_line, .log_context = outcome};
+    /* To get in past damage is to decide what is lost: never by itself, and not before asking. */
+    const bool past_damage = request->repair == REPAIR_NEVER || request->repair == REPAIR_ALWAYS;
+    const struct kv_open_options options = {.read_only = request->repair == REPAIR_NEVER,
+                                            .repair = past_damage,
+                                            .log = log_line,
+                                            .log_context = outcome};
     struct kv_store *store;
     int err = kv_open(request->image, &options, &store, error);
     if (err)
@@ -282,7 +294,7 @@ static void print_summary(const struct outcome *outcome, bool skipped, int statu
         printf("%s: checked, nothing wrong\n", image);
     else if (status == TOOL_FSCK_CORRECTED)
         printf("%s: %llu findings, all mended\n", image, (unsigned long long)outcome->found);
-    else if (status == TOOL_FSCK_UNCORRECTED && outcome->request->repair == REPAIR_NEVER)
+    else if (status == TOOL_FSCK_UNCORRECTED && outcome->phase == PHASE_LOOK)
         printf("%s: %llu findings; fsck.kvfs -y mends what can be mended\n", image,
                (unsigned long long)outcome->left);
     else if (status == TOOL_FSCK_UNCORRECTED)

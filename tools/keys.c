@@ -1,8 +1,8 @@
 /*
- * tools/keys.c: the keys of a target: paths, recursion and the words of errors.
+ * tools/keys.c: the keys of a target: what is well formed, recursion, the words of errors.
  *
- * Owns       the open target; directories in hand are left again by the function that entered.
- * Invariant  nothing reaches a backend but well-formed components.
+ * Owns       the open target.
+ * Invariant  nothing reaches a backend but well-formed keys, and "" for the top.
  */
 #include "tools/keys.h"
 
@@ -11,10 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "kv/base.h"
 #include "tools/keys_backend.h"
 #include "tools/options.h"
 
@@ -57,11 +55,12 @@ int keys_read_full(int fd, void *bytes, size_t length, size_t *got)
     return 0;
 }
 
-void keys_temporary_name(char name[64])
+char *keys_join(const char *path, const char *name)
 {
-    struct timespec now;
-    (void)clock_gettime(CLOCK_REALTIME, &now); /* can not fail for this clock */
-    snprintf(name, 64, ".kvfs-put-%d-%lld%09ld", (int)getpid(), (long long)now.tv_sec, now.tv_nsec);
+    char *joined;
+    if (asprintf(&joined, "%s%s%s", path, *path ? "/" : "", name) < 0)
+        return NULL;
+    return joined;
 }
 
 /* ---- open and close -------------------------------------------------------------- */
@@ -108,8 +107,6 @@ int tool_keys_close(struct tool_keys *keys, struct kv_error *error)
     return err;
 }
 
-/* ---- walking ------------------------------------------------------------------- */
-
 /* Put the words for a failure at a key together. Returns err. */
 static int describe(const char *key, int err, struct kv_error *error)
 {
@@ -133,52 +130,6 @@ static int describe(const char *key, int err, struct kv_error *error)
             words = remedies[i].words;
     snprintf(error->text, sizeof error->text, "%.150s: %s", key, words);
     return err;
-}
-
-/* Leave a directory unless it is the root, which is not ours to leave. */
-static void leave(struct tool_keys *keys, keys_dir dir)
-{
-    if (dir != keys->ops->root(keys->backend))
-        keys->ops->leave(keys->backend, dir);
-}
-
-/* The directory `name` in `dir`; make: it may have to be made. */
-static int enter(struct tool_keys *keys, keys_dir dir, const char *name, bool make, keys_dir *child)
-{
-    int err = keys->ops->enter(keys->backend, dir, name, child);
-    if (err != -ENOENT || !make)
-        return err;
-    err = keys->ops->make(keys->backend, dir, name);
-    if (err && err != -EEXIST) /* someone else was faster */
-        return err;
-    return keys->ops->enter(keys->backend, dir, name, child);
-}
-
-/*
- * Walk to the directory that holds a key.
- *
- * key   well formed.
- * dir   out: to be left by the caller.
- * last  out: points to the last component in `key`.
- */
-static int walk(struct tool_keys *keys, const char *key, bool make, keys_dir *dir,
-                const char **last)
-{
-    keys_dir at = keys->ops->root(keys->backend);
-    const char *component = key;
-    for (const char *slash; (slash = strchr(component, '/')); component = slash + 1) {
-        char name[256];
-        keys_dir child;
-        snprintf(name, sizeof name, "%.*s", (int)(slash - component), component);
-        const int err = enter(keys, at, name, make, &child);
-        leave(keys, at);
-        if (err)
-            return err;
-        at = child;
-    }
-    *dir = at;
-    *last = component;
-    return 0;
 }
 
 /* ---- listing ---------------------------------------------------------------------- */
@@ -224,16 +175,6 @@ static void listing_release(struct listing *listing)
     free(listing->entries);
 }
 
-/* All of a directory, in byte order of names. The caller releases `listing` in any case. */
-static int read_directory(struct tool_keys *keys, keys_dir dir, struct listing *listing)
-{
-    *listing = (struct listing){0};
-    const int err = keys->ops->list(keys->backend, dir, collect, listing);
-    if (!err && listing->count > 0)
-        qsort(listing->entries, listing->count, sizeof *listing->entries, compare_names);
-    return err;
-}
-
 /* What a listing in progress carries along. */
 struct visit {
     struct tool_keys *keys;
@@ -241,15 +182,6 @@ struct visit {
     tool_entry_fn *visit;
     void *context;
 };
-
-static char *join(const char *prefix, const char *name)
-{
-    char *path;
-    const bool has_prefix = prefix && *prefix;
-    if (asprintf(&path, "%s%s%s", has_prefix ? prefix : "", has_prefix ? "/" : "", name) < 0)
-        return NULL;
-    return path;
-}
 
 static void visit_entry(const struct visit *visit, const char *path,
                         const struct keys_attributes *attributes)
@@ -261,36 +193,29 @@ static void visit_entry(const struct visit *visit, const char *path,
     visit->visit(visit->context, &entry);
 }
 
-/* Visit the entries of `dir`, whose key is `prefix`. */
-static int list_directory(const struct visit *visit, keys_dir dir, const char *prefix)
+/* Visit what is in the directory `path`, in byte order of names. */
+static int list_directory(const struct visit *visit, const char *path)
 {
-    struct tool_keys *keys = visit->keys;
-    struct listing listing;
-    char *path = NULL;
-    int err = read_directory(keys, dir, &listing);
+    const struct keys_backend_ops *ops = visit->keys->ops;
+    struct listing listing = {0};
+    int err = ops->list(visit->keys->backend, path, collect, &listing);
+    if (!err && listing.count > 0)
+        qsort(listing.entries, listing.count, sizeof *listing.entries, compare_names);
     for (size_t i = 0; !err && i < listing.count; i++) {
         const struct listed *entry = &listing.entries[i];
-        free(path);
-        path = join(prefix, entry->name);
-        if (!path) {
+        char *below = keys_join(path, entry->name);
+        if (!below) {
             err = -ENOMEM;
             break;
         }
-        visit_entry(visit, path, &entry->attributes);
-        if (!visit->recursive || !S_ISDIR(entry->attributes.mode))
-            continue;
-        keys_dir child;
-        err = keys->ops->enter(keys->backend, dir, entry->name, &child);
-        if (err == -ENOENT) { /* removed meanwhile */
-            err = 0;
-            continue;
+        visit_entry(visit, below, &entry->attributes);
+        if (visit->recursive && S_ISDIR(entry->attributes.mode)) {
+            err = list_directory(visit, below);
+            if (err == -ENOENT) /* removed meanwhile */
+                err = 0;
         }
-        if (err)
-            break;
-        err = list_directory(visit, child, path);
-        keys->ops->leave(keys->backend, child);
+        free(below);
     }
-    free(path);
     listing_release(&listing);
     return err;
 }
@@ -300,48 +225,39 @@ int tool_keys_list(struct tool_keys *keys, const char *key, bool recursive, tool
 {
     const struct visit visiting = {
         .keys = keys, .recursive = recursive, .visit = visit, .context = context};
-    if (!key) {
-        const int err = list_directory(&visiting, keys->ops->root(keys->backend), "");
-        return err ? describe(keys->target, err, error) : 0;
-    }
-    int err = tool_check_key(key, error);
+    int err = key ? tool_check_key(key, error) : 0;
     if (err)
         return err;
-    keys_dir parent;
-    const char *name;
-    err = walk(keys, key, false, &parent, &name);
-    if (err)
-        return describe(key, err, error);
-    struct keys_attributes attributes;
-    err = keys->ops->look(keys->backend, parent, name, &attributes);
-    if (!err && S_ISDIR(attributes.mode)) {
-        keys_dir dir;
-        err = keys->ops->enter(keys->backend, parent, name, &dir);
-        if (!err) {
-            err = list_directory(&visiting, dir, key);
-            keys->ops->leave(keys->backend, dir);
-        }
-    } else if (!err) {
+    struct keys_attributes attributes = {.mode = S_IFDIR};
+    if (key)
+        err = keys->ops->look(keys->backend, key, &attributes);
+    if (!err && S_ISDIR(attributes.mode))
+        err = list_directory(&visiting, key ? key : "");
+    else if (!err)
         visit_entry(&visiting, key, &attributes);
-    }
-    leave(keys, parent);
-    return err ? describe(key, err, error) : 0;
+    return err ? describe(key ? key : keys->target, err, error) : 0;
 }
 
 /* ---- values ------------------------------------------------------------------------ */
+
+/* 0 if there is a value under a key; -EISDIR or -EMEDIUMTYPE if something else is. */
+static int look_for_value(struct tool_keys *keys, const char *key)
+{
+    struct keys_attributes attributes = {0};
+    const int err = keys->ops->look(keys->backend, key, &attributes);
+    if (err || S_ISREG(attributes.mode))
+        return err;
+    return S_ISDIR(attributes.mode) ? -EISDIR : -EMEDIUMTYPE;
+}
 
 int tool_keys_get(struct tool_keys *keys, const char *key, int out_fd, struct kv_error *error)
 {
     int err = tool_check_key(key, error);
     if (err)
         return err;
-    keys_dir dir;
-    const char *name;
-    err = walk(keys, key, false, &dir, &name);
-    if (err)
-        return describe(key, err, error);
-    err = keys->ops->get(keys->backend, dir, name, out_fd);
-    leave(keys, dir);
+    err = look_for_value(keys, key);
+    if (!err)
+        err = keys->ops->get(keys->backend, key, out_fd);
     return err ? describe(key, err, error) : 0;
 }
 
@@ -350,39 +266,10 @@ int tool_keys_put(struct tool_keys *keys, const char *key, int in_fd, struct kv_
     int err = tool_check_key(key, error);
     if (err)
         return err;
-    keys_dir dir;
-    const char *name;
-    err = walk(keys, key, true, &dir, &name);
-    if (err)
-        return describe(key, err, error);
-    struct keys_attributes old;
-    err = keys->ops->look(keys->backend, dir, name, &old);
-    if (!err && !S_ISREG(old.mode))
-        err = S_ISDIR(old.mode) ? -EISDIR : -EMEDIUMTYPE;
+    err = look_for_value(keys, key);
     if (!err || err == -ENOENT)
-        err = keys->ops->put(keys->backend, dir, name, in_fd);
-    leave(keys, dir);
+        err = keys->ops->put(keys->backend, key, in_fd);
     return err ? describe(key, err, error) : 0;
-}
-
-/* Remove `name` in `dir`, and what is in it first. */
-static int remove_tree(struct tool_keys *keys, keys_dir dir, const char *name)
-{
-    struct listing listing;
-    keys_dir child;
-    int err = keys->ops->enter(keys->backend, dir, name, &child);
-    if (err)
-        return err;
-    err = read_directory(keys, child, &listing);
-    for (size_t i = 0; !err && i < listing.count; i++) {
-        const struct listed *entry = &listing.entries[i];
-        err = S_ISDIR(entry->attributes.mode)
-                  ? remove_tree(keys, child, entry->name)
-                  : keys->ops->remove(keys->backend, child, entry->name, false);
-    }
-    listing_release(&listing);
-    keys->ops->leave(keys->backend, child);
-    return err ? err : keys->ops->remove(keys->backend, dir, name, true);
 }
 
 int tool_keys_remove(struct tool_keys *keys, const char *key, bool recursive,
@@ -391,17 +278,6 @@ int tool_keys_remove(struct tool_keys *keys, const char *key, bool recursive,
     int err = tool_check_key(key, error);
     if (err)
         return err;
-    keys_dir dir;
-    const char *name;
-    err = walk(keys, key, false, &dir, &name);
-    if (err)
-        return describe(key, err, error);
-    struct keys_attributes attributes;
-    err = keys->ops->look(keys->backend, dir, name, &attributes);
-    if (!err && !S_ISDIR(attributes.mode))
-        err = keys->ops->remove(keys->backend, dir, name, false);
-    else if (!err)
-        err = recursive ? remove_tree(keys, dir, name) : -EISDIR;
-    leave(keys, dir);
+    err = keys->ops->remove(keys->backend, key, recursive);
     return err ? describe(key, err, error) : 0;
 }

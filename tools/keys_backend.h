@@ -1,8 +1,8 @@
 /*
  * tools/keys_backend.h: what a kind of target offers to tools/keys.c.
  *
- * A backend works on one directory at a time, named by a handle; keys.c walks the paths,
- * recurses and words the errors. Functions return 0 or a negative errno.
+ * Paths are well-formed keys (keys.c has checked them); "" is the top of the target. Functions
+ * return 0 or a negative errno; keys.c finds the words. No symlink is followed.
  */
 #ifndef TOOLS_KEYS_BACKEND_H
 #define TOOLS_KEYS_BACKEND_H
@@ -13,30 +13,26 @@
 
 struct keys_backend; /* an open target; each kind has its own */
 
-/* A directory in use: a file descriptor or an inode number. */
-typedef int64_t keys_dir;
-
 struct keys_attributes {
     mode_t mode;
     uint64_t size;
-    int64_t mtime_ns;
+    int64_t mtime_ns; /* since 1970 */
 };
 
+/* Something other than 0 ends the listing and is returned from it. */
 typedef int keys_name_fn(void *context, const char *name, const struct keys_attributes *attributes);
 
 struct keys_backend_ops {
-    keys_dir (*root)(struct keys_backend *backend); /* not to be released */
-    int (*enter)(struct keys_backend *backend, keys_dir dir, const char *name, keys_dir *child);
-    int (*make)(struct keys_backend *backend, keys_dir dir, const char *name); /* -EEXIST */
-    void (*leave)(struct keys_backend *backend, keys_dir dir);
-    int (*look)(struct keys_backend *backend, keys_dir dir, const char *name,
-                struct keys_attributes *attributes);
-    /* In any order; ends with what `visit` returns, if that is not 0. */
-    int (*list)(struct keys_backend *backend, keys_dir dir, keys_name_fn *visit, void *context);
-    int (*get)(struct keys_backend *backend, keys_dir dir, const char *name, int out_fd);
-    int (*put)(struct keys_backend *backend, keys_dir dir, const char *name, int in_fd);
-    int (*remove)(struct keys_backend *backend, keys_dir dir, const char *name, bool is_directory);
-    int (*close)(struct keys_backend *backend); /* durable on 0; gone whatever is returned */
+    int (*look)(struct keys_backend *backend, const char *path, struct keys_attributes *attributes);
+    /* What is in a directory, in any order, without "." and "..". */
+    int (*list)(struct keys_backend *backend, const char *path, keys_name_fn *visit, void *context);
+    int (*get)(struct keys_backend *backend, const char *path, int out_fd);
+    /* Makes the directories on the way; replaces as a whole, handing on owner and mode. */
+    int (*put)(struct keys_backend *backend, const char *path, int in_fd);
+    /* A directory only if recursive, and with what is in it; else -EISDIR. */
+    int (*remove)(struct keys_backend *backend, const char *path, bool recursive);
+    /* Changes are durable on 0; the backend is gone whatever is returned. */
+    int (*close)(struct keys_backend *backend);
 };
 
 /* tools/keys_mount.c: through the kernel. */
@@ -54,9 +50,7 @@ KV_MUST_CHECK int keys_write_all(int fd, const void *bytes, size_t length);
 /* Up to `length` bytes, fewer only at the end. */
 KV_MUST_CHECK int keys_read_full(int fd, void *bytes, size_t length, size_t *got);
 
-#define KEYS_CHUNK_BYTES (1u << 20)
-
-/* A name for a value that is not in place yet, unlike any other process's; a buffer of 64. */
-void keys_temporary_name(char name[64]);
+/* "path/name", or "name" at the top; to be freed. NULL: no memory. */
+char *keys_join(const char *path, const char *name);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * tools/keys_mount.c: the keys of a mounted directory, by plain system calls.
  *
- * Owns       a descriptor of the directory; a keys_dir is a descriptor too.
+ * Owns       a descriptor of the directory; walks open one directory after the other from it.
  * Invariant  no symlink is followed, no special file opened.
  */
 #include <dirent.h>
@@ -11,11 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/keys_backend.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
+
+#define CHUNK_BYTES    (1u << 20)
+#define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
 struct keys_backend {
     int root_fd;
@@ -55,40 +59,55 @@ static int mount_close(struct keys_backend *backend)
     return 0;
 }
 
-static keys_dir mount_root(struct keys_backend *backend)
+/* Open the directory `name` in `dir`; make: it may have to be made. Returns it or an error. */
+static int enter(int dir, const char *name, bool make)
 {
-    return backend->root_fd;
-}
-
-static int mount_enter(struct keys_backend *backend, keys_dir dir, const char *name,
-                       keys_dir *child)
-{
-    (void)backend;
-    const int fd = openat((int)dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
+    int fd = openat(dir, name, OPEN_DIRECTORY);
+    if (fd >= 0)
+        return fd;
+    if (errno != ENOENT || !make)
         return -errno;
-    *child = fd;
-    return 0;
+    if (mkdirat(dir, name, 0777) && errno != EEXIST) /* someone else may be faster */
+        return -errno;
+    fd = openat(dir, name, OPEN_DIRECTORY);
+    return fd < 0 ? -errno : fd;
 }
 
-static int mount_make(struct keys_backend *backend, keys_dir dir, const char *name)
+/*
+ * Walk to the directory that holds what `path` names.
+ *
+ * make  directories that are missing on the way are made.
+ * last  out: points to the last component in `path`; "." for the top.
+ *
+ * Returns a descriptor, to be closed, or a negative errno.
+ */
+static int walk(const struct keys_backend *backend, const char *path, bool make, const char **last)
 {
-    (void)backend;
-    return mkdirat((int)dir, name, 0777) ? -errno : 0;
+    *last = ".";
+    int at = openat(backend->root_fd, ".", OPEN_DIRECTORY);
+    if (at < 0)
+        return -errno;
+    const char *component = path;
+    for (const char *slash; (slash = strchr(component, '/')); component = slash + 1) {
+        char name[256];
+        snprintf(name, sizeof name, "%.*s", (int)(slash - component), component);
+        const int child = enter(at, name, make);
+        close(at);
+        if (child < 0)
+            return child;
+        at = child;
+    }
+    if (*component)
+        *last = component;
+    return at;
 }
 
-static void mount_leave(struct keys_backend *backend, keys_dir dir)
-{
-    (void)backend;
-    close((int)dir);
-}
+/* ---- looking ---------------------------------------------------------------------- */
 
-static int mount_look(struct keys_backend *backend, keys_dir dir, const char *name,
-                      struct keys_attributes *attributes)
+static int look_at(int dir, const char *name, struct keys_attributes *attributes)
 {
-    (void)backend;
     struct stat status;
-    if (fstatat((int)dir, name, &status, AT_SYMLINK_NOFOLLOW))
+    if (fstatat(dir, name, &status, AT_SYMLINK_NOFOLLOW))
         return -errno;
     *attributes = (struct keys_attributes){.mode = status.st_mode,
                                            .size = (uint64_t)status.st_size,
@@ -97,76 +116,118 @@ static int mount_look(struct keys_backend *backend, keys_dir dir, const char *na
     return 0;
 }
 
-static int mount_list(struct keys_backend *backend, keys_dir dir, keys_name_fn *visit,
-                      void *context)
+static int mount_look(struct keys_backend *backend, const char *path,
+                      struct keys_attributes *attributes)
 {
-    const int fd = openat((int)dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    DIR *stream = fdopendir(fd);
-    if (!stream) {
-        const int err = -errno;
-        close(fd);
-        return err;
-    }
-    int err = 0;
-    while (!err) {
+    const char *name;
+    const int dir = walk(backend, path, false, &name);
+    if (dir < 0)
+        return dir;
+    const int err = look_at(dir, name, attributes);
+    close(dir);
+    return err;
+}
+
+/* The next entry but "." and ".."; NULL at the end or with *err set. */
+static const char *next_name(DIR *stream, int *err)
+{
+    for (;;) {
         errno = 0;
         const struct dirent *entry = readdir(stream);
         if (!entry) {
-            err = -errno; /* 0 at the end */
-            break;
+            *err = -errno; /* 0 at the end */
+            return NULL;
         }
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            return entry->d_name;
+    }
+}
+
+/* Open the directory `name` in `dir` for reading. NULL: errno says why not. */
+static DIR *open_stream(int dir, const char *name)
+{
+    const int fd = openat(dir, name, OPEN_DIRECTORY);
+    if (fd < 0)
+        return NULL;
+    DIR *stream = fdopendir(fd);
+    if (!stream) {
+        const int err = errno;
+        close(fd);
+        errno = err;
+    }
+    return stream;
+}
+
+static int mount_list(struct keys_backend *backend, const char *path, keys_name_fn *visit,
+                      void *context)
+{
+    const char *last;
+    const int dir = walk(backend, path, false, &last);
+    if (dir < 0)
+        return dir;
+    DIR *stream = open_stream(dir, last);
+    int err = stream ? 0 : -errno;
+    close(dir);
+    if (!stream)
+        return err;
+    for (const char *name; !err && (name = next_name(stream, &err));) {
         struct keys_attributes attributes;
-        err = mount_look(backend, dir, entry->d_name, &attributes);
+        err = look_at(dirfd(stream), name, &attributes);
         if (err == -ENOENT) /* removed meanwhile */
             err = 0;
         else if (!err)
-            err = visit(context, entry->d_name, &attributes);
+            err = visit(context, name, &attributes);
     }
     (void)closedir(stream); /* only read */
     return err;
 }
 
-static int mount_get(struct keys_backend *backend, keys_dir dir, const char *name, int out_fd)
-{
-    struct keys_attributes attributes = {0};
-    int err = mount_look(backend, dir, name, &attributes);
-    if (err)
-        return err;
-    if (!S_ISREG(attributes.mode))
-        return S_ISDIR(attributes.mode) ? -EISDIR : -EMEDIUMTYPE;
+/* ---- values ------------------------------------------------------------------------ */
 
-    const int fd = openat((int)dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    char *buffer = malloc(KEYS_CHUNK_BYTES);
+/* Copy from one descriptor to another, to the end. */
+static int copy(int from, int to)
+{
+    char *buffer = malloc(CHUNK_BYTES);
+    if (!buffer)
+        return -ENOMEM;
     size_t got = 1;
-    err = buffer ? 0 : -ENOMEM;
+    int err = 0;
     while (!err && got > 0) {
-        err = keys_read_full(fd, buffer, KEYS_CHUNK_BYTES, &got);
+        err = keys_read_full(from, buffer, CHUNK_BYTES, &got);
         if (!err)
-            err = keys_write_all(out_fd, buffer, got);
+            err = keys_write_all(to, buffer, got);
     }
     free(buffer);
-    close(fd);
     return err;
+}
+
+static int mount_get(struct keys_backend *backend, const char *path, int out_fd)
+{
+    const char *name;
+    const int dir = walk(backend, path, false, &name);
+    if (dir < 0)
+        return dir;
+    /* O_NONBLOCK: should a fifo have taken the place of the value, this does not wait. */
+    const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int err = fd < 0 ? -errno : copy(fd, out_fd);
+    if (fd >= 0)
+        close(fd);
+    close(dir);
+    return err;
+}
+
+/* A name for a value that is not in place yet, unlike any other process's. */
+static void temporary_name(char name[64])
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now); /* can not fail for this clock */
+    snprintf(name, 64, ".kvfs-put-%d-%lld%09ld", (int)getpid(), (long long)now.tv_sec, now.tv_nsec);
 }
 
 /* Fill the new file from in_fd and make it durable, like the old one in mode and owner. */
 static int fill(int fd, int in_fd, const struct stat *old)
 {
-    char *buffer = malloc(KEYS_CHUNK_BYTES);
-    size_t got = 1;
-    int err = buffer ? 0 : -ENOMEM;
-    while (!err && got > 0) {
-        err = keys_read_full(in_fd, buffer, KEYS_CHUNK_BYTES, &got);
-        if (!err)
-            err = keys_write_all(fd, buffer, got);
-    }
-    free(buffer);
+    int err = copy(in_fd, fd);
     /* An owner that we may not give is no reason to refuse the value; the mode then stays ours. */
     if (!err && old && fchown(fd, old->st_uid, old->st_gid) == 0 &&
         fchmod(fd, old->st_mode & 07777))
@@ -176,40 +237,83 @@ static int fill(int fd, int in_fd, const struct stat *old)
     return err;
 }
 
-static int mount_put(struct keys_backend *backend, keys_dir dir, const char *name, int in_fd)
+/* Replace `name` in `dir`, or make it. */
+static int replace(int dir, const char *name, int in_fd)
 {
-    (void)backend;
     struct stat old;
-    const bool has_old = fstatat((int)dir, name, &old, AT_SYMLINK_NOFOLLOW) == 0;
+    const bool has_old = fstatat(dir, name, &old, AT_SYMLINK_NOFOLLOW) == 0;
     char temporary[64];
-    keys_temporary_name(temporary);
-    const int fd = openat((int)dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    temporary_name(temporary);
+    const int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
         return -errno;
     int err = fill(fd, in_fd, has_old ? &old : NULL);
     if (close(fd) && !err)
         err = -errno;
-    if (!err && renameat((int)dir, temporary, (int)dir, name))
+    if (!err && renameat(dir, temporary, dir, name))
         err = -errno;
     if (err) {
-        (void)unlinkat((int)dir, temporary, 0); /* the first error is the one to tell */
+        (void)unlinkat(dir, temporary, 0); /* the first error is the one to tell */
         return err;
     }
-    return fsync((int)dir) ? -errno : 0;
+    return fsync(dir) ? -errno : 0;
 }
 
-static int mount_remove(struct keys_backend *backend, keys_dir dir, const char *name,
-                        bool is_directory)
+static int mount_put(struct keys_backend *backend, const char *path, int in_fd)
 {
-    (void)backend;
-    return unlinkat((int)dir, name, is_directory ? AT_REMOVEDIR : 0) ? -errno : 0;
+    const char *name;
+    const int dir = walk(backend, path, true, &name);
+    if (dir < 0)
+        return dir;
+    const int err = replace(dir, name, in_fd);
+    close(dir);
+    return err;
+}
+
+/* ---- removing ------------------------------------------------------------------------ */
+
+static int remove_entry(int dir, const char *name, bool recursive);
+
+/* Remove what is in the directory `name`, then itself. */
+static int remove_directory(int dir, const char *name)
+{
+    DIR *stream = open_stream(dir, name);
+    if (!stream)
+        return -errno;
+    int err = 0;
+    for (const char *entry; !err && (entry = next_name(stream, &err));)
+        err = remove_entry(dirfd(stream), entry, true);
+    (void)closedir(stream); /* only read */
+    if (!err && unlinkat(dir, name, AT_REMOVEDIR))
+        err = -errno;
+    return err;
+}
+
+static int remove_entry(int dir, const char *name, bool recursive)
+{
+    struct keys_attributes attributes = {0};
+    const int err = look_at(dir, name, &attributes);
+    if (err)
+        return err;
+    if (S_ISDIR(attributes.mode))
+        return recursive ? remove_directory(dir, name) : -EISDIR;
+    return unlinkat(dir, name, 0) ? -errno : 0;
+}
+
+static int mount_remove(struct keys_backend *backend, const char *path, bool recursive)
+{
+    const char *name;
+    const int dir = walk(backend, path, false, &name);
+    if (dir < 0)
+        return dir;
+    int err = remove_entry(dir, name, recursive);
+    if (!err && fsync(dir))
+        err = -errno;
+    close(dir);
+    return err;
 }
 
 const struct keys_backend_ops keys_mount_ops = {
-    .root = mount_root,
-    .enter = mount_enter,
-    .make = mount_make,
-    .leave = mount_leave,
     .look = mount_look,
     .list = mount_list,
     .get = mount_get,

@@ -23,6 +23,17 @@
 
 #include "fs/format.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+
+/* libfuse frees the name of its mount point only where it unmounts by itself. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:fuse_session_mount";
+}
+#endif
+
 static void die(const char *what, const char *why)
 {
     fprintf(stderr, "test mount: %s: %s\n", what, why);
@@ -103,6 +114,9 @@ void test_mount_start(struct test_mount *mount)
         close(report[0]);
         const int status = run_daemon(&mount->options, report[1]);
         fflush(NULL);
+#if defined(__SANITIZE_ADDRESS__)
+        __lsan_do_leak_check(); /* _exit does not */
+#endif
         _exit(status);
     }
     close(report[1]);

@@ -600,6 +600,50 @@ START_TEST(an_aborted_change_leaves_content_and_no_blob)
 }
 END_TEST
 
+START_TEST(a_full_store_refuses_a_write_and_keeps_the_content)
+{
+    struct bench b;
+    memset(&b, 0, sizeof b);
+    scratch_open(&b.scratch, 16u << 20, 0, 0);
+    fs_data_init(&b.data, b.scratch.store);
+    ck_assert_int_eq(fs_data_change_init(&b.change, b.scratch.store), 0);
+    struct fs_file file = {.ino = 5, .is_inline = true}, saved = file;
+    uint8_t *const bytes = malloc(FS_WRITE_MAX), *const back = malloc(FS_WRITE_MAX);
+    int err = 0;
+    while (!err) {
+        saved = file;
+        ck_assert_uint_lt(file.size, 64u << 20);
+        b.random = file.size; /* what a piece holds follows from where it lies */
+        random_bytes(&b, bytes, 1u << 18);
+        err = fs_data_write(&b.data, &file, file.size, bytes, 1u << 18, NULL, &b.change);
+        if (!err)
+            err = fs_data_change_apply(&b.change, 0, NULL);
+    }
+    ck_assert_int_eq(err, -ENOSPC);
+    fs_data_change_abort(&b.change);
+    file = saved;
+    ck_assert_uint_gt(file.size, 1u << 20);
+    (void)take_census(&b, &file);
+    for (uint64_t at = 0; at < file.size; at += 1u << 18) {
+        size_t got;
+        b.random = at;
+        random_bytes(&b, bytes, 1u << 18);
+        ck_assert_int_eq(fs_data_read(&b.data, &file, at, back, 1u << 18, &got), 0);
+        ck_assert_int_eq(memcmp(bytes, back, 1u << 18), 0);
+    }
+    bool done;
+    ck_assert_int_eq(fs_data_truncate(&b.data, &file, 0, SIZE_MAX, &b.change, &done), 0);
+    ck_assert_int_eq(fs_data_change_apply(&b.change, KV_APPLY_URGENT, NULL), 0);
+    ck_assert_int_eq(kv_checkpoint(b.scratch.store), 0);
+    ck_assert_int_eq(fs_data_write(&b.data, &file, 0, bytes, 1u << 18, NULL, &b.change), 0);
+    apply(&b);
+    free(bytes);
+    free(back);
+    fs_data_change_release(&b.change);
+    scratch_close(&b.scratch);
+}
+END_TEST
+
 START_TEST(damaged_records_are_errors_and_never_believed)
 {
     struct bench b;
@@ -659,6 +703,7 @@ int main(void)
     tcase_add_test(tcase, preallocation_counts_blocks_and_reads_as_a_hole);
     tcase_add_test(tcase, offsets_up_to_the_greatest_work_and_behind_it_are_too_big);
     tcase_add_test(tcase, an_aborted_change_leaves_content_and_no_blob);
+    tcase_add_test(tcase, a_full_store_refuses_a_write_and_keeps_the_content);
     tcase_add_test(tcase, damaged_records_are_errors_and_never_believed);
     suite_add_tcase(suite, tcase);
     SRunner *const runner = srunner_create(suite);

@@ -340,6 +340,29 @@ START_TEST(everything_is_there_after_a_remount)
 }
 END_TEST
 
+START_TEST(a_write_the_kernel_still_holds_is_no_hole)
+{
+    struct test_mount own;
+    const struct fs_mount_options options = {.writeback = true};
+    char back[16] = "";
+    test_mount_begin(&own, &options, 64);
+    int fd = open(test_path(&own, "gathered"), O_CREAT | O_RDWR, 0644);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(pwrite(fd, "data", 4, 100000), 4);
+    ck_assert_int_le(lseek(fd, 0, SEEK_DATA), 100000);
+    ck_assert_int_ge(lseek(fd, 0, SEEK_DATA), 0);
+    ck_assert_int_eq(lseek(fd, 100000, SEEK_HOLE), 100004);
+    close(fd);
+    ck_assert_int_eq(test_mount_unmount(&own), 0);
+    test_mount_start(&own);
+    fd = open(test_path(&own, "gathered"), O_RDONLY);
+    ck_assert_int_eq(pread(fd, back, sizeof back, 100000), 4);
+    ck_assert_str_eq(back, "data");
+    close(fd);
+    test_mount_end(&own);
+}
+END_TEST
+
 int main(void)
 {
     if (!test_mount_possible())
@@ -359,6 +382,7 @@ int main(void)
     tcase_add_test(tcase, preallocation_keeps_or_grows_the_size);
     tcase_add_test(tcase, a_copied_range_is_a_copy);
     tcase_add_test(tcase, everything_is_there_after_a_remount);
+    tcase_add_test(tcase, a_write_the_kernel_still_holds_is_no_hole);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -157,7 +157,7 @@ END_TEST
 START_TEST(any_position_can_be_gone_back_to_after_its_entry_is_gone)
 {
     uint64_t state = test_seed();
-    static long positions[ENTRY_COUNT + 2];
+    static long positions[ENTRY_COUNT + 3];
     static char names[ENTRY_COUNT + 2][64];
     static uint8_t removed[ENTRY_COUNT + 2];
     fill("marks");

@@ -286,6 +286,36 @@ START_TEST(a_second_open_is_refused_and_names_the_holder)
 }
 END_TEST
 
+START_TEST(the_image_of_a_process_that_was_just_killed_can_be_opened)
+{
+    /* Much memory, so that the kernel is a while about ending the process. */
+    const size_t memory_bytes = 256u << 20;
+    int ready[2];
+    ck_assert_int_eq(pipe(ready), 0);
+    const pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        char *const memory = malloc(memory_bytes);
+        const int fd = open(image, O_RDWR);
+        if (!memory || fd < 0 || flock(fd, LOCK_EX | LOCK_NB))
+            _exit(1);
+        memset(memory, 1, memory_bytes);
+        if (write(ready[1], "r", 1) != 1)
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    char byte;
+    ck_assert_int_eq((int)read(ready[0], &byte, 1), 1);
+    check_open_fails(image, 0, -EBUSY, "process");
+    ck_assert_int_eq(kill(child, SIGKILL), 0);
+    kv_device_close(open_image(0));
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+    close(ready[0]);
+    close(ready[1]);
+}
+END_TEST
+
 START_TEST(a_holder_that_inherited_the_lock_is_found)
 {
     /* The process that takes the lock ends; its child keeps it. */
@@ -467,6 +497,7 @@ int main(void)
     tcase_add_test(tcase, a_discarded_range_can_be_used_again);
     tcase_add_test(tcase, opening_says_what_is_wrong_and_what_to_do);
     tcase_add_loop_test(tcase, a_second_open_is_refused_and_names_the_holder, 0, 2);
+    tcase_add_test(tcase, the_image_of_a_process_that_was_just_killed_can_be_opened);
     tcase_add_test(tcase, a_holder_that_inherited_the_lock_is_found);
     tcase_add_loop_test(tcase, more_threads_than_rings_share_a_device, 0, 2);
     tcase_add_test(tcase, an_overlay_reads_as_written_and_leaves_the_image_alone);

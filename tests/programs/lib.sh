@@ -98,7 +98,9 @@ background() {
 # Wait until a process is gone, up to so many seconds.
 wait_gone() {
     local pid=$1 tenths=$(($2 * 10))
-    while [ -e "/proc/$pid/stat" ] && ! grep -q '^[0-9]* (.*) Z' "/proc/$pid/stat" 2>/dev/null; do
+    # A killed process may show as a zombie while other threads of it still hold its files.
+    while [ -e "/proc/$pid/stat" ] && ! { grep -q '^[0-9]* (.*) Z' "/proc/$pid/stat" &&
+        [ "$(find "/proc/$pid/task" -mindepth 1 -maxdepth 1 | wc -l)" -le 1 ]; } 2>/dev/null; do
         [ "$tenths" -gt 0 ] || return 1
         tenths=$((tenths - 1))
         sleep 0.1

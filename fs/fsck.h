@@ -1,0 +1,33 @@
+/*
+ * fs/fsck.h: whether a filesystem's records fit together, for fsck.kvfs.
+ *
+ * Method: one pass over each type of key, as in "Fsck - The UNIX File System Check Program"
+ * (McKusick, Kowalski): inodes, names, connectivity, counts, and what nobody owns.
+ */
+#ifndef FS_FSCK_H
+#define FS_FSCK_H
+
+#include "kv/kv.h"
+
+/*
+ * Verify every record of the filesystem in `store`: that each decodes; that an inode number
+ * stands for one inode and is below the volume's next one; that names, parents, link counts
+ * and reachability from the root agree; that file content obeys fs/data.h and counts what the
+ * inode says; that no content, attribute or index is without an owner.
+ *
+ * options  as for kv_check, which should have run before; read_blobs means nothing here.
+ *          repair: mend all of it. What has lost its name or its inode goes to the directory
+ *          lost+found under `#` and its inode number; what can not be decoded is deleted.
+ * result   out: keys, and the findings: repairable (mended without loss), damaged (something
+ *          is lost), repaired (of both).
+ *
+ * Returns 0 when the check ran to its end, whatever it found, also when there are no records
+ * of a filesystem at all; -EPROTONOSUPPORT a version this build does not know; -ENOMEM; what
+ * kv/kv.h says of reading and, with repair, of writing.
+ * Memory: some bits for each inode, 48 bytes for each directory and each file with links.
+ * Nothing else may use the store meanwhile.
+ */
+KV_MUST_CHECK int fs_check(struct kv_store *store, const struct kv_check_options *options,
+                           struct kv_check_result *result);
+
+#endif

@@ -1,0 +1,190 @@
+/*
+ * tests/fs/test_inode_table.c: the table of what the kernel knows, against a plain array.
+ */
+#include <check.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "fs/cookie.h"
+#include "fs/inode_table.h"
+#include "support_mount.h"
+
+#define INODE_COUNT 500u
+
+static struct fs_key named(uint64_t directory, const char *name)
+{
+    struct fs_key key;
+    fs_key_entry(&key, directory, name, strlen(name));
+    return key;
+}
+
+static void expect_key(struct fs_inode_table *table, uint64_t ino, const struct fs_key *want)
+{
+    struct fs_key key;
+    ck_assert_int_eq(fs_inode_table_key(table, ino, &key), 0);
+    ck_assert_uint_eq(key.length, want->length);
+    ck_assert_int_eq(memcmp(key.bytes, want->bytes, key.length), 0);
+}
+
+START_TEST(counts_and_keys_follow_a_model)
+{
+    uint64_t state = test_seed();
+    static struct {
+        uint64_t references;
+        struct fs_key key;
+    } model[INODE_COUNT];
+    struct fs_inode_table *table = fs_inode_table_new();
+    for (int step = 0; step < 200000; step++) {
+        const uint64_t i = test_below(&state, INODE_COUNT), ino = i + 2;
+        char name[64];
+        struct fs_key key;
+        snprintf(name, sizeof name, "name-%llx", (unsigned long long)test_random(&state));
+        key = named(1 + test_below(&state, 9), name);
+        switch (test_below(&state, 4)) {
+        case 0:
+        case 1:
+            ck_assert_int_eq(fs_inode_table_ref(table, ino, &key), 0);
+            if (model[i].references++ == 0)
+                model[i].key = key;
+            break;
+        case 2: {
+            const uint64_t count = test_below(&state, model[i].references + 2);
+            ck_assert(!fs_inode_table_unref(table, ino, count));
+            model[i].references -= count < model[i].references ? count : model[i].references;
+            break;
+        }
+        default: {
+            struct fs_inode_move move;
+            if (test_below(&state, 3) == 0)
+                fs_key_ino(&key, FS_KEY_INODE, ino);
+            ck_assert_int_eq(fs_inode_table_reserve(ino, &key, &move), 0);
+            if (test_below(&state, 4) == 0) {
+                fs_inode_table_cancel(&move);
+                break;
+            }
+            ck_assert_int_eq(fs_inode_table_move(table, &move), model[i].references > 0);
+            model[i].key = key;
+        }
+        }
+        ck_assert_uint_eq(fs_inode_table_references(table, ino), model[i].references);
+        if (model[i].references)
+            expect_key(table, ino, &model[i].key);
+        else
+            ck_assert_int_eq(fs_inode_table_key(table, ino, &key), -ESTALE);
+    }
+    uint64_t count, bytes, want = 0;
+    fs_inode_table_usage(table, &count, &bytes);
+    for (unsigned i = 0; i < INODE_COUNT; i++)
+        want += model[i].references > 0;
+    ck_assert_uint_eq(count, want);
+    fs_inode_table_free(table);
+}
+END_TEST
+
+START_TEST(an_orphan_stays_until_it_is_dropped)
+{
+    struct fs_inode_table *table = fs_inode_table_new();
+    struct fs_inode_move move;
+    struct fs_key key = named(1, "file"), orphan;
+    ck_assert_int_eq(fs_inode_table_ref(table, 5, &key), 0);
+    ck_assert_int_eq(fs_inode_table_ref(table, 5, &key), 0);
+    fs_key_ino(&orphan, FS_KEY_ORPHAN, 5);
+    ck_assert_int_eq(fs_inode_table_reserve(5, &orphan, &move), 0);
+    ck_assert(fs_inode_table_move(table, &move));
+    ck_assert(!fs_inode_table_drop(table, 5));
+    ck_assert(!fs_inode_table_unref(table, 5, 1));
+    ck_assert(fs_inode_table_unref(table, 5, 1));
+    expect_key(table, 5, &orphan);
+    ck_assert(fs_inode_table_drop(table, 5));
+    ck_assert_int_eq(fs_inode_table_key(table, 5, &key), -ESTALE);
+    fs_inode_table_free(table);
+}
+END_TEST
+
+START_TEST(the_root_is_always_known)
+{
+    struct fs_inode_table *table = fs_inode_table_new();
+    struct fs_key want;
+    fs_key_ino(&want, FS_KEY_INODE, FS_ROOT_INO);
+    expect_key(table, FS_ROOT_INO, &want);
+    ck_assert(!fs_inode_table_unref(table, FS_ROOT_INO, 100));
+    expect_key(table, FS_ROOT_INO, &want);
+    ck_assert_ptr_nonnull(fs_inode_table_cookies(table, FS_ROOT_INO));
+    ck_assert_ptr_null(fs_inode_table_cookies(table, 17));
+    fs_inode_table_free(table);
+}
+END_TEST
+
+START_TEST(a_million_inodes_take_less_than_120_bytes_each)
+{
+    const uint64_t count = 1000000;
+    struct fs_inode_table *table = fs_inode_table_new();
+    char name[32];
+    for (uint64_t i = 0; i < count; i++) {
+        snprintf(name, sizeof name, "file-%07llu.txt", (unsigned long long)i);
+        const struct fs_key key = named(7, name);
+        ck_assert_int_eq(fs_inode_table_ref(table, i + 2, &key), 0);
+    }
+    uint64_t known, bytes;
+    fs_inode_table_usage(table, &known, &bytes);
+    ck_assert_uint_eq(known, count);
+    ck_assert_uint_lt(bytes, 120 * count);
+    for (uint64_t i = 0; i < count; i++)
+        (void)fs_inode_table_unref(table, i + 2, 1);
+    fs_inode_table_usage(table, &known, &bytes);
+    ck_assert_uint_eq(known, 0);
+    ck_assert_uint_lt(bytes, 64u << 10); /* the memory goes with the inodes */
+    fs_inode_table_free(table);
+}
+END_TEST
+
+static void *ref_and_unref(void *argument)
+{
+    struct fs_inode_table *table = argument;
+    const struct fs_key key = named(1, "shared");
+    for (int i = 0; i < 20000; i++) {
+        const uint64_t ino = 2 + (uint64_t)(i % 50);
+        struct fs_key found;
+        if (fs_inode_table_ref(table, ino, &key) || fs_inode_table_key(table, ino, &found) ||
+            fs_inode_table_unref(table, ino, 1))
+            return argument;
+    }
+    return NULL;
+}
+
+START_TEST(threads_share_the_table)
+{
+    struct fs_inode_table *table = fs_inode_table_new();
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, ref_and_unref, table), 0);
+    for (int i = 0; i < 4; i++) {
+        void *failed;
+        ck_assert_int_eq(pthread_join(threads[i], &failed), 0);
+        ck_assert_ptr_null(failed);
+    }
+    uint64_t known, bytes;
+    fs_inode_table_usage(table, &known, &bytes);
+    ck_assert_uint_eq(known, 0);
+    fs_inode_table_free(table);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("inode_table");
+    TCase *tcase = tcase_create("inode_table");
+    tcase_set_timeout(tcase, 60);
+    tcase_add_test(tcase, counts_and_keys_follow_a_model);
+    tcase_add_test(tcase, an_orphan_stays_until_it_is_dropped);
+    tcase_add_test(tcase, the_root_is_always_known);
+    tcase_add_test(tcase, a_million_inodes_take_less_than_120_bytes_each);
+    tcase_add_test(tcase, threads_share_the_table);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

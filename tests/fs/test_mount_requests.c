@@ -1,0 +1,244 @@
+/*
+ * tests/fs/test_mount_requests.c: how many requests the kernel sends for what.
+ *
+ * A request is what an operation costs (some 10 to 25 us); what the kernel answers from its
+ * caches costs nothing. The table this prints is kept in fs/README.md.
+ */
+#include <check.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "support_mount.h"
+
+#define ENTRY_COUNT 1000
+
+static struct test_mount mount;
+
+static void setup(void)
+{
+    test_mount_begin(&mount, NULL, 64);
+}
+
+static void teardown(void)
+{
+    test_mount_end(&mount);
+}
+
+static const char *at(const char *name)
+{
+    return test_path(&mount, "%s", name);
+}
+
+/* Requests so far but for forgets, which come late and are not waited for. */
+static uint64_t requests_now(void)
+{
+    return test_requests(&mount, NULL) - test_requests(&mount, "forget") -
+           test_requests(&mount, "batch_forget");
+}
+
+/* Requests that `action` takes; asking for the count takes three itself. */
+static unsigned cost(void (*action)(void))
+{
+    const uint64_t before = requests_now();
+    action();
+    return (unsigned)(requests_now() - before - 3);
+}
+
+static void create_and_write(void)
+{
+    const int fd = open(at("created"), O_CREAT | O_WRONLY, 0644);
+    ck_assert_int_eq(write(fd, "text", 4), 4);
+    close(fd);
+}
+
+static void create_empty(void)
+{
+    close(open(at("empty"), O_CREAT | O_WRONLY, 0644));
+}
+
+static void append_again(void)
+{
+    const int fd = open(at("created"), O_WRONLY | O_APPEND);
+    ck_assert_int_eq(write(fd, "more", 4), 4);
+    close(fd);
+}
+
+static void read_file(void)
+{
+    char buf[16];
+    const int fd = open(at("created"), O_RDONLY);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_gt(read(fd, buf, sizeof buf), 0);
+    close(fd);
+}
+
+static void stat_file(void)
+{
+    struct stat st;
+    ck_assert_int_eq(stat(at("created"), &st), 0);
+}
+
+static void stat_absent(void)
+{
+    struct stat st;
+    ck_assert_int_eq(stat(at("absent"), &st), -1);
+}
+
+static void sync_file(void)
+{
+    const int fd = open(at("created"), O_WRONLY);
+    ck_assert_int_eq(fsync(fd), 0);
+    close(fd);
+}
+
+static void rename_file(void)
+{
+    ck_assert_int_eq(rename(at("empty"), at("renamed")), 0);
+}
+
+static void unlink_file(void)
+{
+    ck_assert_int_eq(unlink(at("renamed")), 0);
+}
+
+static void make_directory(void)
+{
+    ck_assert_int_eq(mkdir(at("made"), 0755), 0);
+}
+
+static void list_names(void)
+{
+    DIR *d = opendir(at("many"));
+    unsigned count = 0;
+    while (readdir(d))
+        count++;
+    closedir(d);
+    ck_assert_uint_eq(count, ENTRY_COUNT + 2);
+}
+
+static void list_attributes(void)
+{
+    struct stat st;
+    DIR *d = opendir(at("many"));
+    for (struct dirent *e; (e = readdir(d));)
+        ck_assert_int_eq(fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW), 0);
+    closedir(d);
+}
+
+/*
+ * What the kernel asks once in the life of a mount: create, open, opendir and flush are
+ * answered by ENOSYS and not sent again.
+ */
+static void settle(void)
+{
+    close(open(at("settle"), O_CREAT | O_WRONLY, 0644));
+    close(open(at("settle"), O_RDONLY));
+    closedir(opendir(mount.dir));
+    ck_assert_int_eq(unlink(at("settle")), 0);
+}
+
+static void fill_directory(void)
+{
+    ck_assert_int_eq(mkdir(at("many"), 0755), 0);
+    for (unsigned i = 0; i < ENTRY_COUNT; i++)
+        close(open(test_path(&mount, "many/entry-%04u", i), O_CREAT | O_WRONLY, 0644));
+}
+
+static void remount(void)
+{
+    ck_assert_int_eq(test_mount_unmount(&mount), 0);
+    test_mount_start(&mount);
+    settle();
+}
+
+static void say(const char *what, unsigned count)
+{
+    printf("| %-42s | %4u |\n", what, count);
+}
+
+START_TEST(what_is_cached_costs_no_request)
+{
+    create_and_write();
+    read_file();
+    stat_file();
+    ck_assert_uint_eq(cost(stat_file), 0);
+    ck_assert_uint_eq(cost(read_file), 0);
+    stat_absent();
+    ck_assert_uint_eq(cost(stat_absent), 0);
+
+    /*
+     * A read from the daemon makes the kernel ask once more for the times of what was read,
+     * so the second stat or listing is the first that is free.
+     */
+    fill_directory();
+    list_names();
+    list_names();
+    ck_assert_uint_eq(cost(list_names), 0);
+    list_attributes();
+    list_attributes();
+    ck_assert_uint_eq(cost(list_attributes), 0);
+}
+END_TEST
+
+START_TEST(the_table_of_requests_per_operation)
+{
+    settle();
+    printf("\n| operation                                  | requests |\n|---|---|\n");
+    say("stat of a name that is not there, first", cost(stat_absent));
+    say("create, close", cost(create_empty));
+    say("create, write, close", cost(create_and_write));
+    say("stat after a write", cost(stat_file));
+    say("open, append, close", cost(append_again));
+    say("open, first read, close", cost(read_file));
+    const unsigned warm_read = cost(read_file);
+    say("open, read again, close", warm_read);
+    stat_file();
+    const unsigned warm_stat = cost(stat_file);
+    say("stat again", warm_stat);
+    say("open, fsync, close", cost(sync_file));
+    say("rename", cost(rename_file));
+    say("unlink", cost(unlink_file));
+    say("mkdir", cost(make_directory));
+
+    fill_directory();
+    remount();
+    say("list 1,000 names, cold", cost(list_names));
+    list_names();
+    const unsigned warm_list = cost(list_names);
+    say("list 1,000 names again", warm_list);
+    remount();
+    say("list 1,000 with attributes, cold", cost(list_attributes));
+    list_attributes();
+    const unsigned warm_attributes = cost(list_attributes);
+    say("list 1,000 with attributes again", warm_attributes);
+
+    ck_assert_uint_eq(warm_read, 0);
+    ck_assert_uint_eq(warm_stat, 0);
+    ck_assert_uint_eq(warm_list, 0);
+    ck_assert_uint_eq(warm_attributes, 0);
+}
+END_TEST
+
+int main(void)
+{
+    if (!test_mount_possible())
+        return 0;
+    Suite *suite = suite_create("mount_requests");
+    TCase *tcase = tcase_create("requests");
+    tcase_set_timeout(tcase, 60);
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_add_test(tcase, what_is_cached_costs_no_request);
+    tcase_add_test(tcase, the_table_of_requests_per_operation);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,190 @@
+/*
+ * tests/fs/test_namespace.c: paths on a store that is not mounted.
+ */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "fs/format.h"
+#include "fs/namespace.h"
+#include "scratch_store.h"
+
+static struct scratch_store scratch;
+static struct fs_volume *volume;
+static const struct fs_caller caller = {.umask = 022};
+
+static void setup(void)
+{
+    const struct fs_volume_options options = {.read_only = false};
+    scratch_open(&scratch, 64u << 20, 0, 0);
+    ck_assert_int_eq(fs_format(scratch.store, 0, 0, 0755), 0);
+    ck_assert_int_eq(fs_volume_open(scratch.store, &options, &volume, NULL), 0);
+}
+
+static void teardown(void)
+{
+    uint64_t known, bytes;
+    fs_volume_usage(volume, &known, &bytes);
+    ck_assert_uint_eq(known, 0); /* no walk keeps a reference */
+    fs_volume_close(volume);
+    scratch_close(&scratch);
+}
+
+struct text {
+    const char *bytes;
+    size_t length, at;
+    int fail_at_end;
+};
+
+static ssize_t give(void *context, void *buf, size_t cap)
+{
+    struct text *text = context;
+    const size_t length = kv_min_u64(cap, kv_min_u64(text->length - text->at, 100000));
+    if (length == 0 && text->fail_at_end)
+        return text->fail_at_end;
+    memcpy(buf, text->bytes + text->at, length);
+    text->at += length;
+    return (ssize_t)length;
+}
+
+static int compare(void *context, const void *bytes, size_t length)
+{
+    struct text *text = context;
+    ck_assert_uint_le(text->at + length, text->length);
+    ck_assert_int_eq(memcmp(text->bytes + text->at, bytes, length), 0);
+    text->at += length;
+    return 0;
+}
+
+static int put(const char *path, const char *bytes, size_t length)
+{
+    struct text text = {.bytes = bytes, .length = length};
+    return fs_path_write(volume, &caller, path, give, &text);
+}
+
+static void expect(const char *path, const char *bytes, size_t length)
+{
+    struct text text = {.bytes = bytes, .length = length};
+    ck_assert_int_eq(fs_path_read(volume, path, compare, &text), 0);
+    ck_assert_uint_eq(text.at, length);
+}
+
+static bool append_name(void *context, const struct fs_dirent *entry)
+{
+    char *list = context;
+    strncat(list, entry->name, entry->name_len);
+    strcat(list, " ");
+    return true;
+}
+
+START_TEST(what_is_put_is_got)
+{
+    static char large[3000000];
+    for (size_t i = 0; i < sizeof large; i++)
+        large[i] = (char)(i * 7 / 3);
+    ck_assert_int_eq(put("a/b/c", "value", 5), 0);
+    expect("a/b/c", "value", 5);
+    expect("/a/b/c", "value", 5);
+    ck_assert_int_eq(put("a/b/c", large, sizeof large), 0);
+    expect("a/b/c", large, sizeof large);
+    ck_assert_int_eq(put("a/b/c", "", 0), 0);
+    expect("a/b/c", "", 0);
+}
+END_TEST
+
+START_TEST(a_value_that_fails_half_way_leaves_the_old_one)
+{
+    struct text text = {.bytes = "half", .length = 4, .fail_at_end = -EIO};
+    ck_assert_int_eq(put("key", "old", 3), 0);
+    ck_assert_int_eq(fs_path_write(volume, &caller, "key", give, &text), -EIO);
+    expect("key", "old", 3);
+}
+END_TEST
+
+START_TEST(what_is_replaced_hands_on_its_mode)
+{
+    struct fs_record record;
+    const struct fs_attr_change change = {.valid = FS_ATTR_MODE, .mode = 0600};
+    ck_assert_int_eq(put("secret", "1", 1), 0);
+    ck_assert_int_eq(fs_lookup(volume, FS_ROOT_INO, "secret", 6, &record), 0);
+    ck_assert_uint_eq(record.mode & 07777, 0644);
+    ck_assert_int_eq(fs_setattr(volume, record.file.ino, &change, &record), 0);
+    fs_forget(volume, record.file.ino, 1);
+    ck_assert_int_eq(put("secret", "2", 1), 0);
+    ck_assert_int_eq(fs_path_stat(volume, "secret", &record), 0);
+    ck_assert_uint_eq(record.mode & 07777, 0600);
+}
+END_TEST
+
+START_TEST(listings_are_in_byte_order)
+{
+    char list[64] = "";
+    ck_assert_int_eq(put("dir/b", "", 0), 0);
+    ck_assert_int_eq(put("dir/a", "", 0), 0);
+    ck_assert_int_eq(fs_path_mkdirs(volume, &caller, "dir/Z/deep"), 0);
+    ck_assert_int_eq(fs_path_mkdirs(volume, &caller, "dir/Z/deep"), 0);
+    ck_assert_int_eq(fs_path_list(volume, "dir", append_name, list), 0);
+    ck_assert_str_eq(list, "Z a b ");
+    list[0] = '\0';
+    ck_assert_int_eq(fs_path_list(volume, "dir/a", append_name, list), 0);
+    ck_assert_str_eq(list, "a ");
+}
+END_TEST
+
+START_TEST(bad_paths_are_refused)
+{
+    static const char *const bad[] = {"a//b", "./a", "a/..", "a/", "//"};
+    char name[300];
+    struct fs_record record;
+    ck_assert_int_eq(put("file", "", 0), 0);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        ck_assert_int_eq(put(bad[i], "x", 1), -EINVAL);
+        ck_assert_int_eq(fs_path_stat(volume, "a", &record), -ENOENT); /* nothing was made */
+    }
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    ck_assert_int_eq(put(name, "x", 1), -ENAMETOOLONG);
+    ck_assert_int_eq(put("file/below", "x", 1), -ENOTDIR);
+    ck_assert_int_eq(put("", "x", 1), -EISDIR);
+    ck_assert_int_eq(fs_path_stat(volume, "none/none", &record), -ENOENT);
+    ck_assert_int_eq(fs_path_stat(volume, "/", &record), 0);
+    ck_assert_uint_eq(record.file.ino, FS_ROOT_INO);
+}
+END_TEST
+
+START_TEST(trees_are_removed_whole)
+{
+    struct fs_record record;
+    char path[600] = "tree";
+    for (int depth = 0; depth < 100; depth++)
+        strcat(path, "/dir");
+    ck_assert_int_eq(fs_path_mkdirs(volume, &caller, path), 0);
+    strcat(path, "/leaf");
+    ck_assert_int_eq(put(path, "x", 1), 0);
+    ck_assert_int_eq(put("tree/other", "y", 1), 0);
+    ck_assert_int_eq(fs_path_remove(volume, "tree", false), -EISDIR);
+    ck_assert_int_eq(fs_path_remove(volume, "tree/other", false), 0);
+    ck_assert_int_eq(fs_path_remove(volume, "tree", true), 0);
+    ck_assert_int_eq(fs_path_stat(volume, "tree", &record), -ENOENT);
+    ck_assert_int_eq(fs_path_remove(volume, "", true), -EBUSY);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("namespace");
+    TCase *tcase = tcase_create("namespace");
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_add_test(tcase, what_is_put_is_got);
+    tcase_add_test(tcase, a_value_that_fails_half_way_leaves_the_old_one);
+    tcase_add_test(tcase, what_is_replaced_hands_on_its_mode);
+    tcase_add_test(tcase, listings_are_in_byte_order);
+    tcase_add_test(tcase, bad_paths_are_refused);
+    tcase_add_test(tcase, trees_are_removed_whole);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

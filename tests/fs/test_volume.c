@@ -1,0 +1,407 @@
+/*
+ * tests/fs/test_volume.c: the operations without a kernel: threads against each other, and
+ * what the key space looks like afterwards.
+ */
+#include <check.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "fs/format.h"
+#include "fs/volume.h"
+#include "scratch_store.h"
+#include "support_mount.h"
+
+#define DIRECTORY_COUNT 4u
+#define NAME_COUNT      12u
+#define THREAD_COUNT    4u
+#define STEP_COUNT      4000u
+
+static struct scratch_store scratch;
+static struct kv_store *store;
+static struct fs_volume *volume;
+static const struct fs_caller root_caller;
+
+static void open_volume(void)
+{
+    const struct fs_volume_options options = {.read_only = false};
+    struct kv_error error = {.text = ""};
+    const int err = fs_volume_open(store, &options, &volume, &error);
+    ck_assert_msg(err == 0, "%s", error.text);
+}
+
+static void setup(void)
+{
+    scratch_open(&scratch, 64u << 20, 0, 0);
+    store = scratch.store;
+    ck_assert_int_eq(fs_format(store, 0, 0, 0755), 0);
+    open_volume();
+}
+
+static void teardown(void)
+{
+    fs_volume_close(volume);
+    scratch_close(&scratch);
+}
+
+/* ---- what the keys must say -------------------------------------------------------- */
+
+#define INODE_LIMIT 200000u
+
+struct census {
+    uint32_t names[INODE_LIMIT];   /* entries that lead to an inode */
+    uint32_t subdirs[INODE_LIMIT]; /* directories in a directory */
+    uint32_t nlink[INODE_LIMIT];   /* what the record says; 0: no record */
+    uint32_t mode[INODE_LIMIT];
+    uint64_t entries, orphans, parents;
+};
+
+static void count_record(struct census *census, const struct fs_record *record)
+{
+    const uint64_t ino = record->file.ino;
+    ck_assert_uint_lt(ino, INODE_LIMIT);
+    ck_assert_msg(census->nlink[ino] == 0, "inode %llu has two records", (unsigned long long)ino);
+    census->nlink[ino] = record->nlink;
+    census->mode[ino] = record->mode;
+}
+
+static void count_entry(struct census *census, const uint8_t *key, size_t key_len,
+                        const void *value, size_t value_len)
+{
+    uint64_t directory;
+    const char *name;
+    size_t name_len;
+    struct fs_entry entry;
+    struct fs_record record;
+    ck_assert_int_eq(fs_key_entry_parse(key, key_len, &directory, &name, &name_len), 0);
+    ck_assert_int_eq(fs_entry_decode(value, value_len, &entry), 0);
+    ck_assert_uint_lt(entry.ino, INODE_LIMIT);
+    census->entries++;
+    census->names[entry.ino]++;
+    census->subdirs[directory] += S_ISDIR(entry.type) ? 1u : 0u;
+    if (!entry.is_link) {
+        ck_assert_int_eq(fs_record_decode(value, value_len, &record), 0);
+        count_record(census, &record);
+    }
+}
+
+static void check_parent(const uint8_t *key, const void *value, size_t value_len)
+{
+    uint64_t parent;
+    const char *name;
+    size_t name_len, length;
+    struct fs_key entry;
+    uint8_t record[FS_RECORD_BYTES_MAX];
+    struct fs_entry found;
+    ck_assert_int_eq(fs_parent_decode(value, value_len, &parent, &name, &name_len), 0);
+    fs_key_entry(&entry, parent, name, name_len);
+    ck_assert_int_eq(kv_get(store, entry.bytes, entry.length, record, sizeof record, &length), 0);
+    ck_assert_int_eq(fs_entry_decode(record, length, &found), 0);
+    ck_assert_uint_eq(found.ino, kv_be64_take(key + 1));
+    ck_assert(S_ISDIR(found.type));
+}
+
+/* Every inode has one record, as many names as it says, and every directory a P key. */
+static void expect_sound(void)
+{
+    struct census *census = calloc(1, sizeof *census);
+    struct kv_cursor *cursor;
+    ck_assert_int_eq(kv_cursor_open(store, NULL, 0, NULL, 0, &cursor), 0);
+    int err;
+    for (err = kv_cursor_first(cursor); err == 0; err = kv_cursor_next(cursor)) {
+        size_t key_len, value_len;
+        const uint8_t *key = kv_cursor_key(cursor, &key_len);
+        const void *value;
+        struct fs_record record;
+        ck_assert_int_eq(kv_cursor_value(cursor, &value, &value_len), 0);
+        switch (key[0]) {
+        case FS_KEY_ENTRY:
+            count_entry(census, key, key_len, value, value_len);
+            break;
+        case FS_KEY_INODE:
+            ck_assert_int_eq(fs_record_decode(value, value_len, &record), 0);
+            count_record(census, &record);
+            break;
+        case FS_KEY_ORPHAN:
+            census->orphans++;
+            break;
+        case FS_KEY_PARENT:
+            census->parents++;
+            check_parent(key, value, value_len);
+            break;
+        default:
+            break;
+        }
+    }
+    ck_assert_int_eq(err, -ENOENT);
+    kv_cursor_close(cursor);
+
+    uint64_t directories = 0;
+    for (uint64_t ino = FS_ROOT_INO; ino < INODE_LIMIT; ino++) {
+        const bool is_directory = S_ISDIR(census->mode[ino]);
+        const uint32_t want = is_directory ? 2 + census->subdirs[ino] : census->names[ino];
+        ck_assert_msg(census->nlink[ino] == want, "inode %llu says %u links and has %u",
+                      (unsigned long long)ino, census->nlink[ino], want);
+        directories += is_directory;
+    }
+    ck_assert_uint_eq(census->parents, directories - 1);
+    ck_assert_uint_eq(census->orphans, 0);
+    free(census);
+}
+
+/* ---- threads ------------------------------------------------------------------------- */
+
+struct player {
+    uint64_t state;
+    uint64_t directories[DIRECTORY_COUNT];
+    const char *failed; /* operation that said what it never should */
+    int err;
+};
+
+/* What may happen when others are at the same names; anything else is a fault. */
+static void judge(struct player *player, const char *what, int err)
+{
+    switch (err) {
+    case 0:
+    case -ENOENT:
+    case -EEXIST:
+    case -ENOTDIR:
+    case -EISDIR:
+    case -ENOTEMPTY:
+    case -EPERM:
+    case -EMLINK:
+    case -ENODATA:
+    case -ENXIO:
+    case -EINVAL:
+        return;
+    default:
+        player->failed = what;
+        player->err = err;
+    }
+}
+
+static bool ignore_entry(void *context, const struct fs_dirent *entry)
+{
+    (void)entry;
+    return ++*(unsigned *)context < 20;
+}
+
+struct taken {
+    struct player *player;
+    uint64_t inos[NAME_COUNT * 2];
+    unsigned count;
+};
+
+static bool take_entry(void *context, const struct fs_dirent *entry)
+{
+    struct taken *taken = context;
+    if (taken->count == NAME_COUNT * 2)
+        return false;
+    if (entry->record)
+        taken->inos[taken->count++] = entry->ino;
+    return true;
+}
+
+static void play_with_file(struct player *player, uint64_t ino)
+{
+    static const char bytes[5000] = "content";
+    char back[100];
+    struct fs_record record;
+    size_t got;
+    const uint64_t length = 1 + test_below(&player->state, sizeof bytes);
+    const struct fs_attr_change change = {
+        .valid = FS_ATTR_SIZE | FS_ATTR_MODE, .size = length, .mode = 0640};
+    switch (test_below(&player->state, 6)) {
+    case 0:
+        judge(player, "write",
+              fs_write(volume, ino, test_below(&player->state, 10000), bytes, length, true));
+        break;
+    case 1:
+        judge(player, "read", fs_read(volume, ino, 0, back, sizeof back, &got));
+        break;
+    case 2:
+        judge(player, "setattr", fs_setattr(volume, ino, &change, &record));
+        break;
+    case 3:
+        judge(player, "setxattr", fs_setxattr(volume, ino, "user.x", bytes, 10, 0, false));
+        break;
+    case 4:
+        judge(player, "removexattr", fs_removexattr(volume, ino, "user.x"));
+        break;
+    default:
+        judge(player, "getattr", fs_getattr(volume, ino, &record));
+    }
+}
+
+static void play_once(struct player *player)
+{
+    uint64_t *state = &player->state;
+    const uint64_t dir = player->directories[test_below(state, DIRECTORY_COUNT)];
+    const uint64_t other = player->directories[test_below(state, DIRECTORY_COUNT)];
+    char name[16], to[16];
+    snprintf(name, sizeof name, "n%u", (unsigned)test_below(state, NAME_COUNT));
+    snprintf(to, sizeof to, "n%u", (unsigned)test_below(state, NAME_COUNT));
+    const size_t name_len = strlen(name), to_len = strlen(to);
+    struct fs_record record, linked;
+    int err;
+
+    switch (test_below(state, 10)) {
+    case 0:
+    case 1: {
+        const struct fs_new_node node = {.mode = (test_below(state, 4) ? S_IFREG : S_IFDIR) | 0755};
+        err = fs_create(volume, &root_caller, dir, name, name_len, &node, &record);
+        judge(player, "create", err);
+        if (!err)
+            fs_forget(volume, record.file.ino, 1);
+        break;
+    }
+    case 2:
+        judge(player, "unlink", fs_unlink(volume, dir, name, name_len));
+        break;
+    case 3:
+        judge(player, "rmdir", fs_rmdir(volume, dir, name, name_len));
+        break;
+    case 4:
+        judge(player, "rename",
+              fs_rename(volume, dir, name, name_len, other, to, to_len,
+                        test_below(state, 3) ? 0 : FS_RENAME_EXCHANGE));
+        break;
+    case 5: {
+        struct taken taken = {.player = player};
+        judge(player, "readdirplus", fs_readdir(volume, dir, 0, true, take_entry, &taken));
+        for (unsigned i = 0; i < taken.count; i++)
+            fs_forget(volume, taken.inos[i], 1);
+        break;
+    }
+    case 6: {
+        unsigned count = 0;
+        judge(player, "readdir", fs_readdir(volume, dir, 0, false, ignore_entry, &count));
+        break;
+    }
+    case 7:
+        err = fs_create_unnamed(volume, &root_caller, dir, 0600, &record);
+        judge(player, "create_unnamed", err);
+        if (err)
+            break;
+        judge(player, "publish", fs_publish(volume, record.file.ino, dir, name, name_len));
+        fs_forget(volume, record.file.ino, 1);
+        break;
+    default:
+        err = fs_lookup(volume, dir, name, name_len, &record);
+        judge(player, "lookup", err);
+        if (err)
+            break;
+        if (test_below(state, 3) == 0) {
+            err = fs_link(volume, record.file.ino, other, to, to_len, &linked);
+            judge(player, "link", err);
+            if (!err)
+                fs_forget(volume, linked.file.ino, 1);
+        } else if (S_ISREG(record.mode)) {
+            play_with_file(player, record.file.ino);
+        }
+        fs_forget(volume, record.file.ino, 1);
+    }
+}
+
+static void *play(void *argument)
+{
+    struct player *player = argument;
+    for (unsigned step = 0; step < STEP_COUNT && !player->failed; step++)
+        play_once(player);
+    return NULL;
+}
+
+START_TEST(threads_that_fight_over_names_leave_a_sound_tree)
+{
+    uint64_t seed = test_seed();
+    struct player players[THREAD_COUNT];
+    pthread_t threads[THREAD_COUNT];
+    uint64_t directories[DIRECTORY_COUNT] = {FS_ROOT_INO};
+    for (unsigned i = 1; i < DIRECTORY_COUNT; i++) {
+        const struct fs_new_node node = {.mode = S_IFDIR | 0755};
+        struct fs_record record;
+        char name[16];
+        const int length = snprintf(name, sizeof name, "dir%u", i);
+        ck_assert_int_eq(
+            fs_create(volume, &root_caller, FS_ROOT_INO, name, (size_t)length, &node, &record), 0);
+        directories[i] = record.file.ino; /* the reference is kept */
+    }
+    for (unsigned i = 0; i < THREAD_COUNT; i++) {
+        players[i] = (struct player){.state = seed + i};
+        memcpy(players[i].directories, directories, sizeof directories);
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, play, &players[i]), 0);
+    }
+    for (unsigned i = 0; i < THREAD_COUNT; i++) {
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+        ck_assert_msg(!players[i].failed, "%s: %s", players[i].failed, strerror(-players[i].err));
+    }
+    for (unsigned i = 1; i < DIRECTORY_COUNT; i++)
+        fs_forget(volume, directories[i], 1);
+    uint64_t known, bytes;
+    fs_volume_usage(volume, &known, &bytes);
+    ck_assert_uint_eq(known, 0); /* every reference was given back */
+    expect_sound();
+
+    fs_volume_close(volume);
+    scratch_reopen(&scratch);
+    store = scratch.store;
+    open_volume();
+    expect_sound();
+}
+END_TEST
+
+START_TEST(an_unknown_inode_is_stale)
+{
+    struct fs_record record;
+    ck_assert_int_eq(fs_getattr(volume, 4711, &record), -ESTALE);
+    ck_assert_int_eq(fs_unlink(volume, 4711, "x", 1), -ENOENT);
+    ck_assert_int_eq(fs_lookup(volume, FS_ROOT_INO, "..", 2, &record), -EINVAL);
+    fs_forget(volume, 4711, 3);
+}
+END_TEST
+
+START_TEST(damage_in_one_record_leaves_the_rest_usable)
+{
+    const struct fs_new_node node = {.mode = S_IFREG | 0644};
+    struct fs_record record;
+    ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, "bad", 3, &node, &record), 0);
+    fs_forget(volume, record.file.ino, 1);
+    ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, "good", 4, &node, &record), 0);
+    fs_forget(volume, record.file.ino, 1);
+
+    struct fs_key key;
+    struct kv_batch *batch = kv_batch_new();
+    fs_key_entry(&key, FS_ROOT_INO, "bad", 3);
+    ck_assert_int_eq(kv_batch_patch(batch, key.bytes, key.length, 1, "\xff\xff", 2), 0);
+    ck_assert_int_eq(kv_apply(store, batch, 0, NULL), 0);
+    kv_batch_free(batch);
+
+    ck_assert_int_eq(fs_lookup(volume, FS_ROOT_INO, "bad", 3, &record), -EUCLEAN);
+    ck_assert_int_eq(fs_lookup(volume, FS_ROOT_INO, "good", 4, &record), 0);
+    fs_forget(volume, record.file.ino, 1);
+
+    /* Both are listed; only the sound one comes with attributes. */
+    struct taken taken = {.count = 0};
+    ck_assert_int_eq(fs_readdir(volume, FS_ROOT_INO, 0, true, take_entry, &taken), 0);
+    ck_assert_uint_eq(taken.count, 1);
+    fs_forget(volume, taken.inos[0], 1);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("volume");
+    TCase *tcase = tcase_create("volume");
+    tcase_set_timeout(tcase, 120);
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_add_test(tcase, threads_that_fight_over_names_leave_a_sound_tree);
+    tcase_add_test(tcase, an_unknown_inode_is_stale);
+    tcase_add_test(tcase, damage_in_one_record_leaves_the_rest_usable);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
