@@ -650,15 +650,10 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
     *range_pages = 0;
     while (!(err = kv_record_next(record->bytes, record->length, &at, &redo))) {
         ++*op_count;
-        if (redo.kind == KV_REDO_DEL_RANGE) {
+        if (redo.kind == KV_REDO_DEL_RANGE)
             err = fault_range(store, &redo, range_pages);
-        } else {
-            uint8_t byte, kind;
-            size_t length;
-            err = kv_btree_get(&store->trees[KV_TREE_KEYS], redo.key.data, redo.key.length, &byte,
-                               1, &length, &kind);
-            err = err == -ENOENT ? 0 : err;
-        }
+        else
+            err = kv_btree_fault(&store->trees[KV_TREE_KEYS], redo.key.data, redo.key.length);
         if (err)
             return err;
     }

@@ -140,6 +140,13 @@ int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_le
     return get(btree, VIEW_RESIDENT, key, key_len, buf, buf_cap, value_len, kind, missing);
 }
 
+int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len)
+{
+    struct kv_page_view leaf;
+    uint64_t missing;
+    return view_leaf(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+}
+
 int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
 {
     for (;;) {

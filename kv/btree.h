@@ -5,7 +5,8 @@
  * page changed under them (optimistic lock coupling); the one writer pins its path. Nodes
  * split upwards from a full leaf, and merge below 30 %.
  *
- * Threads: kv_btree_get, _get_resident, _leaf_at, _leaf_before: any. All others: the writer.
+ * Threads: kv_btree_get, _get_resident, _fault, _leaf_at, _leaf_before: any. All others: the
+ * writer.
  */
 #ifndef KV_BTREE_H
 #define KV_BTREE_H
@@ -39,6 +40,8 @@ KV_MUST_CHECK int kv_btree_get(struct kv_btree *btree, const void *key, size_t k
 KV_MUST_CHECK int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_len,
                                         void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind,
                                         uint64_t *missing);
+/* Bring the leaf that covers `key` into memory, with the pages above it. */
+KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);
