@@ -118,6 +118,7 @@ struct kv_pagemap {
     uint64_t *free_ids;                      /* mutex; a stack */
     size_t free_count, free_capacity;        /* mutex */
     uint64_t scan_next, scan_end;            /* mutex; leaf block indexes not scanned yet */
+    uint64_t used_ids;                       /* mutex */
 };
 
 static size_t bucket_of(uint32_t level, uint64_t index)
@@ -257,6 +258,30 @@ static int load_block(struct kv_pagemap *map, uint32_t level, uint64_t index,
 
 /* ---- open, close ------------------------------------------------------------ */
 
+/*
+ * How many pages are below a pointer to a block of `level`. Only where so many are free that
+ * the pointer can not say, one must look: so this reads a block for each 2 million pages. What
+ * can not be read counts as full.
+ */
+static uint64_t count_below(struct kv_pagemap *map, uint32_t level, uint64_t index,
+                            const struct kv_disk_ptr *ptr)
+{
+    const uint64_t slots = ids_below(level + 1);
+    if (!kv_le64_get(ptr->block))
+        return 0;
+    if (kv_le16_get(ptr->free_slots) < UINT16_MAX)
+        return slots - kv_min_u64(kv_le16_get(ptr->free_slots), slots);
+    struct map_block *block;
+    if (level == 0 || load_block(map, level, index, &block) || !block)
+        return slots;
+    struct kv_disk_ptr ptrs[KV_MAP_FANOUT]; /* the block may leave memory meanwhile */
+    memcpy(ptrs, block->ptrs, sizeof ptrs);
+    uint64_t count = 0;
+    for (unsigned i = 0; i < KV_MAP_FANOUT; i++)
+        count += count_below(map, level - 1, index * KV_MAP_FANOUT + i, &ptrs[i]);
+    return count;
+}
+
 int kv_pagemap_open(struct kv_device *device, struct kv_space *space,
                     const struct kv_pagemap_root *root, size_t cached_blocks,
                     struct kv_pagemap **out)
@@ -286,6 +311,9 @@ int kv_pagemap_open(struct kv_device *device, struct kv_space *space,
         map->root.page_id_next = map->scan_end * KV_MAP_FANOUT;
     else
         map->scan_end = 0;
+    if (map->root.depth > 0)
+        map->used_ids = kv_min_u64(count_below(map, map->root.depth - 1, 0, &map->root.ptr),
+                                   map->root.page_id_next - 1);
     *out = map;
     return 0;
 }
@@ -444,6 +472,7 @@ int kv_pagemap_take_id(struct kv_pagemap *map, uint64_t *page_id)
         *page_id = map->root.page_id_next++;
     else
         err = -ENOSPC;
+    map->used_ids += !err;
     pthread_mutex_unlock(&map->mutex);
     return err;
 }
@@ -459,6 +488,8 @@ int kv_pagemap_drop(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id, bo
     const uint64_t leaf = page_id / KV_MAP_FANOUT;
     if (!err && (leaf < map->scan_next || leaf >= map->scan_end))
         kv_ignore(push_free_id(map, page_id)); /* no memory: unused until the next open */
+    KV_ASSERT(map->used_ids > 0);
+    map->used_ids--;
     pthread_mutex_unlock(&map->mutex);
     return err;
 }
@@ -474,7 +505,7 @@ uint64_t kv_pagemap_next_id(struct kv_pagemap *map)
 uint64_t kv_pagemap_used_ids(struct kv_pagemap *map)
 {
     pthread_mutex_lock(&map->mutex);
-    const uint64_t used = map->root.page_id_next - 1 - map->free_count;
+    const uint64_t used = map->used_ids;
     pthread_mutex_unlock(&map->mutex);
     return used;
 }
@@ -494,17 +525,17 @@ static int compare_changes(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static unsigned count_free_slots(const struct map_block *block)
+static uint16_t count_free_slots(const struct map_block *block)
 {
-    unsigned free_slots = 0;
+    uint64_t free_slots = 0;
     for (unsigned i = 0; i < KV_MAP_FANOUT; i++) {
         const struct kv_disk_ptr *ptr = &block->ptrs[i];
         if (!kv_le64_get(ptr->block))
-            free_slots += block->level == 0 ? 1u : KV_MAP_FANOUT;
+            free_slots += kv_min_u64(ids_below(block->level), UINT16_MAX);
         else if (block->level > 0)
             free_slots += kv_le16_get(ptr->free_slots);
     }
-    return free_slots > UINT16_MAX ? UINT16_MAX : free_slots;
+    return (uint16_t)kv_min_u64(free_slots, UINT16_MAX);
 }
 
 /* Where the block lies in the base tree now (block 0: it is new). */
@@ -541,7 +572,7 @@ static int place_block(struct kv_pagemap *map, uint64_t epoch, struct map_block 
     ptr->block = kv_le64_of(place);
     ptr->length_bytes = kv_le32_of(KV_BLOCK_BYTES);
     ptr->codec = KV_CODEC_NONE;
-    ptr->free_slots = kv_le16_of((uint16_t)count_free_slots(block));
+    ptr->free_slots = kv_le16_of(count_free_slots(block));
     ptr->birth_epoch = kv_le64_of(epoch);
     const uint64_t seed = kv_digest_seed(KV_MAP_ID(block->level, block->index), epoch);
     ptr->digest = kv_le64_of(kv_digest(block->ptrs, KV_BLOCK_BYTES, seed));

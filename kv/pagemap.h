@@ -49,7 +49,7 @@ KV_MUST_CHECK int kv_pagemap_take_id(struct kv_pagemap *map, uint64_t *page_id);
 KV_MUST_CHECK int kv_pagemap_drop(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
                                   bool stored);
 uint64_t kv_pagemap_next_id(struct kv_pagemap *map);
-/* Ids in use, or not yet known to be free: never less than there are pages. */
+/* Ids in use. When a map block is damaged, those below it count. */
 uint64_t kv_pagemap_used_ids(struct kv_pagemap *map);
 uint64_t kv_pagemap_moved(struct kv_pagemap *map);  /* pages in the overlays */
 uint64_t kv_pagemap_memory(struct kv_pagemap *map); /* bytes of cached blocks and overlays */

@@ -3,6 +3,8 @@
  */
 #include "support_store.h"
 
+#include "kv/store.h"
+
 #include <unistd.h>
 
 uint64_t test_random_next(struct test_random *random)
@@ -84,4 +86,70 @@ void test_log_nothing(void *context, enum kv_log_level level, const char *line)
     (void)context;
     (void)level;
     (void)line;
+}
+
+void test_create_on(struct kv_device *device, uint32_t node_bytes, enum kv_codec codec,
+                    uint64_t log_bytes)
+{
+    const struct kv_create_options options = {
+        .node_bytes = node_bytes, .log_bytes = log_bytes, .codec = {codec, 0}};
+    struct kv_error error = {""};
+    const int err = kv_create_on_device(device, &options, &error);
+    if (err)
+        printf("create: %s: %s\n", strerror(-err), error.text);
+    KV_ASSERT(err == 0);
+}
+
+int test_try_open_on(struct kv_device *device, struct kv_store **store)
+{
+    const struct kv_open_options options = {
+        .memory_budget_bytes = 8u << 20,
+        .no_background = true,
+        .log = test_log_nothing,
+        .device = device,
+    };
+    return kv_open("test", &options, store, NULL);
+}
+
+struct kv_store *test_open_on(struct kv_device *device)
+{
+    struct kv_store *store = NULL;
+    const int err = test_try_open_on(device, &store);
+    if (err)
+        printf("open: %s\n", strerror(-err));
+    KV_ASSERT(err == 0);
+    return store;
+}
+
+size_t test_number_key(char key[24], uint64_t number)
+{
+    return (size_t)snprintf(key, 24, "key%08llu", (unsigned long long)number);
+}
+
+int test_put_number(struct kv_store *store, uint64_t number, size_t value_len)
+{
+    char key[24];
+    uint8_t *const value = malloc(value_len + 1);
+    if (!value)
+        return -ENOMEM;
+    test_fill(value, value_len, number);
+    const int err = kv_put(store, key, test_number_key(key, number), value, value_len);
+    free(value);
+    return err;
+}
+
+int test_get_number(struct kv_store *store, uint64_t number, size_t value_len)
+{
+    char key[24];
+    size_t got = 0;
+    uint8_t *const value = malloc(2 * value_len + 2);
+    uint8_t *const expected = value + value_len + 1;
+    if (!value)
+        return -ENOMEM;
+    const int err = kv_get(store, key, test_number_key(key, number), value, value_len, &got);
+    test_fill(expected, value_len, number);
+    KV_ASSERT(err || got == value_len);
+    KV_ASSERT(err || memcmp(value, expected, value_len) == 0);
+    free(value);
+    return err;
 }

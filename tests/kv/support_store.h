@@ -35,6 +35,21 @@ void test_dir_remove(struct test_dir *dir);
 /* Run kv_check with everything on, print what it finds, and return the count of findings. */
 uint64_t test_check(struct kv_store *store, struct kv_check_result *result);
 
+/*
+ * A store on a device: created with the least image's options where these are zero; opened
+ * quietly, with 8 MiB and no threads, so that nothing happens by itself.
+ */
+void test_create_on(struct kv_device *device, uint32_t node_bytes, enum kv_codec codec,
+                    uint64_t log_bytes);
+KV_MUST_CHECK int test_try_open_on(struct kv_device *device, struct kv_store **store);
+struct kv_store *test_open_on(struct kv_device *device);
+
+/* Keys and values of a number, for stores that are filled by counting. */
+size_t test_number_key(char key[24], uint64_t number);
+KV_MUST_CHECK int test_put_number(struct kv_store *store, uint64_t number, size_t value_len);
+/* kv_get's result; a value that is got must be the right one. */
+KV_MUST_CHECK int test_get_number(struct kv_store *store, uint64_t number, size_t value_len);
+
 /* Drops lines; for tests that provoke them. */
 void test_log_nothing(void *context, enum kv_log_level level, const char *line);
 

@@ -1,0 +1,245 @@
+/*
+ * tests/kv/test_cursor.c: bounds, edges and values of cursors.
+ *
+ * tests/kv/test_store_model.c walks cursors at random; here are the cases that chance may miss.
+ */
+#include "kv/format.h"
+#include "kv/kv.h"
+#include "support_devices.h"
+#include "support_store.h"
+
+#include <check.h>
+
+#define IMAGE_BLOCKS (2 * KV_IMAGE_BYTES_MIN / KV_BLOCK_BYTES)
+
+static struct kv_store *store_new(void)
+{
+    struct kv_device *const device = memory_device_new(IMAGE_BLOCKS);
+    test_create_on(device, 4096, KV_CODEC_NONE, 0);
+    return test_open_on(device);
+}
+
+static void put(struct kv_store *store, const char *key, size_t key_len)
+{
+    ck_assert_int_eq(kv_put(store, key, key_len, key, key_len), 0);
+}
+
+static struct kv_cursor *cursor_new(struct kv_store *store, const char *lower, const char *upper)
+{
+    struct kv_cursor *cursor = NULL;
+    ck_assert_int_eq(kv_cursor_open(store, lower, lower ? strlen(lower) : 0, upper,
+                                    upper ? strlen(upper) : 0, &cursor),
+                     0);
+    return cursor;
+}
+
+static void expect_on(struct kv_cursor *cursor, int err, const char *key)
+{
+    size_t key_len = 77;
+    ck_assert_int_eq(err, key ? 0 : -ENOENT);
+    const void *const found = kv_cursor_key(cursor, &key_len);
+    if (!key) {
+        ck_assert_ptr_null(found);
+        ck_assert_uint_eq(key_len, 0);
+        return;
+    }
+    ck_assert_uint_eq(key_len, strlen(key));
+    ck_assert_mem_eq(found, key, key_len);
+}
+
+START_TEST(an_empty_store_has_nothing_to_stand_on)
+{
+    struct kv_store *const store = store_new();
+    struct kv_cursor *const cursor = cursor_new(store, NULL, NULL);
+    const void *value;
+    size_t length;
+    expect_on(cursor, kv_cursor_next(cursor), NULL);
+    expect_on(cursor, kv_cursor_prev(cursor), NULL);
+    expect_on(cursor, kv_cursor_first(cursor), NULL);
+    expect_on(cursor, kv_cursor_last(cursor), NULL);
+    expect_on(cursor, kv_cursor_seek(cursor, "k", 1), NULL);
+    expect_on(cursor, kv_cursor_seek(cursor, "", 0), NULL);
+    expect_on(cursor, kv_cursor_seek_before(cursor, "k", 1), NULL);
+    expect_on(cursor, kv_cursor_seek_before(cursor, "", 0), NULL);
+    ck_assert_int_eq(kv_cursor_value(cursor, &value, &length), -ENOENT);
+    kv_cursor_close(cursor);
+    kv_cursor_close(NULL);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
+START_TEST(bounds_hold_for_every_move)
+{
+    struct kv_store *const store = store_new();
+    for (char letter = 'a'; letter <= 'i'; letter++)
+        put(store, &letter, 1);
+    struct kv_cursor *cursor = cursor_new(store, "c", "g"); /* c d e f */
+    expect_on(cursor, kv_cursor_first(cursor), "c");
+    expect_on(cursor, kv_cursor_prev(cursor), NULL);
+    expect_on(cursor, kv_cursor_last(cursor), "f");
+    expect_on(cursor, kv_cursor_next(cursor), NULL);
+    expect_on(cursor, kv_cursor_seek(cursor, "a", 1), "c");
+    expect_on(cursor, kv_cursor_seek(cursor, "", 0), "c");
+    expect_on(cursor, kv_cursor_seek(cursor, "d", 1), "d");
+    expect_on(cursor, kv_cursor_seek(cursor, "d0", 2), "e");
+    expect_on(cursor, kv_cursor_seek(cursor, "f0", 2), NULL);
+    expect_on(cursor, kv_cursor_seek(cursor, "z", 1), NULL);
+    expect_on(cursor, kv_cursor_seek_before(cursor, "z", 1), "f");
+    expect_on(cursor, kv_cursor_seek_before(cursor, "g", 1), "f");
+    expect_on(cursor, kv_cursor_seek_before(cursor, "d", 1), "c");
+    expect_on(cursor, kv_cursor_seek_before(cursor, "c", 1), NULL);
+    expect_on(cursor, kv_cursor_seek_before(cursor, "a", 1), NULL);
+    kv_cursor_close(cursor);
+
+    cursor = cursor_new(store, "g", "c"); /* nothing */
+    expect_on(cursor, kv_cursor_first(cursor), NULL);
+    expect_on(cursor, kv_cursor_last(cursor), NULL);
+    expect_on(cursor, kv_cursor_seek(cursor, "e", 1), NULL);
+    kv_cursor_close(cursor);
+    cursor = cursor_new(store, "c", "c");
+    expect_on(cursor, kv_cursor_first(cursor), NULL);
+    expect_on(cursor, kv_cursor_last(cursor), NULL);
+    kv_cursor_close(cursor);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
+START_TEST(a_prefix_ends_where_no_key_can_begin_with_it)
+{
+    struct kv_store *const store = store_new();
+    static const struct {
+        const char *bytes;
+        size_t length;
+    } keys[] = {{"\xfe", 1},     {"\xfe\xff", 2}, {"\xfe\xff\xff", 3},  {"\xff", 1},
+                {"\xff\xfe", 2}, {"\xff\xff", 2}, {"\xff\xff\x01", 3},  {"\xff\xff\xff", 3},
+                {"a", 1},        {"a\xff", 2},    {"a\xff\xff\xff", 4}, {"b", 1}};
+    static const struct {
+        const char *bytes;
+        size_t length, expected;
+    } prefixes[] = {{"\xff", 1, 5},  {"\xff\xff", 2, 3}, {"\xfe\xff", 2, 2}, {"\xfe", 1, 3},
+                    {"a\xff", 2, 2}, {"a", 1, 3},        {"", 0, 12},        {"c", 1, 0}};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        put(store, keys[i].bytes, keys[i].length);
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
+        struct kv_cursor *cursor;
+        size_t forward = 0, backward = 0;
+        ck_assert_int_eq(
+            kv_cursor_open_prefix(store, prefixes[i].bytes, prefixes[i].length, &cursor), 0);
+        for (int err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor))
+            forward++;
+        for (int err = kv_cursor_last(cursor); !err; err = kv_cursor_prev(cursor))
+            backward++;
+        ck_assert_uint_eq(forward, prefixes[i].expected);
+        ck_assert_uint_eq(backward, prefixes[i].expected);
+        kv_cursor_close(cursor);
+    }
+    struct kv_cursor *cursor;
+    static const char too_long[KV_KEY_MAX + 1];
+    ck_assert_int_eq(kv_cursor_open_prefix(store, too_long, sizeof too_long, &cursor), -EINVAL);
+    ck_assert_int_eq(kv_cursor_open(store, too_long, sizeof too_long, NULL, 0, &cursor), -EINVAL);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
+START_TEST(a_walk_crosses_emptied_leaves_both_ways)
+{
+    struct kv_store *const store = store_new();
+    char key[24];
+    for (uint64_t i = 0; i < 3000; i++)
+        ck_assert_int_eq(test_put_number(store, i, 100), 0);
+    for (uint64_t i = 10; i < 2990; i++)
+        ck_assert_int_eq(kv_del(store, key, test_number_key(key, i)), 0);
+    struct kv_cursor *const cursor = cursor_new(store, NULL, NULL);
+    uint64_t seen = 0;
+    for (int err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        (void)test_number_key(key, seen < 10 ? seen : seen + 2980);
+        expect_on(cursor, 0, key);
+        seen++;
+    }
+    ck_assert_uint_eq(seen, 20);
+    for (int err = kv_cursor_last(cursor); !err; err = kv_cursor_prev(cursor)) {
+        seen--;
+        (void)test_number_key(key, seen < 10 ? seen : seen + 2980);
+        expect_on(cursor, 0, key);
+    }
+    ck_assert_uint_eq(seen, 0);
+    kv_cursor_close(cursor);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
+START_TEST(a_large_value_is_borrowed_until_the_cursor_moves)
+{
+    struct kv_store *const store = store_new();
+    const void *first, *second;
+    size_t length;
+    ck_assert_int_eq(test_put_number(store, 1, 100000), 0);
+    ck_assert_int_eq(test_put_number(store, 2, 50), 0);
+    struct kv_cursor *const cursor = cursor_new(store, NULL, NULL);
+    ck_assert_int_eq(kv_cursor_first(cursor), 0);
+    ck_assert_int_eq(kv_cursor_value(cursor, &first, &length), 0);
+    ck_assert_uint_eq(length, 100000);
+    uint8_t *const expected = malloc(100000);
+    ck_assert_ptr_nonnull(expected);
+    test_fill(expected, 100000, 1);
+    ck_assert_int_eq(memcmp(first, expected, length), 0);
+    /* Asking again, also after the key was changed, does not take it away. */
+    ck_assert_int_eq(kv_put(store, "key00000001", 11, "now small", 9), 0);
+    ck_assert_int_eq(kv_cursor_value(cursor, &second, &length), 0);
+    ck_assert_uint_eq(length, 100000);
+    ck_assert_int_eq(memcmp(first, expected, 100000), 0);
+    ck_assert_int_eq(memcmp(second, expected, 100000), 0);
+    ck_assert_int_eq(kv_cursor_next(cursor), 0);
+    ck_assert_int_eq(kv_cursor_value(cursor, &first, &length), 0);
+    ck_assert_uint_eq(length, 50);
+    free(expected);
+    kv_cursor_close(cursor);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
+/* The leaf was copied with the references; the value is read as it is when it is asked for. */
+START_TEST(a_large_value_that_changed_meanwhile_is_read_as_it_is_now)
+{
+    struct kv_store *const store = store_new();
+    const void *value;
+    size_t length;
+    for (unsigned turn = 0; turn < 3; turn++) {
+        ck_assert_int_eq(test_put_number(store, 1, 100000), 0);
+        struct kv_cursor *const cursor = cursor_new(store, NULL, NULL);
+        ck_assert_int_eq(kv_cursor_first(cursor), 0);
+        if (turn == 0)
+            ck_assert_int_eq(kv_put(store, "key00000001", 11, "small", 5), 0);
+        else if (turn == 1)
+            ck_assert_int_eq(kv_put(store, "key00000001", 11, NULL, 0), 0);
+        else
+            ck_assert_int_eq(kv_del(store, "key00000001", 11), 0);
+        ck_assert_int_eq(kv_checkpoint(store), 0);              /* its blocks are free now ... */
+        ck_assert_int_eq(test_put_number(store, 5, 300000), 0); /* ... and used again */
+        ck_assert_int_eq(kv_cursor_value(cursor, &value, &length), turn == 2 ? -ENOENT : 0);
+        ck_assert(turn || (length == 5 && !memcmp(value, "small", 5)));
+        ck_assert(turn != 1 || length == 0);
+        kv_cursor_close(cursor);
+    }
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *const suite = suite_create("cursor");
+    TCase *const cursor = tcase_create("cursor");
+    tcase_set_timeout(cursor, 120);
+    tcase_add_test(cursor, an_empty_store_has_nothing_to_stand_on);
+    tcase_add_test(cursor, bounds_hold_for_every_move);
+    tcase_add_test(cursor, a_prefix_ends_where_no_key_can_begin_with_it);
+    tcase_add_test(cursor, a_walk_crosses_emptied_leaves_both_ways);
+    tcase_add_test(cursor, a_large_value_is_borrowed_until_the_cursor_moves);
+    tcase_add_test(cursor, a_large_value_that_changed_meanwhile_is_read_as_it_is_now);
+    suite_add_tcase(suite, cursor);
+    SRunner *const runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

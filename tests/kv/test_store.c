@@ -1,0 +1,466 @@
+/*
+ * tests/kv/test_store.c: what the store promises beyond what each of its layers does: reading
+ * together, life without room, waiting, and failures before anything has happened.
+ *
+ * KVFS_SEED chooses the random numbers, KVFS_STEPS how long life at the edge goes on.
+ */
+#include "kv/store.h"
+#include "support_devices.h"
+#include "support_store.h"
+
+#include <check.h>
+#include <inttypes.h>
+#include <pthread.h>
+
+#define IMAGE_BLOCKS (2 * KV_IMAGE_BYTES_MIN / KV_BLOCK_BYTES)
+
+static uint64_t seed_start;
+static uint64_t steps_wanted;
+
+/* ---- a device that counts ---------------------------------------------------------------- */
+
+struct counting {
+    struct kv_device base;
+    struct kv_device *below;
+    uint64_t read_submissions; /* atomic */
+};
+
+static int counting_submit(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
+{
+    struct counting *const counting = (struct counting *)device;
+    if (io_count && ios[0].kind == KV_IO_READ)
+        (void)__atomic_fetch_add(&counting->read_submissions, 1, __ATOMIC_RELAXED);
+    return kv_device_submit(counting->below, ios, io_count, flush);
+}
+
+static void counting_close(struct kv_device *device)
+{
+    (void)device; /* the test closes the one below */
+}
+
+static void counting_init(struct counting *counting, struct kv_device *below)
+{
+    static const struct kv_device_ops ops = {.submit = counting_submit, .close = counting_close};
+    *counting =
+        (struct counting){.base = {.ops = &ops, .block_count = below->block_count}, .below = below};
+}
+
+/* ---- reading together ----------------------------------------------------------------------- */
+
+/* The map's own blocks are not what is counted. */
+static void warm_page_map(struct kv_store *store)
+{
+    const uint64_t next = kv_pagemap_next_id(store->map);
+    for (uint64_t page_id = 1; page_id < next; page_id++) {
+        struct kv_disk_ptr ptr;
+        ck_assert_int_eq(kv_pagemap_get(store->map, page_id, &ptr), 0);
+    }
+}
+
+START_TEST(cold_lookups_cost_one_submission_a_level)
+{
+    enum { KEYS = 20000, MANY = 64, LENGTH = 200 };
+    struct counting counting;
+    struct kv_device *const below = memory_device_new(3 * IMAGE_BLOCKS);
+    static uint8_t values[MANY][LENGTH], expected[LENGTH];
+    char keys[MANY][24];
+    struct kv_lookup lookups[MANY];
+    counting_init(&counting, below);
+    test_create_on(&counting.base, 4096, KV_CODEC_NONE, 0);
+    struct kv_store *store = test_open_on(&counting.base);
+    for (unsigned i = 0; i < KEYS; i++) {
+        const int err = test_put_number(store, i, LENGTH);
+        KV_ASSERT(err == 0);
+    }
+    ck_assert_int_eq(kv_close(store), 0);
+
+    store = test_open_on(&counting.base);
+    warm_page_map(store);
+    for (unsigned i = 0; i < MANY; i++) {
+        const uint64_t number = i % 9 == 8 ? KEYS + i : i * (KEYS / MANY); /* some are not there */
+        lookups[i] = (struct kv_lookup){.key = keys[i],
+                                        .key_len = test_number_key(keys[i], number),
+                                        .buf = values[i],
+                                        .buf_cap = i % 7 ? LENGTH : 10};
+    }
+    counting.read_submissions = 0;
+    ck_assert_int_eq(kv_get_many(store, lookups, MANY), 0);
+    /* Three levels: the root may be there already. */
+    ck_assert_uint_ge(counting.read_submissions, 2);
+    ck_assert_uint_le(counting.read_submissions, 3);
+    for (unsigned i = 0; i < MANY; i++) {
+        if (i % 9 == 8) {
+            ck_assert_int_eq(lookups[i].result, -ENOENT);
+            continue;
+        }
+        ck_assert_int_eq(lookups[i].result, i % 7 ? 0 : -ERANGE);
+        ck_assert_uint_eq(lookups[i].value_len, LENGTH);
+        test_fill(expected, LENGTH, i * (KEYS / MANY));
+        ck_assert(i % 7 == 0 || !memcmp(values[i], expected, LENGTH));
+    }
+    counting.read_submissions = 0;
+    ck_assert_int_eq(kv_get_many(store, lookups, MANY), 0);
+    ck_assert_uint_eq(counting.read_submissions, 0);
+    lookups[0].key_len = 0;
+    lookups[1].key_len = KV_KEY_MAX + 1;
+    ck_assert_int_eq(kv_get_many(store, lookups, 2), 0);
+    ck_assert_int_eq(lookups[0].result, -EINVAL);
+    ck_assert_int_eq(lookups[1].result, -EINVAL);
+    ck_assert_int_eq(kv_get_many(store, NULL, 0), 0);
+    ck_assert_int_eq(kv_close(store), 0);
+    kv_device_close(below);
+}
+END_TEST
+
+START_TEST(the_blobs_of_a_large_value_are_read_together)
+{
+    struct counting counting;
+    struct kv_device *const below = memory_device_new(6 * IMAGE_BLOCKS);
+    const size_t length = 6u << 20; /* six blobs */
+    counting_init(&counting, below);
+    test_create_on(&counting.base, 16384, KV_CODEC_NONE, 0);
+    struct kv_store *const store = test_open_on(&counting.base);
+    ck_assert_int_eq(test_put_number(store, 1, length), 0);
+    counting.read_submissions = 0;
+    ck_assert_int_eq(test_get_number(store, 1, length), 0);
+    ck_assert_uint_eq(counting.read_submissions, 1);
+    ck_assert_int_eq(kv_close(store), 0);
+    kv_device_close(below);
+}
+END_TEST
+
+/* ---- without room ------------------------------------------------------------------------------
+ */
+
+START_TEST(a_batch_of_hundreds_fits_into_the_least_image)
+{
+    static const uint32_t node_sizes[] = {4096, 16384, 65536};
+    struct kv_device *const device = memory_device_new(KV_IMAGE_BYTES_MIN / KV_BLOCK_BYTES);
+    struct kv_batch *const batch = kv_batch_new();
+    char key[24];
+    ck_assert_ptr_nonnull(batch);
+    test_create_on(device, node_sizes[_i], KV_CODEC_NONE, 0);
+    struct kv_store *const store = test_open_on(device);
+    for (unsigned round = 0; round < 3; round++) {
+        kv_batch_clear(batch);
+        for (unsigned i = 0; i < 1000; i++)
+            ck_assert_int_eq(
+                kv_batch_put(batch, key, test_number_key(key, 7 * i + round), key, sizeof key), 0);
+        ck_assert_int_eq(kv_apply(store, batch, 0, NULL), 0);
+    }
+    ck_assert_int_eq(kv_close(store), 0);
+    kv_batch_free(batch);
+}
+END_TEST
+
+/* Fill with small values until there is no room; returns how many there are. */
+static uint64_t fill_up(struct kv_store *store, size_t length)
+{
+    uint64_t count = 0;
+    int err;
+    while (!(err = test_put_number(store, count, length)))
+        count++;
+    ck_assert_int_eq(err, -ENOSPC);
+    return count;
+}
+
+/* A patch is built under the writer lock; a checkpoint, which it may need, takes that lock. */
+START_TEST(a_patch_that_finds_no_space_does_not_hang)
+{
+    struct kv_device *const device = memory_device_new(KV_IMAGE_BYTES_MIN / KV_BLOCK_BYTES);
+    struct kv_batch *const batch = kv_batch_new();
+    static uint8_t bytes[100000];
+    ck_assert_ptr_nonnull(batch);
+    test_create_on(device, 4096, KV_CODEC_NONE, 0);
+    struct kv_store *const store = test_open_on(device);
+    ck_assert_int_eq(kv_put(store, "large", 5, bytes, sizeof bytes), 0);
+    (void)fill_up(store, 20000);
+    unsigned refused = 0;
+    for (unsigned i = 0; i < 20; i++) {
+        /* Each time the blobs that it replaces become free with the next checkpoint only. */
+        kv_batch_clear(batch);
+        ck_assert_int_eq(kv_batch_patch(batch, "large", 5, 50000, "x", 1), 0);
+        const int err = kv_apply(store, batch, 0, NULL);
+        ck_assert(err == 0 || err == -ENOSPC);
+        refused += err != 0;
+        char key[24];
+        for (unsigned k = 0; i == 10 && k < 60; k++)
+            ck_assert_int_eq(kv_del(store, key, test_number_key(key, k)), 0);
+    }
+    ck_assert_uint_lt(refused, 20);
+    ck_assert_int_eq(kv_store_failure(store), 0);
+    ck_assert_int_eq(kv_close(store), 0);
+    kv_batch_free(batch);
+}
+END_TEST
+
+/*
+ * Random work on an image that is always about full. Nothing hangs, nothing turns read-only,
+ * deletions always work, and what is there is right.
+ */
+struct edge {
+    struct kv_store *store;
+    struct test_random random;
+    size_t lengths[3000]; /* SIZE_MAX: the key is not there */
+};
+
+static void edge_step(struct edge *edge)
+{
+    static const size_t sizes[] = {50, 500, 3000, 30000, 200000};
+    const uint64_t number = test_random_below(&edge->random, 3000);
+    const size_t dice = test_random_below(&edge->random, 100);
+    char key[24];
+    const size_t key_len = test_number_key(key, number);
+    int err = 0;
+    if (dice < 70) {
+        const size_t length =
+            1 + test_random_below(&edge->random, sizes[test_random_below(&edge->random, 5)]);
+        err = test_put_number(edge->store, number, length);
+        if (!err)
+            edge->lengths[number] = length;
+    } else if (dice < 85) {
+        err = kv_del(edge->store, key, key_len);
+        KV_ASSERT(err == 0);
+        edge->lengths[number] = SIZE_MAX;
+    } else if (edge->lengths[number] != SIZE_MAX) {
+        /* A patch with the bytes that are there, so that the value is known. */
+        static uint8_t value[200001];
+        struct kv_batch *const batch = kv_batch_new();
+        const size_t offset = test_random_below(&edge->random, edge->lengths[number]);
+        KV_ASSERT(batch);
+        test_fill(value, edge->lengths[number], number);
+        err = kv_batch_patch(batch, key, key_len, offset, value + offset,
+                             edge->lengths[number] - offset);
+        KV_ASSERT(err == 0);
+        err = kv_apply(edge->store, batch, 0, NULL);
+        kv_batch_free(batch);
+    }
+    KV_ASSERT(err == 0 || err == -ENOSPC);
+    err = kv_store_failure(edge->store);
+    KV_ASSERT(err == 0);
+}
+
+START_TEST(life_goes_on_at_the_edge_of_full)
+{
+    static const uint32_t node_sizes[] = {4096, 16384};
+    struct recorder *const recorder =
+        recorder_new(memory_device_new(KV_IMAGE_BYTES_MIN / KV_BLOCK_BYTES));
+    struct kv_check_result result;
+    static struct edge edge;
+    edge.random.state = seed_start + (uint64_t)_i;
+    for (size_t i = 0; i < 3000; i++)
+        edge.lengths[i] = SIZE_MAX;
+    test_create_on(recorder_device(recorder), node_sizes[_i], (enum kv_codec)_i, 0);
+    edge.store = test_open_on(recorder_device(recorder));
+    for (uint64_t step = 1; step <= steps_wanted; step++) {
+        edge_step(&edge);
+        if (step % 500 == 0) { /* full as it is, it recovers */
+            ck_assert_int_eq(kv_sync(edge.store), 0);
+            kv_abandon(edge.store);
+            edge.store = test_open_on(recorder_device(recorder));
+        }
+    }
+    for (uint64_t number = 0; number < 3000; number++) {
+        const size_t length = edge.lengths[number];
+        const bool there = length != SIZE_MAX;
+        const int err = test_get_number(edge.store, number, there ? length : 0);
+        KV_ASSERT(err == (there ? 0 : -ENOENT));
+    }
+    ck_assert_uint_eq(test_check(edge.store, &result), 0);
+    for (uint64_t number = 0; number < 3000; number++) {
+        char key[24];
+        const int err = kv_del(edge.store, key, test_number_key(key, number));
+        KV_ASSERT(err == 0);
+    }
+    ck_assert_uint_eq(test_check(edge.store, &result), 0);
+    ck_assert_int_eq(kv_close(edge.store), 0);
+    recorder_free(recorder);
+}
+END_TEST
+
+/* ---- waiting for each other --------------------------------------------------------------------
+ */
+
+struct writer {
+    struct kv_store *store;
+    uint64_t first;
+    int err;
+};
+
+static void *write_numbers(void *context)
+{
+    struct writer *const writer = context;
+    for (uint64_t i = 0; i < 600 && !writer->err; i++)
+        writer->err = test_put_number(writer->store, writer->first + i, 1000);
+    return NULL;
+}
+
+/* However busy the others are: a full log is no lack of space. */
+START_TEST(writers_wait_for_room_in_a_small_log)
+{
+    enum { WRITERS = 6 };
+    struct kv_device *const device = memory_device_new(2 * IMAGE_BLOCKS);
+    struct writer writers[WRITERS];
+    pthread_t threads[WRITERS];
+    test_create_on(device, 4096, KV_CODEC_NONE, KV_LOG_BYTES_MIN);
+    struct kv_store *const store = test_open_on(device);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        writers[i] = (struct writer){.store = store, .first = i * 1000};
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, write_numbers, &writers[i]), 0);
+    }
+    for (unsigned i = 0; i < WRITERS; i++) {
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+        ck_assert_int_eq(writers[i].err, 0);
+    }
+    for (uint64_t i = 0; i < WRITERS * 1000; i++)
+        ck_assert_int_eq(test_get_number(store, i, 1000), i % 1000 < 600 ? 0 : -ENOENT);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
+START_TEST(an_empty_batch_changes_nothing)
+{
+    struct kv_device *const device = memory_device_new(IMAGE_BLOCKS);
+    struct kv_batch *const batch = kv_batch_new();
+    struct kv_stats before, after;
+    uint64_t position = 0;
+    ck_assert_ptr_nonnull(batch);
+    test_create_on(device, 4096, KV_CODEC_NONE, 0);
+    struct kv_store *const store = test_open_on(device);
+    kv_store_stats(store, &before);
+    ck_assert_int_eq(kv_apply(store, batch, KV_APPLY_SYNC, &position), 0);
+    ck_assert_int_eq(kv_sync_to(store, position), 0);
+    kv_store_stats(store, &after);
+    ck_assert_uint_eq(after.log_records, before.log_records);
+    ck_assert_int_eq(kv_close(store), 0);
+    kv_batch_free(batch);
+}
+END_TEST
+
+/* ---- failures before the first change ---------------------------------------------------------
+ */
+
+START_TEST(a_page_that_can_not_be_had_fails_its_batch_and_no_other)
+{
+    struct faulty *const faulty = faulty_new(memory_device_new(2 * IMAGE_BLOCKS));
+    struct kv_batch *const batch = kv_batch_new();
+    char key[24];
+    ck_assert_ptr_nonnull(batch);
+    test_create_on(faulty_device(faulty), 4096, KV_CODEC_NONE, 0);
+    struct kv_store *store = test_open_on(faulty_device(faulty));
+    for (unsigned i = 0; i < 20000; i++) {
+        const int err = test_put_number(store, i, 600);
+        KV_ASSERT(err == 0);
+    }
+    ck_assert_int_eq(kv_close(store), 0);
+    store = test_open_on(faulty_device(faulty));
+    unsigned failed = 0;
+    for (unsigned i = 0; i < 200; i++) {
+        faulty_arm(faulty, (struct fault){.targets = FAULT_READS, .lasting = true, .error = -EIO});
+        kv_batch_clear(batch);
+        for (unsigned k = 0; k < 3; k++)
+            ck_assert_int_eq(
+                kv_batch_put(batch, key, test_number_key(key, i * 60 + k * 3000), "new", 3), 0);
+        int err = i % 3 == 0   ? kv_del(store, key, test_number_key(key, i * 60))
+                  : i % 3 == 1 ? test_put_number(store, i * 60, 600)
+                               : kv_apply(store, batch, 0, NULL);
+        faulty_arm(faulty, (struct fault){0});
+        failed += err != 0;
+        ck_assert(err == 0 || err == -EIO);
+        ck_assert_int_eq(kv_store_failure(store), 0);
+        if (err && i % 3 == 2)
+            for (unsigned k = 0; k < 3; k++)
+                ck_assert_int_eq(test_get_number(store, i * 60 + k * 3000, 600), 0);
+        err = test_put_number(store, 100000 + i, 600);
+        ck_assert_int_eq(err, 0);
+    }
+    ck_assert_uint_gt(failed, 50);
+    struct kv_check_result result;
+    ck_assert_uint_eq(test_check(store, &result), 0);
+    ck_assert_int_eq(kv_close(store), 0);
+    kv_batch_free(batch);
+    faulty_free(faulty);
+}
+END_TEST
+
+START_TEST(a_failed_open_closes_what_it_was_given)
+{
+    struct kv_store *store = NULL;
+    struct kv_error error = {""};
+    const struct kv_open_options too_little = {.memory_budget_bytes = 1,
+                                               .device = memory_device_new(IMAGE_BLOCKS)};
+    ck_assert_int_eq(kv_open("x", &too_little, &store, &error), -EINVAL);
+    ck_assert_int_eq(test_try_open_on(memory_device_new(IMAGE_BLOCKS), &store), -EMEDIUMTYPE);
+    ck_assert_ptr_null(store);
+}
+END_TEST
+
+/* ---- sync modes ---------------------------------------------------------------------------------
+ */
+
+START_TEST(each_sync_mode_keeps_what_it_promises)
+{
+    static const enum kv_sync_mode modes[] = {KV_SYNC_FSYNC, KV_SYNC_ALWAYS, KV_SYNC_CHECKPOINT};
+    for (unsigned mode = 0; mode < 3; mode++) {
+        struct recorder *const recorder = recorder_new(memory_device_new(IMAGE_BLOCKS));
+        struct kv_device *const device = recorder_device(recorder);
+        const struct kv_open_options options = {
+            .sync = modes[mode],
+            .memory_budget_bytes = 8u << 20,
+            .no_background = true,
+            .device = device,
+        };
+        struct kv_store *store;
+        test_create_on(device, 4096, KV_CODEC_NONE, 0);
+        ck_assert_int_eq(kv_open("x", &options, &store, NULL), 0);
+        for (unsigned i = 0; i < 100; i++)
+            ck_assert_int_eq(test_put_number(store, i, 100), 0);
+        if (modes[mode] != KV_SYNC_ALWAYS)
+            ck_assert_int_eq(kv_sync(store), 0);
+        ck_assert_int_eq(test_put_number(store, 100, 100), 0);
+        /* What no flush followed is lost. */
+        struct crash_walk walk;
+        crash_walk_init(&walk, recorder);
+        crash_walk_advance(&walk, recorder_event_count(recorder));
+        static const bool none_kept[4096];
+        ck_assert_uint_le(crash_walk_pending(&walk), 4096);
+        struct kv_store *const again =
+            test_open_on(crash_walk_state(&walk, &(struct crash_choice){.kept = none_kept}));
+        for (unsigned i = 0; i < 100; i++)
+            ck_assert_int_eq(test_get_number(again, i, 100), 0);
+        ck_assert_int_eq(test_get_number(again, 100, 100),
+                         modes[mode] == KV_SYNC_ALWAYS ? 0 : -ENOENT);
+        ck_assert_int_eq(kv_close(again), 0);
+        crash_walk_release(&walk);
+        kv_abandon(store);
+        recorder_free(recorder);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    seed_start = test_env("KVFS_SEED", 1);
+    steps_wanted = test_env("KVFS_STEPS", 4000);
+    printf("seed: %" PRIu64 " (KVFS_SEED), steps: %" PRIu64 " (KVFS_STEPS)\n", seed_start,
+           steps_wanted);
+    Suite *const suite = suite_create("store");
+    TCase *const store = tcase_create("store");
+    tcase_set_timeout(store, 300);
+    tcase_add_test(store, cold_lookups_cost_one_submission_a_level);
+    tcase_add_test(store, the_blobs_of_a_large_value_are_read_together);
+    tcase_add_loop_test(store, a_batch_of_hundreds_fits_into_the_least_image, 0, 3);
+    tcase_add_test(store, a_patch_that_finds_no_space_does_not_hang);
+    tcase_add_loop_test(store, life_goes_on_at_the_edge_of_full, 0, 2);
+    tcase_add_test(store, writers_wait_for_room_in_a_small_log);
+    tcase_add_test(store, an_empty_batch_changes_nothing);
+    tcase_add_test(store, a_page_that_can_not_be_had_fails_its_batch_and_no_other);
+    tcase_add_test(store, a_failed_open_closes_what_it_was_given);
+    tcase_add_test(store, each_sync_mode_keeps_what_it_promises);
+    suite_add_tcase(suite, store);
+    SRunner *const runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
