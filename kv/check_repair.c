@@ -178,7 +178,7 @@ static int salvage_leaf(struct kv_store *store, const uint8_t *leaf, struct kv_m
         const struct kv_bytes value = kv_node_value(leaf, slot, &kind);
         if (sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key_len +
                 value.length >
-            kv_node_cell_max(store->node_bytes))
+            kv_node_cell_limit(store->node_bytes))
             continue; /* no store writes such a cell */
         uint8_t other;
         int err =

@@ -15,7 +15,9 @@
  * superblock, copies stamped N remain although E stands. N must not become "newest, not newer
  * than the superblock" when a later checkpoint M >= N leaves the group alone. Hence a group
  * whose inactive copy is newer than E is dirty from the start: checkpoint M overwrites that
- * copy. If M dies as well, the copy is torn (and never valid again) or newer than E still.
+ * copy. The same goes for a copy that is torn: when a later checkpoint dies while it writes the
+ * copy again, the few blocks of it that reach the disk may be just what makes the old N whole.
+ * If M dies as well, the copy is torn or newer than E still.
  */
 #include "kv/space.h"
 
@@ -548,23 +550,32 @@ static int space_new(struct kv_device *device, const struct kv_space_config *con
     return 0;
 }
 
+/* A copy that was never written, or wiped. */
+static bool copy_is_blank(const struct copy_image *image)
+{
+    static const struct kv_disk_bitmap_header blank;
+    return !memcmp(&image->header, &blank, sizeof blank);
+}
+
 /* Choose between the two copies just read of a group, see the head of this file. */
 static int load_group(struct kv_space *space, uint32_t index, uint64_t epoch,
                       const struct copy_image copies[2], const struct kv_io ios[2])
 {
     struct group *group = &space->groups[index];
     int best = -1;
-    bool newer = false;
+    bool rewrite = false; /* what is in the inactive copy may become dangerous */
     for (int copy = 0; copy < 2; copy++) {
         if (ios[copy].result) {
-            newer = true; /* unknown: treat it as the worst it can be */
+            rewrite = true; /* unknown: treat it as the worst it can be */
             continue;
         }
-        if (!copy_is_valid(&copies[copy], &space->config, index))
+        if (!copy_is_valid(&copies[copy], &space->config, index)) {
+            rewrite = rewrite || !copy_is_blank(&copies[copy]);
             continue;
+        }
         const uint64_t stamp = kv_le64_get(copies[copy].header.epoch);
         if (stamp > epoch)
-            newer = true;
+            rewrite = true;
         else if (best < 0 || stamp > kv_le64_get(copies[best].header.epoch))
             best = copy;
     }
@@ -577,7 +588,7 @@ static int load_group(struct kv_space *space, uint32_t index, uint64_t epoch,
     group->active = (uint8_t)best;
     group->active_epoch = kv_le64_get(copies[best].header.epoch);
     group->active_digest = kv_le64_get(copies[best].header.digest);
-    group->dirty = newer;
+    group->dirty = rewrite;
     memcpy(group->committed, copies[best].bits, KV_GROUP_BITMAP_BYTES);
     busy_from_committed(space, group);
     return 0;

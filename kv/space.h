@@ -36,7 +36,7 @@ KV_MUST_CHECK int kv_space_format(struct kv_device *device, const struct kv_spac
 /*
  * Load for each group the newest valid copy whose epoch is <= `epoch`; the whole must match
  * `bitmap_digest` (-EBADMSG otherwise: rebuild with kv_space_open_empty). A group whose other
- * copy is newer than `epoch` (an unfinished checkpoint) is rewritten by the next checkpoint.
+ * copy is newer than `epoch` or torn (an unfinished checkpoint) is rewritten by the next one.
  */
 KV_MUST_CHECK int kv_space_open(struct kv_device *device, const struct kv_space_config *config,
                                 uint64_t epoch, uint64_t bitmap_digest, struct kv_space **space);

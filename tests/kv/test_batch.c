@@ -107,12 +107,13 @@ START_TEST(a_patch_joins_what_the_batch_does_to_the_key_before)
 }
 END_TEST
 
-START_TEST(patches_of_one_key_are_kept_and_none_is_of_a_reference)
+START_TEST(several_patches_a_key_and_none_of_a_reference)
 {
     struct kv_batch *const batch = batch_new();
     struct kv_blob_ref ref = {{0}};
     ck_assert_int_eq(kv_batch_patch(batch, "k", 1, 0, "a", 1), 0);
     ck_assert_int_eq(kv_batch_patch(batch, "k", 1, 5, "b", 1), 0);
+    expect_op(batch, 0, KV_REDO_PATCH, "k", "a", 1);
     expect_op(batch, 1, KV_REDO_PATCH, "k", "b", 1);
     ck_assert_int_eq(kv_batch_put_blob(batch, "m", 1, "head", 4, &ref, KV_BLOB_NEW), 0);
     ck_assert_int_eq(kv_batch_patch(batch, "m", 1, 0, "c", 1), -EINVAL);
@@ -244,7 +245,7 @@ int main(void)
     tcase_add_test(batch, operations_are_kept_in_order_and_copied);
     tcase_add_test(batch, a_batch_grows_to_many_operations);
     tcase_add_test(batch, a_patch_joins_what_the_batch_does_to_the_key_before);
-    tcase_add_test(batch, patches_of_one_key_are_kept_and_none_is_of_a_reference);
+    tcase_add_test(batch, several_patches_a_key_and_none_of_a_reference);
     tcase_add_test(batch, records_give_back_what_was_added);
     tcase_add_test(batch, no_bytes_make_the_decoder_stray);
     suite_add_tcase(suite, batch);

@@ -117,10 +117,11 @@ static void read_events(struct seen *seen, size_t from)
             ck_assert_msg(!reached(seen, event.block), "event %zu overwrites block %" PRIu64, i,
                           event.block);
         }
-        /* Its twin goes to the other slot when it is durable, and changes nothing. */
-        const bool twin = is_superblock(&event) && seen->superblocks &&
-                          !memcmp(event.bytes, &seen->superblock, sizeof seen->superblock);
-        if (is_superblock(&event) && !twin) {
+        const bool again = /* in the other slot */
+            seen->superblocks && is_superblock(&event) &&
+            !memcmp(event.bytes, &seen->superblock, sizeof seen->superblock);
+        ck_assert_msg(!again || event.block != seen->last_slot, "event %zu: not the other slot", i);
+        if (is_superblock(&event) && !again) {
             ck_assert_msg(i < from || !unflushed, "event %zu: %zu writes are not flushed", i,
                           unflushed);
             ck_assert_msg(event.block != seen->last_slot, "event %zu: the same slot again", i);

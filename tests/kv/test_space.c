@@ -578,6 +578,57 @@ START_TEST(a_copy_of_an_aborted_checkpoint_is_never_chosen_later)
 }
 END_TEST
 
+/* Keep of what changed in the group's copies since `before` only this block. */
+static void keep_one_block(struct fixture *f, const uint8_t *before, uint64_t kept)
+{
+    for (uint64_t block = 0; block < KV_GROUP_META_BLOCKS; block++) {
+        const uint64_t offset = (FIRST_BLOCK + block) * KV_BLOCK_BYTES;
+        if (block != kept)
+            memcpy(f->memory.bytes + offset, before + block * KV_BLOCK_BYTES, KV_BLOCK_BYTES);
+    }
+}
+
+START_TEST(a_torn_copy_does_not_come_back_whole)
+{
+    struct fixture f;
+    static uint8_t before[KV_GROUP_META_BLOCKS * KV_BLOCK_BYTES];
+    uint8_t *group;
+    uint64_t digest, used;
+    fixture_init(&f, 1, 100000, 4);
+    group = f.memory.bytes + FIRST_BLOCK * KV_BLOCK_BYTES;
+
+    /* Given a checkpoint 3 that died before its superblock, ... */
+    ck_assert_int_eq(kv_space_claim(f.space, FIRST_BLOCK + 40, 8), 0);
+    ck_assert_int_eq(kv_space_commit(f.space, 3, FIRST_BLOCK + 40, 8), 0);
+    ck_assert_int_eq(kv_space_write(f.space, 3, &digest, &used), 0);
+
+    /* ... another 3 that died in the middle of the same copy, ... */
+    ck_assert_int_eq(reopen(&f), 0);
+    ck_assert_int_eq(kv_space_claim(f.space, FIRST_BLOCK + 90000, 8), 0);
+    ck_assert_int_eq(kv_space_commit(f.space, 3, FIRST_BLOCK + 90000, 8), 0);
+    memcpy(before, group, sizeof before);
+    ck_assert_int_eq(kv_space_write(f.space, 3, &digest, &used), 0);
+    keep_one_block(&f, before, KV_GROUP_COPY_BLOCKS + 1 + 90000 / 8 / KV_BLOCK_BYTES);
+
+    /* ... and a third that changes nothing here and gets its superblock, ... */
+    ck_assert_int_eq(reopen(&f), 0);
+    checkpoint(&f, 3);
+
+    /* ... when a checkpoint 4 dies with any one block of its bitmap on disk, */
+    for (uint64_t kept = 0; kept < KV_GROUP_META_BLOCKS; kept++) {
+        ck_assert_int_eq(reopen(&f), 0); /* ... then 3 opens. */
+        ck_assert_uint_eq(stats_of(&f).busy_blocks, 0);
+        ck_assert_int_eq(kv_space_claim(f.space, FIRST_BLOCK + 44, 4), 0);
+        ck_assert_int_eq(kv_space_commit(f.space, 4, FIRST_BLOCK + 44, 4), 0);
+        memcpy(before, group, sizeof before);
+        ck_assert_int_eq(kv_space_write(f.space, 4, &digest, &used), 0);
+        keep_one_block(&f, before, kept);
+    }
+    ck_assert_int_eq(reopen(&f), 0);
+    fixture_release(&f);
+}
+END_TEST
+
 START_TEST(a_clean_group_is_not_written_again)
 {
     struct fixture f;
@@ -749,6 +800,7 @@ int main(void)
 
     TCase *copies = tcase_create("copies");
     tcase_add_test(copies, a_copy_of_an_aborted_checkpoint_is_never_chosen_later);
+    tcase_add_test(copies, a_torn_copy_does_not_come_back_whole);
     tcase_add_test(copies, a_clean_group_is_not_written_again);
     tcase_add_test(copies, a_damaged_copy_is_seen_and_the_other_one_does_not_pass_for_it);
     tcase_add_test(copies, an_unreadable_inactive_copy_does_not_matter_and_an_active_one_does);

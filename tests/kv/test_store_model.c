@@ -135,8 +135,6 @@ struct walk {
     struct kv_batch *batch;
     uint8_t *buf; /* LARGE_BYTES_MAX twice, for values read */
     uint64_t identity_next;
-    struct name *patched; /* OPERATIONS_MAX; by the batch that is being made */
-    size_t patched_count;
 };
 
 static size_t below(struct walk *walk, size_t limit)
@@ -243,23 +241,10 @@ static void batch_delete_range(struct walk *walk)
     model_remove_range(model, first, model_find(model, upper.bytes, upper.length));
 }
 
-/* A batch takes one patch a key. */
-static bool patched_before(const struct walk *walk, const struct name *name)
-{
-    for (size_t i = 0; i < walk->patched_count; i++) {
-        const struct name *const other = &walk->patched[i];
-        if (!kv_key_compare(other->bytes, other->length, name->bytes, name->length))
-            return true;
-    }
-    return false;
-}
-
 static void batch_patch(struct walk *walk)
 {
     struct name name;
     pick_name(walk, &name);
-    if (patched_before(walk, &name))
-        return;
     const struct entry *const old = model_get(&walk->model, name.bytes, name.length);
     if (old && old->is_blob)
         return; /* the bytes of a reference are not for patching */
@@ -282,7 +267,6 @@ static void batch_patch(struct walk *walk)
     memcpy(value + offset, bytes, length);
     expect_ok(kv_batch_patch(walk->batch, name.bytes, name.length, offset, bytes, length),
               "batch patch");
-    walk->patched[walk->patched_count++] = name;
     free(bytes);
     (void)model_put(&walk->model, name.bytes, name.length, value, new_len);
 }
@@ -373,7 +357,6 @@ static void step_batch(struct walk *walk)
     const bool full = model->count > MODEL_KEYS_MAX || model->value_bytes > MODEL_BYTES_MAX;
     const size_t operations = 1 + below(walk, OPERATIONS_MAX - 1);
     kv_batch_clear(walk->batch);
-    walk->patched_count = 0;
     ck_assert_uint_eq(kv_batch_count(walk->batch), 0);
     if (below(walk, 4) == 0)
         batch_shared_blob(walk);
@@ -672,8 +655,6 @@ START_TEST(random_operations_agree_with_a_sorted_array)
     walk.batch = kv_batch_new();
     ck_assert_ptr_nonnull(walk.buf);
     ck_assert_ptr_nonnull(walk.batch);
-    walk.patched = calloc(OPERATIONS_MAX, sizeof *walk.patched);
-    ck_assert_ptr_nonnull(walk.patched);
     const int err = kv_create(walk.dir.image, &create, &error);
     ck_assert_msg(err == 0, "create: %d: %s", err, error.text);
     open_store(&walk);
@@ -701,7 +682,6 @@ START_TEST(random_operations_agree_with_a_sorted_array)
     expect_ok(kv_close(walk.store), "close");
 
     kv_batch_free(walk.batch);
-    free(walk.patched);
     free(walk.buf);
     model_release(&walk.model);
     test_dir_remove(&walk.dir);

@@ -26,10 +26,10 @@ static void fixture_init(struct fixture *f)
     memset(f, 0, sizeof *f);
     f->device = memory_device_new(IMAGE_BLOCKS);
     test_create_on(f->device, 4096, KV_CODEC_NONE, KV_LOG_BYTES_MIN);
-    enum kv_superblock_twin twin = KV_TWIN_GOOD;
+    enum kv_superblock_twin twin;
     ck_assert_int_eq(
         kv_superblock_read(f->device, "image", false, &f->superblock, &twin, &f->error), 0);
-    ck_assert_int_eq(twin, KV_TWIN_GOOD);
+    ck_assert_int_eq((int)twin, KV_TWIN_GOOD);
 }
 
 static void fixture_release(struct fixture *f)
@@ -37,14 +37,17 @@ static void fixture_release(struct fixture *f)
     kv_device_close(f->device);
 }
 
-/* kv_superblock_read's result; the copy that was taken and what became of the other one. */
-static int take(struct fixture *f, bool with_backup, uint64_t *epoch, enum kv_superblock_twin *twin)
+/* kv_superblock_read's result; the copy that was taken and whether the other one is bad. */
+static int take(struct fixture *f, bool with_backup, uint64_t *epoch, bool *damaged)
 {
     struct kv_disk_superblock taken;
+    enum kv_superblock_twin twin;
     f->error.text[0] = '\0';
-    const int err = kv_superblock_read(f->device, "image", with_backup, &taken, twin, &f->error);
+    const int err = kv_superblock_read(f->device, "image", with_backup, &taken, &twin, &f->error);
     if (!err)
         *epoch = kv_le64_get(taken.epoch);
+    if (!err)
+        *damaged = twin != KV_TWIN_GOOD;
     else
         ck_assert_ptr_nonnull(strstr(f->error.text, "image"));
     return err;
@@ -78,13 +81,13 @@ START_TEST(slots_are_written_in_turn_and_the_newest_is_taken)
     fixture_init(&f);
     for (uint64_t epoch = 100; epoch < 110; epoch++) {
         uint64_t taken = 0;
-        enum kv_superblock_twin twin = KV_TWIN_GOOD;
+        bool damaged;
         write_epoch(&f, epoch);
         ck_assert_uint_ne(slot_of_last(&f), slot_before);
         slot_before = slot_of_last(&f);
-        ck_assert_int_eq(take(&f, false, &taken, &twin), 0);
+        ck_assert_int_eq(take(&f, false, &taken, &damaged), 0);
         ck_assert_uint_eq(taken, epoch);
-        ck_assert_int_eq(twin, KV_TWIN_GOOD);
+        ck_assert(!damaged);
     }
     fixture_release(&f);
 }
@@ -100,16 +103,51 @@ START_TEST(a_changed_bit_anywhere_makes_a_copy_unfit)
     for (unsigned i = 0; i < 300; i++) {
         const size_t offset = test_random_below(&random, KV_BLOCK_BYTES);
         const uint8_t bits = (uint8_t)(1u << test_random_below(&random, 8));
-        const bool newest = i % 2;
-        const uint64_t block = newest ? slot_of_last(&f) : KV_SUPERBLOCK_B_BLOCK - slot_of_last(&f);
+        const uint64_t block = i % 2 ? KV_SUPERBLOCK_A_BLOCK : KV_SUPERBLOCK_B_BLOCK;
         uint64_t taken = 0;
-        enum kv_superblock_twin twin = KV_TWIN_GOOD;
+        bool damaged = false;
         change_block(&f, block, offset, bits);
-        ck_assert_int_eq(take(&f, false, &taken, &twin), 0);
-        ck_assert_uint_eq(taken, 101); /* its twin is as new */
-        ck_assert_int_ne(twin, KV_TWIN_GOOD);
+        ck_assert_int_eq(take(&f, false, &taken, &damaged), 0);
+        ck_assert_uint_eq(taken, 101); /* both slots hold it */
+        ck_assert(damaged);
         change_block(&f, block, offset, bits);
     }
+    fixture_release(&f);
+}
+END_TEST
+
+/* The power went while a slot was written: the one before is still there. */
+START_TEST(a_torn_write_leaves_the_superblock_before)
+{
+    struct fixture f;
+    fixture_init(&f);
+    uint8_t *const before = kv_device_alloc(2 * KV_BLOCK_BYTES);
+    uint8_t *const torn = kv_device_alloc(KV_BLOCK_BYTES);
+    ck_assert_ptr_nonnull(before);
+    ck_assert_ptr_nonnull(torn);
+    for (size_t new_bytes = 512; new_bytes < KV_BLOCK_BYTES; new_bytes += 512) {
+        uint64_t taken = 0;
+        bool damaged;
+        write_epoch(&f, 100);
+        ck_assert_int_eq(kv_device_read(f.device, KV_SUPERBLOCK_A_BLOCK, 1, before), 0);
+        ck_assert_int_eq(
+            kv_device_read(f.device, KV_SUPERBLOCK_B_BLOCK, 1, before + KV_BLOCK_BYTES), 0);
+        write_epoch(&f, 101);
+        const uint64_t slot = slot_of_last(&f);
+        const bool is_b = slot == KV_SUPERBLOCK_B_BLOCK;
+        ck_assert_int_eq(kv_device_read(f.device, slot, 1, torn), 0);
+        memcpy(torn + new_bytes, before + (is_b ? KV_BLOCK_BYTES : 0) + new_bytes,
+               KV_BLOCK_BYTES - new_bytes);
+        ck_assert_int_eq(kv_device_write(f.device, slot, 1, torn), 0);
+        ck_assert_int_eq(kv_device_write(f.device, KV_SUPERBLOCK_B_BLOCK - slot, 1,
+                                         before + (is_b ? 0 : KV_BLOCK_BYTES)),
+                         0);
+        ck_assert_int_eq(take(&f, false, &taken, &damaged), 0);
+        ck_assert_uint_eq(taken, 100);
+        ck_assert(damaged);
+    }
+    free(before);
+    free(torn);
     fixture_release(&f);
 }
 END_TEST
@@ -118,19 +156,19 @@ START_TEST(with_both_damaged_only_the_backup_helps)
 {
     struct fixture f;
     uint64_t taken = 0;
-    enum kv_superblock_twin twin = KV_TWIN_GOOD;
+    bool damaged;
     fixture_init(&f);
     write_epoch(&f, 100);
     ck_assert_int_eq(kv_superblock_write_backup(f.device, &f.superblock), 0);
     write_epoch(&f, 101);
     change_block(&f, KV_SUPERBLOCK_A_BLOCK, 50, 1);
     change_block(&f, KV_SUPERBLOCK_B_BLOCK, 4090, 1);
-    ck_assert_int_eq(take(&f, false, &taken, &twin), -EBADMSG);
-    ck_assert_int_eq(take(&f, true, &taken, &twin), 0);
+    ck_assert_int_eq(take(&f, false, &taken, &damaged), -EBADMSG);
+    ck_assert_int_eq(take(&f, true, &taken, &damaged), 0);
     ck_assert_uint_eq(taken, 100);
-    ck_assert_int_ne(twin, KV_TWIN_GOOD);
+    ck_assert(damaged);
     change_block(&f, IMAGE_BLOCKS - 1, 50, 1);
-    ck_assert_int_eq(take(&f, true, &taken, &twin), -EBADMSG);
+    ck_assert_int_eq(take(&f, true, &taken, &damaged), -EBADMSG);
     fixture_release(&f);
 }
 END_TEST
@@ -139,7 +177,7 @@ START_TEST(what_is_no_image_is_told_from_what_is_damaged)
 {
     struct kv_disk_superblock superblock;
     struct kv_error error = {""};
-    enum kv_superblock_twin twin = KV_TWIN_GOOD;
+    enum kv_superblock_twin twin;
     for (unsigned blocks = 1; blocks < 3000; blocks = blocks * 7 + 1) {
         struct kv_device *const device = memory_device_new(blocks);
         ck_assert_int_eq(kv_superblock_read(device, "image", true, &superblock, &twin, &error),
@@ -181,7 +219,7 @@ START_TEST(no_superblock_passes_with_a_geometry_that_can_not_be)
             KV_ASSERT(written == 0);
         }
         struct kv_disk_superblock taken;
-        enum kv_superblock_twin twin = KV_TWIN_GOOD;
+        enum kv_superblock_twin twin;
         const int err = kv_superblock_read(f.device, "image", false, &taken, &twin, &f.error);
         KV_ASSERT(err == 0 || err == -EUCLEAN || err == -ENODATA);
         if (err)
@@ -230,8 +268,8 @@ START_TEST(random_blocks_are_refused_quietly)
         KV_ASSERT(kv_device_write(f.device, KV_SUPERBLOCK_A_BLOCK, 1, bytes) == 0);
         KV_ASSERT(kv_device_write(f.device, KV_SUPERBLOCK_B_BLOCK, 1, bytes) == 0);
         uint64_t taken;
-        enum kv_superblock_twin twin = KV_TWIN_GOOD;
-        const int err = take(&f, false, &taken, &twin);
+        bool damaged;
+        const int err = take(&f, false, &taken, &damaged);
         KV_ASSERT(err == -EMEDIUMTYPE || err == -EBADMSG || err == -EPROTONOSUPPORT);
     }
     free(bytes);
@@ -248,6 +286,7 @@ int main(void)
     tcase_set_timeout(superblock, 120);
     tcase_add_test(superblock, slots_are_written_in_turn_and_the_newest_is_taken);
     tcase_add_test(superblock, a_changed_bit_anywhere_makes_a_copy_unfit);
+    tcase_add_test(superblock, a_torn_write_leaves_the_superblock_before);
     tcase_add_test(superblock, with_both_damaged_only_the_backup_helps);
     tcase_add_test(superblock, what_is_no_image_is_told_from_what_is_damaged);
     tcase_add_test(superblock, no_superblock_passes_with_a_geometry_that_can_not_be);
