@@ -383,6 +383,104 @@ START_TEST(a_page_that_can_not_be_had_fails_its_batch_and_no_other)
 }
 END_TEST
 
+/* ---- a device that fails amid threads -----------------------------------------------------------
+ */
+
+struct crowd {
+    struct kv_store *store;
+    bool done;       /* atomic */
+    uint64_t synced; /* atomic; numbers below it are durable */
+};
+
+/* Writes numbers in order and syncs now and then, until the store turns read-only. */
+static void *crowd_writer(void *context)
+{
+    struct crowd *const crowd = context;
+    int err = 0;
+    for (uint64_t number = 0; !err; number++) {
+        err = test_put_number(crowd->store, number, number % 40 ? 300 : 20000);
+        if (!err && number % 50 == 49) {
+            err = number % 100 == 99 ? kv_sync(crowd->store) : kv_checkpoint(crowd->store);
+            if (!err)
+                __atomic_store_n(&crowd->synced, number + 1, __ATOMIC_RELAXED);
+        }
+    }
+    KV_ASSERT(err == -EIO || err == -EROFS);
+    KV_ASSERT(kv_store_failure(crowd->store) != 0);
+    return NULL;
+}
+
+static void *crowd_disturber(void *context)
+{
+    struct crowd *const crowd = context;
+    struct test_random random = {seed_start};
+    int err = 0;
+    while (!err) {
+        const uint64_t number = 1000000 + test_random_below(&random, 2000);
+        err = test_put_number(crowd->store, number, 500);
+    }
+    KV_ASSERT(err == -EIO || err == -EROFS);
+    return NULL;
+}
+
+static void *crowd_reader(void *context)
+{
+    struct crowd *const crowd = context;
+    struct test_random random = {seed_start + 1};
+    while (!__atomic_load_n(&crowd->done, __ATOMIC_RELAXED)) {
+        const uint64_t synced = __atomic_load_n(&crowd->synced, __ATOMIC_RELAXED);
+        if (!synced)
+            continue;
+        const uint64_t number = test_random_below(&random, synced);
+        const int err = test_get_number(crowd->store, number, number % 40 ? 300 : 20000);
+        KV_ASSERT(err == 0);
+    }
+    return NULL;
+}
+
+START_TEST(threads_come_to_an_end_when_the_device_fails)
+{
+    struct test_random random = {seed_start};
+    for (unsigned round = 0; round < 12; round++) {
+        static void *(*const roles[])(void *) = {crowd_writer, crowd_disturber, crowd_disturber,
+                                                 crowd_reader, crowd_reader};
+        struct faulty *const faulty = faulty_new(memory_device_new(8 * IMAGE_BLOCKS));
+        struct crowd crowd = {0};
+        pthread_t threads[5];
+        const struct kv_open_options options = {
+            .memory_budget_bytes = 8u << 20,
+            .commit_interval_ms = 5,
+            .log = test_log_nothing,
+            .device = faulty_device(faulty),
+        };
+        test_create_on(faulty_device(faulty), 4096, KV_CODEC_NONE, 4u << 20);
+        ck_assert_int_eq(kv_open("x", &options, &crowd.store, NULL), 0);
+        faulty_arm(faulty, (struct fault){.targets = FAULT_WRITES | FAULT_FLUSHES,
+                                          .after = test_random_below(&random, 4000),
+                                          .lasting = round % 2,
+                                          .error = -EIO});
+        for (unsigned i = 0; i < 5; i++)
+            ck_assert_int_eq(pthread_create(&threads[i], NULL, roles[i], &crowd), 0);
+        for (unsigned i = 0; i < 5; i++) {
+            __atomic_store_n(&crowd.done, i >= 3, __ATOMIC_RELAXED);
+            ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+        }
+        ck_assert_int_eq(kv_close(crowd.store), -EIO);
+
+        faulty_arm(faulty, (struct fault){0});
+        struct kv_check_result result;
+        struct kv_store *const store = test_open_on(faulty_device(faulty));
+        for (uint64_t number = 0; number < crowd.synced; number++) {
+            const int err = test_get_number(store, number, number % 40 ? 300 : 20000);
+            KV_ASSERT(err == 0);
+        }
+        ck_assert_uint_eq(test_check(store, &result), 0);
+        ck_assert_int_eq(kv_close(store), 0);
+        faulty_free(faulty);
+    }
+}
+END_TEST
+
 START_TEST(a_failed_open_closes_what_it_was_given)
 {
     struct kv_store *store = NULL;
@@ -455,6 +553,7 @@ int main(void)
     tcase_add_test(store, writers_wait_for_room_in_a_small_log);
     tcase_add_test(store, an_empty_batch_changes_nothing);
     tcase_add_test(store, a_page_that_can_not_be_had_fails_its_batch_and_no_other);
+    tcase_add_test(store, threads_come_to_an_end_when_the_device_fails);
     tcase_add_test(store, a_failed_open_closes_what_it_was_given);
     tcase_add_test(store, each_sync_mode_keeps_what_it_promises);
     suite_add_tcase(suite, store);
