@@ -537,27 +537,25 @@ static void say_busy(const char *path, const struct stat *image, struct kv_error
                  path, holder, name);
 }
 
+#define PROCESS_EXITING 4u /* PF_EXITING among the flags of proc(5)'s stat */
+
 /* Was the process killed, and is only not gone yet? Its files close when it is. */
 static bool is_dying(int pid)
 {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/status", pid);
-    FILE *status = fopen(path, "re");
-    if (!status)
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *stat_file = fopen(path, "re");
+    if (!stat_file)
         return true; /* gone by now */
-    bool dying = false;
-    char line[256];
-    while (!dying && fgets(line, sizeof line, status)) {
-        char state;
-        unsigned long long pending;
-        if (sscanf(line, "State: %c", &state) == 1)
-            dying = state == 'Z' || state == 'X';
-        else if (sscanf(line, "SigPnd: %llx", &pending) == 1 ||
-                 sscanf(line, "ShdPnd: %llx", &pending) == 1)
-            dying = pending >> (SIGKILL - 1) & 1;
-    }
-    (void)fclose(status); /* was only read */
-    return dying;
+    const bool readable = fgets(text, sizeof text, stat_file) != NULL;
+    (void)fclose(stat_file); /* was only read */
+    /* The name, in parentheses, may hold anything: what counts comes after the last one. */
+    const char *fields = readable ? strrchr(text, ')') : NULL;
+    char state;
+    unsigned flags;
+    if (!fields || sscanf(fields, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
+        return true;
+    return state == 'Z' || state == 'X' || (flags & PROCESS_EXITING);
 }
 
 /*
@@ -566,14 +564,16 @@ static bool is_dying(int pid)
  */
 static int take_lock(int fd, const struct stat *image)
 {
-    enum { WAIT_MS = 10, WAIT_MAX_MS = 5000 };
+    enum { WAIT_MS = 10, WAIT_MAX_MS = 5000, ALIVE_MS = 100 };
+    int alive = 0; /* for so long the holder has looked alive; a kill may just be on its way */
     for (int waited = 0;; waited += WAIT_MS) {
         if (!flock(fd, LOCK_EX | LOCK_NB))
             return 0;
         if (errno != EWOULDBLOCK)
             return -errno;
         const int holder = find_holder(image);
-        if (waited >= WAIT_MAX_MS || (holder && !is_dying(holder)))
+        alive = holder && !is_dying(holder) ? alive + WAIT_MS : 0;
+        if (waited >= WAIT_MAX_MS || alive >= ALIVE_MS)
             return -EBUSY;
         const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
         (void)nanosleep(&pause, NULL); /* shorter is as good */

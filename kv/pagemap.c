@@ -488,7 +488,7 @@ int kv_pagemap_drop(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id, bo
     const uint64_t leaf = page_id / KV_MAP_FANOUT;
     if (!err && (leaf < map->scan_next || leaf >= map->scan_end))
         kv_ignore(push_free_id(map, page_id)); /* no memory: unused until the next open */
-    if (map->used_ids) /* a count from disk may be anything */
+    if (map->used_ids)                         /* a count from disk may be anything */
         map->used_ids--;
     pthread_mutex_unlock(&map->mutex);
     return err;

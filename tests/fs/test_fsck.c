@@ -1,5 +1,5 @@
 /*
- * tests/fs/test_check.c: fs/fsck.c finds each kind of damage, mends it, and is content then.
+ * tests/fs/test_fsck.c: fs/fsck.c finds each kind of damage, mends it, and is content then.
  *
  * The tree that is damaged, with inode numbers:
  *

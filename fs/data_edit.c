@@ -1,0 +1,348 @@
+/*
+ * fs/data_edit.c: F records: decoding, walking over them, cutting and storing them.
+ *
+ * Owns       every rule on F records, and their bytes.
+ * Invariant  records of one inode do not overlap; a packed record does not cross a multiple
+ *            of packed_bytes; an extent lies inside its blob; fs_file.blocks is the sum that
+ *            fs/data.h defines.
+ * Locks      none of its own: the caller holds the inode's lock.
+ * On disk    the three values of an F record, little-endian:
+ *
+ *    PACKED     | 1 | bytes ...
+ *    EXTENT     | 2 | 0 0 0 | length(4) | blob offset(4) | blob reference(40)
+ *    UNWRITTEN  | 3 | length(8)
+ */
+#include "fs/data_edit.h"
+
+#include <assert.h>
+
+#define FS_RANGE_DELETE 16u /* more keys than this go by one range deletion */
+
+struct fs_disk_extent {
+    uint8_t kind;
+    uint8_t reserved[3];
+    kv_le32 length_bytes;
+    kv_le32 blob_offset;
+};
+static_assert(sizeof(struct fs_disk_extent) == 12, "extent head size is part of the format");
+
+struct fs_disk_unwritten {
+    uint8_t kind;
+    kv_le64 length_bytes;
+};
+static_assert(sizeof(struct fs_disk_unwritten) == 9, "unwritten size is part of the format");
+
+/* ---- records ------------------------------------------------------------------ */
+
+void fs_data_key(uint8_t key[FS_DATA_KEY_BYTES], uint64_t ino, uint64_t offset)
+{
+    key[0] = 'F';
+    kv_be64_put(key + 1, ino);
+    kv_be64_put(key + 9, offset);
+}
+
+static int decode_extent(const uint8_t *value, size_t value_len, struct fs_data_record *record)
+{
+    struct fs_disk_extent head;
+    if (value_len != sizeof head + sizeof record->blob)
+        return -EUCLEAN;
+    memcpy(&head, value, sizeof head);
+    memcpy(&record->blob, value + sizeof head, sizeof record->blob);
+    record->length = kv_le32_get(head.length_bytes);
+    record->blob_offset = kv_le32_get(head.blob_offset);
+    const uint64_t blob_end = record->blob_offset + record->length; /* both below 2^32 */
+    if (blob_end > kv_blob_length(&record->blob))
+        return -EUCLEAN;
+    return 0;
+}
+
+int fs_data_record_decode(const struct fs_data *data, const void *key, size_t key_len,
+                          const void *value, size_t value_len, struct fs_data_record *record)
+{
+    const uint8_t *const k = key, *const v = value;
+    if (key_len != FS_DATA_KEY_BYTES || k[0] != 'F' || value_len < 2)
+        return -EUCLEAN;
+    *record = (struct fs_data_record){
+        .ino = kv_be64_take(k + 1), .offset = kv_be64_take(k + 9), .kind = (enum fs_data_kind)v[0]};
+    struct fs_disk_unwritten unwritten;
+    switch (v[0]) {
+    case FS_DATA_PACKED:
+        record->bytes = v + 1;
+        record->length = value_len - 1;
+        if (record->offset % data->packed_bytes + record->length > data->packed_bytes)
+            return -EUCLEAN;
+        break;
+    case FS_DATA_EXTENT: {
+        const int err = decode_extent(v, value_len, record);
+        if (err)
+            return err;
+        break;
+    }
+    case FS_DATA_UNWRITTEN:
+        if (value_len != sizeof unwritten)
+            return -EUCLEAN;
+        memcpy(&unwritten, v, sizeof unwritten);
+        record->length = kv_le64_get(unwritten.length_bytes);
+        break;
+    default:
+        return -EUCLEAN;
+    }
+    uint64_t end;
+    if (record->length == 0 || kv_add_u64(record->offset, record->length, &end) ||
+        end > FS_SIZE_MAX)
+        return -EUCLEAN;
+    return 0;
+}
+
+/* ---- walking ------------------------------------------------------------------ */
+
+int fs_data_walk_open(struct fs_data_walk *walk, const struct fs_data *data,
+                      const struct fs_file *file, uint64_t start, uint64_t end)
+{
+    *walk = (struct fs_data_walk){.data = data, .file = file, .start = start, .end = end};
+    if (file->is_inline || start >= end)
+        return 0;
+    uint8_t lower[FS_DATA_KEY_BYTES], upper[FS_DATA_KEY_BYTES];
+    fs_data_key(lower, file->ino, 0);
+    fs_data_key(upper, file->ino, end);
+    return kv_cursor_open(data->store, lower, sizeof lower, upper, sizeof upper, &walk->cursor);
+}
+
+void fs_data_walk_close(struct fs_data_walk *walk)
+{
+    if (walk->cursor)
+        kv_cursor_close(walk->cursor);
+}
+
+int fs_data_decode_cursor(const struct fs_data *data, struct kv_cursor *cursor,
+                          struct fs_data_record *record)
+{
+    const void *value;
+    size_t value_len, key_len;
+    const int err = kv_cursor_value(cursor, &value, &value_len);
+    if (err)
+        return err;
+    const void *const key = kv_cursor_key(cursor, &key_len);
+    return fs_data_record_decode(data, key, key_len, value, value_len, record);
+}
+
+/* To the record that covers `start`, or the first one behind it. */
+static int walk_begin(struct fs_data_walk *walk)
+{
+    uint8_t key[FS_DATA_KEY_BYTES];
+    fs_data_key(key, walk->file->ino, walk->start + 1);
+    int err = kv_cursor_seek_before(walk->cursor, key, sizeof key);
+    if (err == -ENOENT) {
+        err = kv_cursor_seek(walk->cursor, key, sizeof key);
+        return err ? err : fs_data_decode_cursor(walk->data, walk->cursor, &walk->record);
+    }
+    if (err)
+        return err;
+    err = fs_data_decode_cursor(walk->data, walk->cursor, &walk->record);
+    if (err || fs_data_record_end(&walk->record) > walk->start)
+        return err;
+    err = kv_cursor_next(walk->cursor);
+    return err ? err : fs_data_decode_cursor(walk->data, walk->cursor, &walk->record);
+}
+
+int fs_data_walk_next(struct fs_data_walk *walk)
+{
+    const bool first = !walk->begun;
+    walk->begun = true;
+    if (walk->file->is_inline) {
+        if (!first || walk->start >= walk->end || walk->start >= walk->file->inline_len)
+            return -ENOENT;
+        walk->record = (struct fs_data_record){.ino = walk->file->ino,
+                                               .length = walk->file->inline_len,
+                                               .kind = FS_DATA_PACKED,
+                                               .bytes = walk->file->inline_data};
+        return 0;
+    }
+    if (!walk->cursor)
+        return -ENOENT;
+    int err;
+    if (first) {
+        err = walk_begin(walk);
+    } else {
+        err = kv_cursor_next(walk->cursor);
+        if (!err)
+            err = fs_data_decode_cursor(walk->data, walk->cursor, &walk->record);
+    }
+    if (err)
+        return err;
+    if (walk->record.offset < walk->last_end)
+        return -EUCLEAN;
+    walk->last_end = fs_data_record_end(&walk->record);
+    return 0;
+}
+
+int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
+                       uint8_t *buf, size_t length)
+{
+    const uint64_t end = offset + length;
+    uint64_t at = offset;
+    struct fs_data_walk walk;
+    int err = fs_data_walk_open(&walk, data, file, offset, end);
+    while (!err && !(err = fs_data_walk_next(&walk))) {
+        const struct fs_data_record *const r = &walk.record;
+        const uint64_t from = kv_max_u64(r->offset, offset);
+        const uint64_t to = kv_min_u64(fs_data_record_end(r), end);
+        memset(buf + (at - offset), 0, from - at);
+        uint8_t *const into = buf + (from - offset);
+        switch (r->kind) {
+        case FS_DATA_PACKED:
+            memcpy(into, r->bytes + (from - r->offset), to - from);
+            break;
+        case FS_DATA_EXTENT:
+            err = kv_blob_read(data->store, &r->blob, r->blob_offset + (from - r->offset), into,
+                               to - from);
+            if (err == -ERANGE)
+                err = -EUCLEAN;
+            break;
+        case FS_DATA_UNWRITTEN:
+            memset(into, 0, to - from);
+            break;
+        }
+        at = to;
+    }
+    fs_data_walk_close(&walk);
+    if (err != -ENOENT)
+        return err;
+    memset(buf + (at - offset), 0, end - at);
+    return 0;
+}
+
+/* ---- editing ------------------------------------------------------------------ */
+
+void fs_data_edit_init(struct fs_data_edit *edit, const struct fs_data *data, struct fs_file *file,
+                       struct fs_data_change *change)
+{
+    *edit = (struct fs_data_edit){.data = data, .before = *file, .file = file, .change = change};
+}
+
+void fs_data_edit_release(struct fs_data_edit *edit)
+{
+    free(edit->fresh);
+}
+
+int fs_data_put_packed(struct fs_data_edit *edit, uint64_t offset, const uint8_t *bytes,
+                       size_t length)
+{
+    KV_ASSERT(length >= 1);
+    KV_ASSERT(offset % edit->data->packed_bytes + length <= edit->data->packed_bytes);
+    uint8_t key[FS_DATA_KEY_BYTES], value[1 + FS_PACKED_MAX];
+    fs_data_key(key, edit->file->ino, offset);
+    value[0] = FS_DATA_PACKED;
+    memcpy(value + 1, bytes, length);
+    fs_data_count(edit->file, length);
+    return kv_batch_put(edit->change->batch, key, sizeof key, value, 1 + length);
+}
+
+int fs_data_put_extent(struct fs_data_edit *edit, uint64_t offset, uint64_t length,
+                       uint64_t blob_offset, const struct kv_blob_ref *blob, enum kv_blob_use use)
+{
+    uint8_t key[FS_DATA_KEY_BYTES];
+    fs_data_key(key, edit->file->ino, offset);
+    const struct fs_disk_extent head = {.kind = FS_DATA_EXTENT,
+                                        .length_bytes = kv_le32_of((uint32_t)length),
+                                        .blob_offset = kv_le32_of((uint32_t)blob_offset)};
+    fs_data_count(edit->file, length);
+    return kv_batch_put_blob(edit->change->batch, key, sizeof key, &head, sizeof head, blob, use);
+}
+
+int fs_data_put_unwritten(struct fs_data_edit *edit, uint64_t offset, uint64_t length)
+{
+    uint8_t key[FS_DATA_KEY_BYTES];
+    fs_data_key(key, edit->file->ino, offset);
+    const struct fs_disk_unwritten value = {.kind = FS_DATA_UNWRITTEN,
+                                            .length_bytes = kv_le64_of(length)};
+    fs_data_count(edit->file, length);
+    return kv_batch_put(edit->change->batch, key, sizeof key, &value, sizeof value);
+}
+
+int fs_data_put_part(struct fs_data_edit *edit, const struct fs_data_record *record, uint64_t from,
+                     uint64_t to, uint64_t at)
+{
+    const uint64_t skip = from - record->offset;
+    switch (record->kind) {
+    case FS_DATA_PACKED:
+        return fs_data_put_packed(edit, at, record->bytes + skip, to - from);
+    case FS_DATA_EXTENT:
+        return fs_data_put_extent(edit, at, to - from, record->blob_offset + skip, &record->blob,
+                                  KV_BLOB_SHARED);
+    case FS_DATA_UNWRITTEN:
+        break;
+    }
+    return fs_data_put_unwritten(edit, at, to - from);
+}
+
+int fs_data_delete_key(struct fs_data_edit *edit, uint64_t offset)
+{
+    uint8_t key[FS_DATA_KEY_BYTES];
+    fs_data_key(key, edit->file->ino, offset);
+    return kv_batch_del(edit->change->batch, key, sizeof key);
+}
+
+static int delete_range(struct fs_data_edit *edit, uint64_t from, uint64_t to)
+{
+    uint8_t lower[FS_DATA_KEY_BYTES], upper[FS_DATA_KEY_BYTES];
+    fs_data_key(lower, edit->file->ino, from);
+    fs_data_key(upper, edit->file->ino, to);
+    return kv_batch_del_range(edit->change->batch, lower, sizeof lower, upper, sizeof upper);
+}
+
+int fs_data_spill(struct fs_data_edit *edit)
+{
+    struct fs_file *const file = edit->file;
+    if (!file->is_inline)
+        return 0;
+    file->is_inline = false;
+    const uint16_t length = file->inline_len;
+    file->inline_len = 0;
+    if (length == 0)
+        return 0;
+    fs_data_uncount(file, length);
+    return fs_data_put_packed(edit, 0, file->inline_data, length);
+}
+
+int fs_data_carve(struct fs_data_edit *edit, uint64_t from, uint64_t *to, size_t max_records)
+{
+    uint64_t doomed[FS_RANGE_DELETE];
+    size_t doomed_count = 0, seen = 0, next_fresh = 0;
+    struct fs_data_walk walk;
+    int err = fs_data_walk_open(&walk, edit->data, &edit->before, from, *to);
+    while (!err && !(err = fs_data_walk_next(&walk))) {
+        const struct fs_data_record *const r = &walk.record;
+        const uint64_t end = fs_data_record_end(r);
+        if (seen++ == max_records) {
+            *to = r->offset;
+            err = -ENOENT;
+            break;
+        }
+        fs_data_uncount(edit->file, r->length);
+        if (end > *to)
+            err = fs_data_put_part(edit, r, *to, end, *to);
+        if (err)
+            break;
+        if (r->offset < from) {
+            err = fs_data_put_part(edit, r, r->offset, from, r->offset);
+            continue;
+        }
+        while (next_fresh < edit->fresh_count && edit->fresh[next_fresh].offset < r->offset)
+            next_fresh++;
+        if (next_fresh < edit->fresh_count && edit->fresh[next_fresh].offset == r->offset)
+            continue;
+        if (doomed_count < FS_RANGE_DELETE)
+            doomed[doomed_count] = r->offset;
+        doomed_count++;
+    }
+    fs_data_walk_close(&walk);
+    if (err != -ENOENT)
+        return err;
+    if (doomed_count > FS_RANGE_DELETE)
+        return delete_range(edit, from, *to);
+    err = 0;
+    for (size_t i = 0; !err && i < doomed_count; i++)
+        err = fs_data_delete_key(edit, doomed[i]);
+    return err;
+}

@@ -1,0 +1,275 @@
+/*
+ * fs/fsck_repair.c: mending what the passes of fs/fsck.c have found.
+ *
+ * Owns       lost+found, and the keys whose inodes wait to go there.
+ * Invariant  called only for a finding that is to be mended. A mend is a batch of its own,
+ *            applied at once, so a run that breaks off leaves what it has mended.
+ * Locks      none: nothing else may use the store.
+ */
+#include <stdio.h>
+
+#include "fs/fsck_run.h"
+
+#define LOST_FOUND_MODE 0700u
+#define NAME_TRIES      1000 /* names tried in lost+found before giving up */
+
+/* ---- batches, lost+found ------------------------------------------------------------ */
+
+int fs_fsck_commit(struct fs_fsck *c)
+{
+    return fs_data_change_apply(&c->change, KV_APPLY_URGENT, NULL);
+}
+
+int fs_fsck_put_record(struct fs_fsck *c, const void *key, size_t key_len,
+                       const struct fs_record *record)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    return kv_batch_put(c->change.batch, key, key_len, value, fs_record_encode(record, value));
+}
+
+int fs_fsck_delete_now(struct fs_fsck *c, const void *key, size_t key_len)
+{
+    const int err = kv_batch_del(c->change.batch, key, key_len);
+    return err ? err : fs_fsck_commit(c);
+}
+
+int fs_fsck_put_parent(struct fs_fsck *c, uint64_t ino, uint64_t parent, const char *name,
+                       size_t name_len)
+{
+    struct fs_key key;
+    uint8_t value[8 + FS_NAME_MAX];
+    fs_key_ino(&key, FS_KEY_PARENT, ino);
+    return kv_batch_put(c->change.batch, key.bytes, key.length, value,
+                        fs_parent_encode(parent, name, name_len, value));
+}
+
+int fs_fsck_put_volume(struct fs_fsck *c)
+{
+    struct fs_key key;
+    struct fs_disk_volume disk;
+    fs_key_volume(&key);
+    fs_volume_record_encode(&c->volume, &disk);
+    return kv_batch_put(c->change.batch, key.bytes, key.length, &disk, sizeof disk);
+}
+
+struct fs_record fs_fsck_new_record(uint64_t ino, uint32_t mode)
+{
+    const int64_t now = fs_time_now();
+    return (struct fs_record){
+        .file = {.ino = ino, .is_inline = true},
+        .atime_ns = now,
+        .mtime_ns = now,
+        .ctime_ns = now,
+        .btime_ns = now,
+        .mode = mode,
+        .nlink = S_ISDIR(mode) ? 2 : 1,
+        .codec = FS_CODEC_INHERIT,
+    };
+}
+
+/* What stands under a D key: 0, -ENOENT, or -EUCLEAN. */
+static int get_entry(struct fs_fsck *c, const struct fs_key *key, struct fs_entry *entry)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    const int err = kv_get(c->store, key->bytes, key->length, value, sizeof value, &length);
+    if (err)
+        return err == -ERANGE ? -EUCLEAN : err;
+    return fs_entry_decode(value, length, entry);
+}
+
+/* Put an empty lost+found into the root, under the first name that is free. */
+static int make_lost_found(struct fs_fsck *c, const char *name)
+{
+    const uint64_t ino = kv_max_u64(c->volume.next_ino, c->greatest_ino + 1);
+    if (ino >= FS_INO_MAX)
+        return -ENOSPC;
+    const struct fs_record record = fs_fsck_new_record(ino, S_IFDIR | LOST_FOUND_MODE);
+    struct fs_key key;
+    c->volume.next_ino = ino + 1;
+    c->greatest_ino = ino;
+    fs_key_entry(&key, FS_ROOT_INO, name, strlen(name));
+    int err = fs_fsck_put_volume(c);
+    if (!err)
+        err = fs_fsck_put_record(c, key.bytes, key.length, &record);
+    if (!err)
+        err = fs_fsck_put_parent(c, ino, FS_ROOT_INO, name, strlen(name));
+    if (!err)
+        err = fs_fsck_commit(c);
+    if (!err)
+        c->lost_found = ino;
+    return err;
+}
+
+static int find_lost_found(struct fs_fsck *c)
+{
+    char name[sizeof FS_FSCK_LOST_FOUND + 16] = FS_FSCK_LOST_FOUND;
+    for (int i = 1; !c->lost_found && i < NAME_TRIES; i++) {
+        struct fs_key key;
+        struct fs_entry entry;
+        fs_key_entry(&key, FS_ROOT_INO, name, strlen(name));
+        const int err = get_entry(c, &key, &entry);
+        if (err == -ENOENT)
+            return make_lost_found(c, name);
+        if (err && err != -EUCLEAN)
+            return err;
+        if (!err && S_ISDIR(entry.type))
+            c->lost_found = entry.ino;
+        snprintf(name, sizeof name, "%s~%d", FS_FSCK_LOST_FOUND, i);
+    }
+    return c->lost_found ? 0 : -EEXIST;
+}
+
+/* A free name in lost+found for an inode. */
+static int lost_name(struct fs_fsck *c, uint64_t ino, char name[48], struct fs_key *key)
+{
+    int err = find_lost_found(c);
+    for (int i = 0; !err && i < NAME_TRIES; i++) {
+        size_t length;
+        snprintf(name, 48, i ? "#%llu~%d" : "#%llu", fs_fsck_ull(ino), i);
+        fs_key_entry(key, c->lost_found, name, strlen(name));
+        err = kv_get(c->store, key->bytes, key->length, NULL, 0, &length);
+        if (err == -ENOENT)
+            return 0;
+        err = err == -ERANGE ? 0 : err;
+    }
+    return err ? err : -EEXIST;
+}
+
+int fs_fsck_put_lost(struct fs_fsck *c, uint64_t ino, bool is_directory, const void *value,
+                     size_t value_len)
+{
+    char name[48];
+    struct fs_key key;
+    int err = lost_name(c, ino, name, &key);
+    if (!err)
+        err = kv_batch_put(c->change.batch, key.bytes, key.length, value, value_len);
+    if (!err && is_directory)
+        err = fs_fsck_put_parent(c, ino, c->lost_found, name, strlen(name));
+    return err;
+}
+
+/* Move what stands under a key (an entry of either kind, an I or O record) to lost+found. */
+static int rehome(struct fs_fsck *c, const void *key, size_t key_len)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    struct fs_entry entry;
+    int err = kv_get(c->store, key, key_len, value, sizeof value, &length);
+    if (err == -ENOENT) /* another mend took it */
+        return 0;
+    if (err && err != -ERANGE)
+        return err;
+    if (err || fs_entry_decode(value, length, &entry))
+        return fs_fsck_delete_now(c, key, key_len);
+    struct fs_record record;
+    if (!entry.is_link && fs_record_decode(value, length, &record) == 0) {
+        record.nlink = S_ISDIR(record.mode) ? record.nlink : 1;
+        length = fs_record_encode(&record, value);
+    }
+    err = fs_fsck_put_lost(c, entry.ino, S_ISDIR(entry.type), value, length);
+    return err ? err : fs_fsck_delete_now(c, key, key_len);
+}
+
+int fs_fsck_rehome_later(struct fs_fsck *c, const void *key, size_t key_len)
+{
+    if (key_len > sizeof c->homeless->bytes)
+        return fs_fsck_delete_now(c, key, key_len);
+    if (c->homeless_count == c->homeless_cap) {
+        const size_t cap = c->homeless_cap ? c->homeless_cap * 2 : 16;
+        struct fs_key *const grown = reallocarray(c->homeless, cap, sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        c->homeless = grown;
+        c->homeless_cap = cap;
+    }
+    struct fs_key *const kept = &c->homeless[c->homeless_count++];
+    kept->length = (uint16_t)key_len;
+    memcpy(kept->bytes, key, key_len);
+    return 0;
+}
+
+int fs_fsck_rehome_all(struct fs_fsck *c)
+{
+    int err = 0;
+    for (size_t i = 0; !err && i < c->homeless_count; i++)
+        err = rehome(c, c->homeless[i].bytes, c->homeless[i].length);
+    return err;
+}
+
+/* ---- entries, directories, link counts --------------------------------------------- */
+
+int fs_fsck_put_link(struct fs_fsck *c, const struct fs_fsck_item *item, uint64_t ino,
+                     uint32_t type)
+{
+    struct fs_disk_link link;
+    fs_link_encode(ino, type, &link);
+    const int err = kv_batch_put(c->change.batch, item->key, item->key_len, &link, sizeof link);
+    return err ? err : fs_fsck_commit(c);
+}
+
+/* The entry key that a directory's parent record names. -ENOENT: it names none. */
+static int parent_key(struct fs_fsck *c, uint64_t ino, struct fs_key *key)
+{
+    struct fs_key stored;
+    uint8_t value[8 + FS_NAME_MAX];
+    size_t length, name_len;
+    uint64_t parent;
+    const char *name;
+    fs_key_ino(&stored, FS_KEY_PARENT, ino);
+    const int err = kv_get(c->store, stored.bytes, stored.length, value, sizeof value, &length);
+    if (err)
+        return err == -ERANGE ? -ENOENT : err;
+    if (fs_parent_decode(value, length, &parent, &name, &name_len))
+        return -ENOENT;
+    fs_key_entry(key, parent, name, name_len);
+    return 0;
+}
+
+int fs_fsck_directory_key(struct fs_fsck *c, uint64_t ino, struct fs_key *key)
+{
+    if (ino == FS_ROOT_INO) {
+        fs_key_ino(key, FS_KEY_INODE, ino);
+        return 0;
+    }
+    struct fs_entry entry;
+    int err = parent_key(c, ino, key);
+    if (!err)
+        err = get_entry(c, key, &entry);
+    if (err == -EUCLEAN || (!err && (entry.is_link || entry.ino != ino)))
+        return -ENOENT;
+    return err;
+}
+
+int fs_fsck_restore_directory(struct fs_fsck *c, uint64_t ino)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    const struct fs_record record = fs_fsck_new_record(ino, S_IFDIR | LOST_FOUND_MODE);
+    const size_t length = fs_record_encode(&record, value);
+    struct fs_key key;
+    struct fs_entry entry;
+    int err = parent_key(c, ino, &key);
+    const bool has_parent = err == 0;
+    if (!err)
+        err = get_entry(c, &key, &entry);
+    if (has_parent && err == -ENOENT)
+        err = kv_batch_put(c->change.batch, key.bytes, key.length, value, length);
+    else if (!err || err == -ENOENT || err == -EUCLEAN)
+        err = fs_fsck_put_lost(c, ino, true, value, length);
+    return err ? err : fs_fsck_commit(c);
+}
+
+int fs_fsck_store_nlink(struct fs_fsck *c, const struct fs_key *key, uint32_t nlink)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    struct fs_record record;
+    int err = kv_get(c->store, key->bytes, key->length, value, sizeof value, &length);
+    if (!err)
+        err = fs_record_decode(value, length, &record);
+    if (err) /* another mend took it */
+        return err == -ENOENT || err == -EUCLEAN ? 0 : err;
+    record.nlink = nlink;
+    err = fs_fsck_put_record(c, key->bytes, key->length, &record);
+    return err ? err : fs_fsck_commit(c);
+}
