@@ -7,7 +7,8 @@ source "$(dirname "$0")/lib.sh"
 need fio fio
 size FIO_SIZE 16M 1G
 size FIO_JOBS 2 4
-make_image "${FIO_IMAGE:-16G}"
+size FIO_IMAGE 16G 48G # six sets of files at once, and room for random overwriting
+make_image "$FIO_IMAGE"
 mount_image
 
 # run_job JOB IO [fio option...]: a job of bench/fio in a directory that outlives it.
