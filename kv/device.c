@@ -560,24 +560,22 @@ static bool is_dying(int pid)
 
 /*
  * Lock the image. A daemon that was killed holds its lock until the kernel has taken its memory
- * apart and its last request, which may be a flush on a busy disk, has ended. Whoever starts the
- * next one at once shall not be refused for that; a holder that is alive is told at once.
+ * apart and its last request, which may be a flush on a busy disk, has ended; by then it may not
+ * be seen any more. Whoever starts the next one at once shall not be refused for that. A holder
+ * that is alive is told at once.
  */
 static int take_lock(int fd, const struct stat *image)
 {
-    enum { WAIT_MS = 10, ALIVE_MS = 100, UNSEEN_MAX_MS = 15000, DYING_MAX_MS = 60000 };
+    enum { WAIT_MS = 10, ALIVE_MS = 100, WAIT_MAX_MS = 60000 };
     int alive = 0; /* for so long the holder has looked alive; a kill may just be on its way */
-    bool dying = false;
     for (int waited = 0;; waited += WAIT_MS) {
         if (!flock(fd, LOCK_EX | LOCK_NB))
             return 0;
         if (errno != EWOULDBLOCK)
             return -errno;
         const int holder = find_holder(image);
-        const bool is_alive = holder && !is_dying(holder);
-        alive = is_alive ? alive + WAIT_MS : 0;
-        dying = dying || (holder && !is_alive);
-        if (alive >= ALIVE_MS || waited >= (dying ? DYING_MAX_MS : UNSEEN_MAX_MS))
+        alive = holder && !is_dying(holder) ? alive + WAIT_MS : 0;
+        if (alive >= ALIVE_MS || waited >= WAIT_MAX_MS)
             return -EBUSY;
         const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
         (void)nanosleep(&pause, NULL); /* shorter is as good */
