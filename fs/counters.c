@@ -67,19 +67,6 @@ void fs_counters_add(struct fs_counters *counters, uint32_t opcode)
     atomic_fetch_add_explicit(&counters->requests[slot], 1, memory_order_relaxed);
 }
 
-uint64_t fs_counters_total(const struct fs_counters *counters)
-{
-    uint64_t total = 0;
-    for (size_t i = 0; i < FS_OPCODE_LIMIT; i++)
-        total += atomic_load_explicit(&counters->requests[i], memory_order_relaxed);
-    return total;
-}
-
-const char *fs_opcode_name(uint32_t opcode)
-{
-    return opcode < FS_OPCODE_LIMIT ? opcode_names[opcode] : NULL;
-}
-
 size_t fs_counters_json(const struct fs_counters *counters, char *out, size_t cap)
 {
     size_t used = 0;

@@ -17,9 +17,6 @@ struct fs_counters {
 };
 
 void fs_counters_add(struct fs_counters *counters, uint32_t opcode);
-uint64_t fs_counters_total(const struct fs_counters *counters);
-/* The lower-case name of an opcode; NULL if it has none. */
-const char *fs_opcode_name(uint32_t opcode);
 
 /*
  * Write a JSON object {"lookup": 3, ...} of what is not zero, like snprintf: returns the

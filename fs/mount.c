@@ -261,11 +261,6 @@ int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
     return 0;
 }
 
-struct fs_volume *fs_mount_volume(struct fs_mount *mount)
-{
-    return mount->fuse.volume;
-}
-
 void fs_mount_stop(struct fs_mount *mount)
 {
     const uint64_t one = 1;

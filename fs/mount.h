@@ -69,9 +69,6 @@ void fs_mount_stop(struct fs_mount *mount);
  */
 KV_MUST_CHECK int fs_mount_close(struct fs_mount *mount);
 
-/* The open volume under a mount, for tests. */
-struct fs_volume *fs_mount_volume(struct fs_mount *mount);
-
 /*
  * Read-only attribute of the root directory: JSON with requests per operation and the store's
  * figures. Hidden from listings.

@@ -383,14 +383,6 @@ int kv_pagemap_set(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
     return err;
 }
 
-uint64_t kv_pagemap_moved(struct kv_pagemap *map)
-{
-    pthread_mutex_lock(&map->mutex);
-    const uint64_t count = map->overlays[0].count + map->overlays[1].count;
-    pthread_mutex_unlock(&map->mutex);
-    return count;
-}
-
 uint64_t kv_pagemap_memory(struct kv_pagemap *map)
 {
     pthread_mutex_lock(&map->mutex);
