@@ -75,6 +75,13 @@ struct kv_create_options {
 KV_MUST_CHECK int kv_create(const char *path, const struct kv_create_options *options,
                             struct kv_error *error);
 
+/*
+ * The same, and open the new image with the default options before anybody else can.
+ * store: out, set on 0 only.
+ */
+KV_MUST_CHECK int kv_create_open(const char *path, const struct kv_create_options *options,
+                                 struct kv_store **store, struct kv_error *error);
+
 enum kv_sync_mode {
     KV_SYNC_FSYNC = 0,  /* durable at kv_sync, and every commit_interval (default) */
     KV_SYNC_ALWAYS,     /* every batch is durable before kv_apply returns */
@@ -110,7 +117,8 @@ struct kv_open_options {
  * options    NULL for the defaults; borrowed for the call (log_context for the store's life).
  * store      out: set on 0 only.
  *
- * Returns 0; -EBUSY in use by another process (the text names it); -EMEDIUMTYPE not an
+ * Returns 0; -EBUSY in use by another process (the text names it); -ENXIO a loop device over
+ * a file that can not be reached from here; -EMEDIUMTYPE not an
  * image; -EPROTONOSUPPORT a version or feature that this build does not know; -EBADMSG or
  * -EUCLEAN damaged (the text says what fsck.kvfs would do); -ENODATA truncated; -EINVAL.
  */
@@ -126,8 +134,13 @@ KV_MUST_CHECK int kv_close(struct kv_store *store);
 /* Release everything without writing: what is left is as after a crash. For tests. */
 void kv_abandon(struct kv_store *store);
 
-/* The process that holds the lock of the image at `path`, or 0 when none does. */
+/*
+ * The process that owns the image at `path`, itself or by a loop device; -1: one in a PID
+ * namespace that can not be seen from here; 0: none that is alive.
+ */
 int kv_image_holder(const char *path);
+/* Do both paths lead to the same image: by links, or by a loop device over it? */
+bool kv_image_same(const char *a, const char *b);
 
 struct kv_image_info {
     uint8_t uuid[16];
