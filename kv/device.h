@@ -96,5 +96,7 @@ int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_c
 
 /* Aligned, zeroed memory, freed with free(). NULL: no memory. */
 void *kv_device_alloc(size_t bytes);
+/* The same with any bytes in it: for what is filled before it is looked at. */
+void *kv_device_alloc_unset(size_t bytes);
 
 #endif

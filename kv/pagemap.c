@@ -686,7 +686,7 @@ static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id
     if (!overlay->count)
         goto done;
     changes = malloc((overlay->count + 1) * sizeof *changes);
-    queue.memory = kv_device_alloc(WRITE_CHUNK * KV_BLOCK_BYTES);
+    queue.memory = kv_device_alloc_unset(WRITE_CHUNK * KV_BLOCK_BYTES);
     err = changes && queue.memory ? 0 : -ENOMEM;
     if (err)
         goto out;

@@ -274,13 +274,19 @@ static void mark_free(struct kv_space *space, struct group *group, uint32_t firs
     space->whole_clusters += mended;
 }
 
+/* Words that have blocks of the group; behind them all is busy, and nothing committed. */
+static uint32_t word_count(uint32_t block_count)
+{
+    return (block_count + 63) / 64;
+}
+
 /* Count what the two views say. */
 static void count_group(const struct kv_space *space, struct group *group)
 {
     group->used_count = 0;
     group->free_count = 0;
     group->whole_clusters = 0;
-    for (uint32_t i = 0; i < GROUP_WORDS; i++) {
+    for (uint32_t i = 0; i < word_count(group->block_count); i++) {
         group->used_count += popcount(group->committed[i]);
         group->free_count += popcount(~group->busy[i]);
         group->whole_clusters +=
@@ -378,6 +384,13 @@ struct copy_image {
 static_assert(sizeof(struct copy_image) == KV_GROUP_COPY_BLOCKS * KV_BLOCK_BYTES,
               "a bitmap copy is nine blocks");
 
+/* Room, of any content, for `each` copies of as many groups as are read or written at once. */
+static struct copy_image *alloc_copies(uint32_t group_count, size_t each)
+{
+    const size_t groups = (size_t)kv_min_u64(group_count, BATCH_GROUPS);
+    return kv_device_alloc_unset(groups * each * sizeof(struct copy_image));
+}
+
 /* Fill in a copy; returns its header's digest. */
 static uint64_t encode_copy(struct copy_image *image, const struct kv_space_config *config,
                             uint32_t index, uint64_t epoch, uint32_t used_count,
@@ -416,7 +429,7 @@ static bool copy_is_valid(const struct copy_image *image, const struct kv_space_
     uint64_t bits[GROUP_WORDS];
     memcpy(bits, image->bits, sizeof bits);
     uint32_t used_count = 0;
-    for (uint32_t i = 0; i < GROUP_WORDS; i++)
+    for (uint32_t i = 0; i < word_count(block_count); i++)
         used_count += popcount(bits[i]);
     return used_count == kv_le32_get(header->used_count) &&
            all_set(bits, 0, KV_GROUP_META_BLOCKS) &&
@@ -439,7 +452,7 @@ int kv_space_format(struct kv_device *device, const struct kv_space_config *conf
     if (!config_is_sane(device, config))
         return -EINVAL;
 
-    struct copy_image *images = kv_device_alloc(BATCH_GROUPS * sizeof *images);
+    struct copy_image *images = alloc_copies(config->group_count, 1);
     uint8_t *zeroes = kv_device_alloc(KV_BLOCK_BYTES);
     uint64_t *bits = calloc(1, KV_GROUP_BITMAP_BYTES);
     struct digest_entry *entries = calloc(config->group_count, sizeof *entries);
@@ -603,7 +616,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
     int err = space_new(device, config, &space);
     if (err)
         return err;
-    copies = kv_device_alloc(BATCH_GROUPS * sizeof *copies);
+    copies = (struct copy_image(*)[2])alloc_copies(config->group_count, 2);
     entries = calloc(config->group_count, sizeof *entries);
     if (!copies || !entries) {
         err = -ENOMEM;
@@ -995,7 +1008,7 @@ int kv_space_write(struct kv_space *space, uint64_t epoch, uint64_t *bitmap_dige
                    uint64_t *used_blocks)
 {
     const uint32_t group_count = space->config.group_count;
-    struct copy_image *images = kv_device_alloc(BATCH_GROUPS * sizeof *images);
+    struct copy_image *images = alloc_copies(group_count, 1);
     uint8_t *zeroes = kv_device_alloc(KV_BLOCK_BYTES);
     struct digest_entry *entries = calloc(group_count, sizeof *entries);
     int err = -ENOMEM;

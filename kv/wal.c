@@ -121,7 +121,7 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     const uint32_t bytes = config->buffer_bytes ? config->buffer_bytes : BUFFER_BYTES_DEFAULT;
     wal->buffer_blocks = (uint32_t)kv_min_u64(kv_max_u64(kv_blocks_for(bytes), BUFFER_BLOCKS_MIN),
                                               config->block_count);
-    wal->buffer = kv_device_alloc((size_t)wal->buffer_blocks * KV_BLOCK_BYTES);
+    wal->buffer = kv_device_alloc_unset((size_t)wal->buffer_blocks * KV_BLOCK_BYTES);
     int err = -ENOMEM;
     if (!wal->buffer)
         goto out_wal;
@@ -483,7 +483,7 @@ int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void *context, str
     struct ring_reader reader = {.wal = wal};
     *end = (struct kv_wal_end){.position = wal->open_tail};
     int err = -ENOMEM;
-    reader.chunk = kv_device_alloc((size_t)READ_BLOCKS * KV_BLOCK_BYTES);
+    reader.chunk = kv_device_alloc_unset((size_t)READ_BLOCKS * KV_BLOCK_BYTES);
     if (!reader.chunk)
         goto out;
 
