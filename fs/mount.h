@@ -78,5 +78,8 @@ KV_MUST_CHECK int fs_mount_close(struct fs_mount *mount);
 #define FS_XATTR_STATS "system.kvfs.stats"
 /* Setting it (any value, root or the mount's owner only) returns when all is checkpointed. */
 #define FS_XATTR_SYNC "system.kvfs.sync"
+/* Setting it (likewise) starts or stops a scrub; reading it says how that is getting on and what
+ * it found. The texts: fs/scrub.h. */
+#define FS_XATTR_SCRUB "system.kvfs.scrub"
 
 #endif

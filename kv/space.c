@@ -1092,6 +1092,26 @@ void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats)
     pthread_mutex_unlock(&space->mutex);
 }
 
+int kv_space_verify(struct kv_space *space, uint32_t index, uint64_t *bytes)
+{
+    KV_ASSERT(index < space->config.group_count);
+    const struct group *group = &space->groups[index];
+    *bytes = 0;
+    if (group->other_unknown) /* opened without bitmaps, and nothing was written since */
+        return 0;
+    struct copy_image *image = kv_device_alloc(sizeof *image);
+    if (!image)
+        return -ENOMEM;
+    int err = kv_device_read(space->device, copy_block(&space->config, index, group->active),
+                             KV_GROUP_COPY_BLOCKS, image);
+    if (!err && (!copy_is_valid(image, &space->config, index) ||
+                 kv_le64_get(image->header.digest) != group->active_digest))
+        err = -EBADMSG;
+    *bytes = sizeof *image;
+    free(image);
+    return err;
+}
+
 void kv_space_compare(struct kv_space *space, const uint64_t *seen, bool repair, uint64_t *leaked,
                       uint64_t *unmarked)
 {

@@ -509,6 +509,9 @@ int kv_close(struct kv_store *store)
     int err = 0;
     if (!store->read_only) {
         err = kv_store_checkpoint(store, true, true);
+        /* With the backup whole, both copies were: what is damaged later is not taken for torn. */
+        if (!err)
+            err = kv_device_flush(store->device);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
     }
@@ -782,6 +785,11 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->device_flushes = relaxed(&counts->flushes);
     stats->direct_io = store->device->direct_io;
     stats->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    stats->scrubs = atomic_load_explicit(&store->scrubs, memory_order_relaxed);
+    stats->scrub_bytes = atomic_load_explicit(&store->scrub_bytes, memory_order_relaxed);
+    stats->scrub_findings = atomic_load_explicit(&store->scrub_findings, memory_order_relaxed);
+    stats->scrub_finished_ns =
+        atomic_load_explicit(&store->scrub_finished_ns, memory_order_relaxed);
     stats->batches = atomic_load_explicit(&store->batches, memory_order_relaxed);
     stats->gets = atomic_load_explicit(&store->gets, memory_order_relaxed);
     stats->checkpoints = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);

@@ -52,6 +52,8 @@ struct kv_store {
 
     _Atomic int failure; /* sticky; 0 or the negative errno that made the store read-only */
     _Atomic uint64_t batches, gets;
+    _Atomic bool scrubbing;
+    _Atomic uint64_t scrubs, scrub_bytes, scrub_findings, scrub_finished_ns;
 
     /* the background threads */
     pthread_mutex_t work_mutex;

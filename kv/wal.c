@@ -743,6 +743,34 @@ void kv_wal_trim(struct kv_wal *wal, uint64_t position)
     pthread_mutex_unlock(&wal->mutex);
 }
 
+int kv_wal_verify(struct kv_wal *wal, uint64_t *position, uint64_t *link, uint32_t count)
+{
+    pthread_mutex_lock(&wal->mutex);
+    const uint64_t end = wal->tail <= *position ? wal->durable : 0;
+    pthread_mutex_unlock(&wal->mutex);
+    if (*position >= end)
+        return -ENOENT;
+    const uint64_t slot = *position % wal->block_count;
+    count = (uint32_t)kv_min_u64(kv_min_u64(count, READ_BLOCKS),
+                                 kv_min_u64(end - *position, wal->block_count - slot));
+    uint8_t *bytes = kv_device_alloc((size_t)count * KV_BLOCK_BYTES);
+    if (!bytes)
+        return -ENOMEM;
+    int err = kv_device_read(wal->device, wal->first_block + slot, count, bytes);
+    for (uint32_t i = 0; i < count && !err; i++) {
+        struct log_block block;
+        if (!decode_block(wal, bytes + (size_t)i * KV_BLOCK_BYTES, *position, &block) ||
+            block.link != *link) {
+            err = -EBADMSG;
+            break;
+        }
+        *link = block.digest;
+        ++*position;
+    }
+    free(bytes);
+    return err;
+}
+
 void kv_wal_stats(struct kv_wal *wal, struct kv_wal_stats *stats)
 {
     pthread_mutex_lock(&wal->mutex);
