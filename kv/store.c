@@ -539,8 +539,8 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     if (store->log_end.records)
         kv_store_log(store, KV_LOG_INFO, "%s: replayed %llu batches from the log", name,
                      (unsigned long long)store->log_end.records);
-    if (!options->read_only && !options->no_background)
-        err = start_threads(store);
+    if (!options->no_background)
+        err = kv_start_background(store);
     if (err)
         goto fail;
     *out = store;
@@ -548,6 +548,11 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
 fail:
     kv_store_disassemble(store);
     return err;
+}
+
+int kv_start_background(struct kv_store *store)
+{
+    return store->read_only || store->threads_running ? 0 : start_threads(store);
 }
 
 int kv_close(struct kv_store *store)

@@ -32,6 +32,7 @@ static const struct setting settings[] = {
     {{"mount", "allow_other", "no", "yes or no"}, SETTING_BOOL, FIELD(allow_other), 0, 0},
     {{"mount", "writeback", "no", "yes or no"}, SETTING_BOOL, FIELD(writeback), 0, 0},
     {{"mount", "threads", "10", "a number from 1 to 256"}, SETTING_U32, FIELD(threads), 1, 256},
+    {{"mount", "seccomp", "yes", "yes or no"}, SETTING_BOOL, FIELD(seccomp), 0, 0},
     {{"memory", "memory_budget", "256M", "a size of at least 8M, such as 256M"},
      SETTING_SIZE,
      FIELD(memory_budget_bytes),
