@@ -98,7 +98,7 @@ struct kv_open_options {
     uint32_t commit_interval_ms;  /* 0 = 1000 */
     uint32_t hot_percent;         /* of the frames; 0 = 33 */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
-    bool no_background;           /* tests: no threads; the caller checkpoints and syncs */
+    bool no_background; /* no threads yet, or ever: then the caller checkpoints and syncs */
     /*
      * fsck: open what is damaged, as far as it goes, for kv_check to mend. The log may be
      * damaged before its durable end (it ends there), the backup superblock is used when both
@@ -124,6 +124,12 @@ struct kv_open_options {
  */
 KV_MUST_CHECK int kv_open(const char *path, const struct kv_open_options *options,
                           struct kv_store **store, struct kv_error *error);
+
+/*
+ * Start the threads that kv_open did not: for who must fork, or give up rights, in between.
+ * Nothing to do (0) for a store that is read-only or has them. -EAGAIN no thread to be had.
+ */
+KV_MUST_CHECK int kv_start_background(struct kv_store *store);
 
 /*
  * Checkpoint, mark the image clean, release everything. The store is gone whatever is

@@ -57,6 +57,7 @@ static const struct setting settings[] = {
      1,
      256,
      NULL},
+    {{"mount", "seccomp", "yes", "yes or no"}, SETTING_BOOL, FIELD(seccomp), 0, 0, NULL},
     {{"memory", "memory_budget", "256M", "a size of at least 8M, such as 256M"},
      SETTING_SIZE,
      FIELD(memory_budget_bytes),
