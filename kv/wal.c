@@ -426,8 +426,7 @@ static int parse_records(struct ring_reader *reader, struct record_parser *parse
     const struct log_shape *shape = parser->shape;
     const struct kv_wal *wal = parser->wal;
     enum replay_state state = REPLAY_ON;
-    const struct restart *restart = shape->restarts;
-    const struct restart *restart_end = restart + shape->restart_count;
+    size_t next_restart = 0; /* the first restart behind `position` */
     for (uint64_t position = wal->open_tail; position < shape->end && state == REPLAY_ON;
          position++) {
         uint8_t *bytes;
@@ -438,10 +437,13 @@ static int parse_records(struct ring_reader *reader, struct record_parser *parse
         if (!decode_block(wal, bytes, position, &block))
             return -EBADMSG; /* it was whole a moment ago */
 
-        while (restart < restart_end && restart->position <= position)
-            restart++;
-        const bool cut = restart < restart_end && restart->position == position + 1;
-        const uint32_t payload_bytes = cut ? restart->kept_bytes : block.payload_bytes;
+        while (next_restart < shape->restart_count &&
+               shape->restarts[next_restart].position <= position)
+            next_restart++;
+        const bool cut = next_restart < shape->restart_count &&
+                         shape->restarts[next_restart].position == position + 1;
+        const uint32_t payload_bytes =
+            cut ? shape->restarts[next_restart].kept_bytes : block.payload_bytes;
         if (payload_bytes > block.payload_bytes)
             return -EUCLEAN;
         err = parse_block(parser, position, &block, payload_bytes, &state);
