@@ -814,14 +814,19 @@ int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_c
     return device->ops->discard(device, block, block_count);
 }
 
-void *kv_device_alloc(size_t bytes)
+void *kv_device_alloc_unset(size_t bytes)
 {
     if (bytes > SIZE_MAX - KV_BLOCK_BYTES)
         return NULL;
     const size_t size = (size_t)kv_blocks_for(bytes) * KV_BLOCK_BYTES;
     void *memory;
-    if (posix_memalign(&memory, KV_BLOCK_BYTES, size ? size : KV_BLOCK_BYTES))
-        return NULL;
-    memset(memory, 0, size);
+    return posix_memalign(&memory, KV_BLOCK_BYTES, size ? size : KV_BLOCK_BYTES) ? NULL : memory;
+}
+
+void *kv_device_alloc(size_t bytes)
+{
+    void *memory = kv_device_alloc_unset(bytes);
+    if (memory)
+        memset(memory, 0, (size_t)kv_blocks_for(bytes) * KV_BLOCK_BYTES);
     return memory;
 }

@@ -89,5 +89,7 @@ int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_c
 
 /* Aligned, zeroed memory, freed with free(). NULL: no memory. */
 void *kv_device_alloc(size_t bytes);
+/* The same with undefined content, for buffers that are filled before they are used. */
+void *kv_device_alloc_unset(size_t bytes);
 
 #endif

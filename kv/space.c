@@ -198,6 +198,12 @@ static uint64_t copy_block(const struct kv_space_config *config, uint32_t index,
     return group_start(config, index) + (uint64_t)copy * KV_GROUP_COPY_BLOCKS;
 }
 
+/* How many groups are read or written at once, at most. */
+static size_t batch_groups(const struct kv_space_config *config)
+{
+    return kv_min_u64(BATCH_GROUPS, config->group_count);
+}
+
 /* Does the geometry, which comes from a superblock, make sense on this device? */
 static bool config_is_sane(const struct kv_device *device, const struct kv_space_config *config)
 {
@@ -439,7 +445,7 @@ int kv_space_format(struct kv_device *device, const struct kv_space_config *conf
     if (!config_is_sane(device, config))
         return -EINVAL;
 
-    struct copy_image *images = kv_device_alloc(BATCH_GROUPS * sizeof *images);
+    struct copy_image *images = kv_device_alloc_unset(batch_groups(config) * sizeof *images);
     uint8_t *zeroes = kv_device_alloc(KV_BLOCK_BYTES);
     uint64_t *bits = calloc(1, KV_GROUP_BITMAP_BYTES);
     struct digest_entry *entries = calloc(config->group_count, sizeof *entries);
@@ -603,7 +609,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
     int err = space_new(device, config, &space);
     if (err)
         return err;
-    copies = kv_device_alloc(BATCH_GROUPS * sizeof *copies);
+    copies = kv_device_alloc_unset(batch_groups(config) * sizeof *copies);
     entries = calloc(config->group_count, sizeof *entries);
     if (!copies || !entries) {
         err = -ENOMEM;
@@ -836,7 +842,11 @@ void kv_space_unalloc(struct kv_space *space, uint64_t block, uint32_t count)
     const bool located = locate(space, block, count, &index, &first);
     KV_ASSERT(located);
     pthread_mutex_lock(&space->mutex);
-    mark_free(space, &space->groups[index], first, count);
+    struct group *group = &space->groups[index];
+    /* What a damaged pointer shared, and freed, is freed once. */
+    if (group->leaving)
+        space->deferred_blocks -= clear_bits(group->leaving, first, count);
+    mark_free(space, group, first, count);
     pthread_mutex_unlock(&space->mutex);
 }
 
@@ -995,7 +1005,8 @@ int kv_space_write(struct kv_space *space, uint64_t epoch, uint64_t *bitmap_dige
                    uint64_t *used_blocks)
 {
     const uint32_t group_count = space->config.group_count;
-    struct copy_image *images = kv_device_alloc(BATCH_GROUPS * sizeof *images);
+    struct copy_image *images =
+        kv_device_alloc_unset(batch_groups(&space->config) * sizeof *images);
     uint8_t *zeroes = kv_device_alloc(KV_BLOCK_BYTES);
     struct digest_entry *entries = calloc(group_count, sizeof *entries);
     int err = -ENOMEM;
@@ -1044,6 +1055,21 @@ out:
     return err;
 }
 
+/* A run that an epoch freed becomes free, but for blocks that were given back before. */
+static void leave(struct kv_space *space, struct group *group, uint32_t first, uint32_t count)
+{
+    if (all_set(group->leaving, first, count)) {
+        space->deferred_blocks -= clear_bits(group->leaving, first, count);
+        mark_free(space, group, first, count);
+        return;
+    }
+    for (uint32_t i = first; i < first + count; i++)
+        if (clear_bits(group->leaving, i, 1)) {
+            space->deferred_blocks--;
+            mark_free(space, group, i, 1);
+        }
+}
+
 void kv_space_written(struct kv_space *space, uint64_t epoch)
 {
     pthread_mutex_lock(&space->mutex);
@@ -1056,9 +1082,7 @@ void kv_space_written(struct kv_space *space, uint64_t epoch)
             uint32_t index, first;
             const bool located = locate(space, run->block, run->count, &index, &first);
             KV_ASSERT(located);
-            struct group *group = &space->groups[index];
-            space->deferred_blocks -= clear_bits(group->leaving, first, run->count);
-            mark_free(space, group, first, run->count);
+            leave(space, &space->groups[index], first, run->count);
         }
         changes_empty(changes);
     }

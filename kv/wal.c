@@ -121,7 +121,7 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     const uint32_t bytes = config->buffer_bytes ? config->buffer_bytes : BUFFER_BYTES_DEFAULT;
     wal->buffer_blocks = (uint32_t)kv_min_u64(kv_max_u64(kv_blocks_for(bytes), BUFFER_BLOCKS_MIN),
                                               config->block_count);
-    wal->buffer = kv_device_alloc((size_t)wal->buffer_blocks * KV_BLOCK_BYTES);
+    wal->buffer = kv_device_alloc_unset((size_t)wal->buffer_blocks * KV_BLOCK_BYTES);
     int err = -ENOMEM;
     if (!wal->buffer)
         goto out_wal;
@@ -187,9 +187,10 @@ static bool decode_block(const struct kv_wal *wal, uint8_t *bytes, uint64_t posi
         .digest = kv_le64_get(header.digest),
     };
     return kv_le32_get(header.magic) == KV_LOG_MAGIC && kv_le64_get(header.log_id) == wal->log_id &&
-           kv_le64_get(header.position) == position && block->payload_bytes > 0 &&
-           block->payload_bytes <= KV_LOG_PAYLOAD_BYTES && block->durable <= position &&
-           block->restart <= KV_LOG_PAYLOAD_BYTES + 1 && block_digest(bytes) == block->digest;
+           kv_le64_get(header.position) == position && block->epoch <= KV_EPOCH_MAX &&
+           block->payload_bytes > 0 && block->payload_bytes <= KV_LOG_PAYLOAD_BYTES &&
+           block->durable <= position && block->restart <= KV_LOG_PAYLOAD_BYTES + 1 &&
+           block_digest(bytes) == block->digest;
 }
 
 /* Blocks of one lap from the tail, a chunk at a time. */
@@ -485,7 +486,8 @@ int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void *context, str
     struct ring_reader reader = {.wal = wal};
     *end = (struct kv_wal_end){.position = wal->open_tail};
     int err = -ENOMEM;
-    reader.chunk = kv_device_alloc((size_t)READ_BLOCKS * KV_BLOCK_BYTES);
+    const uint64_t chunk_blocks = kv_min_u64(READ_BLOCKS, wal->block_count);
+    reader.chunk = kv_device_alloc_unset((size_t)chunk_blocks * KV_BLOCK_BYTES);
     if (!reader.chunk)
         goto out;
 
