@@ -149,6 +149,8 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     const struct kv_pagemap_root root = {.ptr = sb->map_root,
                                          .depth = kv_le32_get(sb->map_depth),
                                          .page_id_next = kv_le64_get(sb->page_id_next)};
+    if (kv_le64_get(root.ptr.birth_epoch) > kv_le64_get(sb->epoch))
+        return -EUCLEAN;
     int err = kv_pagemap_open(store->device, store->space, &root, map_share / KV_BLOCK_BYTES,
                               &store->map);
     if (err)

@@ -71,7 +71,7 @@ static bool geometry_possible(const struct kv_disk_superblock *superblock)
         return false;
     const uint64_t span = image - 1 - group_first;
     return groups > 0 && groups <= span / KV_GROUP_BLOCKS + 1 &&
-           superblock->codec <= KV_CODEC_ZSTD && kv_le64_get(superblock->epoch) < UINT64_MAX / 2;
+           superblock->codec <= KV_CODEC_ZSTD && kv_le64_get(superblock->epoch) <= KV_EPOCH_MAX;
 }
 
 static int judge_image(const struct kv_device *device, const char *name,
