@@ -164,7 +164,11 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         return -ENOMEM;
     int err = open_space(store, sb);
     if (err) {
-        kv_error_set(error, "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
+        kv_error_set(error,
+                     err == -ENOMEM ? "the allocation bitmaps can not be read (%s)"
+                     : err == -EIO  ? "the allocation bitmaps can not be read (%s); check the "
+                                      "device, or run fsck.kvfs -y"
+                                    : "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
                      strerror(-err));
         return err;
     }
