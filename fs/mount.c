@@ -221,10 +221,13 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
         goto out;
     }
     mount->mounted = true;
-    const struct fs_transport_hooks hooks = fs_protocol_hooks(&mount->fuse.protocol);
-    err = fs_transport_open(mount->session, mount->threads, &hooks, &mount->transport);
+    const struct fs_transport_hooks hooks =
+        fs_protocol_hooks(&mount->fuse.protocol, options->log, options->log_context);
+    struct kv_error words = {.text = ""};
+    err = fs_transport_open(mount->session, options->transport, mount->threads, &hooks,
+                            &mount->transport, &words);
     if (err)
-        fail(error, err, "%s: the FUSE device: %s", mount->dir, strerror(-err));
+        fail(error, err, "%s: %s", mount->dir, words.text);
 out:
     captured_error = NULL;
     free(text);

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "fs/transport.h"
 #include "kv/kv.h"
 
 struct fs_mount;
@@ -26,12 +27,13 @@ struct fs_mount_options {
     uint32_t hot_percent;         /* 0: the store's default */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
     unsigned threads;             /* most that serve requests at once, 0 = 10 */
-    bool allow_other;             /* users besides the mounting one may enter */
-    bool writeback;               /* the kernel gathers writes; see fs/README.md */
-    bool count_requests;          /* log the requests per operation at close */
-    const char *extra;            /* generic mount options, comma-separated: "noatime,nosuid" */
-    kv_log_fn *log;               /* NULL: standard error */
-    void *log_context;            /* borrowed until fs_mount_close */
+    enum fs_transport_kind transport;
+    bool allow_other;    /* users besides the mounting one may enter */
+    bool writeback;      /* the kernel gathers writes; see fs/README.md */
+    bool count_requests; /* log the requests per operation at close */
+    const char *extra;   /* generic mount options, comma-separated: "noatime,nosuid" */
+    kv_log_fn *log;      /* NULL: standard error */
+    void *log_context;   /* borrowed until fs_mount_close */
 };
 
 /*

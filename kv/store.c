@@ -122,6 +122,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .hot_percent =
                                                options->hot_percent ? options->hot_percent : 33,
                                            .codec = store->blobs.codec,
+                                           .image_id = kv_superblock_log_id(sb),
                                            .epoch = epoch,
                                            .on_failure = on_pager_failure,
                                            .on_damage = on_page_damage,

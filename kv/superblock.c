@@ -22,7 +22,8 @@ uint64_t kv_now_ns(void)
 
 uint64_t kv_superblock_log_id(const struct kv_disk_superblock *superblock)
 {
-    return kv_digest(superblock->uuid, sizeof superblock->uuid, 0);
+    const uint64_t created = kv_le64_get(superblock->created_ns);
+    return kv_digest(superblock->uuid, sizeof superblock->uuid, created);
 }
 
 static uint64_t digest_of(const struct kv_disk_superblock *superblock)

@@ -34,7 +34,8 @@ KV_MUST_CHECK int kv_superblock_write(struct kv_device *device,
 KV_MUST_CHECK int kv_superblock_write_backup(struct kv_device *device,
                                              const struct kv_disk_superblock *superblock);
 
-/* Of an image, for log blocks and bitmaps: other images' blocks do not pass for ours. */
+/* Of an image, for log blocks, bitmaps and pages: those of another image, or of an older one in
+ * the same place, do not pass for ours. */
 uint64_t kv_superblock_log_id(const struct kv_disk_superblock *superblock);
 uint64_t kv_now_ns(void); /* real time since 1970 */
 
