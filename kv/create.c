@@ -176,8 +176,6 @@ static int plant_trees(struct kv_device *device, struct kv_disk_superblock *sb,
     }
     if (!err)
         err = kv_superblock_write_backup(device, &store->checkpoint.superblock);
-    if (!err)
-        err = kv_device_flush(device);
     store->device = NULL; /* the caller's */
     kv_store_disassemble(store);
     return err;

@@ -515,8 +515,6 @@ int kv_close(struct kv_store *store)
         err = kv_store_checkpoint(store, true, true);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
-        if (!err)
-            err = kv_device_flush(store->device);
     }
     kv_store_disassemble(store);
     return err;

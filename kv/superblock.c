@@ -4,6 +4,8 @@
  * Owns       blocks 0 and 256, and the last block of the image.
  * Invariant  a new superblock goes to one slot, is flushed, and only then to the other one: a
  *            torn write leaves a whole copy, and later damage to either copy loses nothing.
+ *            While the backup is the same as the newest of them, no write of either is under
+ *            way: it is written after both were flushed, and changed before the next is written.
  * Locks      none.
  */
 #include "kv/superblock.h"
@@ -125,14 +127,27 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
 }
 
 /*
+ * Is the backup proof that both copies were durable and that no write of a newer one had begun?
+ * Such a backup is exactly `best`: it is written after both, and changed before the next.
+ */
+static bool backup_vouches(struct kv_device *device, const struct kv_disk_superblock *best,
+                           void *io)
+{
+    const uint64_t image_blocks = kv_le64_get(best->image_blocks);
+    return best->clean == 1 && image_blocks > 0 && image_blocks <= device->block_count &&
+           !kv_device_read(device, image_blocks - 1, 1, io) && !memcmp(io, best, sizeof *best);
+}
+
+/*
  * Why may the copy beside `best` be bad? With sequence s the slot that s selects was written
  * first and the other one after it; s + 1 will begin with that other one. So a power cut tears
- * only the slot that s does not select; and after a clean close neither is being written.
+ * only the slot that s does not select; and when the backup vouches, neither was being written.
  */
-static enum kv_superblock_twin judge_twin(const struct kv_disk_superblock *best, unsigned slot)
+static enum kv_superblock_twin
+judge_twin(struct kv_device *device, const struct kv_disk_superblock *best, unsigned slot, void *io)
 {
     const bool selected = (kv_le64_get(best->sequence) & 1) == slot;
-    return selected && best->clean != 1 ? KV_TWIN_TORN : KV_TWIN_DAMAGED;
+    return selected && !backup_vouches(device, best, io) ? KV_TWIN_TORN : KV_TWIN_DAMAGED;
 }
 
 /*
@@ -186,7 +201,7 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
         err = refuse(name, results, copies, error);
     } else {
         *out = copies[best];
-        *twin = results[1 - best] ? judge_twin(out, (unsigned)best) : KV_TWIN_GOOD;
+        *twin = results[1 - best] ? judge_twin(device, out, (unsigned)best, io) : KV_TWIN_GOOD;
         err = judge_image(device, name, out, error);
     }
     free(io);
@@ -223,8 +238,26 @@ int kv_superblock_write_backup(struct kv_device *device,
     if (!io)
         return -ENOMEM;
     memcpy(io, superblock, sizeof *superblock);
-    const uint64_t last = kv_le64_get(superblock->image_blocks) - 1;
-    const int err = kv_device_write(device, last, 1, io);
+    struct kv_io write = {.kind = KV_IO_WRITE,
+                          .block = kv_le64_get(superblock->image_blocks) - 1,
+                          .block_count = 1,
+                          .buf = io};
+    int err = kv_device_flush(device);
+    if (!err)
+        err = kv_device_submit(device, &write, 1, true);
+    free(io);
+    return err;
+}
+
+int kv_superblock_mark_used(struct kv_device *device, const struct kv_disk_superblock *superblock)
+{
+    struct kv_disk_superblock *io = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!io)
+        return -ENOMEM;
+    memcpy(io, superblock, sizeof *superblock);
+    io->clean = 0;
+    io->digest = kv_le64_of(digest_of(io));
+    const int err = kv_device_write(device, kv_le64_get(io->image_blocks) - 1, 1, io);
     free(io);
     return err;
 }
