@@ -740,6 +740,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
     struct kv_space *space = NULL;
     struct copy_image(*copies)[2] = NULL;
     struct digest_entry *entries = NULL;
+    int read_err = 0; /* a copy that could not be read may be the one that counts */
     int err = space_new(device, config, &space);
     if (err)
         return err;
@@ -766,6 +767,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
         err = kv_device_submit(device, ios[0], (size_t)(end - base) * 2, false);
         if (err == -ENOMEM)
             goto out;
+        read_err = read_err ? read_err : err;
         for (uint32_t i = base; i < end; i++) {
             err = load_group(space, i, epoch, copies[i - base], ios[i - base]);
             if (err)
@@ -775,7 +777,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
         }
     }
     if (digest_entries(entries, config->group_count) != bitmap_digest) {
-        err = -EBADMSG;
+        err = read_err ? read_err : -EBADMSG;
         goto out;
     }
     sum_groups(space);

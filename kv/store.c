@@ -213,7 +213,11 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         return err;
     }
     if (err) {
-        kv_error_set(error, "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
+        kv_error_set(error,
+                     err == -ENOMEM ? "the allocation bitmaps can not be read (%s)"
+                     : err == -EIO  ? "the allocation bitmaps can not be read (%s); check the "
+                                      "device, or run fsck.kvfs -y"
+                                    : "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
                      strerror(-err));
         return err;
     }
@@ -564,9 +568,6 @@ int kv_close(struct kv_store *store)
     int err = 0;
     if (!store->read_only) {
         err = kv_store_checkpoint(store, true, true);
-        /* With the backup whole, both copies were: what is damaged later is not taken for torn. */
-        if (!err)
-            err = kv_device_flush(store->device);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
     }

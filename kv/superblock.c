@@ -169,6 +169,16 @@ static enum kv_superblock_twin judge_twin(struct kv_device *device,
     return KV_TWIN_TORN;
 }
 
+/*
+ * Read one block into `io`. Once more after an error: the copy that can not be read may be the
+ * newer one, and a store that goes on from the older loses what came between.
+ */
+static int read_copy(struct kv_device *device, uint64_t block, void *io)
+{
+    const int err = kv_device_read(device, block, 1, io);
+    return err ? kv_device_read(device, block, 1, io) : 0;
+}
+
 int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
                        struct kv_disk_superblock *out, enum kv_superblock_twin *twin,
                        struct kv_error *error)
@@ -184,7 +194,11 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
         memset(&copies[i], 0, sizeof copies[i]);
         if (blocks[i] >= device->block_count)
             continue;
-        results[i] = kv_device_read(device, blocks[i], 1, io);
+        results[i] = read_copy(device, blocks[i], io);
+        if (results[i] == -ENOMEM) {
+            free(io);
+            return -ENOMEM;
+        }
         if (!results[i]) {
             memcpy(&copies[i], io, sizeof copies[i]);
             results[i] = judge_copy(&copies[i]);
