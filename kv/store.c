@@ -190,8 +190,9 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         return err;
     /* Beyond every epoch that a block of an earlier history may bear: so no block of the log
      * that is written from now on equals one of that history, and none can be continued by
-     * what it left in the ring. */
-    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), store->log_end.epoch_max) + 2;
+     * what it left in the ring. And beyond the two that were open when that history ended
+     * without a word in the log: a page of theirs is never taken for one of ours. */
+    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), store->log_end.epoch_max) + 3;
     err = open_pages(store, sb, options, epoch);
     if (err) {
         kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs", strerror(-err));
