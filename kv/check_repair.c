@@ -385,6 +385,7 @@ int kv_check_mend_before_replay(struct kv_store *store)
     walk.report = log_finding;
     walk.context = store;
     walk.show_key = store->show_key;
+    walk.show_context = store->report_context;
     err = kv_walk_run(&walk);
     if (err)
         goto out;

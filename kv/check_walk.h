@@ -46,6 +46,7 @@ struct kv_walk {
     void (*progress)(void *context, uint64_t done, uint64_t total); /* NULL: likewise */
     bool read_blobs;
     kv_show_key_fn *show_key; /* NULL: keys are shown as bytes */
+    void *show_context;
 
     uint64_t *seen; /* a bit for each block from first_block on: it has an owner */
     uint64_t first_block, block_count;

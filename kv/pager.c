@@ -102,7 +102,7 @@ static struct write_batch *batch_new(size_t node_bytes)
     batch->count = 0;
     batch->max = kv_min_u64(WRITE_BATCH_MAX, WRITE_BATCH_BYTES / node_bytes);
     batch->raw = malloc(WRITE_BATCH_BYTES);
-    batch->packed = kv_device_alloc(WRITE_BATCH_BYTES);
+    batch->packed = kv_device_alloc_unset(WRITE_BATCH_BYTES);
     if (batch->raw && batch->packed)
         return batch;
     free(batch->raw);

@@ -91,7 +91,7 @@ int kv_store_scan_log(struct kv_store *store, struct kv_error *error)
     }
     if (err == -EBADMSG || err == -EUCLEAN)
         kv_error_set(error,
-                     "the log is damaged at position %llu, before its durable end; run fsck.kvfs",
+                     "the log is damaged at position %llu, before its durable end; run fsck.kvfs -y",
                      (unsigned long long)store->log_end.position);
     return err;
 }
@@ -151,13 +151,16 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         }
     }
     if (err) {
-        kv_error_set(error, "the log can not be replayed (%s); run fsck.kvfs", strerror(-err));
+        kv_error_set(error, "the log can not be replayed (%s); run fsck.kvfs -y", strerror(-err));
         return err;
     }
     if (store->read_only || store->trees_outdated)
         return 0;
     /* Also with an empty log: the image on disk must say that it is in use. */
-    err = kv_store_checkpoint(store, false, true);
+    if (store->checkpoint.superblock.clean == 1)
+        err = kv_superblock_mark_used(store->device, &store->checkpoint.superblock);
+    if (!err)
+        err = kv_store_checkpoint(store, false, true);
     if (err)
         kv_error_set(error, "the first checkpoint failed (%s); check the device", strerror(-err));
     return err;
