@@ -49,6 +49,18 @@ static int judge_copy(const struct kv_disk_superblock *superblock)
     return 0;
 }
 
+/*
+ * A copy that seems to be of another version, but whose digest is wrong: both copies are written
+ * by the same software, so unless the other one says the same, it is damaged.
+ */
+static int judge_version(const struct kv_disk_superblock *copy,
+                         const struct kv_disk_superblock *other)
+{
+    const bool sealed = kv_le64_get(copy->digest) == digest_of(copy);
+    const bool agree = kv_le32_get(copy->version) == kv_le32_get(other->version);
+    return sealed || agree ? -EPROTONOSUPPORT : -EBADMSG;
+}
+
 /* The numbers of a copy whose digest is right may still be an author's fraud. */
 static bool geometry_possible(const struct kv_disk_superblock *superblock)
 {
@@ -103,7 +115,7 @@ static int judge_image(const struct kv_device *device, const char *name,
 
 /* Say why no copy could be used. */
 static int refuse(const char *name, const int results[2], const struct kv_disk_superblock *any,
-                  struct kv_error *error)
+                  bool with_backup, struct kv_error *error)
 {
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EPROTONOSUPPORT) {
@@ -113,7 +125,11 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
         }
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EBADMSG) {
-            kv_error_set(error, "%s: both superblocks are damaged; run fsck.kvfs -y", name);
+            kv_error_set(error,
+                         with_backup ? "%s: both superblocks and their backup are damaged, nothing "
+                                       "else says how the image is laid out; restore a copy of it"
+                                     : "%s: both superblocks are damaged; run fsck.kvfs -y",
+                         name);
             return -EBADMSG;
         }
     for (unsigned i = 0; i < 2; i++)
@@ -204,6 +220,9 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
             results[i] = judge_copy(&copies[i]);
         }
     }
+    for (unsigned i = 0; i < 2; i++)
+        if (results[i] == -EPROTONOSUPPORT)
+            results[i] = judge_version(&copies[i], &copies[1 - i]);
     int err = 0;
     int best = -1;
     for (int i = 0; i < 2; i++)
@@ -212,12 +231,15 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
             best = i;
     if (best < 0 && with_backup && device->block_count > KV_LOG_FIRST_BLOCK) {
         err = kv_device_read(device, device->block_count - 1, 1, io);
-        memcpy(&copies[0], io, sizeof copies[0]);
-        if (!err && !judge_copy(&copies[0]))
+        struct kv_disk_superblock backup;
+        memcpy(&backup, io, sizeof backup);
+        if (!err && !judge_copy(&backup)) {
+            copies[0] = backup;
             best = 0;
+        }
     }
     if (best < 0) {
-        err = refuse(name, results, copies, error);
+        err = refuse(name, results, copies, with_backup, error);
     } else {
         *out = copies[best];
         err = judge_image(device, name, out, error);
