@@ -232,3 +232,27 @@ int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
         end_load(blobs, &load);
     return err;
 }
+
+void kv_blobs_verify_many(struct kv_blobs *blobs, const struct kv_blob_ref *refs, size_t count,
+                          int *results)
+{
+    struct load loads[KV_BLOBS_AT_ONCE];
+    struct kv_io ios[KV_BLOBS_AT_ONCE];
+    size_t io_count = 0;
+    KV_ASSERT(count <= KV_BLOBS_AT_ONCE);
+    for (size_t i = 0; i < count; i++) {
+        results[i] = begin_load(blobs, &refs[i], &loads[i], &ios[io_count]);
+        if (!results[i])
+            ios[io_count++].result = -EIO;
+    }
+    if (io_count) /* each request has its own result */
+        kv_ignore(kv_device_submit(blobs->device, ios, io_count, false));
+    for (size_t i = 0, at = 0; i < count; i++) {
+        if (results[i])
+            continue;
+        results[i] = ios[at++].result;
+        if (!results[i])
+            results[i] = verify_load(blobs, &loads[i]);
+        end_load(blobs, &loads[i]);
+    }
+}

@@ -90,9 +90,9 @@ int kv_store_scan_log(struct kv_store *store, struct kv_error *error)
         return 0;
     }
     if (err == -EBADMSG || err == -EUCLEAN)
-        kv_error_set(error,
-                     "the log is damaged at position %llu, before its durable end; run fsck.kvfs -y",
-                     (unsigned long long)store->log_end.position);
+        kv_error_set(
+            error, "the log is damaged at position %llu, before its durable end; run fsck.kvfs -y",
+            (unsigned long long)store->log_end.position);
     return err;
 }
 
