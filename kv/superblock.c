@@ -133,15 +133,20 @@ static bool is_backup_of(const struct kv_disk_superblock *copy,
            kv_le64_get(copy->sequence) <= kv_le64_get(newest->sequence);
 }
 
-/* Was the backup of this very superblock written, which both copies precede? */
+/*
+ * Was the image closed so far that the backup was written, or begun to be? Both copies were
+ * flushed before that.
+ */
 static bool close_was_finished(struct kv_device *device, const struct kv_disk_superblock *best,
                                void *io)
 {
     struct kv_disk_superblock backup;
-    if (best->clean != 1 || kv_device_read(device, kv_le64_get(best->image_blocks) - 1, 1, io))
+    if (best->clean != 1)
         return false;
+    if (kv_device_read(device, kv_le64_get(best->image_blocks) - 1, 1, io))
+        return true;
     memcpy(&backup, io, sizeof backup);
-    return is_backup_of(&backup, best) &&
+    return !is_backup_of(&backup, best) ||
            kv_le64_get(backup.sequence) == kv_le64_get(best->sequence);
 }
 
