@@ -215,6 +215,12 @@ static int read_block(struct kv_pagemap *map, uint32_t level, uint64_t index,
     if (kv_digest(map->io, KV_BLOCK_BYTES, seed) != kv_le64_get(ptr->digest))
         return -EBADMSG;
     memcpy(out, map->io, KV_BLOCK_BYTES);
+    /* Whatever is written anew is written with all that leads to it: nothing is younger than
+     * its parent. So no place from disk passes for one that an open epoch has taken. */
+    for (unsigned i = 0; i < KV_MAP_FANOUT; i++)
+        if (kv_le64_get(out[i].block) &&
+            kv_le64_get(out[i].birth_epoch) > kv_le64_get(ptr->birth_epoch))
+            return -EUCLEAN;
     return 0;
 }
 
@@ -686,7 +692,7 @@ static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id
     if (!overlay->count)
         goto done;
     changes = malloc((overlay->count + 1) * sizeof *changes);
-    queue.memory = kv_device_alloc(WRITE_CHUNK * KV_BLOCK_BYTES);
+    queue.memory = kv_device_alloc_unset(WRITE_CHUNK * KV_BLOCK_BYTES);
     err = changes && queue.memory ? 0 : -ENOMEM;
     if (err)
         goto out;

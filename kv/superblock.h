@@ -30,9 +30,18 @@ KV_MUST_CHECK int kv_superblock_read(struct kv_device *device, const char *name,
  */
 KV_MUST_CHECK int kv_superblock_write(struct kv_device *device,
                                       struct kv_disk_superblock *superblock);
-/* Copy the superblock (as last written) to the end of the image. Not flushed. */
+/*
+ * Flush, copy the superblock (as last written) to the end of the image, flush. When it is a
+ * clean one, the copy says that neither slot is being written.
+ */
 KV_MUST_CHECK int kv_superblock_write_backup(struct kv_device *device,
                                              const struct kv_disk_superblock *superblock);
+/*
+ * Take that back before the next superblock is written: the copy says that the image is in
+ * use. The flush before that superblock makes it durable.
+ */
+KV_MUST_CHECK int kv_superblock_mark_used(struct kv_device *device,
+                                          const struct kv_disk_superblock *superblock);
 
 /*
  * For scrubbing: does a slot hold exactly `newest`, the superblock as it was last written?

@@ -252,8 +252,6 @@ static void forge(struct scene *scene, int argument)
     else
         forge_trees(&superblock, field);
     scene_put_superblock(scene, &superblock);
-    /* Where the trees begin is known to nobody else. */
-    scene->all_excused = field >= MAP_DEPTH_HUGE && field <= ROOT_ZERO;
 }
 
 /* ---- cut, or none -----------------------------------------------------------------------------
@@ -282,9 +280,9 @@ const struct recipe superblock_recipes[] = {
     {"superblock B, a bit", flip_copies, 2, "superblock-copy", 4, 1, 1},
     {"superblock A, zeroed", zero_copies, 1, "superblock-copy", 4, 1, 1},
     {"superblock B, zeroed", zero_copies, 2, "superblock-copy", 4, 1, 1},
-    {"superblock A and backup, a bit", flip_copies, 5, "superblock-copy", 4, 1, 1},
+    {"superblock A and backup, a bit", flip_copies, 5, "", 0, 0, 0},
     {"both superblocks, a bit", flip_copies, 3, "superblock-copy", 4, 4, 1},
-    {"both superblocks, zeroed", zero_copies, 3, "superblock-copy", 4, 4, 1},
+    {"both superblocks, zeroed", zero_copies, 3, "superblock-copy", 4, 8, 1},
     {"backup superblock, a bit", flip_copies, 4, "", 0, 0, 0},
     {"all three superblocks, a bit", flip_copies, 7, "unreadable", 4, 4, 4},
     {"all three superblocks, zeroed", zero_copies, 7, "", 8, 8, 8},
@@ -314,8 +312,8 @@ const struct recipe superblock_recipes[] = {
     {"a read-only compatible feature", forge, FEATURE_ROCOMPAT, "", 0, 8, 8},
     {"a compatible feature", forge, FEATURE_COMPAT, "", 0, 0, 0},
     {"another magic", forge, MAGIC_OTHER, "", 8, 8, 8},
-    {"page map of 200 levels", forge, MAP_DEPTH_HUGE, "unreadable", 4, 4, 4},
-    {"page map of no level", forge, MAP_DEPTH_ZERO, "unreadable", 4, 4, 4},
+    {"page map of 200 levels", forge, MAP_DEPTH_HUGE, "page-missing", 4, 4, 1},
+    {"page map of no level", forge, MAP_DEPTH_ZERO, "page-missing", 4, 4, 1},
     {"page map of a level more", forge, MAP_DEPTH_MORE, "map-block page-missing", 4, 4, 1},
     {"root of the map beyond the end", forge, MAP_ROOT_FAR, "map-block page-missing", 4, 4, 1},
     {"root of the map of 77 bytes", forge, MAP_ROOT_LENGTH, "map-block page-missing", 4, 4, 1},
@@ -323,7 +321,7 @@ const struct recipe superblock_recipes[] = {
      1},
     {"root of the map of another epoch", forge, MAP_ROOT_EPOCH, "map-block page-missing", 4, 4, 1},
     {"page ids beyond the next one", forge, PAGE_IDS_FEW, "page-structure", 4, 4, 1},
-    {"next page id beyond what the map holds", forge, PAGE_IDS_HUGE, "unreadable", 4, 4, 4},
+    {"next page id beyond what the map holds", forge, PAGE_IDS_HUGE, "page-missing", 4, 4, 1},
     {"root of the keys unknown", forge, ROOT_UNKNOWN, "page-missing", 4, 4, 1},
     {"root of the counts unknown", forge, ROOT_OF_COUNTS_UNKNOWN, "page-missing", 4, 4, 1},
     {"roots swapped", forge, ROOTS_SWAPPED, "page-structure", 4, 4, 1},

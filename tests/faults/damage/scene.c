@@ -584,10 +584,10 @@ void scene_edit_page(struct scene *scene, uint64_t page_id, scene_edit_fn *edit,
     edit(node, NODE_BYTES, argument);
     enum kv_codec used;
     const struct kv_disk_superblock superblock = scene_superblock(scene);
-    const size_t length =
-        kv_stored_page_pack(node, NODE_BYTES, (struct kv_codec_spec){.codec = KV_CODEC_NONE},
-                            kv_superblock_log_id(&superblock), stored, &used);
+    const size_t length = kv_stored_page_pack(
+        node, NODE_BYTES, (struct kv_codec_spec){.codec = KV_CODEC_NONE}, 1, stored, &used);
     KV_ASSERT(length == NODE_BYTES);
+    kv_stored_page_seal(stored, length, kv_superblock_log_id(&superblock), kv_le64_get(ptr.block));
     scene_write(scene, kv_le64_get(ptr.block), stored);
     const uint64_t seed = kv_digest_seed(page_id, kv_le64_get(ptr.birth_epoch));
     ptr.digest = kv_le64_of(kv_digest(stored, length, seed));
