@@ -167,12 +167,6 @@ static int parse(int argc, char **argv, struct request *request)
 
 /* ---- checking ----------------------------------------------------------------- */
 
-/* Does this error say something of the image, and not of us? */
-static bool is_damage(int err)
-{
-    return err == -EBADMSG || err == -EUCLEAN || err == -EIO;
-}
-
 /*
  * One pass over store and filesystem.
  *
@@ -192,12 +186,6 @@ static int check_pass(struct kv_store *store, bool repair, struct outcome *outco
         return err;
     outcome->part = "filesystem";
     err = fs_check(store, &options, &in_fs);
-    if (is_damage(err) && !repair && in_store.damaged) {
-        /* It ran into what the store's check has told of; once that is mended it is looked at. */
-        report(outcome, KV_CHECK_NOTE, "filesystem-unchecked",
-               "the filesystem can be checked when the store is mended");
-        err = 0;
-    }
     if (err)
         return err;
     outcome->counts = in_store;
