@@ -39,7 +39,8 @@ static struct shown show(const struct kv_walk *walk, struct kv_bytes key)
 {
     struct shown shown;
     char plain[KEY_TEXT - 2];
-    if (walk->show_key && walk->show_key(walk->show_context, key.data, key.length, shown.text, sizeof shown.text))
+    if (walk->show_key &&
+        walk->show_key(walk->show_context, key.data, key.length, shown.text, sizeof shown.text))
         return shown;
     escape(key.data, key.length, plain, sizeof plain);
     snprintf(shown.text, sizeof shown.text, "\"%s\"", plain);
