@@ -59,7 +59,7 @@ static bool is_damage(int error)
     return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
 }
 
-/* ---- what is to be expected ------------------------------------------------------------- */
+/* ---- what is to be expected ---------------------------------------------------------- */
 
 /*
  * Can nobody know? Of the log's end no later block says that it was ever whole. One superblock
@@ -96,7 +96,7 @@ static bool is_excused(const struct trial *trial, const struct subject *subject,
     return false;
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading ------------------------------------------------------------------------- */
 
 struct log_watch {
     bool superblock; /* a line spoke of one */

@@ -46,7 +46,7 @@ static void begin(struct scene *scene)
     make_room_for_inodes(scene);
 }
 
-/* ---- the volume ---------------------------------------------------------------------------- */
+/* ---- the volume ---------------------------------------------------------------------- */
 
 /* 0: nonsense, 1: gone, 2: a number too small. */
 static void volume_record(struct scene *scene, int which)

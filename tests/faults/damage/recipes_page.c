@@ -196,7 +196,7 @@ static void edit_counts(struct scene *scene, int edit)
     scene_edit_page(scene, scene->store->trees[KV_TREE_REFS].root, edit_node, edit);
 }
 
-/* ---- pointers ----------------------------------------------------------------------------- */
+/* ---- pointers ------------------------------------------------------------------------ */
 
 enum ptr_edit { PTR_BEYOND, PTR_IN_LOG, PTR_LONG, PTR_EMPTY, PTR_CODEC, PTR_EPOCH, PTR_NULL };
 

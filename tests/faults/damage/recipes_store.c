@@ -17,7 +17,7 @@ static struct fs_key blob_key(const struct scene *scene, const char *path, uint6
     return key;
 }
 
-/* ---- bytes ------------------------------------------------------------------------------ */
+/* ---- bytes --------------------------------------------------------------------------- */
 
 /* The page `up` levels above the middle key gets a bit flipped. */
 static void flip_page(struct scene *scene, int up)
@@ -155,7 +155,7 @@ static void flip_blob(struct scene *scene, int which)
     scene_excuse(scene, "copy");
 }
 
-/* ---- the log ------------------------------------------------------------------------------- */
+/* ---- the log ------------------------------------------------------------------------- */
 
 /* Change a time of a file again and again, each change flushed, and crash. */
 static void crash_with_log(struct scene *scene)
@@ -390,8 +390,9 @@ const struct recipe store_recipes[] = {
     {"log, last block, a bit", flip_log, 39, "", 0, 0, 0},
     {"log, in the middle, zeroed", zero_log, 20, "log-damaged", 4, 4, 1},
     {"log marked clean", clean_with_log, 0, "", 0, 0, 0},
-    {"log, and the leaf that it changes", log_and_page, 0, "block-leaked data-ownerless", 4, 4, 1},
-    {"log, and the page above", log_and_page, 1, "block-leaked", 4, 4, 1},
+    {"log, and the leaf that it changes", log_and_page, 0,
+     "block-leaked data-ownerless page-checksum", 4, 4, 1},
+    {"log, and the page above", log_and_page, 1, "block-leaked page-checksum", 4, 4, 1},
     {"log and both bitmaps", log_and_bitmap, 0, "bitmap", 4, 4, 1},
     {"a block that belongs to nothing", leak_blocks, 1, "block-leaked", 4, 1, 1},
     {"many blocks that belong to nothing", leak_blocks, 300, "block-leaked", 4, 1, 1},

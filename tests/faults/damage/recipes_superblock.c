@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-/* ---- damaged copies ---------------------------------------------------------------------- */
+/* ---- damaged copies ------------------------------------------------------------------ */
 
 static const uint64_t slots[] = {KV_SUPERBLOCK_A_BLOCK, KV_SUPERBLOCK_B_BLOCK, SCENE_BLOCKS - 1};
 
@@ -68,7 +68,7 @@ static void torn_by_crash(struct scene *scene, int argument)
     scene_write(scene, slots[!selected], bytes);
 }
 
-/* ---- numbers that can not be -------------------------------------------------------------- */
+/* ---- numbers that can not be --------------------------------------------------------- */
 
 enum field {
     NODE_BYTES_ZERO,

@@ -161,7 +161,7 @@ static void put_log(struct sample *sample, struct kv_store *store)
     sample->log_keys = LOG_KEYS;
 }
 
-/* ---- older versions ------------------------------------------------------------------------ */
+/* ---- older versions ------------------------------------------------------------------ */
 
 struct snapshot {
     struct sample *sample;

@@ -31,7 +31,7 @@ static void *must_have(void *memory)
     return memory;
 }
 
-/* ---- a device that is only lent ----------------------------------------------------------- */
+/* ---- a device that is only lent ------------------------------------------------------ */
 
 struct lent {
     struct kv_device device;
@@ -83,7 +83,7 @@ static struct kv_device *clone_device(struct kv_device *device)
     return copy;
 }
 
-/* ---- the sound image ------------------------------------------------------------------------ */
+/* ---- the sound image ----------------------------------------------------------------- */
 
 static const struct fs_caller caller = {.uid = 1000, .gid = 1000, .umask = 022};
 
@@ -253,11 +253,14 @@ struct kv_store *scene_open(struct scene *scene)
     return scene->store;
 }
 
-int scene_open_for_fsck(struct scene *scene, bool past_damage, bool read_only)
+int scene_open_for_fsck(struct scene *scene, bool past_damage, bool read_only,
+                        kv_check_report_fn *report, void *context)
 {
     struct kv_open_options options = options_for(lend(scene->device, scene->shown_blocks));
     options.read_only = read_only;
     options.repair = past_damage;
+    options.report = report;
+    options.report_context = context;
     return kv_open("scene", &options, &scene->store, NULL);
 }
 

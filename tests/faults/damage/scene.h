@@ -54,7 +54,8 @@ void scene_release(struct scene *scene);
 
 struct kv_store *scene_open(struct scene *scene);
 /* As fsck.kvfs does; may fail. */
-KV_MUST_CHECK int scene_open_for_fsck(struct scene *scene, bool past_damage, bool read_only);
+KV_MUST_CHECK int scene_open_for_fsck(struct scene *scene, bool past_damage, bool read_only,
+                                      kv_check_report_fn *report, void *context);
 void scene_close(struct scene *scene); /* cleanly */
 void scene_crash(struct scene *scene);
 
@@ -103,7 +104,7 @@ void scene_edit_page(struct scene *scene, uint64_t page_id, scene_edit_fn *edit,
 typedef void scene_edit_ptr_fn(struct kv_disk_ptr *ptr, int argument);
 void scene_edit_ptr(struct scene *scene, uint64_t page_id, scene_edit_ptr_fn *edit, int argument);
 
-/* ---- fsck ------------------------------------------------------------------------------ */
+/* ---- fsck ---------------------------------------------------------------------------- */
 
 enum fsck_mode { FSCK_LOOK, FSCK_PREEN, FSCK_YES }; /* -n -f, -p -f, -y -f */
 

@@ -14,7 +14,7 @@
 
 enum { STATUS_OK = 0, STATUS_CORRECTED = 1, STATUS_LEFT = 4, STATUS_ERROR = 8 };
 
-/* ---- words ------------------------------------------------------------------------------ */
+/* ---- words --------------------------------------------------------------------------- */
 
 #define WORDS_MAX 64u
 
@@ -46,11 +46,14 @@ static void print_words(const struct words *words, struct fsck_verdict *verdict)
     }
 }
 
-/* ---- in process ------------------------------------------------------------------------------ */
+/* ---- in process ---------------------------------------------------------------------- */
 
+/* What tools/fsck_kvfs.c keeps of a run, as far as the verdict depends on it. */
 struct run {
+    enum fsck_mode mode;
     struct words words;
-    bool looking; /* only what is found at first is noted */
+    bool opening, looking; /* only what is found then is noted */
+    uint64_t found_opening;
     struct fsck_verdict *verdict;
 };
 
@@ -58,12 +61,32 @@ static void note_finding(void *context, enum kv_check_severity severity, const c
                          const char *text)
 {
     struct run *run = context;
-    if (severity == KV_CHECK_NOTE || !run->looking)
+    if (severity == KV_CHECK_NOTE)
+        return;
+    run->found_opening += run->opening;
+    if (!run->opening && !run->looking)
         return;
     note_word(&run->words, what);
     const size_t used = strlen(run->verdict->details);
     snprintf(run->verdict->details + used, sizeof run->verdict->details - used, "    %s: %s\n",
              what, text);
+}
+
+static bool is_damage(int err)
+{
+    return err == -EBADMSG || err == -EUCLEAN || err == -EIO || err == -ESTALE;
+}
+
+/* The filesystem of a damaged store is looked at when that is mended, or as far as it goes. */
+static int check_files(struct kv_store *store, const struct run *run,
+                       const struct kv_check_options *options, bool store_damaged,
+                       struct kv_check_result *result)
+{
+    const bool unsure = run->looking && store_damaged;
+    if (unsure && run->mode == FSCK_YES)
+        return 0;
+    const int err = fs_check(store, options, result);
+    return unsure && is_damage(err) ? 0 : err;
 }
 
 /* Returns 0 or what broke it off. */
@@ -74,11 +97,8 @@ static int check_pass(struct kv_store *store, struct run *run, bool repair, uint
         .repair = repair, .read_blobs = true, .report = note_finding, .context = run};
     struct kv_check_result in_store, in_fs = {0};
     int err = kv_check(store, &options, &in_store);
-    if (err)
-        return err;
-    err = fs_check(store, &options, &in_fs);
-    if ((err == -EBADMSG || err == -EUCLEAN) && !repair && in_store.damaged)
-        err = 0; /* the filesystem's turn comes when the store is mended */
+    if (!err)
+        err = check_files(store, run, &options, in_store.damaged > 0, &in_fs);
     if (err)
         return err;
     *damaged = in_store.damaged + in_fs.damaged;
@@ -86,31 +106,38 @@ static int check_pass(struct kv_store *store, struct run *run, bool repair, uint
     return 0;
 }
 
-static int check_and_mend(struct kv_store *store, struct run *run, enum fsck_mode mode,
-                          uint64_t *found, uint64_t *left)
+static int check_and_mend(struct kv_store *store, struct run *run, uint64_t *found, uint64_t *left)
 {
     uint64_t damaged, ignored;
     run->looking = true;
     int err = check_pass(store, run, false, found, &damaged);
     run->looking = false;
     *left = *found;
-    if (err || !*found || mode == FSCK_LOOK || (mode == FSCK_PREEN && damaged))
-        return err;
+    if (err || !*found || run->mode == FSCK_LOOK || (run->mode == FSCK_PREEN && damaged))
+        goto out;
     err = check_pass(store, run, true, &ignored, &damaged);
     if (!err)
         err = kv_checkpoint(store);
-    return err ? err : check_pass(store, run, false, left, &damaged);
+    if (!err)
+        err = check_pass(store, run, false, left, &damaged);
+out:
+    *found += run->found_opening;
+    if (run->mode == FSCK_LOOK) /* mended in memory only */
+        *left += run->found_opening;
+    return err;
 }
 
 void scene_fsck(struct scene *scene, enum fsck_mode mode, struct fsck_verdict *verdict)
 {
-    struct run run = {.verdict = verdict};
+    struct run run = {.mode = mode, .verdict = verdict};
+    uint64_t found = 0, left = 0;
     *verdict = (struct fsck_verdict){.status = 0};
     scene->store = NULL;
-    int err = scene_open_for_fsck(scene, mode != FSCK_PREEN, mode == FSCK_LOOK);
-    uint64_t found = 0, left = 0;
+    run.opening = true;
+    int err = scene_open_for_fsck(scene, mode != FSCK_PREEN, mode == FSCK_LOOK, note_finding, &run);
+    run.opening = false;
     if (!err) {
-        err = check_and_mend(scene->store, &run, mode, &found, &left);
+        err = check_and_mend(scene->store, &run, &found, &left);
         const int close_err = kv_close(scene->store);
         scene->store = NULL;
         err = err ? err : close_err;
@@ -126,8 +153,7 @@ void scene_fsck(struct scene *scene, enum fsck_mode mode, struct fsck_verdict *v
     print_words(&run.words, verdict);
 }
 
-/* ---- the program
- * --------------------------------------------------------------------------------- */
+/* ---- the program --------------------------------------------------------------------- */
 
 /* Copy the image to a file, sparse, or back. */
 static void copy_image(struct scene *scene, int fd, bool to_file)
