@@ -37,7 +37,7 @@ int kv_blobs_extent(const struct kv_blobs *blobs, const struct kv_blob_ref *ref,
     const uint32_t raw = kv_le32_get(disk.raw_bytes);
     if (!raw || raw > KV_BLOB_MAX || !length || length > raw)
         return -EUCLEAN;
-    if (disk.ptr.codec == KV_CODEC_NONE && length != raw)
+    if (disk.ptr.codec > KV_CODEC_ZSTD || (disk.ptr.codec == KV_CODEC_NONE && length != raw))
         return -EUCLEAN;
     *block = kv_le64_get(disk.ptr.block);
     *block_count = (uint32_t)kv_blocks_for(length);
