@@ -153,7 +153,8 @@ struct exploration {
     const struct crash_sizes *sizes;
     struct test_random *random;
     struct image_layout layout;
-    unsigned depth; /* crashes before this one */
+    unsigned depth;   /* crashes before this one */
+    size_t torn_each; /* torn states between two flushes, at most about; 0: all */
 
     struct crash_walk walk;
     uint64_t *durable; /* for each block, the digest of walk.durable */
@@ -518,7 +519,7 @@ static void all_torn(struct exploration *at)
         for (size_t cut = 0; cut < cuts; cut++)
             for (int rest = TORN_REST_OLD; rest <= TORN_REST_RANDOM; rest++)
                 for (int others = 0; others < OTHERS_COUNT; others++) {
-                    if (!take(at, at->sizes->torn, total))
+                    if (!take(at, at->torn_each, total))
                         continue;
                     const struct crash_choice torn = {.torn = true,
                                                       .torn_bytes = (uint32_t)cut * 512,
@@ -571,6 +572,10 @@ static void explore(struct exploration *at, struct recorder *recorder, size_t fi
 {
     begin(at, recorder);
     const size_t end = recorder_event_count(recorder);
+    size_t intervals = 1;
+    for (size_t position = first_position; position < end; position++)
+        intervals += recorder_event(recorder, position).is_flush;
+    at->torn_each = at->sizes->torn ? at->sizes->torn / intervals + 1 : 0;
     for (size_t position = 0; position <= end; position++) {
         if (position < end && !recorder_event(recorder, position).is_flush)
             continue;
