@@ -18,8 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define WORKERS_MAX 16u
-#define STORY_BYTES 2048u
+#define WORKERS_MAX     16u
+#define STORY_BYTES     2048u
+#define PROGRESS_STATES 100000u
 
 /* ---- the set ------------------------------------------------------------------ */
 
@@ -77,9 +78,9 @@ void crash_engine_free(struct crash_engine *engine)
     free(engine);
 }
 
-static void count(_Atomic uint64_t *counter)
+static uint64_t count(_Atomic uint64_t *counter)
 {
-    (void)atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+    return atomic_fetch_add_explicit(counter, 1, memory_order_relaxed) + 1;
 }
 
 static uint64_t counted(const _Atomic uint64_t *counter)
@@ -417,19 +418,23 @@ static void try_state(struct exploration *at, const struct crash_choice *torn, s
         struct recorded_event event;
         pending_event(at, choice.torn_index, &event);
         if (fresh)
-            count(&at->engine->counts
-                       ->torn_kinds[block_kind_of(&at->layout, event.block, event.bytes)]);
+            (void)count(&at->engine->counts
+                             ->torn_kinds[block_kind_of(&at->layout, event.block, event.bytes)]);
     }
     if (fresh) {
-        count(&at->engine->counts->states);
+        const uint64_t states = count(&at->engine->counts->states);
+        if (states % PROGRESS_STATES == 0) {
+            printf("%llu states\n", (unsigned long long)states);
+            (void)fflush(stdout); /* for people who wait */
+        }
         if (torn)
-            count(&at->engine->counts->torn);
+            (void)count(&at->engine->counts->torn);
         if (at->depth)
-            count(&at->engine->counts->recovering);
+            (void)count(&at->engine->counts->recovering);
         open_state(at, &choice, slot);
     } else {
         const uint64_t found = atomic_load(&slot->found);
-        count(&at->engine->counts->again);
+        (void)count(&at->engine->counts->again);
         if (found) /* else another process is just looking at it */
             judge(at, &choice, found);
     }
@@ -459,9 +464,9 @@ static void all_subsets(struct exploration *at)
             at->kept[i] = (subset >> i) & 1;
         try_state(at, NULL, 0);
     }
-    count(&at->engine->counts->intervals);
+    (void)count(&at->engine->counts->intervals);
     if (!at->sizes->subsets || total <= at->sizes->subsets)
-        count(&at->engine->counts->whole_intervals);
+        (void)count(&at->engine->counts->whole_intervals);
 }
 
 /* Half of them, all but one, only one, or most of them. */
@@ -491,7 +496,7 @@ static void prefixes_and_random_subsets(struct exploration *at)
         keep_any(at);
         try_state(at, NULL, 0);
     }
-    count(&at->engine->counts->intervals);
+    (void)count(&at->engine->counts->intervals);
 }
 
 enum torn_others { OTHERS_ALL, OTHERS_BEFORE, OTHERS_ANY, OTHERS_COUNT };

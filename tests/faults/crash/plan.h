@@ -21,9 +21,8 @@ struct plan plan_read(int argc, char **argv, size_t states);
 
 /*
  * Print the counts, as the last lines. Returns whether the states that were wanted were tried,
- * and writes of every kind in `kinds` (bits) were torn.
+ * and, unless they were few, writes of every kind of block were torn.
  */
-bool plan_finish(const struct plan *plan, struct crash_engine *engine, const char *what,
-                 unsigned kinds);
+bool plan_finish(const struct plan *plan, struct crash_engine *engine, const char *what);
 
 #endif
