@@ -418,8 +418,8 @@ static void try_state(struct exploration *at, const struct crash_choice *torn, s
         struct recorded_event event;
         pending_event(at, choice.torn_index, &event);
         if (fresh)
-            (void)count(&at->engine->counts
-                             ->torn_kinds[block_kind_of(&at->layout, event.block, event.bytes)]);
+            count(&at->engine->counts
+                       ->torn_kinds[block_kind_of(&at->layout, event.block, event.bytes)]);
     }
     if (fresh) {
         const uint64_t states = count(&at->engine->counts->states);
@@ -428,13 +428,13 @@ static void try_state(struct exploration *at, const struct crash_choice *torn, s
             (void)fflush(stdout); /* for people who wait */
         }
         if (torn)
-            (void)count(&at->engine->counts->torn);
+            count(&at->engine->counts->torn);
         if (at->depth)
-            (void)count(&at->engine->counts->recovering);
+            count(&at->engine->counts->recovering);
         open_state(at, &choice, slot);
     } else {
         const uint64_t found = atomic_load(&slot->found);
-        (void)count(&at->engine->counts->again);
+        count(&at->engine->counts->again);
         if (found) /* else another process is just looking at it */
             judge(at, &choice, found);
     }
@@ -464,9 +464,9 @@ static void all_subsets(struct exploration *at)
             at->kept[i] = (subset >> i) & 1;
         try_state(at, NULL, 0);
     }
-    (void)count(&at->engine->counts->intervals);
+    count(&at->engine->counts->intervals);
     if (!at->sizes->subsets || total <= at->sizes->subsets)
-        (void)count(&at->engine->counts->whole_intervals);
+        count(&at->engine->counts->whole_intervals);
 }
 
 /* Half of them, all but one, only one, or most of them. */
@@ -496,7 +496,7 @@ static void prefixes_and_random_subsets(struct exploration *at)
         keep_any(at);
         try_state(at, NULL, 0);
     }
-    (void)count(&at->engine->counts->intervals);
+    count(&at->engine->counts->intervals);
 }
 
 enum torn_others { OTHERS_ALL, OTHERS_BEFORE, OTHERS_ANY, OTHERS_COUNT };
