@@ -161,7 +161,11 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         err = kv_superblock_mark_used(store->device, &store->checkpoint.superblock);
     if (!err)
         err = kv_store_checkpoint(store, false, true);
-    if (err)
-        kv_error_set(error, "the first checkpoint failed (%s); check the device", strerror(-err));
+    if (!err)
+        return 0;
+    if (kv_store_failure(store))
+        err = kv_store_failure(store);
+    kv_error_set(error, "the first checkpoint failed (%s)%s", strerror(-err),
+                 err == -ENOMEM ? "" : "; check the device");
     return err;
 }
