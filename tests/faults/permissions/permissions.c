@@ -345,17 +345,20 @@ static bool is_like_ext4(const char *dir)
 /* A directory on ext4: in /tmp, or else in an image of our own. */
 static void find_ext4(const struct test_mount *mount, char *dir, size_t capacity, bool *mounted)
 {
-    char command[4 * PATH_MAX + 128];
+    char command[5 * PATH_MAX + 128];
     snprintf(dir, capacity, "%s/ext4", mount->base);
     if (mkdir(dir, 0755))
         die(dir);
     *mounted = !is_like_ext4(dir);
-    if (!*mounted)
+    if (!*mounted) {
+        if (chmod(dir, 0755)) /* the list has left its mark */
+            die(dir);
         return;
+    }
     snprintf(command, sizeof command,
              "truncate -s 64M '%s.image' && mkfs.ext4 -q '%s.image' && mount -o loop '%s.image' "
-             "'%s'",
-             dir, dir, dir, dir);
+             "'%s' && chmod 755 '%s'",
+             dir, dir, dir, dir, dir);
     if (system(command)) /* of our own making; the loop device goes with the mount */
         die("no ext4 to compare with: mkfs.ext4 and mount");
 }
