@@ -18,7 +18,6 @@
 #define EXTENT_DEFAULT 131072u
 #define LOG_DEFAULT    (256ull << 20)
 #define LOOK_BYTES     (128u << 10) /* how much of the start is looked at before overwriting */
-#define ZERO_BYTES     (1u << 20)
 
 /* ---- geometry ------------------------------------------------------------------- */
 
@@ -129,29 +128,15 @@ static int refuse_if_used(struct kv_device *device, struct kv_error *error)
     return err;
 }
 
-static int write_zeroes(struct kv_device *device, uint64_t block, uint64_t count)
-{
-    void *zeroes = kv_device_alloc(ZERO_BYTES);
-    int err = zeroes ? 0 : -ENOMEM;
-    while (count && !err) {
-        const uint32_t now = (uint32_t)kv_min_u64(count, ZERO_BYTES / KV_BLOCK_BYTES);
-        err = kv_device_write(device, block, now, zeroes);
-        block += now;
-        count -= now;
-    }
-    free(zeroes);
-    return err;
-}
-
 /* Nothing of an older image may be taken for this one's. */
 static int wipe(struct kv_device *device, const struct kv_disk_superblock *sb)
 {
-    int err = write_zeroes(device, 0, KV_LOG_FIRST_BLOCK);
+    int err = kv_device_zero(device, 0, KV_LOG_FIRST_BLOCK);
     if (!err)
-        err = write_zeroes(device, kv_le64_get(sb->log_first_block),
-                           kv_le64_get(sb->log_block_count));
+        err = kv_device_zero(device, kv_le64_get(sb->log_first_block),
+                             kv_le64_get(sb->log_block_count));
     if (!err)
-        err = write_zeroes(device, kv_le64_get(sb->image_blocks) - 1, 1);
+        err = kv_device_zero(device, kv_le64_get(sb->image_blocks) - 1, 1);
     return err;
 }
 
@@ -177,8 +162,6 @@ static int plant_trees(struct kv_device *device, struct kv_disk_superblock *sb,
     }
     if (!err)
         err = kv_superblock_write_backup(device, &store->checkpoint.superblock);
-    if (!err)
-        err = kv_device_flush(device);
     store->device = NULL; /* the caller's */
     kv_store_disassemble(store);
     return err;

@@ -20,6 +20,7 @@
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -363,6 +364,53 @@ static int discard_file(struct kv_device *device, uint64_t block, uint64_t block
     return fallocate(file->fd, mode, (off_t)offset, (off_t)length) ? -errno : 0;
 }
 
+/* The host's words for "no room", whoever set the limit. */
+static bool is_no_room(int err)
+{
+    return err == -ENOSPC || err == -EDQUOT || err == -EFBIG;
+}
+
+static int allocate_file(struct file_device *file, int mode, uint64_t block, uint64_t block_count)
+{
+    const off_t offset = (off_t)(block * KV_BLOCK_BYTES);
+    const off_t length = (off_t)(block_count * KV_BLOCK_BYTES);
+    int err;
+    do
+        err = fallocate(file->fd, mode, offset, length) ? -errno : 0;
+    while (err == -EINTR);
+    return is_no_room(err) ? -ENOSPC : err;
+}
+
+static int reserve_file(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    struct file_device *file = (struct file_device *)device;
+    if (file->read_only)
+        return -EROFS;
+    const int err = allocate_file(file, FALLOC_FL_KEEP_SIZE, block, block_count);
+    return err == -EOPNOTSUPP || err == -ENOSYS ? 0 : err;
+}
+
+static int room_of_file(struct kv_device *device, uint64_t *block_count)
+{
+    struct file_device *file = (struct file_device *)device;
+    struct statvfs host;
+    if (fstatvfs(file->fd, &host))
+        return -errno;
+    *block_count = (uint64_t)host.f_bavail * host.f_frsize / KV_BLOCK_BYTES;
+    return 0;
+}
+
+static int zero_file(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    struct file_device *file = (struct file_device *)device;
+    if (file->read_only)
+        return -EROFS;
+    /* Discarding on a disk promises nothing about what is read then; what has room keeps it. */
+    if (!file->base.thin)
+        return -EOPNOTSUPP;
+    return allocate_file(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, block, block_count);
+}
+
 static void close_file(struct kv_device *device)
 {
     struct file_device *file = (struct file_device *)device;
@@ -386,6 +434,9 @@ static const struct kv_device_ops file_ops = {
     .submit = submit_file,
     .discard = discard_file,
     .close = close_file,
+    .reserve = reserve_file,
+    .room = room_of_file,
+    .zero = zero_file,
 };
 
 /* ---- opening ------------------------------------------------------------ */
@@ -459,6 +510,9 @@ static int measure(struct file_device *file, const char *path, const struct stat
         return err;
     }
     file->base.block_count = size_bytes / KV_BLOCK_BYTES;
+    /* One that has room for every byte can not run out of it. */
+    file->base.thin = !file->is_block_device && !file->read_only &&
+                      (uint64_t)image->st_blocks * SECTOR_BYTES < size_bytes;
     return 0;
 }
 
@@ -655,14 +709,58 @@ int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_c
     return device->ops->discard(device, block, block_count);
 }
 
-void *kv_device_alloc(size_t bytes)
+int kv_device_reserve(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    if (!in_range(device, block, block_count))
+        return -EINVAL;
+    return device->thin && device->ops->reserve ? device->ops->reserve(device, block, block_count)
+                                                : 0;
+}
+
+uint64_t kv_device_room(struct kv_device *device)
+{
+    uint64_t block_count;
+    /* A host that does not know sets no limit either. */
+    if (!device->thin || !device->ops->room || device->ops->room(device, &block_count))
+        return UINT64_MAX;
+    return block_count;
+}
+
+/* How much is written at once where zeroes must be written. */
+#define ZERO_BLOCKS 256u
+
+int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    if (!in_range(device, block, block_count))
+        return -EINVAL;
+    int err = device->ops->zero ? device->ops->zero(device, block, block_count) : -EOPNOTSUPP;
+    if (err != -EOPNOTSUPP && err != -ENOSYS)
+        return err;
+    void *zeroes = kv_device_alloc(ZERO_BLOCKS * (size_t)KV_BLOCK_BYTES);
+    err = zeroes ? 0 : -ENOMEM;
+    while (block_count && !err) {
+        const uint32_t now = (uint32_t)kv_min_u64(block_count, ZERO_BLOCKS);
+        err = kv_device_write(device, block, now, zeroes);
+        block += now;
+        block_count -= now;
+    }
+    free(zeroes);
+    return err;
+}
+
+void *kv_device_alloc_unset(size_t bytes)
 {
     if (bytes > SIZE_MAX - KV_BLOCK_BYTES)
         return NULL;
     const size_t size = (size_t)kv_blocks_for(bytes) * KV_BLOCK_BYTES;
     void *memory;
-    if (posix_memalign(&memory, KV_BLOCK_BYTES, size ? size : KV_BLOCK_BYTES))
-        return NULL;
-    memset(memory, 0, size);
+    return posix_memalign(&memory, KV_BLOCK_BYTES, size ? size : KV_BLOCK_BYTES) ? NULL : memory;
+}
+
+void *kv_device_alloc(size_t bytes)
+{
+    void *memory = kv_device_alloc_unset(bytes);
+    if (memory)
+        memset(memory, 0, (size_t)kv_blocks_for(bytes) * KV_BLOCK_BYTES);
     return memory;
 }

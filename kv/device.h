@@ -42,6 +42,10 @@ struct kv_device_ops {
     int (*submit)(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush);
     int (*discard)(struct kv_device *device, uint64_t block, uint64_t block_count);
     void (*close)(struct kv_device *device);
+    /* The next three may be NULL: see the functions of the same names. */
+    int (*reserve)(struct kv_device *device, uint64_t block, uint64_t block_count);
+    int (*room)(struct kv_device *device, uint64_t *block_count);
+    int (*zero)(struct kv_device *device, uint64_t block, uint64_t block_count);
 };
 
 /* Implementations embed this as their first member. */
@@ -49,6 +53,7 @@ struct kv_device {
     const struct kv_device_ops *ops;
     uint64_t block_count;           /* immutable after open */
     bool direct_io;                 /* immutable after open */
+    bool thin;                      /* immutable after open; see kv_device_reserve */
     struct kv_device_counts counts; /* relaxed atomics (__atomic) */
 };
 
@@ -94,7 +99,24 @@ KV_MUST_CHECK int kv_device_flush(struct kv_device *device);
 /* Tell the host that blocks hold nothing; a hint, errors are ignored by callers. */
 int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_count);
 
+/*
+ * On a thin device (a file that may be sparse) a block that was never written has room on the
+ * host only after it was reserved; then writing it, also again, can not fail for want of room.
+ * It stays so until the device is closed, and after that as long as nobody punches holes.
+ * What the blocks hold does not change; those that have room already need none.
+ * Returns 0, also where the host can not promise (then writing may say -ENOSPC) or the device is
+ * not thin; -ENOSPC; -EIO ...
+ */
+KV_MUST_CHECK int kv_device_reserve(struct kv_device *device, uint64_t block, uint64_t block_count);
+/* How many blocks the host could still find room for, now and as far as it knows; not thin:
+ * UINT64_MAX. */
+uint64_t kv_device_room(struct kv_device *device);
+/* Make blocks read as zeroes, without taking room for them where the host can. */
+KV_MUST_CHECK int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_count);
+
 /* Aligned, zeroed memory, freed with free(). NULL: no memory. */
 void *kv_device_alloc(size_t bytes);
+/* The same with any bytes in it: for what is filled before it is looked at. */
+void *kv_device_alloc_unset(size_t bytes);
 
 #endif
