@@ -114,6 +114,9 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     volume->read_only = options->read_only;
     volume->log = options->log;
     volume->log_context = options->log_context;
+    volume->keeps_setgid = options->keeps_setgid;
+    volume->kills_privileges = options->kills_privileges;
+    volume->is_owner = options->is_owner;
     pthread_mutex_init(&volume->ino_mutex, NULL);
     fs_data_init(&volume->data, store);
 

@@ -28,6 +28,15 @@ struct fs_volume_options {
     bool read_only;
     kv_log_fn *log; /* NULL: standard error */
     void *log_context;
+    /*
+     * Of who asks for the change of content or owner that this thread is about: may a setgid
+     * bit stay that is not for execution by the group `gid`? NULL: it may.
+     */
+    bool (*keeps_setgid)(uint32_t gid);
+    /* Are setuid and setgid to go with fs_fallocate and fs_copy_range? NULL: they are. */
+    bool (*kills_privileges)(void);
+    /* May the caller do what the owner `uid` may? NULL: yes. */
+    bool (*is_owner)(uint32_t uid);
 };
 
 /*
@@ -121,7 +130,8 @@ enum fs_attr_bits {
     FS_ATTR_ATIME = 16,
     FS_ATTR_MTIME = 32,
     FS_ATTR_CTIME = 64,
-    FS_ATTR_KILL_PRIVILEGES = 128, /* setuid and setgid go with a change of size */
+    FS_ATTR_KILL_IF_OWNER = 256,   /* the same, if the caller is the owner; else nothing */
+    FS_ATTR_KILL_PRIVILEGES = 128, /* setuid and setgid go (with a change of owner, always) */
 };
 struct fs_attr_change {
     unsigned valid; /* enum fs_attr_bits */
