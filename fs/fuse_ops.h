@@ -14,6 +14,7 @@ struct fs_fuse {
     struct fs_protocol protocol; /* its own atomics */
     struct fs_counters counters; /* atomic */
     bool writeback;              /* the kernel gathers writes */
+    bool read_only;              /* as it was mounted */
     uint32_t owner;              /* user that mounted */
 };
 

@@ -130,6 +130,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     if (err)
         return fail(error, err, "%s: %s", options->image, reason.text);
     mount->fuse.writeback = options->writeback;
+    mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();
     fs_protocol_init(&mount->fuse.protocol, mount->fuse.volume, &mount->fuse.counters);
     return 0;

@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -338,6 +339,17 @@ static int check_fuse(void)
 
 /* ---- remount ------------------------------------------------------------------- */
 
+/* Did its daemon open the image read-only? Then no flag makes the mount writable. */
+static bool daemon_is_read_only(const char *dir)
+{
+    char stats[65536];
+    const ssize_t length = getxattr(dir, FS_XATTR_STATS, stats, sizeof stats - 1);
+    if (length < 0)
+        return false; /* the kernel will have its say */
+    stats[length] = '\0';
+    return strstr(stats, "\"read_only\": true") != NULL;
+}
+
 /* Change the flags of a mount that is there; its daemon goes on. */
 static int remount(const struct request *request)
 {
@@ -347,6 +359,12 @@ static int remount(const struct request *request)
     if (tool_mount_of_path(request->dir, &found)) {
         tool_complain("%s: not mounted, so it can not be remounted; leave out -o remount",
                       request->dir);
+        return TOOL_MOUNT_FAILED;
+    }
+    if (!(flags & MS_RDONLY) && daemon_is_read_only(found.dir)) {
+        tool_complain("%s: was mounted read-only and can not become writable; unmount it and mount "
+                      "it again",
+                      found.dir);
         return TOOL_MOUNT_FAILED;
     }
     if (mount(NULL, found.dir, NULL, flags, NULL) == 0)
