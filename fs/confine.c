@@ -76,6 +76,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(futex),
     SCMP_SYS(sched_yield),
     SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(sched_setaffinity),
     SCMP_SYS(gettid),
     SCMP_SYS(getpid),
     SCMP_SYS(tgkill),

@@ -129,6 +129,9 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     err = fs_volume_open(mount->store, &volume_options, &mount->fuse.volume, &reason);
     if (err)
         return fail(error, err, "%s: %s", options->image, reason.text);
+    mount->fuse.scrub = fs_scrub_new(mount->fuse.volume);
+    if (!mount->fuse.scrub)
+        return fail(error, -ENOMEM, "%s: not enough memory", options->image);
     mount->fuse.writeback = options->writeback;
     mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();
@@ -227,10 +230,13 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
         goto out;
     }
     mount->mounted = true;
-    const struct fs_transport_hooks hooks = fs_protocol_hooks(&mount->fuse.protocol);
-    err = fs_transport_open(mount->session, mount->threads, &hooks, &mount->transport);
+    const struct fs_transport_hooks hooks =
+        fs_protocol_hooks(&mount->fuse.protocol, options->log, options->log_context);
+    struct kv_error words = {.text = ""};
+    err = fs_transport_open(mount->session, options->transport, mount->threads, &hooks,
+                            &mount->transport, &words);
     if (err)
-        fail(error, err, "%s: the FUSE device: %s", mount->dir, strerror(-err));
+        fail(error, err, "%s: %s", mount->dir, words.text);
 out:
     captured_error = NULL;
     free(text);
@@ -336,7 +342,9 @@ int fs_mount_serve(struct fs_mount *mount)
         err = fs_transport_start(mount->transport);
     if (err)
         goto out;
-    if (wait_for_end(mount, signal_fd)) {
+    const bool asked = wait_for_end(mount, signal_fd);
+    fs_scrub_stop(mount->fuse.scrub, true);
+    if (asked) {
         /* With nothing open the kernel ends the session now, after its last forgets. */
         struct pollfd done = {.fd = fs_transport_done_fd(mount->transport), .events = POLLIN};
         detach(mount);
@@ -375,6 +383,7 @@ int fs_mount_close(struct fs_mount *mount)
     fs_transport_close(mount->transport);
     if (mount->session)
         fuse_session_destroy(mount->session);
+    fs_scrub_free(mount->fuse.scrub);
     fs_volume_close(mount->fuse.volume);
     if (mount->store)
         err = kv_close(mount->store);

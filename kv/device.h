@@ -6,7 +6,12 @@
  * buffer is aligned to KV_BLOCK_BYTES (kv_device_alloc gives such memory).
  *
  * Durability: a flush makes every write durable that had completed before the flush was
- * called. Nothing else does.
+ * called. Nothing else does. After a flush that failed every later one fails, and what is
+ * written with it is not.
+ *
+ * Errors are few, since others mean something higher up: -EIO, -ENOMEM, of writes and flushes
+ * -ENOSPC (a sparse image on a full host), -EROFS and -EINVAL of misuse. A request that the host
+ * interrupts, puts off or cuts short is gone on with, some dozens of times.
  *
  * Threads: any number, except close.
  */
@@ -65,15 +70,22 @@ enum kv_device_flags {
 
 /*
  * Open a file or block device with io_uring and, unless asked otherwise or refused by the
- * host (then direct_io is false), O_DIRECT; take its exclusive lock (flock; O_EXCL too on a
- * block device; a shared open for reading still takes the exclusive lock).
+ * host (then direct_io is false), O_DIRECT; become its only owner (kv/owner.h; also when it is
+ * opened for reading). Waits while the last I/O of an owner that was killed is under way.
  *
- * Returns 0; -EBUSY locked; -ENOENT, -EACCES ...; -EINVAL neither file nor block device;
- * -ENOSYS no io_uring. `error` (may be NULL) gets the words.
+ * Returns 0; -EBUSY somebody owns it; -ENXIO a loop device over what can not be reached;
+ * -ENOENT, -EACCES ...; -EINVAL neither file nor block device; -ENOSYS no io_uring.
+ * `error` (may be NULL) gets the words.
  */
 KV_MUST_CHECK int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
                                  struct kv_error *error);
 void kv_device_close(struct kv_device *device);
+
+/*
+ * Give a file its length; nothing may use the device meanwhile. -EINVAL a block device, or not
+ * from kv_device_open; what ftruncate(2) says.
+ */
+KV_MUST_CHECK int kv_device_resize(struct kv_device *device, uint64_t bytes);
 
 /*
  * A device over `below` (owned, closed with it) that keeps what is written in memory and
@@ -112,5 +124,7 @@ KV_MUST_CHECK int kv_device_write_zeroes(struct kv_device *device, uint64_t bloc
 
 /* Aligned, zeroed memory, freed with free(). NULL: no memory. */
 void *kv_device_alloc(size_t bytes);
+/* The same with any bytes in it: for what is filled before it is looked at. */
+void *kv_device_alloc_unset(size_t bytes);
 
 #endif

@@ -24,6 +24,7 @@
 
 #include "kv/codec.h"
 #include "kv/node.h"
+#include "kv/stored_page.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -51,7 +52,7 @@ struct dirty_list {
 /* One page on its way to the device. */
 struct claim {
     uint32_t frame;
-    uint64_t page_id, epoch;
+    uint64_t page_id, epoch, order;
     struct shadow *shadow; /* its bytes, or NULL: the frame's */
     uint64_t block;        /* where it goes */
     uint32_t block_count;
@@ -85,6 +86,7 @@ struct kv_pager {
     bool early_busy;                /* mutex */
     unsigned frame_waiters;         /* mutex */
     int failure;                    /* mutex; sticky: a write failed */
+    uint64_t order;                 /* mutex; pages claimed so far */
     uint64_t changes;               /* the writer's */
     uint64_t misses, writes, write_bytes; /* mutex */
     _Atomic uint64_t hits;                /* not exact: some may be lost */
@@ -100,7 +102,7 @@ static struct write_batch *batch_new(size_t node_bytes)
     batch->count = 0;
     batch->max = kv_min_u64(WRITE_BATCH_MAX, WRITE_BATCH_BYTES / node_bytes);
     batch->raw = malloc(WRITE_BATCH_BYTES);
-    batch->packed = kv_device_alloc(WRITE_BATCH_BYTES);
+    batch->packed = kv_device_alloc_unset(WRITE_BATCH_BYTES);
     if (batch->raw && batch->packed)
         return batch;
     free(batch->raw);
@@ -275,6 +277,7 @@ static void claim_page(struct kv_pager *pager, struct write_batch *batch, uint32
     batch->claims[batch->count] = (struct claim){.frame = index,
                                                  .page_id = page_id_of(frame),
                                                  .epoch = epoch,
+                                                 .order = ++pager->order,
                                                  .shadow = shadow,
                                                  .old_block = frame->stored_block,
                                                  .old_bytes = frame->stored_bytes,
@@ -302,7 +305,7 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
     KV_ASSERT_SLOW(kv_node_validate(raw, node_bytes, claim->page_id) == 0);
     enum kv_codec used;
     const size_t length =
-        kv_codec_pack(pager->config.codec, raw, node_bytes, dst, node_bytes, &used);
+        kv_stored_page_pack(raw, node_bytes, pager->config.codec, claim->order, dst, &used);
     claim->block_count = (uint32_t)kv_blocks_for(length);
     memset(dst + length, 0, claim->block_count * (size_t)KV_BLOCK_BYTES - length);
     uint32_t got;
@@ -312,6 +315,7 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
         claim->block_count = 0;
         return err;
     }
+    kv_stored_page_seal(dst, length, pager->config.image_id, claim->block);
     const uint64_t seed = kv_digest_seed(claim->page_id, claim->epoch);
     claim->ptr = (struct kv_disk_ptr){.block = kv_le64_of(claim->block),
                                       .length_bytes = kv_le32_of((uint32_t)length),
@@ -541,10 +545,9 @@ static int end_load(struct kv_pager *pager, struct load *load, int io_err)
     int err = io_err;
     if (!err && kv_digest(load->stored, length, seed) != kv_le64_get(load->ptr.digest))
         err = -EBADMSG;
-    if (!err && load->stored != load->out)
-        err = kv_codec_unpack(load->ptr.codec, load->stored, length, load->out, node_bytes);
     if (!err)
-        err = kv_node_validate(load->out, node_bytes, load->page_id);
+        err = kv_stored_page_unpack(load->stored, length, load->ptr.codec, load->page_id,
+                                    kv_le64_get(load->ptr.birth_epoch), load->out, node_bytes);
     if (load->stored != load->out)
         kv_buffers_give(pager->config.buffers, load->stored, node_bytes);
     return err;

@@ -307,6 +307,12 @@ static void mark_free(struct kv_space *space, struct group *group, uint32_t firs
     space->whole_clusters += mended;
 }
 
+/* Words that have blocks of the group; behind them all is busy, and nothing committed. */
+static uint32_t word_count(uint32_t block_count)
+{
+    return (block_count + 63) / 64;
+}
+
 /* Count what the two views say. */
 static void count_group(const struct kv_space *space, struct group *group)
 {
@@ -314,7 +320,7 @@ static void count_group(const struct kv_space *space, struct group *group)
     group->free_count = 0;
     group->unbacked_count = 0;
     group->whole_clusters = 0;
-    for (uint32_t i = 0; i < GROUP_WORDS; i++) {
+    for (uint32_t i = 0; i < word_count(group->block_count); i++) {
         group->used_count += popcount(group->committed[i]);
         group->free_count += popcount(~group->busy[i]);
         if (word_is_backed(space, group, i))
@@ -497,6 +503,13 @@ struct copy_image {
 static_assert(sizeof(struct copy_image) == KV_GROUP_COPY_BLOCKS * KV_BLOCK_BYTES,
               "a bitmap copy is nine blocks");
 
+/* Room, of any content, for `each` copies of as many groups as are read or written at once. */
+static struct copy_image *alloc_copies(uint32_t group_count, size_t each)
+{
+    const size_t groups = (size_t)kv_min_u64(group_count, BATCH_GROUPS);
+    return kv_device_alloc_unset(groups * each * sizeof(struct copy_image));
+}
+
 /* Fill in a copy; returns its header's digest. */
 static uint64_t encode_copy(struct copy_image *image, const struct kv_space_config *config,
                             uint32_t index, uint64_t epoch, uint32_t used_count,
@@ -535,7 +548,7 @@ static bool copy_is_valid(const struct copy_image *image, const struct kv_space_
     uint64_t bits[GROUP_WORDS];
     memcpy(bits, image->bits, sizeof bits);
     uint32_t used_count = 0;
-    for (uint32_t i = 0; i < GROUP_WORDS; i++)
+    for (uint32_t i = 0; i < word_count(block_count); i++)
         used_count += popcount(bits[i]);
     return used_count == kv_le32_get(header->used_count) &&
            all_set(bits, 0, KV_GROUP_META_BLOCKS) &&
@@ -558,7 +571,7 @@ int kv_space_format(struct kv_device *device, const struct kv_space_config *conf
     if (!config_is_sane(device, config))
         return -EINVAL;
 
-    struct copy_image *images = kv_device_alloc(BATCH_GROUPS * sizeof *images);
+    struct copy_image *images = alloc_copies(config->group_count, 1);
     uint8_t *zeroes = kv_device_alloc(KV_BLOCK_BYTES);
     uint64_t *bits = calloc(1, KV_GROUP_BITMAP_BYTES);
     struct digest_entry *entries = calloc(config->group_count, sizeof *entries);
@@ -727,10 +740,11 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
     struct kv_space *space = NULL;
     struct copy_image(*copies)[2] = NULL;
     struct digest_entry *entries = NULL;
+    int read_err = 0; /* a copy that could not be read may be the one that counts */
     int err = space_new(device, config, &space);
     if (err)
         return err;
-    copies = kv_device_alloc(BATCH_GROUPS * sizeof *copies);
+    copies = (struct copy_image(*)[2])alloc_copies(config->group_count, 2);
     entries = calloc(config->group_count, sizeof *entries);
     if (!copies || !entries) {
         err = -ENOMEM;
@@ -753,6 +767,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
         err = kv_device_submit(device, ios[0], (size_t)(end - base) * 2, false);
         if (err == -ENOMEM)
             goto out;
+        read_err = read_err ? read_err : err;
         for (uint32_t i = base; i < end; i++) {
             err = load_group(space, i, epoch, copies[i - base], ios[i - base]);
             if (err)
@@ -762,7 +777,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
         }
     }
     if (digest_entries(entries, config->group_count) != bitmap_digest) {
-        err = -EBADMSG;
+        err = read_err ? read_err : -EBADMSG;
         goto out;
     }
     sum_groups(space);
@@ -987,7 +1002,11 @@ void kv_space_unalloc(struct kv_space *space, uint64_t block, uint32_t count)
     const bool located = locate(space, block, count, &index, &first);
     KV_ASSERT(located);
     pthread_mutex_lock(&space->mutex);
-    mark_free(space, &space->groups[index], first, count);
+    struct group *group = &space->groups[index];
+    /* What a damaged pointer shared, and freed, is freed once. */
+    if (group->leaving)
+        space->deferred_blocks -= clear_bits(group->leaving, first, count);
+    mark_free(space, group, first, count);
     pthread_mutex_unlock(&space->mutex);
 }
 
@@ -1161,7 +1180,7 @@ int kv_space_write(struct kv_space *space, uint64_t epoch, uint64_t *bitmap_dige
                    uint64_t *used_blocks)
 {
     const uint32_t group_count = space->config.group_count;
-    struct copy_image *images = kv_device_alloc(BATCH_GROUPS * sizeof *images);
+    struct copy_image *images = alloc_copies(group_count, 1);
     uint8_t *zeroes = kv_device_alloc(KV_BLOCK_BYTES);
     struct digest_entry *entries = calloc(group_count, sizeof *entries);
     int err = -ENOMEM;
@@ -1212,6 +1231,21 @@ out:
     return err;
 }
 
+/* A run that an epoch freed becomes free, but for blocks that were given back before. */
+static void leave(struct kv_space *space, struct group *group, uint32_t first, uint32_t count)
+{
+    if (all_set(group->leaving, first, count)) {
+        space->deferred_blocks -= clear_bits(group->leaving, first, count);
+        mark_free(space, group, first, count);
+        return;
+    }
+    for (uint32_t i = first; i < first + count; i++)
+        if (clear_bits(group->leaving, i, 1)) {
+            space->deferred_blocks--;
+            mark_free(space, group, i, 1);
+        }
+}
+
 void kv_space_written(struct kv_space *space, uint64_t epoch)
 {
     pthread_mutex_lock(&space->mutex);
@@ -1224,9 +1258,7 @@ void kv_space_written(struct kv_space *space, uint64_t epoch)
             uint32_t index, first;
             const bool located = locate(space, run->block, run->count, &index, &first);
             KV_ASSERT(located);
-            struct group *group = &space->groups[index];
-            space->deferred_blocks -= clear_bits(group->leaving, first, run->count);
-            mark_free(space, group, first, run->count);
+            leave(space, &space->groups[index], first, run->count);
         }
         changes_empty(changes);
     }
@@ -1263,6 +1295,26 @@ void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats)
         .host_is_full = kv_backing_refused(space->backing),
     };
     pthread_mutex_unlock(&space->mutex);
+}
+
+int kv_space_verify(struct kv_space *space, uint32_t index, uint64_t *bytes)
+{
+    KV_ASSERT(index < space->config.group_count);
+    const struct group *group = &space->groups[index];
+    *bytes = 0;
+    if (group->other_unknown) /* opened without bitmaps, and nothing was written since */
+        return 0;
+    struct copy_image *image = kv_device_alloc(sizeof *image);
+    if (!image)
+        return -ENOMEM;
+    int err = kv_device_read(space->device, copy_block(&space->config, index, group->active),
+                             KV_GROUP_COPY_BLOCKS, image);
+    if (!err && (!copy_is_valid(image, &space->config, index) ||
+                 kv_le64_get(image->header.digest) != group->active_digest))
+        err = -EBADMSG;
+    *bytes = sizeof *image;
+    free(image);
+    return err;
 }
 
 void kv_space_compare(struct kv_space *space, const uint64_t *seen, bool repair, uint64_t *leaked,

@@ -132,6 +132,12 @@ struct kv_space_stats {
 void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats);
 
 /*
+ * For scrubbing: read the copy of a group's bitmap that counts from the device. -EBADMSG: it is
+ * not what was written. *bytes: how many were read. No kv_space_write may be under way.
+ */
+KV_MUST_CHECK int kv_space_verify(struct kv_space *space, uint32_t group, uint64_t *bytes);
+
+/*
  * For kv_check: compare `committed` with what a walk found. `seen` has a bit for each block
  * from group_first_block on, set for every owned data block (not for bitmaps).
  * Counts blocks marked used without an owner, and owned blocks marked free. With repair the

@@ -178,7 +178,7 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     const uint32_t bytes = config->buffer_bytes ? config->buffer_bytes : BUFFER_BYTES_DEFAULT;
     wal->buffer_blocks = (uint32_t)kv_min_u64(kv_max_u64(kv_blocks_for(bytes), BUFFER_BLOCKS_MIN),
                                               config->block_count);
-    wal->buffer = kv_device_alloc((size_t)wal->buffer_blocks * KV_BLOCK_BYTES);
+    wal->buffer = kv_device_alloc_unset((size_t)wal->buffer_blocks * KV_BLOCK_BYTES);
     int err = -ENOMEM;
     if (!wal->buffer)
         goto out_wal;
@@ -254,9 +254,10 @@ static bool decode_block(const struct kv_wal *wal, uint8_t *bytes, uint64_t posi
         .digest = kv_le64_get(header.digest),
     };
     return kv_le32_get(header.magic) == KV_LOG_MAGIC && kv_le64_get(header.log_id) == wal->log_id &&
-           kv_le64_get(header.position) == position && block->payload_bytes > 0 &&
-           block->payload_bytes <= KV_LOG_PAYLOAD_BYTES && block->durable <= position &&
-           block->restart <= KV_LOG_PAYLOAD_BYTES + 1 && block_digest(bytes) == block->digest;
+           kv_le64_get(header.position) == position && block->epoch <= KV_EPOCH_MAX &&
+           block->payload_bytes > 0 && block->payload_bytes <= KV_LOG_PAYLOAD_BYTES &&
+           block->durable <= position && block->restart <= KV_LOG_PAYLOAD_BYTES + 1 &&
+           block_digest(bytes) == block->digest;
 }
 
 /* Blocks of one lap from the tail, a chunk at a time. */
@@ -493,8 +494,7 @@ static int parse_records(struct ring_reader *reader, struct record_parser *parse
     const struct log_shape *shape = parser->shape;
     const struct kv_wal *wal = parser->wal;
     enum replay_state state = REPLAY_ON;
-    const struct restart *restart = shape->restarts;
-    const struct restart *restart_end = restart + shape->restart_count;
+    size_t next_restart = 0; /* the first restart behind `position` */
     for (uint64_t position = wal->open_tail; position < shape->end && state == REPLAY_ON;
          position++) {
         uint8_t *bytes;
@@ -505,10 +505,13 @@ static int parse_records(struct ring_reader *reader, struct record_parser *parse
         if (!decode_block(wal, bytes, position, &block))
             return -EBADMSG; /* it was whole a moment ago */
 
-        while (restart < restart_end && restart->position <= position)
-            restart++;
-        const bool cut = restart < restart_end && restart->position == position + 1;
-        const uint32_t payload_bytes = cut ? restart->kept_bytes : block.payload_bytes;
+        while (next_restart < shape->restart_count &&
+               shape->restarts[next_restart].position <= position)
+            next_restart++;
+        const bool cut = next_restart < shape->restart_count &&
+                         shape->restarts[next_restart].position == position + 1;
+        const uint32_t payload_bytes =
+            cut ? shape->restarts[next_restart].kept_bytes : block.payload_bytes;
         if (payload_bytes > block.payload_bytes)
             return -EUCLEAN;
         err = parse_block(parser, position, &block, payload_bytes, &state);
@@ -550,7 +553,7 @@ int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void *context, str
     struct ring_reader reader = {.wal = wal};
     *end = (struct kv_wal_end){.position = wal->open_tail};
     int err = -ENOMEM;
-    reader.chunk = kv_device_alloc((size_t)READ_BLOCKS * KV_BLOCK_BYTES);
+    reader.chunk = kv_device_alloc_unset((size_t)READ_BLOCKS * KV_BLOCK_BYTES);
     if (!reader.chunk)
         goto out;
 
@@ -864,6 +867,34 @@ void kv_wal_trim(struct kv_wal *wal, uint64_t position)
     wal->durable = kv_max_u64(wal->durable, position);
     pthread_cond_broadcast(&wal->changed);
     pthread_mutex_unlock(&wal->mutex);
+}
+
+int kv_wal_verify(struct kv_wal *wal, uint64_t *position, uint64_t *link, uint32_t count)
+{
+    pthread_mutex_lock(&wal->mutex);
+    const uint64_t end = wal->tail <= *position ? wal->durable : 0;
+    pthread_mutex_unlock(&wal->mutex);
+    if (*position >= end)
+        return -ENOENT;
+    const uint64_t slot = *position % wal->block_count;
+    count = (uint32_t)kv_min_u64(kv_min_u64(count, READ_BLOCKS),
+                                 kv_min_u64(end - *position, wal->block_count - slot));
+    uint8_t *bytes = kv_device_alloc((size_t)count * KV_BLOCK_BYTES);
+    if (!bytes)
+        return -ENOMEM;
+    int err = kv_device_read(wal->device, wal->first_block + slot, count, bytes);
+    for (uint32_t i = 0; i < count && !err; i++) {
+        struct log_block block;
+        if (!decode_block(wal, bytes + (size_t)i * KV_BLOCK_BYTES, *position, &block) ||
+            block.link != *link) {
+            err = -EBADMSG;
+            break;
+        }
+        *link = block.digest;
+        ++*position;
+    }
+    free(bytes);
+    return err;
 }
 
 void kv_wal_stats(struct kv_wal *wal, struct kv_wal_stats *stats)

@@ -99,6 +99,15 @@ KV_MUST_CHECK int kv_wal_seal(struct kv_wal *wal, uint64_t epoch, uint64_t *posi
 /* A checkpoint made everything before `position` superfluous (and so durable). */
 void kv_wal_trim(struct kv_wal *wal, uint64_t position);
 
+/*
+ * For scrubbing: read durable blocks from *position on, `count` at most (1..), of which each
+ * must be whole, in its place and continue the chain that came to *link. Both move past what is
+ * as it should be. -ENOENT: nothing is durable there (yet); -EBADMSG: the block at *position is
+ * not what was written. Begins where a superblock says; no kv_wal_trim may come in between.
+ */
+KV_MUST_CHECK int kv_wal_verify(struct kv_wal *wal, uint64_t *position, uint64_t *link,
+                                uint32_t count);
+
 struct kv_wal_stats {
     uint64_t records, record_bytes, flushes, used_blocks, total_blocks;
 };

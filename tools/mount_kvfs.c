@@ -607,7 +607,7 @@ int main(int argc, char **argv)
         status = TOOL_MOUNT_FAILED;
         goto out;
     }
-    if (kv_image_holder(image) > 0) { /* before DIR, which is then often its mount point */
+    if (kv_image_holder(image)) { /* before DIR, which is then often its mount point */
         struct kv_error error;
         tool_describe_holder(image, &error);
         tool_complain("%s", error.text);
