@@ -690,6 +690,7 @@ int kv_device_resize(struct kv_device *device, uint64_t bytes)
     if (ftruncate(file->fd, (off_t)bytes))
         return -errno;
     device->block_count = bytes / KV_BLOCK_BYTES;
+    device->thin = true; /* what was added is a hole */
     return 0;
 }
 

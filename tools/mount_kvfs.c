@@ -39,6 +39,7 @@ static const char usage[] =
 
 static const char usage_end[] =
     "                     nonempty: also when DIR is not empty\n"
+    "                     auto_unmount: leave no dead mount when the daemon dies\n"
     "                     and those of mount(8): rw, noatime, nodev, noexec, nosuid, ...\n"
     "  -h, --help  -V, --version\n"
     "\n"
@@ -86,7 +87,6 @@ static const struct generic_option generic_options[] = {
     {"nodev", GENERIC_PASS, MS_NODEV, 0},
     {"exec", GENERIC_PASS, 0, MS_NOEXEC},
     {"noexec", GENERIC_PASS, MS_NOEXEC, 0},
-    {"auto_unmount", GENERIC_PASS, 0, 0},
     {"fsname", GENERIC_PASS, 0, 0},
     {"subtype", GENERIC_PASS, 0, 0},
     /* What the mount table shows of a FUSE mount; mount(8) gives it back for a remount. */
@@ -140,6 +140,10 @@ static int apply_option(const char *name, const char *value, struct request *req
     struct fs_mount_options *options = &request->options;
     if (strcmp(name, "nonempty") == 0) {
         request->nonempty = true;
+        return TOOL_MOUNT_OK;
+    }
+    if (strcmp(name, "auto_unmount") == 0) {
+        options->auto_unmount = true;
         return TOOL_MOUNT_OK;
     }
     if (strcmp(name, "remount") == 0) {
