@@ -88,10 +88,10 @@ static int set_default_acl(struct fs_volume *volume, struct fs_data_change *chan
     const int err = fs_acl_validate(acl, length);
     if (err == -ENODATA)
         return remove_list(volume, change, record, FS_XATTR_DEFAULT_ACL);
+    if (!S_ISDIR(record->mode)) /* first, as the kernel has it elsewhere */
+        return -EACCES;
     if (err)
         return err;
-    if (!S_ISDIR(record->mode))
-        return -EACCES;
     return set_attribute(volume, change, record, FS_XATTR_DEFAULT_ACL, acl, length, flags);
 }
 
@@ -110,8 +110,9 @@ static int edit(struct fs_volume *volume, struct fs_data_change *change, struct 
     const bool is_acl = flag & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
     if (is_acl && S_ISLNK(record->mode))
         return -EOPNOTSUPP;
-    if (!request->value)
-        return remove_attribute(volume, change, record, request->name);
+    if (!request->value) /* a list that is not there is not missed either */
+        return is_acl ? remove_list(volume, change, record, request->name)
+                      : remove_attribute(volume, change, record, request->name);
     if (flag == FS_RECORD_ACCESS_ACL)
         return set_access_acl(volume, change, record, request->value, request->length,
                               request->flags, request->kill_setgid);
