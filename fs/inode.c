@@ -150,7 +150,8 @@ int fs_change_kill_privileges(struct fs_data_change *change, struct fs_item *ite
 {
     struct fs_record *record = &item->record;
     if (kill_mode_bits && !S_ISDIR(record->mode)) {
-        record->mode &= ~(uint32_t)S_ISUID;
+        if (!KV_PLANT(setuid_kept))
+            record->mode &= ~(uint32_t)S_ISUID;
         if (record->mode & S_IXGRP)
             record->mode &= ~(uint32_t)S_ISGID;
     }

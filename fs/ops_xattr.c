@@ -75,7 +75,7 @@ static int set_access_acl(struct fs_volume *volume, struct fs_data_change *chang
     if (err)
         return err;
     record->mode = (record->mode & ~0777u) | bits;
-    if (kill_setgid)
+    if (kill_setgid && !KV_PLANT(setgid_kept))
         record->mode &= ~(uint32_t)S_ISGID;
     if (minimal)
         return remove_list(volume, change, record, FS_XATTR_ACCESS_ACL);
