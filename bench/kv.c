@@ -16,7 +16,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "bench/measure.h"
+#include "bench/phases.h"
 #include "kv/kv.h"
 
 enum phase { PHASE_FILL_SEQ, PHASE_GET, PHASE_SCAN, PHASE_MIXED, PHASE_FILL_RANDOM, PHASE_COUNT };
@@ -24,7 +24,6 @@ enum phase { PHASE_FILL_SEQ, PHASE_GET, PHASE_SCAN, PHASE_MIXED, PHASE_FILL_RAND
 #define KEY_BYTES      16u
 #define VALUE_HEAD     16u /* key and generation */
 #define THREADS_MAX    256u
-#define RUNS_MAX       1000u
 #define BATCH_MAX      100000u
 #define MIXED_PUT_RATE 5u /* one of so many operations of `mixed` overwrites */
 
@@ -40,20 +39,15 @@ struct options {
 
 /* One thread's part of a phase. */
 struct worker {
-    struct measure_latencies latencies;
-    uint64_t operation_count;
-    uint64_t checksum; /* a sum, so that it does not depend on the order */
+    struct phase_tally tally;
     struct kv_batch *batch;
     uint8_t *value; /* value_bytes: what is put, or what must be found */
     uint8_t *found; /* value_bytes */
 };
 
-struct phase_result {
-    struct measure_latencies latencies; /* of all runs */
-    double ops_per_s[RUNS_MAX];
-    uint64_t operation_count; /* of one run */
-    uint64_t checksum;
-    uint64_t written_bytes, log_flushes; /* of the last run, to the next checkpoint */
+/* What a phase of the last run made the device do, up to the next checkpoint. */
+struct phase_writes {
+    uint64_t written_bytes, log_flushes;
 };
 
 struct bench {
@@ -64,6 +58,7 @@ struct bench {
     const struct phase_kind *kind; /* the phase that runs */
     struct worker *workers;        /* options->thread_count */
     struct phase_result results[PHASE_COUNT];
+    struct phase_writes writes[PHASE_COUNT];
     uint64_t image_used_bytes; /* after the last fill */
     bool direct_io;
 };
@@ -136,8 +131,8 @@ static int get_and_verify(struct bench *bench, struct worker *worker, uint64_t i
     err = verify_value(bench, id, worker->found, value_len, worker->value, generation);
     if (err)
         return err;
-    worker->operation_count++;
-    return measure_latencies_add(&worker->latencies, took_ns);
+    worker->tally.operation_count++;
+    return measure_latencies_add(&worker->tally.latencies, took_ns);
 }
 
 /* Apply what is in the batch; one latency is one batch. */
@@ -152,8 +147,8 @@ static int apply_batch(struct bench *bench, struct worker *worker)
         return complain("apply", err);
     const uint64_t took_ns = measure_now_ns() - begun_ns;
     kv_batch_clear(worker->batch);
-    worker->operation_count += count;
-    return measure_latencies_add(&worker->latencies, took_ns);
+    worker->tally.operation_count += count;
+    return measure_latencies_add(&worker->tally.latencies, took_ns);
 }
 
 static int put_later(struct bench *bench, struct worker *worker, uint64_t id, uint64_t generation)
@@ -161,7 +156,7 @@ static int put_later(struct bench *bench, struct worker *worker, uint64_t id, ui
     uint8_t key[KEY_BYTES];
     make_key(id, key);
     make_value(bench, id, generation, worker->value);
-    worker->checksum += XXH3_64bits(worker->value, bench->options->value_bytes);
+    worker->tally.checksum += XXH3_64bits(worker->value, bench->options->value_bytes);
     int err =
         kv_batch_put(worker->batch, key, sizeof key, worker->value, bench->options->value_bytes);
     if (err)
@@ -198,7 +193,7 @@ static int get_shuffled(struct bench *bench, struct worker *worker, uint64_t beg
         const int err = get_and_verify(bench, worker, bench->order[i], &generation);
         if (err)
             return err;
-        worker->checksum += XXH3_64bits(worker->found, bench->options->value_bytes);
+        worker->tally.checksum += XXH3_64bits(worker->found, bench->options->value_bytes);
     }
     return 0;
 }
@@ -231,11 +226,11 @@ static int scan_range(struct bench *bench, struct worker *worker, uint64_t begin
         if (!err)
             err = verify_value(bench, id, value, value_len, worker->value, &generation);
         if (!err)
-            err = measure_latencies_add(&worker->latencies, took_ns);
+            err = measure_latencies_add(&worker->tally.latencies, took_ns);
         if (err)
             break;
-        worker->checksum += XXH3_64bits(value, value_len);
-        worker->operation_count++;
+        worker->tally.checksum += XXH3_64bits(value, value_len);
+        worker->tally.operation_count++;
         begun_ns = measure_now_ns();
     }
     kv_cursor_close(cursor);
@@ -335,33 +330,22 @@ static int open_fresh_store(struct bench *bench)
 static int collect_phase(struct bench *bench, enum phase phase, unsigned run, uint64_t elapsed_ns)
 {
     struct phase_result *result = &bench->results[phase];
-    uint64_t operation_count = 0, checksum = 0;
     for (unsigned i = 0; i < bench->options->thread_count; i++) {
-        struct worker *worker = &bench->workers[i];
-        operation_count += worker->operation_count;
-        checksum += worker->checksum;
-        worker->operation_count = 0;
-        worker->checksum = 0;
-        const int err = measure_latencies_merge(&result->latencies, &worker->latencies);
+        const int err = phase_result_take(result, &bench->workers[i].tally);
         if (err)
             return complain("latencies", err);
     }
-    if (operation_count != bench->options->key_count || (run && checksum != result->checksum)) {
+    const int err = phase_result_end_run(result, run, bench->options->key_count, elapsed_ns);
+    if (err)
         fprintf(stderr, "bench-kv: %s: run %u did not do the work of the others\n",
                 phase_kinds[phase].name, run + 1);
-        return -EUCLEAN;
-    }
-    result->operation_count = operation_count;
-    result->checksum = checksum;
-    result->ops_per_s[run] =
-        (double)operation_count / ((double)kv_max_u64(elapsed_ns, 1) / 1000000000.0);
-    return 0;
+    return err;
 }
 
 static int run_phase(struct bench *bench, enum phase phase, unsigned run)
 {
     const struct phase_kind *kind = &phase_kinds[phase];
-    struct phase_result *result = &bench->results[phase];
+    struct phase_writes *writes = &bench->writes[phase];
     int err = kind->fresh_image || !bench->store ? open_fresh_store(bench) : 0;
     if (err)
         return err;
@@ -384,8 +368,8 @@ static int run_phase(struct bench *bench, enum phase phase, unsigned run)
             return complain("sync", err);
     }
     kv_store_stats(bench->store, &after);
-    result->written_bytes = after.device_write_bytes - before.device_write_bytes;
-    result->log_flushes = after.log_flushes - before.log_flushes;
+    writes->written_bytes = after.device_write_bytes - before.device_write_bytes;
+    writes->log_flushes = after.log_flushes - before.log_flushes;
     bench->direct_io = after.direct_io;
     if (kind->fresh_image)
         bench->image_used_bytes = after.total_bytes - after.free_bytes;
@@ -429,7 +413,7 @@ static void print_table(struct bench *bench)
                 (double)measure_latencies_at(&result->latencies, 500) / 1000.0,
                 (double)measure_latencies_at(&result->latencies, 990) / 1000.0,
                 (double)measure_latencies_at(&result->latencies, 999) / 1000.0,
-                (double)result->written_bytes / 1048576.0);
+                (double)bench->writes[phase].written_bytes / 1048576.0);
     }
 }
 
@@ -458,8 +442,8 @@ static void print_json(struct bench *bench)
                measure_median(result->ops_per_s, options->run_count),
                measure_latencies_at(&result->latencies, 500),
                measure_latencies_at(&result->latencies, 990),
-               measure_latencies_at(&result->latencies, 999), result->written_bytes,
-               result->log_flushes, result->checksum);
+               measure_latencies_at(&result->latencies, 999), bench->writes[phase].written_bytes,
+               bench->writes[phase].log_flushes, result->checksum);
         separator = ",";
     }
     printf("},\"image_used_bytes\":%" PRIu64 ",\"peak_rss_bytes\":%" PRIu64 "}\n",
@@ -490,33 +474,15 @@ static void print_usage(FILE *out)
           out);
 }
 
-static int select_phases(struct options *options, char *list)
+static const char *phase_name(unsigned phase)
 {
-    memset(options->selected, 0, sizeof options->selected);
-    char *rest;
-    for (char *word = strtok_r(list, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
-        enum phase phase = 0;
-        while (phase < PHASE_COUNT && strcmp(word, phase_kinds[phase].name) != 0)
-            phase++;
-        if (phase == PHASE_COUNT)
-            return -EINVAL;
-        options->selected[phase] = true;
-    }
-    return 0;
-}
-
-static int parse_number(const char *text, uint64_t least, uint64_t most, uint64_t *number)
-{
-    const int err = measure_parse_size(text, number);
-    if (err)
-        return err;
-    return *number < least || *number > most ? -ERANGE : 0;
+    return phase < PHASE_COUNT ? phase_kinds[phase].name : NULL;
 }
 
 static int parse_unsigned(const char *text, unsigned least, unsigned most, unsigned *number)
 {
     uint64_t wide = 0;
-    const int err = parse_number(text, least, most, &wide);
+    const int err = measure_parse_number(text, least, most, &wide);
     if (!err)
         *number = (unsigned)wide;
     return err;
@@ -599,15 +565,15 @@ static int set_option(struct options *options, int key, char *value)
         options->image = value;
         return 0;
     case OPTION_IMAGE_SIZE:
-        return parse_number(value, 1u << 20, (uint64_t)1 << 50, &options->image_bytes);
+        return measure_parse_number(value, 1u << 20, (uint64_t)1 << 50, &options->image_bytes);
     case OPTION_KEYS:
-        return parse_number(value, 1, 1000000000, &options->key_count);
+        return measure_parse_number(value, 1, 1000000000, &options->key_count);
     case OPTION_VALUE_SIZE:
-        return parse_number(value, VALUE_HEAD, KV_VALUE_MAX, &options->value_bytes);
+        return measure_parse_number(value, VALUE_HEAD, KV_VALUE_MAX, &options->value_bytes);
     case OPTION_COMPRESSIBLE:
         return parse_unsigned(value, 0, 100, &options->compressible_percent);
     case OPTION_BUDGET:
-        return parse_number(value, 8u << 20, (uint64_t)1 << 46, &options->budget_bytes);
+        return measure_parse_number(value, 8u << 20, (uint64_t)1 << 46, &options->budget_bytes);
     case OPTION_THREADS:
         return parse_unsigned(value, 1, THREADS_MAX, &options->thread_count);
     case OPTION_BATCH:
@@ -620,11 +586,11 @@ static int set_option(struct options *options, int key, char *value)
         options->buffered_io = true;
         return 0;
     case OPTION_PHASES:
-        return select_phases(options, value);
+        return phase_select(phase_name, value, options->selected);
     case OPTION_RUNS:
-        return parse_unsigned(value, 1, RUNS_MAX, &options->run_count);
+        return parse_unsigned(value, 1, PHASE_RUNS_MAX, &options->run_count);
     case OPTION_SEED:
-        return parse_number(value, 0, UINT64_MAX, &options->seed);
+        return measure_parse_number(value, 0, UINT64_MAX, &options->seed);
     case OPTION_KEEP:
         options->keep = true;
         return 0;
@@ -677,10 +643,10 @@ static void release_bench(struct bench *bench)
             kv_batch_free(worker->batch);
         free(worker->value);
         free(worker->found);
-        measure_latencies_release(&worker->latencies);
+        measure_latencies_release(&worker->tally.latencies);
     }
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++)
-        measure_latencies_release(&bench->results[phase].latencies);
+        phase_result_release(&bench->results[phase]);
     free(bench->workers);
     free(bench->generations);
     free(bench->order);

@@ -77,6 +77,14 @@ int measure_parse_size(const char *text, uint64_t *bytes)
     return kv_mul_u64(number, unit, bytes) ? -ERANGE : 0;
 }
 
+int measure_parse_number(const char *text, uint64_t least, uint64_t most, uint64_t *number)
+{
+    const int err = measure_parse_size(text, number);
+    if (err)
+        return err;
+    return *number < least || *number > most ? -ERANGE : 0;
+}
+
 static int reserve_samples(struct measure_latencies *latencies, size_t more)
 {
     const size_t needed = latencies->count + more;

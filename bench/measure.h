@@ -31,6 +31,9 @@ uint64_t *measure_shuffled(uint64_t count, uint64_t seed);
 
 /* "4096", "64K", "10M", "2G" to bytes. Returns 0; -EINVAL not such a number; -ERANGE. */
 KV_MUST_CHECK int measure_parse_size(const char *text, uint64_t *bytes);
+/* The same for any number from `least` to `most`. */
+KV_MUST_CHECK int measure_parse_number(const char *text, uint64_t least, uint64_t most,
+                                       uint64_t *number);
 
 /* Samples of the time that one operation took. */
 struct measure_latencies {

@@ -22,7 +22,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "bench/measure.h"
+#include "bench/phases.h"
 
 enum phase {
     PHASE_CREATE,
@@ -39,7 +39,6 @@ enum cache_state { CACHE_WARM, CACHE_DROPPED, CACHE_REMOUNTED };
 
 #define FILE_BYTES_MAX  (64u << 20)
 #define THREADS_MAX     256u
-#define RUNS_MAX        1000u
 #define NAME_PREFIX_OLD 'f'
 #define NAME_PREFIX_NEW 'r'
 
@@ -57,18 +56,9 @@ struct options {
 
 /* One thread's part of a phase. */
 struct worker {
-    struct measure_latencies latencies;
-    uint64_t operation_count;
-    uint64_t checksum; /* a sum, so that it does not depend on the order */
+    struct phase_tally tally;
     uint8_t *expected; /* file_bytes: what the file must hold */
     uint8_t *found;    /* file_bytes and one more, to see a file that is too long */
-};
-
-struct phase_result {
-    struct measure_latencies latencies; /* of all runs */
-    double ops_per_s[RUNS_MAX];
-    uint64_t operation_count; /* of one run */
-    uint64_t checksum;
 };
 
 struct bench {
@@ -145,7 +135,7 @@ static int visit_create(struct bench *bench, struct worker *worker, uint64_t fil
     char path[PATH_MAX];
     format_file(bench, bench->prefix, file, path);
     measure_fill(worker->expected, options->file_bytes, file_seed(bench, file), 50);
-    worker->checksum += XXH3_64bits(worker->expected, options->file_bytes);
+    worker->tally.checksum += XXH3_64bits(worker->expected, options->file_bytes);
 
     const uint64_t begun_ns = measure_now_ns();
     const int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
@@ -165,8 +155,8 @@ static int visit_create(struct bench *bench, struct worker *worker, uint64_t fil
         err = complain_errno(path);
     if (err)
         return err;
-    worker->operation_count++;
-    return measure_latencies_add(&worker->latencies, measure_now_ns() - begun_ns);
+    worker->tally.operation_count++;
+    return measure_latencies_add(&worker->tally.latencies, measure_now_ns() - begun_ns);
 }
 
 static int visit_stat(struct bench *bench, struct worker *worker, uint64_t file)
@@ -180,9 +170,9 @@ static int visit_stat(struct bench *bench, struct worker *worker, uint64_t file)
     const uint64_t took_ns = measure_now_ns() - begun_ns;
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bench->options->file_bytes)
         return complain(path, -EUCLEAN);
-    worker->checksum += attribute_digest(strrchr(path, '/') + 1, st.st_size);
-    worker->operation_count++;
-    return measure_latencies_add(&worker->latencies, took_ns);
+    worker->tally.checksum += attribute_digest(strrchr(path, '/') + 1, st.st_size);
+    worker->tally.operation_count++;
+    return measure_latencies_add(&worker->tally.latencies, took_ns);
 }
 
 /* What listing a directory must add up to. */
@@ -247,9 +237,9 @@ static int visit_list(struct bench *bench, struct worker *worker, uint64_t dir)
                 path, entry_count, wanted_count);
         return -EUCLEAN;
     }
-    worker->checksum += sum;
-    worker->operation_count += entry_count;
-    return measure_latencies_add(&worker->latencies, took_ns);
+    worker->tally.checksum += sum;
+    worker->tally.operation_count += entry_count;
+    return measure_latencies_add(&worker->tally.latencies, took_ns);
 }
 
 /* Read all of a file; -EUCLEAN when it does not have exactly `length` bytes. */
@@ -289,9 +279,9 @@ static int visit_read(struct bench *bench, struct worker *worker, uint64_t file)
         fprintf(stderr, "bench-smallfiles: %s: not the content that was written\n", path);
         return -EUCLEAN;
     }
-    worker->checksum += XXH3_64bits(worker->found, length);
-    worker->operation_count++;
-    return measure_latencies_add(&worker->latencies, took_ns);
+    worker->tally.checksum += XXH3_64bits(worker->found, length);
+    worker->tally.operation_count++;
+    return measure_latencies_add(&worker->tally.latencies, took_ns);
 }
 
 static int visit_rename(struct bench *bench, struct worker *worker, uint64_t file)
@@ -307,9 +297,9 @@ static int visit_rename(struct bench *bench, struct worker *worker, uint64_t fil
     if (err)
         return err;
     const uint64_t took_ns = measure_now_ns() - begun_ns;
-    worker->checksum += measure_mix(file);
-    worker->operation_count++;
-    return measure_latencies_add(&worker->latencies, took_ns);
+    worker->tally.checksum += measure_mix(file);
+    worker->tally.operation_count++;
+    return measure_latencies_add(&worker->tally.latencies, took_ns);
 }
 
 static int visit_unlink(struct bench *bench, struct worker *worker, uint64_t file)
@@ -324,9 +314,9 @@ static int visit_unlink(struct bench *bench, struct worker *worker, uint64_t fil
     if (err)
         return err;
     const uint64_t took_ns = measure_now_ns() - begun_ns;
-    worker->checksum += measure_mix(file);
-    worker->operation_count++;
-    return measure_latencies_add(&worker->latencies, took_ns);
+    worker->tally.checksum += measure_mix(file);
+    worker->tally.operation_count++;
+    return measure_latencies_add(&worker->tally.latencies, took_ns);
 }
 
 static const struct phase_kind phase_kinds[PHASE_COUNT] = {
@@ -388,27 +378,16 @@ static int prepare_caches(const struct options *options)
 static int collect_phase(struct bench *bench, enum phase phase, unsigned run, uint64_t elapsed_ns)
 {
     struct phase_result *result = &bench->results[phase];
-    uint64_t operation_count = 0, checksum = 0;
     for (unsigned i = 0; i < bench->options->thread_count; i++) {
-        struct worker *worker = &bench->workers[i];
-        operation_count += worker->operation_count;
-        checksum += worker->checksum;
-        worker->operation_count = 0;
-        worker->checksum = 0;
-        const int err = measure_latencies_merge(&result->latencies, &worker->latencies);
+        const int err = phase_result_take(result, &bench->workers[i].tally);
         if (err)
             return complain("latencies", err);
     }
-    if (operation_count != bench->options->file_count || (run && checksum != result->checksum)) {
+    const int err = phase_result_end_run(result, run, bench->options->file_count, elapsed_ns);
+    if (err)
         fprintf(stderr, "bench-smallfiles: %s: run %u did not do the work of the others\n",
                 phase_kinds[phase].name, run + 1);
-        return -EUCLEAN;
-    }
-    result->operation_count = operation_count;
-    result->checksum = checksum;
-    result->ops_per_s[run] =
-        (double)operation_count / ((double)kv_max_u64(elapsed_ns, 1) / 1000000000.0);
-    return 0;
+    return err;
 }
 
 static int run_phase(struct bench *bench, enum phase phase, unsigned run)
@@ -562,27 +541,9 @@ static void print_usage(FILE *out)
           out);
 }
 
-static int select_phases(struct options *options, char *list)
+static const char *phase_name(unsigned phase)
 {
-    memset(options->selected, 0, sizeof options->selected);
-    char *rest;
-    for (char *word = strtok_r(list, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
-        enum phase phase = 0;
-        while (phase < PHASE_COUNT && strcmp(word, phase_kinds[phase].name) != 0)
-            phase++;
-        if (phase == PHASE_COUNT)
-            return -EINVAL;
-        options->selected[phase] = true;
-    }
-    return 0;
-}
-
-static int parse_number(const char *text, uint64_t least, uint64_t most, uint64_t *number)
-{
-    const int err = measure_parse_size(text, number);
-    if (err)
-        return err;
-    return *number < least || *number > most ? -ERANGE : 0;
+    return phase < PHASE_COUNT ? phase_kinds[phase].name : NULL;
 }
 
 enum option_key {
@@ -633,24 +594,24 @@ static int set_option(struct options *options, int key, char *value)
         options->dir = value;
         break;
     case OPTION_FILES:
-        err = parse_number(value, 1, 100000000, &options->file_count);
+        err = measure_parse_number(value, 1, 100000000, &options->file_count);
         break;
     case OPTION_SIZE:
-        err = parse_number(value, 0, FILE_BYTES_MAX, &options->file_bytes);
+        err = measure_parse_number(value, 0, FILE_BYTES_MAX, &options->file_bytes);
         break;
     case OPTION_DIRS:
-        err = parse_number(value, 1, 100000, &options->dir_count);
+        err = measure_parse_number(value, 1, 100000, &options->dir_count);
         break;
     case OPTION_THREADS:
-        err = parse_number(value, 1, THREADS_MAX, &number);
+        err = measure_parse_number(value, 1, THREADS_MAX, &number);
         options->thread_count = (unsigned)number;
         break;
     case OPTION_RUNS:
-        err = parse_number(value, 1, RUNS_MAX, &number);
+        err = measure_parse_number(value, 1, PHASE_RUNS_MAX, &number);
         options->run_count = (unsigned)number;
         break;
     case OPTION_SEED:
-        err = parse_number(value, 0, UINT64_MAX, &options->seed);
+        err = measure_parse_number(value, 0, UINT64_MAX, &options->seed);
         break;
     case OPTION_SHUFFLED:
         options->shuffled = true;
@@ -666,7 +627,7 @@ static int set_option(struct options *options, int key, char *value)
         options->remount_command = value;
         break;
     case OPTION_PHASES:
-        err = select_phases(options, value);
+        err = phase_select(phase_name, value, options->selected);
         break;
     case OPTION_NAME:
         err = *value == '\0' || strchr(value, '/') || *value == '.' ? -EINVAL : 0;
@@ -676,7 +637,7 @@ static int set_option(struct options *options, int key, char *value)
         options->keep = true;
         break;
     case OPTION_DAEMON:
-        err = parse_number(value, 1, INT_MAX, &number);
+        err = measure_parse_number(value, 1, INT_MAX, &number);
         options->daemon_pid = (long)number;
         break;
     case 'v':
@@ -734,10 +695,10 @@ static void release_bench(struct bench *bench)
     for (unsigned i = 0; bench->workers && i < bench->options->thread_count; i++) {
         free(bench->workers[i].expected);
         free(bench->workers[i].found);
-        measure_latencies_release(&bench->workers[i].latencies);
+        measure_latencies_release(&bench->workers[i].tally.latencies);
     }
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++)
-        measure_latencies_release(&bench->results[phase].latencies);
+        phase_result_release(&bench->results[phase]);
     free(bench->workers);
     free(bench->order);
     free(bench);

@@ -156,8 +156,8 @@ static uint64_t pack_bytes(const char *bytes, size_t length)
 
 static void unpack_bytes(uint64_t packed, size_t length, char *out)
 {
-    for (size_t i = length; i-- > 0; packed >>= 8)
-        out[i] = (char)(packed & 0xff);
+    for (size_t i = 0; i < length; i++)
+        out[i] = (char)(packed >> (8 * (length - 1 - i)) & 0xff);
 }
 
 /* Where a name's window is: before its extension, if four bytes come before that. */

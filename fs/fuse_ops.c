@@ -452,14 +452,17 @@ static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t co
 
 /* ---- extended attributes ----------------------------------------------------------------- */
 
-static void reply_stats(fuse_req_t req, size_t size)
+/* Answer with a text of this mount's own. */
+static void reply_text(fuse_req_t req, size_t size, const char *name)
 {
     char *text = fs_transport_buffer();
     if (!text) {
-        reply_err(req, "getxattr", FS_ROOT_INO, FS_XATTR_STATS, -ENOMEM);
+        reply_err(req, "getxattr", FS_ROOT_INO, name, -ENOMEM);
         return;
     }
-    const size_t length = fs_fuse_stats_json(fuse_of(req), text, FS_REPLY_MAX);
+    const bool is_stats = strcmp(name, FS_XATTR_STATS) == 0;
+    const size_t length = is_stats ? fs_fuse_stats_json(fuse_of(req), text, FS_REPLY_MAX)
+                                   : fs_scrub_text(fuse_of(req)->scrub, text, FS_REPLY_MAX);
     if (size == 0)
         (void)fuse_reply_xattr(req, length);
     else if (size < length)
@@ -470,8 +473,9 @@ static void reply_stats(fuse_req_t req, size_t size)
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-    if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_STATS) == 0) {
-        reply_stats(req, size);
+    if (ino == FS_ROOT_INO &&
+        (strcmp(name, FS_XATTR_STATS) == 0 || strcmp(name, FS_XATTR_SCRUB) == 0)) {
+        reply_text(req, size, name);
         return;
     }
     void *value = fs_transport_buffer();
@@ -489,12 +493,11 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
         (void)fuse_reply_buf(req, value, length);
 }
 
-static int checkpoint_for(fuse_req_t req)
+/* What concerns the image as a whole is for root and for who mounted it. */
+static bool is_operator(fuse_req_t req)
 {
     const uint32_t uid = fuse_req_ctx(req)->uid;
-    if (uid != 0 && uid != fuse_of(req)->owner)
-        return -EPERM;
-    return fs_checkpoint(volume_of(req));
+    return uid == 0 || uid == fuse_of(req)->owner;
 }
 
 static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
@@ -503,7 +506,9 @@ static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
     const bool kill_setgid = fs_transport_noted() & FS_NOTE_KILL_SETGID;
     int err;
     if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SYNC) == 0)
-        err = checkpoint_for(req);
+        err = is_operator(req) ? fs_checkpoint(volume_of(req)) : -EPERM;
+    else if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SCRUB) == 0)
+        err = is_operator(req) ? fs_scrub_command(fuse_of(req)->scrub, value, size) : -EPERM;
     else
         err = fs_setxattr(volume_of(req), ino, name, value, size, flags, kill_setgid);
     reply_err(req, "setxattr", ino, name, err);

@@ -5,6 +5,7 @@
 #define FS_FUSE_OPS_H
 
 #include "fs/protocol.h"
+#include "fs/scrub.h"
 
 struct fuse_lowlevel_ops;
 
@@ -13,6 +14,7 @@ struct fs_fuse {
     struct fs_volume *volume;
     struct fs_protocol protocol; /* its own atomics */
     struct fs_counters counters; /* atomic */
+    struct fs_scrub *scrub;      /* its own lock */
     bool writeback;              /* the kernel gathers writes */
     uint32_t owner;              /* user that mounted */
 };

@@ -66,6 +66,10 @@ static void add_store(struct text *text, const struct kv_stats *stats)
         {"checkpoints", stats->checkpoints},
         {"batches", stats->batches},
         {"gets", stats->gets},
+        {"scrubs", stats->scrubs},
+        {"scrub_bytes", stats->scrub_bytes},
+        {"scrub_findings", stats->scrub_findings},
+        {"scrub_finished_ns", stats->scrub_finished_ns},
     };
     add(text, "{\"direct_io\": %s", stats->direct_io ? "true" : "false");
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)

@@ -48,6 +48,19 @@ static void judge_superblocks(struct kv_walk *walk)
                        "one of the two superblocks is damaged");
 }
 
+/* The copy at the end is written at the end of a close, where a power cut can tear it. */
+static void judge_backup(struct kv_walk *walk)
+{
+    const struct kv_store *store = walk->store;
+    const int err = kv_superblock_verify_backup(store->device, &store->checkpoint.superblock);
+    if (!err)
+        return;
+    const bool torn = store->info.clean && err == -EBADMSG;
+    kv_walk_report(walk, torn ? KV_CHECK_NOTE : KV_CHECK_REPAIRABLE, "superblock-backup",
+                   "the backup superblock is damaged%s: %s",
+                   torn ? ", or was torn when the image was closed" : "", strerror(-err));
+}
+
 /* What opening for repair has found; the checkpoints since then have mended it. */
 static void judge_opening(struct kv_walk *walk)
 {
@@ -183,6 +196,7 @@ static int check(struct kv_store *store, const struct kv_check_options *options,
     walk.progress = options->progress;
     walk.read_blobs = options->read_blobs;
     judge_superblocks(&walk);
+    judge_backup(&walk);
     judge_opening(&walk);
     err = checkpoint_now(store);
     if (!err)

@@ -17,7 +17,11 @@
 
 #include <assert.h>
 
-#define KV_FORMAT_VERSION 1u
+/*
+ * 1: a stored page is the packed node. Never released.
+ * 2: a stored page begins with its header in the clear, and says its length, codec and digest.
+ */
+#define KV_FORMAT_VERSION 2u
 
 #define KV_SUPERBLOCK_A_BLOCK 0u
 #define KV_SUPERBLOCK_B_BLOCK 256u
@@ -158,6 +162,9 @@ static_assert(sizeof(struct kv_disk_record_header) == 16, "record header is part
 /*
  * A B+tree node: header, slots growing up, free space, cells growing down,
  * fences at the very end. See kv/node.h.
+ *
+ * Stored, the header stands in the clear, and what follows it is packed as a whole, or not at
+ * all. The fields named stored_ belong to that form; in memory they are zero.
  */
 struct kv_disk_node {
     kv_le32 magic; /* KV_NODE_MAGIC */
@@ -173,7 +180,12 @@ struct kv_disk_node {
     kv_le16 prefix_bytes;  /* leading bytes that all keys share, kept in the low fence */
     kv_le16 last_insert;   /* slot of the last insertion + 1; a hint for splits */
     uint8_t tree;          /* 0 user keys, 1 blob reference counts */
-    uint8_t reserved[23];
+    uint8_t stored_codec;  /* enum kv_codec, of what follows the header */
+    uint8_t reserved0[2];
+    kv_le32 stored_bytes;  /* header included */
+    kv_le64 stored_digest; /* XXH3-64 of the stored bytes with this field zero, seeded with the
+                              page id and the image's log id */
+    uint8_t reserved1[8];
 };
 static_assert(sizeof(struct kv_disk_node) == 64, "node header is 64 bytes");
 #define KV_NODE_MAGIC    0x444e564bu /* "KVND" */

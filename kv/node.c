@@ -234,8 +234,8 @@ static bool validate_header(const struct kv_disk_node *header, size_t node_bytes
         return false;
     if (header->flags & ~KV_NODE_HIGH_INF)
         return false;
-    for (size_t i = 0; i < sizeof header->reserved; i++)
-        if (header->reserved[i])
+    for (size_t i = offsetof(struct kv_disk_node, stored_codec); i < HEADER_BYTES; i++)
+        if (((const uint8_t *)header)[i])
             return false;
     if (low_bytes > KV_KEY_MAX || high_bytes > KV_KEY_MAX)
         return false;

@@ -24,6 +24,7 @@
 
 #include "kv/codec.h"
 #include "kv/node.h"
+#include "kv/stored_page.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -100,7 +101,7 @@ static struct write_batch *batch_new(size_t node_bytes)
     batch->count = 0;
     batch->max = kv_min_u64(WRITE_BATCH_MAX, WRITE_BATCH_BYTES / node_bytes);
     batch->raw = malloc(WRITE_BATCH_BYTES);
-    batch->packed = kv_device_alloc(WRITE_BATCH_BYTES);
+    batch->packed = kv_device_alloc_unset(WRITE_BATCH_BYTES);
     if (batch->raw && batch->packed)
         return batch;
     free(batch->raw);
@@ -301,8 +302,8 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
     node->epoch = kv_le64_of(claim->epoch);
     KV_ASSERT_SLOW(kv_node_validate(raw, node_bytes, claim->page_id) == 0);
     enum kv_codec used;
-    const size_t length =
-        kv_codec_pack(pager->config.codec, raw, node_bytes, dst, node_bytes, &used);
+    const size_t length = kv_stored_page_pack(raw, node_bytes, pager->config.codec,
+                                              pager->config.image_id, dst, &used);
     claim->block_count = (uint32_t)kv_blocks_for(length);
     memset(dst + length, 0, claim->block_count * (size_t)KV_BLOCK_BYTES - length);
     uint32_t got;
@@ -542,10 +543,9 @@ static int end_load(struct kv_pager *pager, struct load *load, int io_err)
     if (!err && kv_digest(load->stored, length, seed) != kv_le64_get(load->ptr.digest) &&
         !KV_PLANT(page_checksum_ignored))
         err = -EBADMSG;
-    if (!err && load->stored != load->out)
-        err = kv_codec_unpack(load->ptr.codec, load->stored, length, load->out, node_bytes);
     if (!err)
-        err = kv_node_validate(load->out, node_bytes, load->page_id);
+        err = kv_stored_page_unpack(load->stored, length, load->ptr.codec, load->page_id,
+                                    kv_le64_get(load->ptr.birth_epoch), load->out, node_bytes);
     if (load->stored != load->out)
         kv_buffers_give(pager->config.buffers, load->stored, node_bytes);
     return err;

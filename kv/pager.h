@@ -30,7 +30,8 @@ struct kv_pager_config {
     uint64_t budget_bytes;
     unsigned hot_percent;
     struct kv_codec_spec codec;
-    uint64_t epoch; /* the first open one */
+    uint64_t image_id; /* kv_superblock_log_id */
+    uint64_t epoch;    /* the first open one */
     /* Called once when a page could not be written: the store must turn read-only. */
     void (*on_failure)(void *context, int error, const char *what);
     /* Called when a page that was read is damaged. */

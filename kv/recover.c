@@ -156,7 +156,10 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
     if (store->read_only)
         return 0;
     /* Also with an empty log: the image on disk must say that it is in use. */
-    err = kv_store_checkpoint(store, false, true);
+    if (store->checkpoint.superblock.clean == 1)
+        err = kv_superblock_mark_used(store->device, &store->checkpoint.superblock);
+    if (!err)
+        err = kv_store_checkpoint(store, false, true);
     if (err)
         kv_error_set(error, "the first checkpoint failed (%s); check the device", strerror(-err));
     return err;

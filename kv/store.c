@@ -58,6 +58,25 @@ int kv_store_failure(struct kv_store *store)
     return atomic_load_explicit(&store->failure, memory_order_acquire);
 }
 
+void kv_store_note_host(struct kv_store *store, bool refused)
+{
+    if (atomic_load_explicit(&store->host_was_full, memory_order_relaxed) == refused)
+        return;
+    struct kv_space_stats stats = {.host_is_full = false};
+    if (refused)
+        kv_space_stats(store->space, &stats);
+    /* Only words depend on it: each change is said once, whoever is first. */
+    if (stats.host_is_full != refused ||
+        atomic_exchange_explicit(&store->host_was_full, refused, memory_order_relaxed) == refused)
+        return;
+    if (refused)
+        kv_store_log(store, KV_LOG_WARNING,
+                     "the file system that holds the image is full: no space left for writers "
+                     "until it has room again");
+    else
+        kv_store_log(store, KV_LOG_INFO, "the file system that holds the image has room again");
+}
+
 static void on_pager_failure(void *context, int error, const char *what)
 {
     (void)kv_store_fail(context, error, what); /* the pager returns the error itself */
@@ -99,6 +118,27 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
     return err;
 }
 
+/*
+ * Where the image is sparse, have room on the host for what must be written whatever happens:
+ * the superblocks, and what the space keeps for deletions and checkpoints. The log and the
+ * bitmaps see to their own.
+ */
+static int back_what_is_kept(struct kv_store *store, const struct kv_disk_superblock *sb)
+{
+    const uint64_t blocks[] = {KV_SUPERBLOCK_A_BLOCK, KV_SUPERBLOCK_B_BLOCK,
+                               kv_le64_get(sb->image_blocks) - 1};
+    int err = 0;
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0] && !err; i++)
+        err = kv_device_reserve(store->device, blocks[i], 1);
+    return err ? err : kv_space_back_reserve(store->space);
+}
+
+static void say_host_is_full(struct kv_error *error)
+{
+    kv_error_set(error, "the file system that holds the image has no room for what opening it "
+                        "writes; make room there, or open it read-only");
+}
+
 static int open_pages(struct kv_store *store, const struct kv_disk_superblock *sb,
                       const struct kv_open_options *options, uint64_t epoch)
 {
@@ -122,6 +162,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .hot_percent =
                                                options->hot_percent ? options->hot_percent : 33,
                                            .codec = store->blobs.codec,
+                                           .image_id = kv_superblock_log_id(sb),
                                            .epoch = epoch,
                                            .on_failure = on_pager_failure,
                                            .on_damage = on_page_damage,
@@ -163,6 +204,12 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     if (!store->buffers || !store->value)
         return -ENOMEM;
     int err = open_space(store, sb);
+    if (!err)
+        err = back_what_is_kept(store, sb);
+    if (err == -ENOSPC) {
+        say_host_is_full(error);
+        return err;
+    }
     if (err) {
         kv_error_set(error, "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
                      strerror(-err));
@@ -183,6 +230,8 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                                          .tail = kv_le64_get(sb->log_tail),
                                          .tail_link = kv_le64_get(sb->log_tail_link)};
     err = kv_wal_open(store->device, &config, &store->wal);
+    if (err == -ENOSPC)
+        say_host_is_full(error);
     if (!err)
         err = kv_store_scan_log(store, error);
     if (err)
@@ -491,8 +540,8 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     if (store->log_end.records)
         kv_store_log(store, KV_LOG_INFO, "%s: replayed %llu batches from the log", name,
                      (unsigned long long)store->log_end.records);
-    if (!options->read_only && !options->no_background)
-        err = start_threads(store);
+    if (!options->no_background)
+        err = kv_start_background(store);
     if (err)
         goto fail;
     *out = store;
@@ -502,16 +551,22 @@ fail:
     return err;
 }
 
+int kv_start_background(struct kv_store *store)
+{
+    return store->read_only || store->threads_running ? 0 : start_threads(store);
+}
+
 int kv_close(struct kv_store *store)
 {
     stop_threads(store);
     int err = 0;
     if (!store->read_only) {
         err = kv_store_checkpoint(store, true, true);
-        if (!err)
-            err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
+        /* With the backup whole, both copies were: what is damaged later is not taken for torn. */
         if (!err)
             err = kv_device_flush(store->device);
+        if (!err)
+            err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
     }
     kv_store_disassemble(store);
     return err;
@@ -739,11 +794,10 @@ static void stats_of_space(struct kv_store *store, struct kv_stats *stats)
 {
     struct kv_space_stats space;
     kv_space_stats(store->space, &space);
-    const uint64_t kept = space.reserved_blocks + space.emergency_blocks;
     const uint64_t free_blocks = space.total_blocks - space.busy_blocks + space.deferred_blocks;
     stats->total_bytes = space.total_blocks * KV_BLOCK_BYTES;
     stats->free_bytes = free_blocks * KV_BLOCK_BYTES;
-    stats->available_bytes = (free_blocks > kept ? free_blocks - kept : 0) * KV_BLOCK_BYTES;
+    stats->available_bytes = space.available_blocks * KV_BLOCK_BYTES;
 }
 
 void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
@@ -783,6 +837,11 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->device_flushes = relaxed(&counts->flushes);
     stats->direct_io = store->device->direct_io;
     stats->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    stats->scrubs = atomic_load_explicit(&store->scrubs, memory_order_relaxed);
+    stats->scrub_bytes = atomic_load_explicit(&store->scrub_bytes, memory_order_relaxed);
+    stats->scrub_findings = atomic_load_explicit(&store->scrub_findings, memory_order_relaxed);
+    stats->scrub_finished_ns =
+        atomic_load_explicit(&store->scrub_finished_ns, memory_order_relaxed);
     stats->batches = atomic_load_explicit(&store->batches, memory_order_relaxed);
     stats->gets = atomic_load_explicit(&store->gets, memory_order_relaxed);
     stats->checkpoints = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);

@@ -50,8 +50,11 @@ struct kv_store {
     uint64_t log_since_checkpoint;          /* writer; bytes of records, logged or not */
     bool changed;                           /* writer; since the last checkpoint's gate */
 
-    _Atomic int failure; /* sticky; 0 or the negative errno that made the store read-only */
+    _Atomic int failure;        /* sticky; 0 or the negative errno that made the store read-only */
+    _Atomic bool host_was_full; /* that was said in the log */
     _Atomic uint64_t batches, gets;
+    _Atomic bool scrubbing;
+    _Atomic uint64_t scrubs, scrub_bytes, scrub_findings, scrub_finished_ns;
 
     /* the background threads */
     pthread_mutex_t work_mutex;
@@ -66,6 +69,9 @@ void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *f
     KV_PRINTF(3, 4);
 /* Turn read-only, once, and say why. Returns `error`. */
 int kv_store_fail(struct kv_store *store, int error, const char *what);
+
+/* A writer got -ENOSPC, or did not: say it when the host's file system is full, or is no more. */
+void kv_store_note_host(struct kv_store *store, bool refused);
 
 /* A store without any layer; kv_store_disassemble frees it. NULL: no memory. */
 struct kv_store *kv_store_new(void);

@@ -4,6 +4,8 @@
  * Owns       blocks 0 and 256, and the last block of the image.
  * Invariant  a new superblock goes to one slot, is flushed, and only then to the other one: a
  *            torn write leaves a whole copy, and later damage to either copy loses nothing.
+ *            While the backup is the same as the newest of them, no write of either is under
+ *            way: it is written after both were flushed, and changed before the next is written.
  * Locks      none.
  */
 #include "kv/superblock.h"
@@ -22,7 +24,8 @@ uint64_t kv_now_ns(void)
 
 uint64_t kv_superblock_log_id(const struct kv_disk_superblock *superblock)
 {
-    return kv_digest(superblock->uuid, sizeof superblock->uuid, 0);
+    const uint64_t created = kv_le64_get(superblock->created_ns);
+    return kv_digest(superblock->uuid, sizeof superblock->uuid, created);
 }
 
 static uint64_t digest_of(const struct kv_disk_superblock *superblock)
@@ -125,14 +128,46 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
 }
 
 /*
- * Why may the copy beside `best` be bad? With sequence s the slot that s selects was written
- * first and the other one after it; s + 1 will begin with that other one. So a power cut tears
- * only the slot that s does not select; and after a clean close neither is being written.
+ * Is the backup proof that both copies were durable and that no write of a newer one had begun?
+ * Such a backup is exactly `best`: it is written after both, and changed before the next.
  */
-static enum kv_superblock_twin judge_twin(const struct kv_disk_superblock *best, unsigned slot)
+static bool backup_vouches(struct kv_device *device, const struct kv_disk_superblock *best,
+                           void *io)
 {
-    const bool selected = (kv_le64_get(best->sequence) & 1) == slot;
-    return selected && best->clean != 1 ? KV_TWIN_TORN : KV_TWIN_DAMAGED;
+    const uint64_t image_blocks = kv_le64_get(best->image_blocks);
+    return best->clean == 1 && image_blocks > 0 && image_blocks <= device->block_count &&
+           !kv_device_read(device, image_blocks - 1, 1, io) && !memcmp(io, best, sizeof *best);
+}
+
+/* Is this a whole superblock of the same image, of the same time or before? */
+static bool is_backup_of(const struct kv_disk_superblock *copy,
+                         const struct kv_disk_superblock *newest)
+{
+    return !judge_copy(copy) && !memcmp(copy->uuid, newest->uuid, sizeof copy->uuid) &&
+           kv_le64_get(copy->image_blocks) == kv_le64_get(newest->image_blocks) &&
+           kv_le64_get(copy->sequence) <= kv_le64_get(newest->sequence);
+}
+
+/*
+ * What became of the copy beside `best`? With sequence s the slot that s selects was written
+ * and flushed first, the other one after it; s + 1 will begin with that other one. So a power
+ * cut tears only the slot that s does not select, or leaves s - 1 in it; and when the backup
+ * vouches, neither was being written. `twin_error`: why the copy is no superblock, or 0.
+ */
+static enum kv_superblock_twin judge_twin(struct kv_device *device,
+                                          const struct kv_disk_superblock *best, unsigned slot,
+                                          const struct kv_disk_superblock *copy, int twin_error,
+                                          void *io)
+{
+    const uint64_t sequence = kv_le64_get(best->sequence);
+    const bool selected = (sequence & 1) == slot;
+    if (!twin_error && kv_le64_get(copy->sequence) == sequence)
+        return KV_TWIN_GOOD;
+    if (!selected || backup_vouches(device, best, io))
+        return KV_TWIN_DAMAGED;
+    if (!twin_error)
+        return kv_le64_get(copy->sequence) + 1 == sequence ? KV_TWIN_GOOD : KV_TWIN_DAMAGED;
+    return KV_TWIN_TORN;
 }
 
 int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
@@ -172,8 +207,11 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
         err = refuse(name, results, copies, error);
     } else {
         *out = copies[best];
-        *twin = results[1 - best] ? judge_twin(out, (unsigned)best) : KV_TWIN_GOOD;
         err = judge_image(device, name, out, error);
+        *twin = KV_TWIN_GOOD;
+        if (!err)
+            *twin =
+                judge_twin(device, out, (unsigned)best, &copies[1 - best], results[1 - best], io);
     }
     free(io);
     return err;
@@ -204,6 +242,37 @@ int kv_superblock_write(struct kv_device *device, struct kv_disk_superblock *sup
     return err;
 }
 
+static int read_block(struct kv_device *device, uint64_t block, struct kv_disk_superblock *out)
+{
+    void *io = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!io)
+        return -ENOMEM;
+    const int err = kv_device_read(device, block, 1, io);
+    if (!err)
+        memcpy(out, io, sizeof *out);
+    free(io);
+    return err;
+}
+
+int kv_superblock_verify(struct kv_device *device, const struct kv_disk_superblock *newest,
+                         unsigned slot)
+{
+    struct kv_disk_superblock copy;
+    const int err = read_block(device, slot ? KV_SUPERBLOCK_B_BLOCK : KV_SUPERBLOCK_A_BLOCK, &copy);
+    if (err)
+        return err;
+    return memcmp(&copy, newest, sizeof copy) ? -EBADMSG : 0;
+}
+
+int kv_superblock_verify_backup(struct kv_device *device, const struct kv_disk_superblock *newest)
+{
+    struct kv_disk_superblock copy;
+    const int err = read_block(device, kv_le64_get(newest->image_blocks) - 1, &copy);
+    if (err)
+        return err;
+    return is_backup_of(&copy, newest) ? 0 : -EBADMSG;
+}
+
 int kv_superblock_write_backup(struct kv_device *device,
                                const struct kv_disk_superblock *superblock)
 {
@@ -211,8 +280,26 @@ int kv_superblock_write_backup(struct kv_device *device,
     if (!io)
         return -ENOMEM;
     memcpy(io, superblock, sizeof *superblock);
-    const uint64_t last = kv_le64_get(superblock->image_blocks) - 1;
-    const int err = kv_device_write(device, last, 1, io);
+    struct kv_io write = {.kind = KV_IO_WRITE,
+                          .block = kv_le64_get(superblock->image_blocks) - 1,
+                          .block_count = 1,
+                          .buf = io};
+    int err = kv_device_flush(device);
+    if (!err)
+        err = kv_device_submit(device, &write, 1, true);
+    free(io);
+    return err;
+}
+
+int kv_superblock_mark_used(struct kv_device *device, const struct kv_disk_superblock *superblock)
+{
+    struct kv_disk_superblock *io = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!io)
+        return -ENOMEM;
+    memcpy(io, superblock, sizeof *superblock);
+    io->clean = 0;
+    io->digest = kv_le64_of(digest_of(io));
+    const int err = kv_device_write(device, kv_le64_get(io->image_blocks) - 1, 1, io);
     free(io);
     return err;
 }

@@ -347,7 +347,7 @@ int main(int argc, char **argv)
 
     int err = 0;
     bool skipped = false;
-    if (kv_image_holder(request.image) > 0) {
+    if (kv_image_holder(request.image)) {
         err = -EBUSY;
     } else {
         err = kv_image_info(request.image, &info, &error);

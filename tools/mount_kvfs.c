@@ -85,6 +85,7 @@ static const struct generic_option generic_options[] = {
     {"nodev", GENERIC_PASS, MS_NODEV, 0},
     {"exec", GENERIC_PASS, 0, MS_NOEXEC},
     {"noexec", GENERIC_PASS, MS_NOEXEC, 0},
+    {"auto_unmount", GENERIC_PASS, 0, 0},
     {"fsname", GENERIC_PASS, 0, 0},
     {"subtype", GENERIC_PASS, 0, 0},
     /* What the mount table shows of a FUSE mount; mount(8) gives it back for a remount. */
@@ -299,11 +300,15 @@ static int check_directory(const struct request *request)
     DIR *dir = opendir(request->dir);
     if (!dir) {
         const int err = errno;
-        const char *remedy = err == ENOENT     ? "; make it with mkdir -p"
-                             : err == ENOTDIR  ? "; give an empty directory"
-                             : err == ENOTCONN ? "; a dead mount lies there, remove it with umount"
-                                               : "";
-        tool_complain("%s: %s%s", request->dir, tool_error_text(err), remedy);
+        const char *remedy = err == ENOENT    ? "; make it with mkdir -p"
+                             : err == ENOTDIR ? "; give an empty directory"
+                                              : "";
+        if (err == ENOTCONN)
+            tool_complain("%s: the dead mount of a daemon that is gone lies there; remove it with: "
+                          "umount %s",
+                          request->dir, request->dir);
+        else
+            tool_complain("%s: %s%s", request->dir, tool_error_text(err), remedy);
         return err == EACCES ? TOOL_MOUNT_USAGE : TOOL_MOUNT_FAILED;
     }
     const bool is_empty = is_empty_directory(dir);
@@ -429,10 +434,25 @@ static int serve(struct fs_mount *mount, struct log_target *target)
     return err || close_err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/*
+ * From here on those that ask a daemon to end are only ever read by fs_mount_serve: none may end
+ * the process on its own, not even between the mount's end and the exit.
+ */
+static void block_end_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL); /* the arguments are ours */
+}
+
 static int run_in_foreground(struct request *request)
 {
     struct log_target target = {.to_terminal = true};
     struct verdict verdict;
+    block_end_signals();
     request->options.log = log_line;
     request->options.log_context = &target;
     struct fs_mount *mount = open_mount(&request->options, &verdict);
@@ -449,6 +469,7 @@ static int run_in_foreground(struct request *request)
 static void detach(void)
 {
     (void)!chdir("/"); /* a daemon that keeps another directory busy still works */
+    (void)umask(077);  /* it makes no files */
     const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null < 0)
         return;
@@ -463,6 +484,7 @@ static int run_daemon(struct request *request, int verdict_fd)
 {
     struct log_target target = {.to_terminal = true, .to_syslog = true};
     struct verdict verdict;
+    block_end_signals();
     (void)setsid(); /* a fresh child leads no group, so it can not fail */
     openlog("mount.kvfs", LOG_PID, LOG_DAEMON);
     request->options.log = log_line;
@@ -567,7 +589,7 @@ int main(int argc, char **argv)
         status = TOOL_MOUNT_FAILED;
         goto out;
     }
-    if (kv_image_holder(image) > 0) { /* before DIR, which is then often its mount point */
+    if (kv_image_holder(image)) { /* before DIR, which is then often its mount point */
         struct kv_error error;
         tool_describe_holder(image, &error);
         tool_complain("%s", error.text);
@@ -589,6 +611,7 @@ int main(int argc, char **argv)
     request.options.image = image;
     request.options.dir = dir;
     request.options.extra = request.extra;
+    request.options.confine = true;
     status = request.foreground ? run_in_foreground(&request) : run_in_background(&request);
 out:
     free(dir);

@@ -43,6 +43,7 @@ static void open_rows(struct test_pages *pages)
         .budget_bytes = pages->budget_bytes,
         .hot_percent = 33,
         .codec = pages->codec,
+        .image_id = pages->space_config.log_id,
         .epoch = pages->epoch,
         .on_failure = note_failure,
         .on_damage = note_damage,

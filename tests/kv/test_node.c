@@ -777,7 +777,11 @@ START_TEST(each_broken_rule_is_seen)
     BREAK(header->flags = 2);
     BREAK(header->flags = KV_NODE_HIGH_INF);
     BREAK(header->tree = 2);
-    BREAK(header->reserved[22] = 1);
+    BREAK(header->reserved1[7] = 1);
+    BREAK(header->reserved0[0] = 1);
+    BREAK(header->stored_codec = 1);
+    BREAK(header->stored_bytes.b[0] = 1);
+    BREAK(header->stored_digest.b[0] = 1);
     BREAK(header->last_insert = kv_le16_of(3));
     BREAK(header->slot_count = kv_le16_of(1));
     BREAK(header->slot_count = kv_le16_of(3));

@@ -1,0 +1,92 @@
+/*
+ * kv/stored_page.c: a B+tree page as it lies on the device, and telling one from other bytes.
+ *
+ * Owns       nothing.
+ * Invariant  the stored form is never longer than the node, and with KV_CODEC_NONE it is the
+ *            node, but for the three fields.
+ * Locks      none.
+ * On disk    struct kv_disk_node:
+ *
+ *    0                              64                       stored_bytes
+ *    | header: length, codec, digest | the rest, packed or not |
+ */
+#include "kv/stored_page.h"
+
+#include "kv/codec.h"
+#include "kv/node.h"
+
+#define HEADER_BYTES sizeof(struct kv_disk_node)
+
+/* Over all stored bytes, the digest itself taken as zero. `stored` is changed in between. */
+static uint64_t digest_of(void *stored, size_t length, uint64_t image_id)
+{
+    struct kv_disk_node *header = stored;
+    const kv_le64 kept = header->stored_digest;
+    header->stored_digest = kv_le64_of(0);
+    const uint64_t seed = kv_digest_seed(kv_le64_get(header->page_id), image_id);
+    const uint64_t digest = kv_digest(stored, length, seed);
+    header->stored_digest = kept;
+    return digest;
+}
+
+size_t kv_stored_page_pack(void *node, size_t node_bytes, struct kv_codec_spec spec,
+                           uint64_t image_id, void *dst, enum kv_codec *used)
+{
+    const size_t rest = node_bytes - HEADER_BYTES;
+    uint8_t *const packed = (uint8_t *)dst + HEADER_BYTES;
+    size_t length = HEADER_BYTES + kv_codec_pack(spec, (const uint8_t *)node + HEADER_BYTES, rest,
+                                                 packed, rest, used);
+    if (*used != KV_CODEC_NONE && kv_blocks_for(length) == kv_blocks_for(node_bytes)) {
+        /* The header in front of it took what packing had saved. */
+        memcpy(packed, (const uint8_t *)node + HEADER_BYTES, rest);
+        length = node_bytes;
+        *used = KV_CODEC_NONE;
+    }
+    struct kv_disk_node *header = node;
+    header->stored_codec = (uint8_t)*used;
+    header->stored_bytes = kv_le32_of((uint32_t)length);
+    memcpy(dst, header, HEADER_BYTES);
+    header->stored_digest = kv_le64_of(digest_of(dst, length, image_id));
+    memcpy(dst, header, HEADER_BYTES);
+    return length;
+}
+
+int kv_stored_page_unpack(const void *stored, size_t length, uint8_t codec, uint64_t page_id,
+                          uint64_t epoch, void *node, size_t node_bytes)
+{
+    const struct kv_disk_node *said = stored;
+    if (length < HEADER_BYTES || kv_le32_get(said->stored_bytes) != length ||
+        said->stored_codec != codec || kv_le64_get(said->epoch) != epoch)
+        return -EUCLEAN;
+    if (stored != node) {
+        memcpy(node, stored, HEADER_BYTES);
+        const int err =
+            kv_codec_unpack(codec, (const uint8_t *)stored + HEADER_BYTES, length - HEADER_BYTES,
+                            (uint8_t *)node + HEADER_BYTES, node_bytes - HEADER_BYTES);
+        if (err)
+            return err;
+    } else if (codec != KV_CODEC_NONE || length != node_bytes) {
+        return -EUCLEAN;
+    }
+    struct kv_disk_node *header = node;
+    header->stored_codec = 0;
+    header->stored_bytes = kv_le32_of(0);
+    header->stored_digest = kv_le64_of(0);
+    return kv_node_validate(node, node_bytes, page_id);
+}
+
+size_t kv_stored_page_length(const void *block, size_t node_bytes)
+{
+    const struct kv_disk_node *header = block;
+    const size_t length = kv_le32_get(header->stored_bytes);
+    if (kv_le32_get(header->magic) != KV_NODE_MAGIC ||
+        kv_le64_get(header->page_id) > KV_PAGE_ID_MAX || header->level >= KV_TREE_DEPTH_MAX)
+        return 0;
+    return length > HEADER_BYTES && length <= node_bytes ? length : 0;
+}
+
+bool kv_stored_page_genuine(void *stored, size_t length, uint64_t image_id)
+{
+    const struct kv_disk_node *header = stored;
+    return digest_of(stored, length, image_id) == kv_le64_get(header->stored_digest);
+}

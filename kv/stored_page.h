@@ -1,0 +1,55 @@
+/*
+ * kv/stored_page.h: a B+tree page as it lies on the device, and telling one from other bytes.
+ *
+ * A stored page begins with its node header in the clear, also when the rest is packed. The
+ * header says how long the stored form is, how the rest is packed, and bears a digest of all of
+ * it that belongs to this image. So a page is known for what it is, without the pointer that
+ * leads to it: a lost page map does not lose the pages.
+ *
+ * In memory the fields that only the stored form needs are zero.
+ *
+ * Threads: any.
+ */
+#ifndef KV_STORED_PAGE_H
+#define KV_STORED_PAGE_H
+
+#include "kv/base.h"
+#include "kv/format.h"
+#include "kv/kv.h"
+
+/*
+ * Make the stored form of a page: at most node_bytes, in dst. `node` is the caller's copy; its
+ * epoch is set, and the fields of the stored form are filled in.
+ *
+ * image_id  kv_superblock_log_id of the image.
+ *
+ * Returns the bytes of the stored form. *used: how the rest is packed; not KV_CODEC_NONE only
+ * if that saves a block.
+ */
+size_t kv_stored_page_pack(void *node, size_t node_bytes, struct kv_codec_spec spec,
+                           uint64_t image_id, void *dst, enum kv_codec *used);
+
+/*
+ * Unpack a stored page whose digest was verified into `node`, which may be `stored` itself when
+ * nothing is packed. length, codec, page_id and epoch are what led to it; they must be what the
+ * page says of itself. The node is validated.
+ *
+ * Returns 0; -EUCLEAN; -ENOMEM.
+ */
+KV_MUST_CHECK int kv_stored_page_unpack(const void *stored, size_t length, uint8_t codec,
+                                        uint64_t page_id, uint64_t epoch, void *node,
+                                        size_t node_bytes);
+
+/*
+ * Do these bytes begin like a stored page? `block` is one block. Returns its length in bytes, or
+ * 0: no.
+ */
+size_t kv_stored_page_length(const void *block, size_t node_bytes);
+
+/*
+ * Is this, whole, a stored page of that image? `stored` holds kv_stored_page_length bytes;
+ * unchanged on return.
+ */
+bool kv_stored_page_genuine(void *stored, size_t length, uint64_t image_id);
+
+#endif

@@ -1,0 +1,211 @@
+/*
+ * tests/kv/test_stored_page.c: stored pages come back as they were, are known without a pointer,
+ * and nothing else passes for one.
+ */
+#include "kv/codec.h"
+#include "kv/node.h"
+#include "kv/stored_page.h"
+
+#include <check.h>
+
+#define PAGE_ID  77u
+#define IMAGE_ID 0x1122334455667788ull
+#define EPOCH    9u
+
+static const enum kv_codec codecs[] = {KV_CODEC_NONE, KV_CODEC_LZ4, KV_CODEC_ZSTD};
+
+/* A leaf with keys until it is full; of each value this many bytes do not pack. */
+static void fill_leaf(uint8_t *node, size_t node_bytes, size_t noise_bytes)
+{
+    uint8_t *scratch = malloc(node_bytes);
+    uint64_t state = 1;
+    kv_node_init(node, node_bytes, PAGE_ID, 0, 0, (struct kv_bytes){"", 0}, (struct kv_bytes){0});
+    for (unsigned i = 0;; i++) {
+        char key[16];
+        uint8_t value[64];
+        const int key_len = snprintf(key, sizeof key, "key%08u", i);
+        for (size_t at = 0; at < sizeof value; at++) {
+            state = state * 6364136223846793005ull + 1442695040888963407ull;
+            value[at] = at < noise_bytes ? (uint8_t)(state >> 56) : (uint8_t)'v';
+        }
+        if (!kv_node_insert(node, node_bytes, i, key, (size_t)key_len, KV_VALUE_INLINE,
+                            (struct kv_bytes){value, sizeof value}, scratch))
+            break;
+    }
+    ((struct kv_disk_node *)node)->epoch = kv_le64_of(EPOCH);
+    free(scratch);
+}
+
+START_TEST(a_page_of_every_size_and_codec_comes_back)
+{
+    for (size_t node_bytes = KV_NODE_BYTES_MIN; node_bytes <= KV_NODE_BYTES_MAX; node_bytes *= 2)
+        for (unsigned i = 0; i < 6; i++) {
+            uint8_t *node = malloc(node_bytes), *copy = malloc(node_bytes);
+            uint8_t *stored = calloc(1, node_bytes), *back = malloc(node_bytes);
+            fill_leaf(node, node_bytes, i >= 3 ? 64 : 0);
+            memcpy(copy, node, node_bytes);
+
+            enum kv_codec used;
+            const struct kv_codec_spec spec = {codecs[i % 3], 0};
+            const size_t length =
+                kv_stored_page_pack(copy, node_bytes, spec, IMAGE_ID, stored, &used);
+
+            ck_assert_uint_le(length, node_bytes);
+            if (node_bytes == KV_BLOCK_BYTES)
+                ck_assert_int_eq(used, KV_CODEC_NONE);
+            else if (i < 3)
+                ck_assert_int_eq(used, spec.codec);
+            if (used == KV_CODEC_NONE)
+                ck_assert_uint_eq(length, node_bytes);
+            else
+                ck_assert_uint_lt(kv_blocks_for(length), kv_blocks_for(node_bytes));
+            ck_assert_uint_eq(kv_stored_page_length(stored, node_bytes), length);
+            ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID));
+            ck_assert_int_eq(kv_stored_page_unpack(stored, length, (uint8_t)used, PAGE_ID, EPOCH,
+                                                   back, node_bytes),
+                             0);
+            ck_assert_mem_eq(back, node, node_bytes);
+            if (used == KV_CODEC_NONE) { /* in place too */
+                ck_assert_int_eq(kv_stored_page_unpack(stored, length, (uint8_t)used, PAGE_ID,
+                                                       EPOCH, stored, node_bytes),
+                                 0);
+                ck_assert_mem_eq(stored, node, node_bytes);
+            }
+            free(node);
+            free(copy);
+            free(stored);
+            free(back);
+        }
+}
+END_TEST
+
+START_TEST(a_page_stays_plain_when_its_header_takes_what_packing_saves)
+{
+    const size_t node_bytes = 8192;
+    uint8_t *node = malloc(node_bytes), *stored = malloc(node_bytes), *rest = malloc(node_bytes);
+    const struct kv_codec_spec spec = {KV_CODEC_LZ4, 0};
+    unsigned seen = 0;
+    for (size_t noise_bytes = 0; noise_bytes <= 64; noise_bytes++) {
+        fill_leaf(node, node_bytes, noise_bytes);
+        const size_t header = sizeof(struct kv_disk_node);
+        enum kv_codec alone, used;
+        const size_t packed = kv_codec_pack(spec, node + header, node_bytes - header, rest,
+                                            node_bytes - header, &alone);
+        const size_t length = kv_stored_page_pack(node, node_bytes, spec, IMAGE_ID, stored, &used);
+        const bool saves = alone == KV_CODEC_LZ4 && header + packed <= KV_BLOCK_BYTES;
+        seen += alone == KV_CODEC_LZ4 && !saves;
+        ck_assert_int_eq(used, saves ? KV_CODEC_LZ4 : KV_CODEC_NONE);
+        ck_assert_uint_eq(length, saves ? header + packed : node_bytes);
+        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID));
+        if (!saves)
+            ck_assert_mem_eq(stored, node, node_bytes);
+    }
+    ck_assert_uint_gt(seen, 0);
+    free(node);
+    free(stored);
+    free(rest);
+}
+END_TEST
+
+START_TEST(only_what_led_to_a_page_unpacks_it)
+{
+    const size_t node_bytes = 16384;
+    uint8_t *node = malloc(node_bytes), *stored = malloc(node_bytes), *back = malloc(node_bytes);
+    fill_leaf(node, node_bytes, 0);
+    enum kv_codec used;
+    const struct kv_codec_spec spec = {KV_CODEC_LZ4, 0};
+    const size_t length = kv_stored_page_pack(node, node_bytes, spec, IMAGE_ID, stored, &used);
+    ck_assert_int_eq(used, KV_CODEC_LZ4);
+    const struct {
+        size_t length;
+        uint8_t codec;
+        uint64_t page_id, epoch;
+    } wrong[] = {
+        {length - 1, KV_CODEC_LZ4, PAGE_ID, EPOCH},  {10, KV_CODEC_LZ4, PAGE_ID, EPOCH},
+        {length, KV_CODEC_NONE, PAGE_ID, EPOCH},     {length, KV_CODEC_ZSTD, PAGE_ID, EPOCH},
+        {length, KV_CODEC_LZ4, PAGE_ID + 1, EPOCH},  {length, KV_CODEC_LZ4, PAGE_ID, EPOCH + 1},
+        {node_bytes, KV_CODEC_NONE, PAGE_ID, EPOCH},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        ck_assert_int_eq(kv_stored_page_unpack(stored, wrong[i].length, wrong[i].codec,
+                                               wrong[i].page_id, wrong[i].epoch, back, node_bytes),
+                         -EUCLEAN);
+    /* A packed page can not be its own unpacked form. */
+    ck_assert_int_eq(
+        kv_stored_page_unpack(stored, length, KV_CODEC_LZ4, PAGE_ID, EPOCH, stored, node_bytes),
+        -EUCLEAN);
+    free(node);
+    free(stored);
+    free(back);
+}
+END_TEST
+
+START_TEST(a_page_with_any_bit_changed_or_of_another_image_is_not_genuine)
+{
+    const size_t node_bytes = 8192;
+    for (unsigned i = 0; i < 3; i++) {
+        uint8_t *node = malloc(node_bytes), *stored = malloc(node_bytes);
+        fill_leaf(node, node_bytes, 0);
+        enum kv_codec used;
+        const struct kv_codec_spec spec = {codecs[i], 0};
+        const size_t length = kv_stored_page_pack(node, node_bytes, spec, IMAGE_ID, stored, &used);
+        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID));
+        ck_assert(!kv_stored_page_genuine(stored, length, IMAGE_ID + 1));
+        for (size_t at = 0; at < length; at++) {
+            stored[at] ^= (uint8_t)(1u << at % 8);
+            ck_assert(!kv_stored_page_genuine(stored, length, IMAGE_ID));
+            stored[at] ^= (uint8_t)(1u << at % 8);
+        }
+        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID));
+        free(node);
+        free(stored);
+    }
+}
+END_TEST
+
+START_TEST(what_begins_otherwise_has_no_length)
+{
+    const size_t node_bytes = 4096;
+    uint8_t node[4096], stored[4096], changed[4096];
+    fill_leaf(node, node_bytes, 0);
+    enum kv_codec used;
+    const struct kv_codec_spec spec = {KV_CODEC_NONE, 0};
+    (void)kv_stored_page_pack(node, node_bytes, spec, IMAGE_ID, stored, &used);
+    ck_assert_uint_eq(kv_stored_page_length(stored, node_bytes), node_bytes);
+
+    struct kv_disk_node *const header = (struct kv_disk_node *)changed;
+    memcpy(changed, stored, sizeof changed);
+    header->magic = kv_le32_of(KV_NODE_MAGIC + 1);
+    ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
+    memcpy(changed, stored, sizeof changed);
+    header->page_id = kv_le64_of(KV_PAGE_ID_MAX + 1);
+    ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
+    memcpy(changed, stored, sizeof changed);
+    header->level = KV_TREE_DEPTH_MAX;
+    ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
+    memcpy(changed, stored, sizeof changed);
+    header->stored_bytes = kv_le32_of((uint32_t)node_bytes + 1);
+    ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
+    header->stored_bytes = kv_le32_of(sizeof *header);
+    ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
+    memset(changed, 0, sizeof changed);
+    ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("stored_page");
+    TCase *tests = tcase_create("stored_page");
+    tcase_add_test(tests, a_page_of_every_size_and_codec_comes_back);
+    tcase_add_test(tests, a_page_stays_plain_when_its_header_takes_what_packing_saves);
+    tcase_add_test(tests, only_what_led_to_a_page_unpacks_it);
+    tcase_add_test(tests, a_page_with_any_bit_changed_or_of_another_image_is_not_genuine);
+    tcase_add_test(tests, what_begins_otherwise_has_no_length);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
