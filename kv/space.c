@@ -911,9 +911,8 @@ static bool search(struct kv_space *space, enum search_where where, uint32_t cou
 /* Clusters that data may break. */
 static uint64_t spare_clusters(const struct kv_space *space)
 {
-    const uint64_t kept =
-        (KV_PLANT(reserve_given_away) ? 0 : space->reserved_clusters) +
-        emergency_clusters(space, blocks_in_reach(space));
+    const uint64_t kept = (KV_PLANT(reserve_given_away) ? 0 : space->reserved_clusters) +
+                          emergency_clusters(space, blocks_in_reach(space));
     return space->whole_clusters > kept ? space->whole_clusters - kept : 0;
 }
 

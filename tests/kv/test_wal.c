@@ -823,7 +823,8 @@ static void *sync_held(void *argument)
 
 START_TEST(nobody_is_told_of_a_flush_before_its_end)
 {
-    static const struct kv_device_ops ops = {held_submit, disk_discard, disk_close};
+    static const struct kv_device_ops ops = {
+        .submit = held_submit, .discard = disk_discard, .close = disk_close};
     struct fixture f;
     fixture_init(&f, 64, 4);
     kv_wal_close(f.wal);
