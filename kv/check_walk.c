@@ -496,46 +496,16 @@ int kv_walk_run(struct kv_walk *walk)
     return walk->bad_values ? kv_blob_notes_find_overlaps(&walk->blobs) : 0;
 }
 
-int kv_walk_read_leaked(const struct kv_walk *walk, uint64_t page_id, uint8_t *node, bool *leaf)
+struct kv_bytes kv_walk_hole_low(const struct kv_walk_hole *hole)
 {
-    const struct kv_store *store = walk->store;
-    struct kv_disk_ptr ptr;
-    int err = kv_pagemap_get(store->map, page_id, &ptr);
-    if (!err)
-        err = kv_pager_read_stored(store->pager, page_id, &ptr, node);
-    *leaf =
-        !err && !kv_node_level(node) && ((const struct kv_disk_node *)node)->tree == KV_TREE_KEYS;
-    return err == -ENOMEM ? err : 0; /* unreadable: it holds nothing for us */
+    return (struct kv_bytes){hole->fences, hole->low_bytes};
 }
 
-static void mark_blobs(struct kv_walk *walk, const uint8_t *leaf)
+struct kv_bytes kv_walk_hole_high(const struct kv_walk_hole *hole)
 {
-    const unsigned count = kv_node_count(leaf);
-    for (unsigned slot = 0; slot < count; slot++) {
-        uint8_t kind;
-        const struct kv_bytes value = kv_node_value(leaf, slot, &kind);
-        struct kv_blob_ref ref;
-        for (size_t at = 0; kv_value_next_ref(kind, value, &at, &ref);) {
-            uint64_t block;
-            uint32_t block_count;
-            if (!kv_blobs_extent(&walk->store->blobs, &ref, &block, &block_count))
-                (void)mark_blocks(walk, block, block_count); /* shared: it is marked already */
-        }
-    }
-}
-
-int kv_walk_mark_leaked(struct kv_walk *walk)
-{
-    uint8_t *node = kv_device_alloc(walk->store->node_bytes);
-    int err = node ? 0 : -ENOMEM;
-    for (uint64_t id = 0; !err && kv_walk_next_leaked(walk, &id); id++) {
-        bool leaf;
-        err = kv_walk_read_leaked(walk, id, node, &leaf);
-        if (!err && leaf)
-            mark_blobs(walk, node);
-    }
-    free(node);
-    return err;
+    if (hole->unbounded)
+        return (struct kv_bytes){0};
+    return (struct kv_bytes){hole->fences + hole->low_bytes, hole->high_bytes};
 }
 
 /* ---- init, release --------------------------------------------------------------------------- */

@@ -45,6 +45,8 @@ struct kv_walk {
     void *context;
     void (*progress)(void *context, uint64_t done, uint64_t total); /* NULL: likewise */
     bool read_blobs;
+    kv_show_key_fn *show_key; /* NULL: keys are shown as bytes */
+    void *show_context;
 
     uint64_t *seen; /* a bit for each block from first_block on: it has an owner */
     uint64_t first_block, block_count;
@@ -65,7 +67,7 @@ struct kv_walk {
     uint8_t *nodes[KV_TREE_DEPTH_MAX]; /* node_bytes each, one for each level, when needed */
 };
 
-/* report, context, progress and read_blobs may be set between init and run. -ENOMEM. */
+/* report, context, progress, read_blobs and show_key may be set between init and run. -ENOMEM. */
 KV_MUST_CHECK int kv_walk_init(struct kv_walk *walk, struct kv_store *store,
                                const struct kv_disk_superblock *superblock);
 void kv_walk_release(struct kv_walk *walk);
@@ -81,17 +83,9 @@ static inline bool kv_walk_incomplete(const struct kv_walk *walk)
     return walk->hole_count || walk->gap_count;
 }
 
-/*
- * Note the blobs too that leaves hold which no tree reaches: after kv_walk_run, when nothing may
- * be lost that could still be found. -ENOMEM.
- */
-KV_MUST_CHECK int kv_walk_mark_leaked(struct kv_walk *walk);
-/*
- * Read the stored version of a page that no tree reaches. *leaf: it is a sound leaf of the keys'
- * tree. -ENOMEM.
- */
-KV_MUST_CHECK int kv_walk_read_leaked(const struct kv_walk *walk, uint64_t page_id, uint8_t *node,
-                                      bool *leaf);
+/* The fences that the page in a hole should have had; high: data NULL for none. */
+struct kv_bytes kv_walk_hole_low(const struct kv_walk_hole *hole);
+struct kv_bytes kv_walk_hole_high(const struct kv_walk_hole *hole);
 /* The next page id >= *page_id that is in the map but that no tree reached; false: none. */
 bool kv_walk_next_leaked(const struct kv_walk *walk, uint64_t *page_id);
 

@@ -52,7 +52,7 @@ struct dirty_list {
 /* One page on its way to the device. */
 struct claim {
     uint32_t frame;
-    uint64_t page_id, epoch;
+    uint64_t page_id, epoch, order;
     struct shadow *shadow; /* its bytes, or NULL: the frame's */
     uint64_t block;        /* where it goes */
     uint32_t block_count;
@@ -86,6 +86,7 @@ struct kv_pager {
     bool early_busy;                /* mutex */
     unsigned frame_waiters;         /* mutex */
     int failure;                    /* mutex; sticky: a write failed */
+    uint64_t order;                 /* mutex; pages claimed so far */
     uint64_t changes;               /* the writer's */
     uint64_t misses, writes, write_bytes; /* mutex */
     _Atomic uint64_t hits;                /* not exact: some may be lost */
@@ -276,6 +277,7 @@ static void claim_page(struct kv_pager *pager, struct write_batch *batch, uint32
     batch->claims[batch->count] = (struct claim){.frame = index,
                                                  .page_id = page_id_of(frame),
                                                  .epoch = epoch,
+                                                 .order = ++pager->order,
                                                  .shadow = shadow,
                                                  .old_block = frame->stored_block,
                                                  .old_bytes = frame->stored_bytes,
@@ -302,8 +304,8 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
     node->epoch = kv_le64_of(claim->epoch);
     KV_ASSERT_SLOW(kv_node_validate(raw, node_bytes, claim->page_id) == 0);
     enum kv_codec used;
-    const size_t length = kv_stored_page_pack(raw, node_bytes, pager->config.codec,
-                                              pager->config.image_id, dst, &used);
+    const size_t length =
+        kv_stored_page_pack(raw, node_bytes, pager->config.codec, claim->order, dst, &used);
     claim->block_count = (uint32_t)kv_blocks_for(length);
     memset(dst + length, 0, claim->block_count * (size_t)KV_BLOCK_BYTES - length);
     uint32_t got;
@@ -313,6 +315,7 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
         claim->block_count = 0;
         return err;
     }
+    kv_stored_page_seal(dst, length, pager->config.image_id, claim->block);
     const uint64_t seed = kv_digest_seed(claim->page_id, claim->epoch);
     claim->ptr = (struct kv_disk_ptr){.block = kv_le64_of(claim->block),
                                       .length_bytes = kv_le32_of((uint32_t)length),
