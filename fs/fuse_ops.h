@@ -23,6 +23,11 @@ struct fs_fuse {
 /* The table to give to fuse_session_new. */
 extern const struct fuse_lowlevel_ops fs_fuse_ops;
 
+/* For struct fs_volume_options: about the caller of the request that this thread serves. */
+bool fs_fuse_keeps_setgid(uint32_t gid);
+bool fs_fuse_kills_privileges(void);
+bool fs_fuse_is_owner(uint32_t uid);
+
 /* The text of FS_XATTR_STATS. Like snprintf: returns the length it has. */
 size_t fs_fuse_stats_json(struct fs_fuse *fuse, char *out, size_t cap);
 

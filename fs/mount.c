@@ -126,6 +126,9 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .read_only = options->read_only,
         .log = options->log,
         .log_context = options->log_context,
+        .keeps_setgid = fs_fuse_keeps_setgid,
+        .kills_privileges = fs_fuse_kills_privileges,
+        .is_owner = fs_fuse_is_owner,
     };
     struct kv_error reason = {.text = ""};
     err = fs_volume_open(mount->store, &volume_options, &mount->fuse.volume, &reason);

@@ -82,6 +82,12 @@ struct patience {
     struct kv_holder holder; /* as last seen */
 };
 
+static void pause_a_little(void)
+{
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    (void)nanosleep(&pause, NULL); /* shorter is as good */
+}
+
 /*
  * Wait a little for whoever holds a file, or give up on it. `unknown`: who that is would not
  * have the lock, so it is none of us.
@@ -98,8 +104,7 @@ static bool is_worth_waiting(struct patience *patience, int fd, const struct sta
         patience->waited_ms >= WAIT_MAX_MS)
         return false;
     patience->waited_ms += PAUSE_MS;
-    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
-    (void)nanosleep(&pause, NULL); /* shorter is as good */
+    pause_a_little();
     return true;
 }
 
@@ -461,7 +466,13 @@ static int look_for_holder(int fd, const struct stat *status, bool is_part, void
     (void)context;
     if (is_part) /* of what lies below, others may own other parts */
         return 0;
-    const struct kv_holder holder = kv_holder_find(fd, status);
+    /* Of one that can not be looked at, only time tells whether a kill is on its way. */
+    struct kv_holder holder = kv_holder_find(fd, status);
+    for (int waited = 0; holder.state == KV_HOLDER_UNSEEN && waited < UNSEEN_MS;
+         waited += PAUSE_MS) {
+        pause_a_little();
+        holder = kv_holder_find(fd, status);
+    }
     if (holder.state == KV_HOLDER_UNSEEN)
         return -1;
     return holder.state == KV_HOLDER_ALIVE ? holder.pid : 0;
