@@ -49,12 +49,7 @@ static struct fs_caller caller_of(fuse_req_t req)
 /* Answer with an error (or 0). Damage is named in the log and is EIO for the program. */
 static void reply_err(fuse_req_t req, const char *what, uint64_t ino, const char *name, int err)
 {
-    if (err == -EBADMSG || err == -EUCLEAN) {
-        fs_volume_log(
-            volume_of(req), KV_LOG_ERROR, "%s: inode %llu%s%s is damaged (%s); run fsck.kvfs", what,
-            (unsigned long long)ino, name ? ", entry " : "", name ? name : "", strerror(-err));
-        err = -EIO;
-    }
+    err = fs_volume_visible_error(volume_of(req), what, ino, name, err);
     (void)fuse_reply_err(req, -err);
 }
 

@@ -81,15 +81,6 @@ static void answer(uint64_t unique, int err, const void *body, size_t length)
     (void)fs_transport_reply(pieces, err ? 1 : 2);
 }
 
-static int visible_error(struct fs_protocol *protocol, const char *what, uint64_t ino, int err)
-{
-    if (err != -EBADMSG && err != -EUCLEAN)
-        return err;
-    fs_volume_log(protocol->volume, KV_LOG_ERROR, "%s: inode %llu is damaged (%s); run fsck.kvfs",
-                  what, (unsigned long long)ino, strerror(-err));
-    return -EIO;
-}
-
 static struct fs_fuse_sx_time sx_time(int64_t ns)
 {
     const struct timespec time = fs_timespec(ns);
@@ -101,7 +92,9 @@ static void serve_statx(struct fs_protocol *protocol, const struct fuse_in_heade
     struct fs_record record;
     int err = fs_getattr(protocol->volume, header->nodeid, &record);
     if (err) {
-        answer(header->unique, visible_error(protocol, "statx", header->nodeid, err), NULL, 0);
+        answer(header->unique,
+               fs_volume_visible_error(protocol->volume, "statx", header->nodeid, NULL, err), NULL,
+               0);
         return;
     }
     const struct fs_fuse_statx_out out = {
@@ -158,7 +151,9 @@ static void serve_tmpfile(struct fs_protocol *protocol, const struct fuse_in_hea
     struct fs_record record;
     int err = fs_create_unnamed(protocol->volume, &caller, header->nodeid, in->mode, &record);
     if (err) {
-        answer(header->unique, visible_error(protocol, "tmpfile", header->nodeid, err), NULL, 0);
+        answer(header->unique,
+               fs_volume_visible_error(protocol->volume, "tmpfile", header->nodeid, NULL, err),
+               NULL, 0);
         return;
     }
     const struct {

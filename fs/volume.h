@@ -53,6 +53,14 @@ void fs_volume_close(struct fs_volume *volume);
 struct kv_store *fs_volume_store(struct fs_volume *volume);
 void fs_volume_log(struct fs_volume *volume, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);
+/*
+ * What programs shall see of an operation's error: damage is EIO, and a line in the log that names
+ * the inode, or the entry of it (name may be NULL). After a failed write or flush there is no such
+ * line: the failure itself was logged, and what was not durable may be gone without any damage to
+ * the image.
+ */
+int fs_volume_visible_error(struct fs_volume *volume, const char *what, uint64_t ino,
+                            const char *name, int err);
 
 /* Who asks. */
 struct fs_caller {

@@ -121,6 +121,9 @@ static int get(struct kv_btree *btree, enum view_how how, const void *key, size_
             return err;
         err = kv_node_value_racy(leaf.bytes, btree->node_bytes, key, key_len, buf, buf_cap,
                                  value_len, kind);
+        /* Only the leaf that covers a key can say that there is none. */
+        if (err == -ENOENT && !kv_node_covers_racy(leaf.bytes, btree->node_bytes, key, key_len))
+            err = -EAGAIN;
         if (!kv_pager_view_valid(&leaf))
             continue;
         return err == -EAGAIN ? -EUCLEAN : err;
@@ -157,7 +160,7 @@ int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, vo
             return err;
         kv_node_copy_racy(copy, leaf.bytes, btree->node_bytes);
         if (kv_pager_view_valid(&leaf))
-            return 0;
+            return kv_node_covers_racy(copy, btree->node_bytes, key, key_len) ? 0 : -EUCLEAN;
     }
 }
 
@@ -190,7 +193,7 @@ int kv_btree_leaf_before(struct kv_btree *btree, struct kv_bytes key, void *copy
                 break;
             if (kv_node_level(scratch) == 0) {
                 memcpy(copy, scratch, btree->node_bytes);
-                return 0;
+                return kv_node_covers_before(copy, btree->node_bytes, key) ? 0 : -EUCLEAN;
             }
             if (depth >= KV_TREE_DEPTH_MAX)
                 return -EUCLEAN;
@@ -220,26 +223,28 @@ static int path_descend(struct kv_btree *btree, struct kv_bytes key, struct path
 {
     path->depth = 0;
     uint64_t page_id = btree->root;
-    for (int level = -1;;) {
+    unsigned slot = 0;
+    for (;;) {
         int err = path->depth < KV_TREE_DEPTH_MAX ? 0 : -EUCLEAN;
         struct kv_page *page = &path->pages[path->depth];
         if (!err)
             err = kv_pager_pin(btree->pager, page_id, page);
         if (!err) {
             path->depth++;
-            const int own = kv_node_level(page->bytes);
-            if (level >= 0 && own != level - 1)
+            const struct kv_page *parent = path->depth > 1 ? page - 1 : NULL;
+            const bool in_place =
+                parent ? kv_node_is_child(parent->bytes, btree->node_bytes, slot, page->bytes)
+                       : kv_node_is_root(page->bytes, btree->node_bytes, btree->tree);
+            if (!in_place)
                 err = -EUCLEAN;
-            level = own;
         }
         if (err) {
             path_release(btree, path);
             return err == -ESTALE ? -EUCLEAN : err;
         }
-        if (!level)
+        if (!kv_node_level(page->bytes))
             return 0;
-        const unsigned slot =
-            kv_node_child_slot(page->bytes, btree->node_bytes, key.data, key.length);
+        slot = kv_node_child_slot(page->bytes, btree->node_bytes, key.data, key.length);
         path->slots[path->depth - 1] = slot;
         page_id = kv_node_child(page->bytes, slot);
     }
@@ -352,6 +357,10 @@ static int shrink_root(struct kv_btree *btree, struct path *path)
         struct kv_page child;
         if (!kv_pager_pin_resident(btree->pager, kv_node_child(root->bytes, 0), &child))
             return 0; /* the next merge will find it */
+        if (!kv_node_is_child(root->bytes, btree->node_bytes, 0, child.bytes)) {
+            kv_pager_unpin(btree->pager, &child);
+            return -EUCLEAN;
+        }
         for (unsigned depth = 1; depth < path->depth; depth++)
             if (path->pages[depth].bytes && path->pages[depth].id == child.id)
                 kv_pager_unpin(btree->pager, &path->pages[depth]);
@@ -415,7 +424,8 @@ static int try_merge(struct kv_btree *btree, struct path *path, unsigned depth, 
     const unsigned percent = empty ? 100 : MERGE_UP_TO_PERCENT;
     struct kv_page *left = with_right ? page : &neighbour;
     struct kv_page *right = with_right ? &neighbour : page;
-    if (kv_node_level(neighbour.bytes) == kv_node_level(page->bytes) &&
+    if (kv_node_is_child(parent->bytes, btree->node_bytes, with_right ? slot + 1 : slot - 1,
+                         neighbour.bytes) &&
         kv_node_can_merge(left->bytes, right->bytes, btree->node_bytes, percent))
         err = merge_pages(btree, parent, with_right ? slot + 1 : slot, left, right, merged);
     kv_pager_unpin(btree->pager, &neighbour);

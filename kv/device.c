@@ -4,8 +4,13 @@
  * Owns       the descriptor, the ownership of the image (kv/owner.h), and a pool of rings.
  * Invariant  a ring belongs to one caller from take_ring to give_ring_back and is idle outside:
  *            no request outlives the call that made it, so buffers are only borrowed.
- *            A transfer is whole or an error; a failed flush is never tried again.
+ *            A transfer is whole or an error. A failed flush is never tried again, nor is any
+ *            other begun after it: the kernel tells of a lost write once, to one caller only, so
+ *            a later flush that says 0 would say nothing.
  * Locks      file->mutex guards the pool; it is not held during I/O or while a ring is made.
+ *            file->flush_mutex is held over a flush and the writes submitted with it: of two
+ *            flushes at a time only one hears of a lost write, so the other may not be under
+ *            way. Order: flush_mutex, mutex.
  * Lifetime   the first ring is made at open, so that a host without io_uring is told at once;
  *            others when that many callers are inside, up to RING_COUNT_MAX; then callers wait.
  */
@@ -47,6 +52,9 @@ struct file_device {
     struct kv_owner *owner; /* immutable after open; NULL: opened without the lock */
     bool read_only;         /* immutable after open */
     bool is_block_device;   /* immutable after open */
+
+    pthread_mutex_t flush_mutex;
+    int flush_failure; /* flush_mutex; sticky: what the first failed flush said, or 0 */
 
     pthread_mutex_t mutex;
     pthread_cond_t ring_idle;
@@ -201,9 +209,23 @@ static void start_waiting_ios(struct submission *submission)
     }
 }
 
+/*
+ * The errors that callers of a device may see. The host's other words mean something else higher
+ * up: -EAGAIN that the log is full, -ENODATA (a disk's for a bad sector) that there is no such
+ * attribute, -ENOENT no such key.
+ */
+static int as_device_error(enum kv_io_kind kind, int err)
+{
+    if (err == 0 || err == -ENOMEM)
+        return err;
+    if (kind == KV_IO_WRITE && (err == -ENOSPC || err == -EDQUOT))
+        return -ENOSPC; /* a sparse image on a full host */
+    return -EIO;
+}
+
 static void finish_slot(struct submission *submission, struct slot *slot, int result)
 {
-    slot->io->result = result;
+    slot->io->result = as_device_error(slot->io->kind, result);
     slot->io = NULL;
     submission->busy_slots--;
 }
@@ -259,8 +281,10 @@ static void give_up(struct submission *submission, int error)
         if (submission->slots[i].io)
             finish_slot(submission, &submission->slots[i], error);
     }
-    while (submission->started_count < submission->io_count)
-        submission->ios[submission->started_count++].result = error;
+    while (submission->started_count < submission->io_count) {
+        struct kv_io *io = &submission->ios[submission->started_count++];
+        io->result = as_device_error(io->kind, error);
+    }
 }
 
 /* Run all requests, as many at a time as there are slots, until each has its result. */
@@ -278,8 +302,7 @@ static void run(struct submission *submission)
             /* The kernel says EAGAIN and EBUSY when it is short of memory. Any other word
              * would mean that we misuse the ring. */
             KV_ASSERT(taken == -EINTR || taken == -EAGAIN || taken == -EBUSY || taken == -ENOMEM);
-            if (taken != -EINTR && untaken == submission->in_flight &&
-                ++submission->stalls > RETRY_MAX) {
+            if (untaken == submission->in_flight && ++submission->stalls > RETRY_MAX) {
                 give_up(submission, taken);
                 return;
             }
@@ -295,10 +318,19 @@ static void run(struct submission *submission)
     }
 }
 
+/*
+ * With flush_mutex. Being interrupted, or not begun, says nothing of a lost write (no host file
+ * system or driver notes one down by these words), so that may be tried again.
+ */
 static int flush_file(struct file_device *file)
 {
     /* Straight from this thread: in the ring a flush goes to a worker thread and back. */
-    return fdatasync(file->fd) ? -errno : 0;
+    unsigned tries = 0;
+    int err;
+    do
+        err = fdatasync(file->fd) ? -errno : 0;
+    while ((err == -EINTR || err == -EAGAIN) && ++tries <= RETRY_MAX);
+    return as_device_error(KV_IO_WRITE, err);
 }
 
 static int refuse_writes(struct kv_io *ios, size_t io_count)
@@ -306,6 +338,59 @@ static int refuse_writes(struct kv_io *ios, size_t io_count)
     for (size_t i = 0; i < io_count; i++)
         ios[i].result = ios[i].kind == KV_IO_WRITE ? -EROFS : -ECANCELED;
     return -EROFS;
+}
+
+static int fail_all(struct kv_io *ios, size_t io_count, int err)
+{
+    for (size_t i = 0; i < io_count; i++)
+        ios[i].result = err;
+    return err;
+}
+
+/* The transfers, and the linked flush when there is one: its result, or 1. */
+static int transfer(struct file_device *file, struct kv_io *ios, size_t io_count, bool link_flush,
+                    int *flush_result)
+{
+    struct submission submission = {
+        .file = file,
+        .ios = ios,
+        .io_count = io_count,
+        .link_flush = link_flush,
+        .flush_result = 1,
+    };
+    const int ring_err = take_ring(file, &submission.ring);
+    if (ring_err)
+        return fail_all(ios, io_count, as_device_error(ios[0].kind, ring_err));
+    run(&submission);
+    KV_ASSERT(submission.busy_slots == 0);
+    give_ring_back(file, submission.ring);
+
+    *flush_result = submission.flush_result;
+    for (size_t i = 0; i < io_count; i++)
+        if (ios[i].result)
+            return ios[i].result;
+    return 0;
+}
+
+/* With flush_mutex. */
+static int transfer_and_flush(struct file_device *file, struct kv_io *ios, size_t io_count)
+{
+    if (file->flush_failure)
+        return fail_all(ios, io_count, -EIO);
+    int result = 1, err = 0;
+    if (io_count) {
+        const bool one_write = io_count == 1 && ios[0].kind == KV_IO_WRITE;
+        err = transfer(file, ios, io_count, one_write, &result);
+    }
+    /* A write that was cut short took its link with it; the flush did not begin then. */
+    const bool flushed =
+        result != 1 && result != -ECANCELED && result != -EINTR && result != -EAGAIN;
+    if (err && !flushed)
+        return err;
+    if (!flushed)
+        result = flush_file(file);
+    file->flush_failure = as_device_error(KV_IO_WRITE, result);
+    return err ? err : file->flush_failure;
 }
 
 static int submit_file(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
@@ -316,34 +401,14 @@ static int submit_file(struct kv_device *device, struct kv_io *ios, size_t io_co
         writes |= ios[i].kind == KV_IO_WRITE;
     if (writes && file->read_only)
         return refuse_writes(ios, io_count);
-    if (!io_count)
-        return flush ? flush_file(file) : 0;
-
-    struct submission submission = {
-        .file = file,
-        .ios = ios,
-        .io_count = io_count,
-        .link_flush = flush && io_count == 1 && writes,
-        .flush_result = 1,
-    };
-    int err = take_ring(file, &submission.ring);
-    if (err) {
-        for (size_t i = 0; i < io_count; i++)
-            ios[i].result = err;
-        return err;
+    if (!flush) {
+        int no_flush;
+        return io_count ? transfer(file, ios, io_count, false, &no_flush) : 0;
     }
-    run(&submission);
-    KV_ASSERT(submission.busy_slots == 0);
-    give_ring_back(file, submission.ring);
-
-    for (size_t i = 0; i < io_count && !err; i++)
-        err = ios[i].result;
-    if (err || !flush)
-        return err;
-    /* A write that was cut short took its link with it; the flush did not begin then. */
-    if (submission.flush_result == 1 || submission.flush_result == -ECANCELED)
-        return flush_file(file);
-    return submission.flush_result;
+    pthread_mutex_lock(&file->flush_mutex);
+    const int err = transfer_and_flush(file, ios, io_count);
+    pthread_mutex_unlock(&file->flush_mutex);
+    return err;
 }
 
 /* ---- the other operations ------------------------------------------------- */
@@ -425,6 +490,7 @@ static void close_file(struct kv_device *device)
     pthread_cond_destroy(&file->ring_idle);
     pthread_mutex_destroy(&file->mutex);
     kv_owner_end(file->owner);
+    pthread_mutex_destroy(&file->flush_mutex);
     if (file->fd >= 0)
         close(file->fd); /* all that must last was flushed; the lock goes with it */
     free(file);
@@ -588,6 +654,7 @@ int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
     file->base.ops = &file_ops;
     file->fd = -1;
     file->read_only = flags & KV_DEVICE_READ_ONLY;
+    pthread_mutex_init(&file->flush_mutex, NULL);
     pthread_mutex_init(&file->mutex, NULL);
     pthread_cond_init(&file->ring_idle, NULL);
 

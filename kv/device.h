@@ -6,7 +6,12 @@
  * buffer is aligned to KV_BLOCK_BYTES (kv_device_alloc gives such memory).
  *
  * Durability: a flush makes every write durable that had completed before the flush was
- * called. Nothing else does.
+ * called. Nothing else does. After a flush that failed every later one fails, and what is
+ * written with it is not.
+ *
+ * Errors are few, since others mean something higher up: -EIO, -ENOMEM, of writes and flushes
+ * -ENOSPC (a sparse image on a full host), -EROFS and -EINVAL of misuse. A request that the host
+ * interrupts, puts off or cuts short is gone on with, some dozens of times.
  *
  * Threads: any number, except close.
  */

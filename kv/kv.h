@@ -91,6 +91,19 @@ enum kv_sync_mode {
 enum kv_log_level { KV_LOG_ERROR = 0, KV_LOG_WARNING, KV_LOG_INFO, KV_LOG_DEBUG };
 typedef void kv_log_fn(void *context, enum kv_log_level level, const char *line);
 
+/*
+ * Says what a key is, for people, in one line of at most text_cap bytes with the zero. false: it
+ * is not known, the bytes are to be shown.
+ */
+typedef bool kv_show_key_fn(void *context, const void *key, size_t key_len, char *text,
+                            size_t text_cap);
+
+enum kv_check_severity { KV_CHECK_NOTE, KV_CHECK_REPAIRABLE, KV_CHECK_DAMAGE };
+
+/* Called for each finding; `what` is a stable word for machines, `text` one line for people. */
+typedef void kv_check_report_fn(void *context, enum kv_check_severity severity, const char *what,
+                                const char *text);
+
 struct kv_open_options {
     bool read_only; /* nothing is written; a log that needs replay is replayed in memory */
     enum kv_sync_mode sync;
@@ -103,10 +116,16 @@ struct kv_open_options {
      * fsck: open what is damaged, as far as it goes, for kv_check to mend. The log may be
      * damaged before its durable end (it ends there), the backup superblock is used when both
      * copies are damaged, bitmaps that are damaged are made anew from the trees. What was
-     * done so is logged. May be combined with read_only.
+     * done so is logged. A tree that is damaged is mended before the log is replayed into it;
+     * what was found then is reported, as kv_check would, or logged. When both superblocks are
+     * lost and what lies on the device is newer than the backup, kv_check makes the trees anew
+     * from all leaves that are found, and the log is given up. May be combined with read_only.
      */
     bool repair;
-    kv_log_fn *log; /* NULL: standard error */
+    kv_check_report_fn *report; /* NULL: findings are logged */
+    void *report_context;
+    kv_show_key_fn *show_key; /* as in kv_check_options, with report_context */
+    kv_log_fn *log;           /* NULL: standard error */
     void *log_context;
     struct kv_device *device; /* tests: instead of a path; closed by kv_close or a failed open */
 };
@@ -348,23 +367,24 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats);
 
 /* ---- checking ----------------------------------------------------------- */
 
-enum kv_check_severity { KV_CHECK_NOTE, KV_CHECK_REPAIRABLE, KV_CHECK_DAMAGE };
-
-/* Called for each finding; `what` is a stable word for machines, `text` one line for people. */
-typedef void kv_check_report_fn(void *context, enum kv_check_severity severity, const char *what,
-                                const char *text);
-
 struct kv_check_options {
     bool repair;     /* mend what is repairable; the store must be open for writing */
     bool read_blobs; /* read and verify every blob too */
+    bool estimate;   /* without repair: tell what one would find again of what is damaged */
     kv_check_report_fn *report;
     void *context;
     void (*progress)(void *context, uint64_t done, uint64_t total); /* NULL: none */
+    kv_show_key_fn *show_key; /* NULL: keys are shown as bytes; may read the store */
 };
 
 struct kv_check_result {
     uint64_t pages, blobs, keys, shared_blobs;
     uint64_t repairable, repaired, damaged; /* findings */
+    /* Of places whose pages are damaged, what was found on the device (or would be): */
+    uint64_t salvaged_keys; /* put back as they were */
+    uint64_t stale_keys;    /* put back as an older state had them */
+    uint64_t dropped_keys;  /* whose blobs are damaged or gone */
+    uint64_t lost_ranges;   /* of keys, of which nothing was found */
 };
 
 /*

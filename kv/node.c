@@ -292,16 +292,20 @@ static bool validate_cell(const uint8_t *node, size_t node_bytes, unsigned slot,
 
     if (offset < kv_le32_get(header->heap_start) || offset > end || length > end - offset)
         return false;
+    /* No longer than what is ever stored, or a split could not make room beside it. */
+    if (key_len > KV_KEY_MAX)
+        return false;
     if (header->level) {
         const struct kv_disk_inner_cell *const cell = (const void *)(node + offset);
         const uint64_t child = kv_le64_get(cell->child);
         if (!child || child > KV_PAGE_ID_MAX)
             return false;
-        if (slot == 0 ? suffix_len != 0 : key_len > KV_KEY_MAX)
+        if (slot == 0 && suffix_len != 0)
             return false;
     } else {
         length += value_bytes(node, slot);
-        if (length > end - offset || key_len < 1 || key_len > KV_KEY_MAX)
+        if (length > end - offset || key_len < 1 ||
+            SLOT_BYTES + length + prefix_bytes_of(node) > kv_node_cell_limit(node_bytes))
             return false;
         if (!validate_leaf_cell((const void *)(node + offset)))
             return false;
@@ -420,7 +424,9 @@ struct shape {
     unsigned count;
     unsigned prefix_bytes;
     unsigned heap_end;
+    unsigned high_bytes;
     uint8_t level;
+    bool high_infinite;
 };
 
 RACY_PIECE bool load_shape(const uint8_t *node, size_t node_bytes, struct shape *shape)
@@ -429,6 +435,7 @@ RACY_PIECE bool load_shape(const uint8_t *node, size_t node_bytes, struct shape 
     const unsigned low_bytes = (uint16_t)lengths;
     const unsigned high_bytes = (uint16_t)(lengths >> 16);
 
+    const uint8_t flags = *(const volatile uint8_t *)(node + offsetof(struct kv_disk_node, flags));
     shape->level = *(const volatile uint8_t *)(node + offsetof(struct kv_disk_node, level));
     shape->count = load_u16(node + offsetof(struct kv_disk_node, slot_count));
     shape->prefix_bytes = (uint16_t)(lengths >> 32);
@@ -437,6 +444,8 @@ RACY_PIECE bool load_shape(const uint8_t *node, size_t node_bytes, struct shape 
     if (low_bytes + high_bytes > node_bytes - HEADER_BYTES || shape->prefix_bytes > low_bytes)
         return false;
     shape->heap_end = (unsigned)node_bytes - low_bytes - high_bytes;
+    shape->high_bytes = high_bytes;
+    shape->high_infinite = flags & KV_NODE_HIGH_INF;
     return true;
 }
 
@@ -603,6 +612,26 @@ KV_RACY int kv_node_value_racy(const void *node, size_t node_bytes, const void *
     return 0;
 }
 
+KV_RACY bool kv_node_covers_racy(const void *node, size_t node_bytes, const void *key,
+                                 size_t key_len)
+{
+    struct shape shape;
+    if (!load_shape(node, node_bytes, &shape))
+        return false;
+    const uint8_t *const bytes = node;
+    const size_t high_len = shape.high_bytes;
+    const size_t low_len = node_bytes - shape.heap_end - high_len;
+    const size_t low_shared = key_len < low_len ? key_len : low_len;
+    const int low_order = compare_bytes(key, bytes + shape.heap_end, low_shared);
+    if (low_order < 0 || (low_order == 0 && key_len < low_len))
+        return false;
+    if (shape.high_infinite)
+        return true;
+    const size_t high_shared = key_len < high_len ? key_len : high_len;
+    const int high_order = compare_bytes(key, bytes + node_bytes - high_len, high_shared);
+    return high_order < 0 || (high_order == 0 && key_len < high_len);
+}
+
 KV_RACY void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes)
 {
     copy_bytes(dst, node, node_bytes);
@@ -632,6 +661,49 @@ struct kv_bytes kv_node_high(const void *node, size_t node_bytes)
     if (header->flags & KV_NODE_HIGH_INF)
         return (struct kv_bytes){NULL, 0};
     return (struct kv_bytes){(const uint8_t *)node + node_bytes - length, length};
+}
+
+/* Is a fence what the key of `slot` is? The low fence stands for slot 0 of an inner node. */
+static bool equals_slot(const void *node, size_t node_bytes, unsigned slot, struct kv_bytes fence)
+{
+    const struct kv_bytes low = kv_node_low(node, node_bytes);
+    if (slot == 0)
+        return !kv_key_compare(fence.data, fence.length, low.data, low.length);
+    const size_t prefix = prefix_bytes_of(node);
+    const size_t suffix_len = suffix_bytes(node, slot);
+    return fence.length == prefix + suffix_len && !memcmp(fence.data, low.data, prefix) &&
+           !memcmp((const uint8_t *)fence.data + prefix, suffix_of(node, slot), suffix_len);
+}
+
+bool kv_node_is_root(const void *node, size_t node_bytes, uint8_t tree)
+{
+    return header_of(node)->tree == tree && !kv_node_low(node, node_bytes).length &&
+           !kv_node_high(node, node_bytes).data;
+}
+
+bool kv_node_is_child(const void *parent, size_t node_bytes, unsigned slot, const void *child)
+{
+    if (header_of(child)->tree != header_of(parent)->tree ||
+        kv_node_level(child) + 1 != kv_node_level(parent) ||
+        !equals_slot(parent, node_bytes, slot, kv_node_low(child, node_bytes)))
+        return false;
+    const struct kv_bytes high = kv_node_high(child, node_bytes);
+    if (slot + 1 < kv_node_count(parent))
+        return high.data && equals_slot(parent, node_bytes, slot + 1, high);
+    const struct kv_bytes parent_high = kv_node_high(parent, node_bytes);
+    if (!high.data || !parent_high.data)
+        return high.data == parent_high.data;
+    return !kv_key_compare(high.data, high.length, parent_high.data, parent_high.length);
+}
+
+bool kv_node_covers_before(const void *node, size_t node_bytes, struct kv_bytes key)
+{
+    const struct kv_bytes low = kv_node_low(node, node_bytes);
+    const struct kv_bytes high = kv_node_high(node, node_bytes);
+    if (!key.data)
+        return !high.data;
+    return kv_key_compare(low.data, low.length, key.data, key.length) < 0 &&
+           (!high.data || kv_key_compare(key.data, key.length, high.data, high.length) <= 0);
 }
 
 KV_RACY unsigned kv_node_search(const void *node, size_t node_bytes, const void *key,

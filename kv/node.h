@@ -79,6 +79,8 @@ uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const void *key
  */
 int kv_node_value_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
                        void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind);
+/* Does the node seem to cover `key`, low <= key < high? */
+bool kv_node_covers_racy(const void *node, size_t node_bytes, const void *key, size_t key_len);
 /* Copy a whole node word by word, into memory that nobody else uses. */
 void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes);
 
@@ -88,6 +90,16 @@ unsigned kv_node_count(const void *node);
 uint8_t kv_node_level(const void *node);
 struct kv_bytes kv_node_low(const void *node, size_t node_bytes);
 struct kv_bytes kv_node_high(const void *node, size_t node_bytes); /* data NULL: none */
+
+/*
+ * What a page must be for the place in which it was found; each page by itself may be valid and
+ * yet stand in the wrong one. A root covers all keys. The child of a slot is one level below,
+ * of the same tree, and its fences are the keys around the slot.
+ */
+bool kv_node_is_root(const void *node, size_t node_bytes, uint8_t tree);
+bool kv_node_is_child(const void *parent, size_t node_bytes, unsigned slot, const void *child);
+/* Does the node cover what lies just below `key`, low < key <= high (data NULL: the very end)? */
+bool kv_node_covers_before(const void *node, size_t node_bytes, struct kv_bytes key);
 
 /* Slot of the first key >= key (kv_node_count when none); *exact says whether it is equal. */
 unsigned kv_node_search(const void *node, size_t node_bytes, const void *key, size_t key_len,

@@ -215,6 +215,12 @@ static int read_block(struct kv_pagemap *map, uint32_t level, uint64_t index,
     if (kv_digest(map->io, KV_BLOCK_BYTES, seed) != kv_le64_get(ptr->digest))
         return -EBADMSG;
     memcpy(out, map->io, KV_BLOCK_BYTES);
+    /* Whatever is written anew is written with all that leads to it: nothing is younger than
+     * its parent. So no place from disk passes for one that an open epoch has taken. */
+    for (unsigned i = 0; i < KV_MAP_FANOUT; i++)
+        if (kv_le64_get(out[i].block) &&
+            kv_le64_get(out[i].birth_epoch) > kv_le64_get(ptr->birth_epoch))
+            return -EUCLEAN;
     return 0;
 }
 

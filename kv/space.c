@@ -740,6 +740,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
     struct kv_space *space = NULL;
     struct copy_image(*copies)[2] = NULL;
     struct digest_entry *entries = NULL;
+    int read_err = 0; /* a copy that could not be read may be the one that counts */
     int err = space_new(device, config, &space);
     if (err)
         return err;
@@ -766,6 +767,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
         err = kv_device_submit(device, ios[0], (size_t)(end - base) * 2, false);
         if (err == -ENOMEM)
             goto out;
+        read_err = read_err ? read_err : err;
         for (uint32_t i = base; i < end; i++) {
             err = load_group(space, i, epoch, copies[i - base], ios[i - base]);
             if (err)
@@ -775,7 +777,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
         }
     }
     if (digest_entries(entries, config->group_count) != bitmap_digest) {
-        err = -EBADMSG;
+        err = read_err ? read_err : -EBADMSG;
         goto out;
     }
     sum_groups(space);
@@ -1000,7 +1002,11 @@ void kv_space_unalloc(struct kv_space *space, uint64_t block, uint32_t count)
     const bool located = locate(space, block, count, &index, &first);
     KV_ASSERT(located);
     pthread_mutex_lock(&space->mutex);
-    mark_free(space, &space->groups[index], first, count);
+    struct group *group = &space->groups[index];
+    /* What a damaged pointer shared, and freed, is freed once. */
+    if (group->leaving)
+        space->deferred_blocks -= clear_bits(group->leaving, first, count);
+    mark_free(space, group, first, count);
     pthread_mutex_unlock(&space->mutex);
 }
 
@@ -1225,6 +1231,21 @@ out:
     return err;
 }
 
+/* A run that an epoch freed becomes free, but for blocks that were given back before. */
+static void leave(struct kv_space *space, struct group *group, uint32_t first, uint32_t count)
+{
+    if (all_set(group->leaving, first, count)) {
+        space->deferred_blocks -= clear_bits(group->leaving, first, count);
+        mark_free(space, group, first, count);
+        return;
+    }
+    for (uint32_t i = first; i < first + count; i++)
+        if (clear_bits(group->leaving, i, 1)) {
+            space->deferred_blocks--;
+            mark_free(space, group, i, 1);
+        }
+}
+
 void kv_space_written(struct kv_space *space, uint64_t epoch)
 {
     pthread_mutex_lock(&space->mutex);
@@ -1237,9 +1258,7 @@ void kv_space_written(struct kv_space *space, uint64_t epoch)
             uint32_t index, first;
             const bool located = locate(space, run->block, run->count, &index, &first);
             KV_ASSERT(located);
-            struct group *group = &space->groups[index];
-            space->deferred_blocks -= clear_bits(group->leaving, first, run->count);
-            mark_free(space, group, first, run->count);
+            leave(space, &space->groups[index], first, run->count);
         }
         changes_empty(changes);
     }

@@ -109,6 +109,10 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
                                 first + (uint64_t)groups * KV_GROUP_BLOCKS),
         .cluster_blocks = (uint32_t)(store->node_bytes / KV_BLOCK_BYTES),
         .log_id = kv_superblock_log_id(sb)};
+    if (store->superblocks_lost) { /* the backup's bitmaps may hide what was written since */
+        store->bitmaps_rebuilt = true;
+        return kv_space_open_empty(store->device, &config, &store->space);
+    }
     int err = kv_space_open(store->device, &config, kv_le64_get(sb->epoch),
                             kv_le64_get(sb->bitmap_digest), &store->space);
     if (store->repair && is_damage(err)) {
@@ -148,11 +152,20 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
         options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
     const uint64_t map_share = budget / 16;
     store->budget_bytes = budget;
-    const struct kv_pagemap_root root = {.ptr = sb->map_root,
-                                         .depth = kv_le32_get(sb->map_depth),
-                                         .page_id_next = kv_le64_get(sb->page_id_next)};
-    int err = kv_pagemap_open(store->device, store->space, &root, map_share / KV_BLOCK_BYTES,
+    static const struct kv_pagemap_root nothing;
+    const struct kv_pagemap_root durable = {.ptr = sb->map_root,
+                                            .depth = kv_le32_get(sb->map_depth),
+                                            .page_id_next = kv_le64_get(sb->page_id_next)};
+    const struct kv_pagemap_root root = store->trees_outdated ? nothing : durable;
+    int err = kv_le64_get(root.ptr.birth_epoch) > kv_le64_get(sb->epoch) ? -EUCLEAN : 0;
+    if (!err)
+        err = kv_pagemap_open(store->device, store->space, &root, map_share / KV_BLOCK_BYTES,
                               &store->map);
+    if (err == -EUCLEAN && store->repair) {
+        kv_store_log(store, KV_LOG_WARNING, "the page map's root makes no sense; it is left out");
+        err = kv_pagemap_open(store->device, store->space, &nothing, map_share / KV_BLOCK_BYTES,
+                              &store->map);
+    }
     if (err)
         return err;
     const struct kv_pager_config config = {.device = store->device,
@@ -218,6 +231,9 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                       const struct kv_open_options *options, struct kv_error *error)
 {
     store->node_bytes = kv_le32_get(sb->node_bytes);
+    store->checkpoint.superblock = *sb;
+    kv_superblock_info(sb, &store->info);
+    store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     store->buffers = kv_buffers_new();
     store->value = malloc(store->node_bytes);
     if (!store->buffers || !store->value)
@@ -230,7 +246,11 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         return err;
     }
     if (err) {
-        kv_error_set(error, "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
+        kv_error_set(error,
+                     err == -ENOMEM ? "the allocation bitmaps can not be read (%s)"
+                     : err == -EIO  ? "the allocation bitmaps can not be read (%s); check the "
+                                      "device, or run fsck.kvfs -y"
+                                    : "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
                      strerror(-err));
         return err;
     }
@@ -259,11 +279,15 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         return err;
     /* Beyond every epoch that a block of an earlier history may bear: so no block of the log
      * that is written from now on equals one of that history, and none can be continued by
-     * what it left in the ring. */
-    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), store->log_end.epoch_max) + 2;
+     * what it left in the ring. And beyond the two that were open when that history ended
+     * without a word in the log: a page of theirs is never taken for one of ours. */
+    const uint64_t epoch_seen = kv_max_u64(store->log_end.epoch_max, store->epoch_found);
+    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), epoch_seen) + 3;
+    store->epoch_first = epoch;
     err = open_pages(store, sb, options, epoch);
     if (err) {
-        kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs", strerror(-err));
+        kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs -y",
+                     strerror(-err));
         return err;
     }
     store->checkpoint.gate = &store->writer;
@@ -272,9 +296,6 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->checkpoint.map = store->map;
     store->checkpoint.pager = store->pager;
     store->checkpoint.wal = store->wal;
-    store->checkpoint.superblock = *sb;
-    kv_superblock_info(sb, &store->info);
-    store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     atomic_init(&store->checkpoint.epoch, epoch);
     return 0;
 }
@@ -302,6 +323,8 @@ static int checkpoint_locked(struct kv_store *store, bool clean)
 {
     if (kv_store_failure(store))
         return -EIO;
+    if (store->trees_outdated) /* a superblock of ours would hide what can still be found */
+        return -EUCLEAN;
     pthread_mutex_lock(&store->writer);
     store->changed = false;
     store->log_since_checkpoint = 0;
@@ -464,6 +487,9 @@ static struct kv_store *store_for(const struct kv_open_options *options)
         options->commit_interval_ms ? options->commit_interval_ms : INTERVAL_DEFAULT;
     store->log = options->log ? options->log : log_to_stderr;
     store->log_context = options->log_context;
+    store->report = options->report;
+    store->report_context = options->report_context;
+    store->show_key = options->show_key;
     return store;
 }
 
@@ -494,7 +520,7 @@ static int read_superblock(struct kv_store *store, const char *name,
 {
     int err =
         kv_superblock_read(store->device, name, false, superblock, &store->superblock_twin, error);
-    if (!store->repair || !is_damage(err))
+    if (!store->repair || (!is_damage(err) && err != -EMEDIUMTYPE))
         return err;
     enum kv_superblock_twin neither;
     err = kv_superblock_read(store->device, name, true, superblock, &neither, error);
@@ -576,11 +602,8 @@ int kv_close(struct kv_store *store)
 {
     stop_threads(store);
     int err = 0;
-    if (!store->read_only) {
+    if (!store->read_only && !store->trees_outdated) {
         err = kv_store_checkpoint(store, true, true);
-        /* With the backup whole, both copies were: what is damaged later is not taken for torn. */
-        if (!err)
-            err = kv_device_flush(store->device);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
     }

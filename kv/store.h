@@ -34,6 +34,13 @@ struct kv_store {
     enum kv_superblock_twin superblock_twin; /* as found at open */
     bool repair;                             /* as in kv_open_options; it finds the next three */
     bool superblocks_lost, bitmaps_rebuilt, log_damaged;
+    bool trees_outdated; /* the backup superblock's are: left out, until kv_check has made new ones;
+                            no checkpoint before that */
+    uint64_t epoch_found; /* then: the greatest epoch of a leaf on the device */
+    uint64_t epoch_first; /* that this session opened; 0 before */
+    kv_check_report_fn *report;
+    void *report_context;
+    kv_show_key_fn *show_key;
     struct kv_image_info info; /* as it was opened */
     struct kv_wal_end log_end; /* as found at open */
     enum kv_sync_mode sync;

@@ -49,6 +49,18 @@ static int judge_copy(const struct kv_disk_superblock *superblock)
     return 0;
 }
 
+/*
+ * A copy that seems to be of another version, but whose digest is wrong: both copies are written
+ * by the same software, so unless the other one says the same, it is damaged.
+ */
+static int judge_version(const struct kv_disk_superblock *copy,
+                         const struct kv_disk_superblock *other)
+{
+    const bool sealed = kv_le64_get(copy->digest) == digest_of(copy);
+    const bool agree = kv_le32_get(copy->version) == kv_le32_get(other->version);
+    return sealed || agree ? -EPROTONOSUPPORT : -EBADMSG;
+}
+
 /* The numbers of a copy whose digest is right may still be an author's fraud. */
 static bool geometry_possible(const struct kv_disk_superblock *superblock)
 {
@@ -71,7 +83,7 @@ static bool geometry_possible(const struct kv_disk_superblock *superblock)
         return false;
     const uint64_t span = image - 1 - group_first;
     return groups > 0 && groups <= span / KV_GROUP_BLOCKS + 1 &&
-           superblock->codec <= KV_CODEC_ZSTD && kv_le64_get(superblock->epoch) < UINT64_MAX / 2;
+           superblock->codec <= KV_CODEC_ZSTD && kv_le64_get(superblock->epoch) <= KV_EPOCH_MAX;
 }
 
 static int judge_image(const struct kv_device *device, const char *name,
@@ -101,9 +113,19 @@ static int judge_image(const struct kv_device *device, const char *name,
     return 0;
 }
 
-/* Say why no copy could be used. */
+/* Is there a backup superblock at the end of the device, of an image that ends there? */
+static bool read_backup(struct kv_device *device, void *io, struct kv_disk_superblock *backup)
+{
+    if (device->block_count <= KV_LOG_FIRST_BLOCK ||
+        kv_device_read(device, device->block_count - 1, 1, io))
+        return false;
+    memcpy(backup, io, sizeof *backup);
+    return !judge_copy(backup) && kv_le64_get(backup->image_blocks) == device->block_count;
+}
+
+/* Say why no copy could be used. backup: there is one, which was not asked for. */
 static int refuse(const char *name, const int results[2], const struct kv_disk_superblock *any,
-                  struct kv_error *error)
+                  bool with_backup, bool backup, struct kv_error *error)
 {
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EPROTONOSUPPORT) {
@@ -113,7 +135,11 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
         }
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EBADMSG) {
-            kv_error_set(error, "%s: both superblocks are damaged; run fsck.kvfs -y", name);
+            kv_error_set(error,
+                         with_backup ? "%s: both superblocks and their backup are damaged, nothing "
+                                       "else says how the image is laid out; restore a copy of it"
+                                     : "%s: both superblocks are damaged; run fsck.kvfs -y",
+                         name);
             return -EBADMSG;
         }
     for (unsigned i = 0; i < 2; i++)
@@ -122,6 +148,14 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
                          strerror(-results[i]));
             return results[i];
         }
+    if (backup) {
+        kv_error_set(
+            error,
+            "%s: no superblock is where one should be, but there is a backup of one at the "
+            "end; if nothing else was put here since, fsck.kvfs -y makes use of it",
+            name);
+        return -EBADMSG;
+    }
     kv_error_set(error, "%s: not a kvfs image; make one with mkfs.kvfs", name);
     return -EMEDIUMTYPE;
 }
@@ -169,6 +203,16 @@ static enum kv_superblock_twin judge_twin(struct kv_device *device,
     return KV_TWIN_TORN;
 }
 
+/*
+ * Read one block into `io`. Once more after an error: the copy that can not be read may be the
+ * newer one, and a store that goes on from the older loses what came between.
+ */
+static int read_copy(struct kv_device *device, uint64_t block, void *io)
+{
+    const int err = kv_device_read(device, block, 1, io);
+    return err ? kv_device_read(device, block, 1, io) : 0;
+}
+
 int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
                        struct kv_disk_superblock *out, enum kv_superblock_twin *twin,
                        struct kv_error *error)
@@ -184,26 +228,33 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
         memset(&copies[i], 0, sizeof copies[i]);
         if (blocks[i] >= device->block_count)
             continue;
-        results[i] = kv_device_read(device, blocks[i], 1, io);
+        results[i] = read_copy(device, blocks[i], io);
+        if (results[i] == -ENOMEM) {
+            free(io);
+            return -ENOMEM;
+        }
         if (!results[i]) {
             memcpy(&copies[i], io, sizeof copies[i]);
             results[i] = judge_copy(&copies[i]);
         }
     }
+    for (unsigned i = 0; i < 2; i++)
+        if (results[i] == -EPROTONOSUPPORT)
+            results[i] = judge_version(&copies[i], &copies[1 - i]);
     int err = 0;
     int best = -1;
     for (int i = 0; i < 2; i++)
         if (!results[i] &&
             (best < 0 || kv_le64_get(copies[i].sequence) > kv_le64_get(copies[best].sequence)))
             best = i;
-    if (best < 0 && with_backup && device->block_count > KV_LOG_FIRST_BLOCK) {
-        err = kv_device_read(device, device->block_count - 1, 1, io);
-        memcpy(&copies[0], io, sizeof copies[0]);
-        if (!err && !judge_copy(&copies[0]))
-            best = 0;
+    struct kv_disk_superblock backup;
+    const bool has_backup = best < 0 && read_backup(device, io, &backup);
+    if (has_backup && with_backup) {
+        copies[0] = backup;
+        best = 0;
     }
     if (best < 0) {
-        err = refuse(name, results, copies, error);
+        err = refuse(name, results, copies, with_backup, has_backup, error);
     } else {
         *out = copies[best];
         err = judge_image(device, name, out, error);

@@ -246,9 +246,10 @@ static bool decode_block(const struct kv_wal *wal, uint8_t *bytes, uint64_t posi
         .digest = kv_le64_get(header.digest),
     };
     return kv_le32_get(header.magic) == KV_LOG_MAGIC && kv_le64_get(header.log_id) == wal->log_id &&
-           kv_le64_get(header.position) == position && block->payload_bytes > 0 &&
-           block->payload_bytes <= KV_LOG_PAYLOAD_BYTES && block->durable <= position &&
-           block->restart <= KV_LOG_PAYLOAD_BYTES + 1 && block_digest(bytes) == block->digest;
+           kv_le64_get(header.position) == position && block->epoch <= KV_EPOCH_MAX &&
+           block->payload_bytes > 0 && block->payload_bytes <= KV_LOG_PAYLOAD_BYTES &&
+           block->durable <= position && block->restart <= KV_LOG_PAYLOAD_BYTES + 1 &&
+           block_digest(bytes) == block->digest;
 }
 
 /* Blocks of one lap from the tail, a chunk at a time. */
@@ -485,8 +486,7 @@ static int parse_records(struct ring_reader *reader, struct record_parser *parse
     const struct log_shape *shape = parser->shape;
     const struct kv_wal *wal = parser->wal;
     enum replay_state state = REPLAY_ON;
-    const struct restart *restart = shape->restarts;
-    const struct restart *restart_end = restart + shape->restart_count;
+    size_t next_restart = 0; /* the first restart behind `position` */
     for (uint64_t position = wal->open_tail; position < shape->end && state == REPLAY_ON;
          position++) {
         uint8_t *bytes;
@@ -497,10 +497,13 @@ static int parse_records(struct ring_reader *reader, struct record_parser *parse
         if (!decode_block(wal, bytes, position, &block))
             return -EBADMSG; /* it was whole a moment ago */
 
-        while (restart < restart_end && restart->position <= position)
-            restart++;
-        const bool cut = restart < restart_end && restart->position == position + 1;
-        const uint32_t payload_bytes = cut ? restart->kept_bytes : block.payload_bytes;
+        while (next_restart < shape->restart_count &&
+               shape->restarts[next_restart].position <= position)
+            next_restart++;
+        const bool cut = next_restart < shape->restart_count &&
+                         shape->restarts[next_restart].position == position + 1;
+        const uint32_t payload_bytes =
+            cut ? shape->restarts[next_restart].kept_bytes : block.payload_bytes;
         if (payload_bytes > block.payload_bytes)
             return -EUCLEAN;
         err = parse_block(parser, position, &block, payload_bytes, &state);

@@ -1,0 +1,167 @@
+/*
+ * tests/faults/fuzz/fuzz_image.c: a whole image whose checksums are right and whose author is
+ * an enemy.
+ *
+ * Input      base and course(1), then patches (image_hostile.h).
+ * Course     open; walk all keys and values; use it as a filesystem: list, read, change; close;
+ *            check without repair; repair; check again. Bits of the first byte leave parts out,
+ *            so that the others are tried more often.
+ * Checked    it ends, and nothing is touched that should not be; keys come in order; what a
+ *            repair leaves is sound for the next check.
+ */
+#include "tests/faults/fuzz/fuzz.h"
+
+#include <fcntl.h>
+
+#include "fs/fsck.h"
+#include "fs/volume.h"
+#include "tests/faults/fuzz/image_hostile.h"
+#include "tests/faults/fuzz/image_repair.h"
+#include "tests/faults/fuzz/volume_tour.h"
+#include "tests/kv/support_store.h"
+
+#define KEYS_MAX 8192u /* more than any base image has; a walk that goes on is endless */
+
+enum course { COURSE_RAW = 4, COURSE_NO_USE = 8, COURSE_NO_CHECK = 16, COURSE_READ_ONLY = 32 };
+
+static int open_image(struct image_bytes *image, bool repair, bool read_only,
+                      struct kv_store **store)
+{
+    const struct kv_open_options options = {.memory_budget_bytes = 8u << 20,
+                                            .no_background = true,
+                                            .repair = repair,
+                                            .read_only = read_only,
+                                            .log = test_log_nothing,
+                                            .device = image_bytes_device(image)};
+    struct kv_error error = {""};
+    const int err = kv_open("image", &options, store, &error);
+    KV_ASSERT(!err || error.text[0]);
+    return err;
+}
+
+/* ---- walking ------------------------------------------------------------------------- */
+
+struct walk {
+    uint8_t key[KV_KEY_MAX];
+    size_t key_len, count;
+};
+
+/* The key that a cursor is on comes after (before, going back) the one before it. */
+static void visit_key(struct kv_store *store, struct kv_cursor *cursor, struct walk *walk,
+                      bool forward)
+{
+    size_t length, value_len, got;
+    const void *value;
+    const void *const key = kv_cursor_key(cursor, &length);
+    KV_ASSERT(length >= 1);
+    KV_ASSERT(length <= KV_KEY_MAX);
+    if (walk->count++) {
+        const int order = kv_key_compare(walk->key, walk->key_len, key, length);
+        KV_ASSERT(forward ? order < 0 : order > 0);
+    }
+    KV_ASSERT(walk->count < KEYS_MAX);
+    memcpy(walk->key, key, length);
+    walk->key_len = length;
+    if (!forward)
+        return;
+    const int err = kv_cursor_value(cursor, &value, &value_len);
+    const int get_err = kv_get(store, walk->key, walk->key_len, NULL, 0, &got);
+    KV_ASSERT(err || get_err == (value_len ? -ERANGE : 0));
+    KV_ASSERT(err || got == value_len);
+}
+
+static void walk_keys(struct kv_store *store)
+{
+    struct kv_cursor *cursor;
+    struct walk walk = {.count = 0};
+    int err;
+    KV_ASSERT(kv_cursor_open(store, NULL, 0, NULL, 0, &cursor) == 0);
+    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor))
+        visit_key(store, cursor, &walk, true);
+    walk.count = 0;
+    for (err = kv_cursor_last(cursor); !err; err = kv_cursor_prev(cursor))
+        visit_key(store, cursor, &walk, false);
+    kv_cursor_close(cursor);
+}
+
+static void use_image(struct image_bytes *image, bool read_only)
+{
+    struct kv_store *store;
+    struct fs_volume *volume;
+    struct kv_error error = {""};
+    const struct fs_volume_options options = {.read_only = read_only, .log = test_log_nothing};
+    if (open_image(image, false, read_only, &store))
+        return;
+    walk_keys(store);
+    const int err = fs_volume_open(store, &options, &volume, &error);
+    if (!err) {
+        volume_tour(volume);
+        fs_volume_close(volume);
+    } else {
+        KV_ASSERT(error.text[0]);
+        kv_ignore(kv_put(store, "Znew", 4, "value", 5));
+    }
+    kv_ignore(kv_close(store)); /* whatever it finds */
+}
+
+/* ---- checking -------------------------------------------------------------------------- */
+
+static void count_finding(void *context, enum kv_check_severity severity, const char *what,
+                          const char *text)
+{
+    uint64_t *const findings = context;
+    KV_ASSERT(what[0] && text[0]);
+    if (severity == KV_CHECK_NOTE)
+        return;
+    ++*findings;
+    if (getenv("KVFS_FUZZ_FINDINGS"))
+        fprintf(stderr, "%s: %s\n", what, text);
+}
+
+/* Both checks. Returns 0 when both ran to their end; *findings says what they found. */
+static int check(struct kv_store *store, bool repair, uint64_t *findings)
+{
+    const struct kv_check_options options = {
+        .repair = repair, .read_blobs = true, .report = count_finding, .context = findings};
+    struct kv_check_result result;
+    *findings = 0;
+    int err = kv_check(store, &options, &result);
+    if (!err)
+        err = fs_check(store, &options, &result);
+    return err;
+}
+
+static void check_image(struct image_bytes *image)
+{
+    struct kv_store *store;
+    uint64_t findings;
+    if (!open_image(image, true, true, &store)) {
+        kv_ignore(check(store, false, &findings));
+        kv_abandon(store);
+    }
+    if (open_image(image, true, false, &store))
+        return;
+    int err = check(store, true, &findings);
+    const int close_err = kv_close(store);
+    if (err || close_err)
+        return; /* no room, say */
+    KV_ASSERT(open_image(image, false, false, &store) == 0);
+    err = check(store, false, &findings);
+    KV_ASSERT(err == 0);
+    KV_ASSERT(findings == 0);
+    kv_abandon(store);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
+{
+    struct fuzz_input input = {bytes, length};
+    const uint8_t course = fuzz_u8(&input);
+    struct image_bytes *const image = hostile_image((enum hostile_base)(course % HOSTILE_COUNT));
+    hostile_patch(image, &input);
+    image_repair(image, !(course & COURSE_RAW));
+    if (!(course & COURSE_NO_USE))
+        use_image(image, course & COURSE_READ_ONLY);
+    if (!(course & COURSE_NO_CHECK))
+        check_image(image);
+    return 0;
+}
