@@ -254,8 +254,7 @@ static void forge(struct scene *scene, int argument)
     scene_put_superblock(scene, &superblock);
 }
 
-/* ---- cut, or none -----------------------------------------------------------------------------
- */
+/* ---- cut, or none -------------------------------------------------------------------- */
 
 static void cut(struct scene *scene, int blocks)
 {

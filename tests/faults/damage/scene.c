@@ -276,8 +276,7 @@ void scene_crash(struct scene *scene)
     scene->store = NULL;
 }
 
-/* ---- items --------------------------------------------------------------------------------------
- */
+/* ---- items --------------------------------------------------------------------------- */
 
 const struct scene_item *scene_find(const struct scene *scene, const char *path)
 {
@@ -350,8 +349,7 @@ void scene_excuse_page(struct scene *scene, uint64_t page_id)
     free(node);
 }
 
-/* ---- raw blocks
- * ----------------------------------------------------------------------------------- */
+/* ---- raw blocks ---------------------------------------------------------------------- */
 
 static void transfer(struct kv_device *device, uint64_t block, void *bytes, enum kv_io_kind kind)
 {
@@ -408,8 +406,7 @@ void scene_put_superblock(struct scene *scene, struct kv_disk_superblock *superb
     scene_write(scene, SCENE_BLOCKS - 1, superblock);
 }
 
-/* ---- keys
- * --------------------------------------------------------------------------------------------- */
+/* ---- keys ---------------------------------------------------------------------------- */
 
 void scene_put(struct scene *scene, const struct fs_key *key, const void *value, size_t length)
 {
@@ -467,8 +464,7 @@ void scene_put_parent(struct scene *scene, uint64_t ino, uint64_t parent, const 
     scene_put(scene, &key, value, fs_parent_encode(parent, name, strlen(name), value));
 }
 
-/* ---- pages
- * -------------------------------------------------------------------------------------------- */
+/* ---- pages --------------------------------------------------------------------------- */
 
 uint64_t scene_page(struct scene *scene, unsigned tree, const struct fs_key *key, unsigned up)
 {
@@ -609,8 +605,7 @@ void scene_edit_ptr(struct scene *scene, uint64_t page_id, scene_edit_ptr_fn *ed
     put_ptr(scene, map_blocks, depth, page_id, ptr);
 }
 
-/* ---- what survived
- * ------------------------------------------------------------------------------------- */
+/* ---- what survived ------------------------------------------------------------------- */
 
 static int walk_to(struct fs_volume *volume, const char *path, struct fs_record *record)
 {
