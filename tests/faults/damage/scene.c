@@ -624,32 +624,29 @@ static int walk_to(struct fs_volume *volume, const char *path, struct fs_record 
     }
 }
 
-/* NULL, or what is wrong. */
-static const char *compare_item(struct fs_volume *volume, const struct scene_item *item)
+int scene_read_item(struct fs_volume *volume, const struct scene_item *item, const char **problem)
 {
     static uint8_t want[BIG_BYTES], got[BIG_BYTES];
     struct fs_record record;
-    const int err = walk_to(volume, item->path, &record);
-    if (err)
-        return strerror(-err);
-    const char *problem = NULL;
     size_t length = 0;
+    *problem = NULL;
+    int err = walk_to(volume, item->path, &record);
+    if (err)
+        return err;
     if (record.file.ino != item->ino || record.mode != item->mode)
-        problem = "another inode or type";
+        *problem = "another inode or type";
     else if (record.nlink != item->nlink)
-        problem = "another link count";
+        *problem = "another link count";
     else if (S_ISREG(item->mode) && record.file.size != item->size)
-        problem = "another size";
+        *problem = "another size";
     else if (S_ISREG(item->mode)) {
         fill_content(want, item->size, item->content);
-        const int read_err = fs_read(volume, item->ino, 0, got, item->size, &length);
-        if (read_err)
-            problem = strerror(-read_err);
-        else if (length != item->size || memcmp(got, want, length) != 0)
-            problem = "other content";
+        err = fs_read(volume, item->ino, 0, got, item->size, &length);
+        if (!err && (length != item->size || memcmp(got, want, length) != 0))
+            *problem = "other content";
     }
     fs_forget(volume, record.file.ino, 1);
-    return problem;
+    return err ? err : *problem != NULL;
 }
 
 unsigned scene_compare(struct scene *scene)
@@ -668,9 +665,11 @@ unsigned scene_compare(struct scene *scene)
     for (size_t i = 0; i < scene->base->item_count; i++) {
         if (is_excused(scene, i))
             continue;
-        const char *problem = compare_item(volume, &scene->base->items[i]);
-        if (problem && ++problems <= 5)
-            printf("  %s: %s\n", scene->base->items[i].path, problem);
+        const char *problem;
+        const int item_err = scene_read_item(volume, &scene->base->items[i], &problem);
+        if (item_err && ++problems <= 5)
+            printf("  %s: %s\n", scene->base->items[i].path,
+                   problem ? problem : strerror(-item_err));
     }
     fs_volume_close(volume);
     scene_close(scene);
