@@ -38,7 +38,12 @@ void fs_data_init(struct fs_data *data, struct kv_store *store)
 
 int fs_data_change_init(struct fs_data_change *change, struct kv_store *store)
 {
-    *change = (struct fs_data_change){.store = store, .batch = kv_batch_new()};
+    *change = (struct fs_data_change){.store = store};
+    /* Before anything is read for the change: of what was not flushed the device may have lost
+     * some, and that is not the answer to a change that can not be made anyway. */
+    if (kv_store_failure(store))
+        return -EROFS;
+    change->batch = kv_batch_new();
     return change->batch ? 0 : -ENOMEM;
 }
 
@@ -543,7 +548,7 @@ int fs_data_truncate(const struct fs_data *data, struct fs_file *file, uint64_t 
     uint64_t start, end = FS_SIZE_MAX;
     int err = tail_start(&edit, size, max_records, &start);
     if (!err)
-        err = fs_data_carve(&edit, start, &end, SIZE_MAX);
+        err = fs_data_carve(&edit, start + KV_PLANT(truncation_leaves_byte), &end, SIZE_MAX);
     fs_data_edit_release(&edit);
     if (err)
         return err;
