@@ -130,8 +130,7 @@ static int scrub_image(const char *image, uint64_t bytes_per_second, struct term
     return conclude(image, err, result.bytes, result.findings);
 }
 
-/* ---- a mount ----------------------------------------------------------------------------------
- */
+/* ---- a mount ------------------------------------------------------------------------- */
 
 /* What the daemon says of its scrub. */
 struct state {

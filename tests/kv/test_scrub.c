@@ -290,8 +290,7 @@ START_TEST(one_scrub_at_a_time)
 }
 END_TEST
 
-/* ---- beside writers ---------------------------------------------------------------------------
- */
+/* ---- beside writers ------------------------------------------------------------------ */
 
 struct traffic {
     struct kv_store *store;

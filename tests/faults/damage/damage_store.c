@@ -222,8 +222,7 @@ static void show_to_reader(struct trial *trial, const struct subject *subject)
     kv_abandon(store);
 }
 
-/* ---- the check --------------------------------------------------------------------------------
- */
+/* ---- the check ----------------------------------------------------------------------- */
 
 struct findings {
     uint64_t count;
@@ -268,8 +267,7 @@ static void show_to_check(struct trial *trial, const struct subject *subject)
         violation(trial, subject, "the check finds nothing");
 }
 
-/* ---- the scrub ----------------------------------------------------------------------------------
- */
+/* ---- the scrub ----------------------------------------------------------------------- */
 
 static void count_scrub_finding(void *context, const struct kv_scrub_finding *finding)
 {
@@ -301,8 +299,7 @@ static void show_to_scrub(struct trial *trial, const struct subject *subject,
         violation(trial, subject, "the scrub finds nothing");
 }
 
-/* ---- all of them
- * ---------------------------------------------------------------------------------- */
+/* ---- all of them --------------------------------------------------------------------- */
 
 /* Every block that is in use, and a few that are not. */
 static bool is_tried(struct trial *trial, uint64_t block)

@@ -93,8 +93,7 @@ static void unknown_key(struct scene *scene, int argument)
     scene_close(scene);
 }
 
-/* ---- names ------------------------------------------------------------------------------------
- */
+/* ---- names --------------------------------------------------------------------------- */
 
 static void bad_entry(struct scene *scene, int length)
 {
@@ -191,8 +190,7 @@ static void inode_twice(struct scene *scene, int which)
     scene_close(scene);
 }
 
-/* ---- directories
- * --------------------------------------------------------------------------------- */
+/* ---- directories --------------------------------------------------------------------- */
 
 /* 0: wrong, 1: gone, 2: nonsense, 3: of a file, 4: of nothing. */
 static void parent_record(struct scene *scene, int which)
@@ -256,8 +254,7 @@ static void loop(struct scene *scene, int argument)
     scene_close(scene);
 }
 
-/* ---- inode records
- * ---------------------------------------------------------------------------------- */
+/* ---- inode records ------------------------------------------------------------------- */
 
 static void inode_record(struct scene *scene, int which)
 {
@@ -301,8 +298,7 @@ static void orphan(struct scene *scene, int which)
     scene_close(scene);
 }
 
-/* ---- content
- * ------------------------------------------------------------------------------------------- */
+/* ---- content ------------------------------------------------------------------------- */
 
 /* Of "big": 0 blocks, 1 size too small, 2 size larger (a hole at the end), 3 impossible. */
 static void size(struct scene *scene, int which)
@@ -391,8 +387,7 @@ static void symlink_cut(struct scene *scene, int argument)
     scene_close(scene);
 }
 
-/* ---- attributes
- * -------------------------------------------------------------------------------------------- */
+/* ---- attributes ---------------------------------------------------------------------- */
 
 static void set_attribute(struct scene *scene, uint64_t ino, const char *name, const char *value)
 {

@@ -232,8 +232,7 @@ static void log_and_bitmap(struct scene *scene, int argument)
     flip_bitmaps(scene, 3);
 }
 
-/* ---- owners of blocks ---------------------------------------------------------------------------
- */
+/* ---- owners of blocks ---------------------------------------------------------------- */
 
 static void leak_blocks(struct scene *scene, int count)
 {

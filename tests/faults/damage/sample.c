@@ -236,8 +236,7 @@ const uint8_t *sample_older_content(const struct sample *sample, uint64_t block,
     return NULL;
 }
 
-/* ---- what each block is for --------------------------------------------------------------------
- */
+/* ---- what each block is for ---------------------------------------------------------- */
 
 static void mark(struct sample *sample, uint64_t block, uint64_t bytes, enum role role,
                  uint64_t identity)
@@ -431,8 +430,7 @@ void sample_map(struct sample *sample, struct kv_store *store)
         map_page(sample, store, tree, store->trees[tree].root, &path);
 }
 
-/* ---- new, free ----------------------------------------------------------------------------------
- */
+/* ---- new, free ----------------------------------------------------------------------- */
 
 struct kv_device *sample_device(const struct sample *sample)
 {
@@ -513,8 +511,7 @@ void sample_free(struct sample *sample)
     free(sample);
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------- */
+/* ---- reading ------------------------------------------------------------------------- */
 
 static int compare_blob(const struct sample_key *key, struct kv_store *store, const uint8_t *value,
                         size_t length)

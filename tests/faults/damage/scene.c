@@ -276,8 +276,7 @@ void scene_crash(struct scene *scene)
     scene->store = NULL;
 }
 
-/* ---- items --------------------------------------------------------------------------------------
- */
+/* ---- items --------------------------------------------------------------------------- */
 
 const struct scene_item *scene_find(const struct scene *scene, const char *path)
 {
@@ -350,8 +349,7 @@ void scene_excuse_page(struct scene *scene, uint64_t page_id)
     free(node);
 }
 
-/* ---- raw blocks
- * ----------------------------------------------------------------------------------- */
+/* ---- raw blocks ---------------------------------------------------------------------- */
 
 static void transfer(struct kv_device *device, uint64_t block, void *bytes, enum kv_io_kind kind)
 {
@@ -408,8 +406,7 @@ void scene_put_superblock(struct scene *scene, struct kv_disk_superblock *superb
     scene_write(scene, SCENE_BLOCKS - 1, superblock);
 }
 
-/* ---- keys
- * --------------------------------------------------------------------------------------------- */
+/* ---- keys ---------------------------------------------------------------------------- */
 
 void scene_put(struct scene *scene, const struct fs_key *key, const void *value, size_t length)
 {
@@ -467,8 +464,7 @@ void scene_put_parent(struct scene *scene, uint64_t ino, uint64_t parent, const 
     scene_put(scene, &key, value, fs_parent_encode(parent, name, strlen(name), value));
 }
 
-/* ---- pages
- * -------------------------------------------------------------------------------------------- */
+/* ---- pages --------------------------------------------------------------------------- */
 
 uint64_t scene_page(struct scene *scene, unsigned tree, const struct fs_key *key, unsigned up)
 {
@@ -609,8 +605,7 @@ void scene_edit_ptr(struct scene *scene, uint64_t page_id, scene_edit_ptr_fn *ed
     put_ptr(scene, map_blocks, depth, page_id, ptr);
 }
 
-/* ---- what survived
- * ------------------------------------------------------------------------------------- */
+/* ---- what survived ------------------------------------------------------------------- */
 
 static int walk_to(struct fs_volume *volume, const char *path, struct fs_record *record)
 {
@@ -629,32 +624,29 @@ static int walk_to(struct fs_volume *volume, const char *path, struct fs_record 
     }
 }
 
-/* NULL, or what is wrong. */
-static const char *compare_item(struct fs_volume *volume, const struct scene_item *item)
+int scene_read_item(struct fs_volume *volume, const struct scene_item *item, const char **problem)
 {
     static uint8_t want[BIG_BYTES], got[BIG_BYTES];
     struct fs_record record;
-    const int err = walk_to(volume, item->path, &record);
-    if (err)
-        return strerror(-err);
-    const char *problem = NULL;
     size_t length = 0;
+    *problem = NULL;
+    int err = walk_to(volume, item->path, &record);
+    if (err)
+        return err;
     if (record.file.ino != item->ino || record.mode != item->mode)
-        problem = "another inode or type";
+        *problem = "another inode or type";
     else if (record.nlink != item->nlink)
-        problem = "another link count";
+        *problem = "another link count";
     else if (S_ISREG(item->mode) && record.file.size != item->size)
-        problem = "another size";
+        *problem = "another size";
     else if (S_ISREG(item->mode)) {
         fill_content(want, item->size, item->content);
-        const int read_err = fs_read(volume, item->ino, 0, got, item->size, &length);
-        if (read_err)
-            problem = strerror(-read_err);
-        else if (length != item->size || memcmp(got, want, length) != 0)
-            problem = "other content";
+        err = fs_read(volume, item->ino, 0, got, item->size, &length);
+        if (!err && (length != item->size || memcmp(got, want, length) != 0))
+            *problem = "other content";
     }
     fs_forget(volume, record.file.ino, 1);
-    return problem;
+    return err ? err : *problem != NULL;
 }
 
 unsigned scene_compare(struct scene *scene)
@@ -673,9 +665,11 @@ unsigned scene_compare(struct scene *scene)
     for (size_t i = 0; i < scene->base->item_count; i++) {
         if (is_excused(scene, i))
             continue;
-        const char *problem = compare_item(volume, &scene->base->items[i]);
-        if (problem && ++problems <= 5)
-            printf("  %s: %s\n", scene->base->items[i].path, problem);
+        const char *problem;
+        const int item_err = scene_read_item(volume, &scene->base->items[i], &problem);
+        if (item_err && ++problems <= 5)
+            printf("  %s: %s\n", scene->base->items[i].path,
+                   problem ? problem : strerror(-item_err));
     }
     fs_volume_close(volume);
     scene_close(scene);

@@ -121,6 +121,11 @@ void scene_fsck_program(struct scene *scene, const char *program, enum fsck_mode
                         struct fsck_verdict *verdict);
 
 /*
+ * Look an item up by its path and read it. Returns 0 it is as it was; a negative errno; 1 it is
+ * something else, *problem says what.
+ */
+int scene_read_item(struct fs_volume *volume, const struct scene_item *item, const char **problem);
+/*
  * Is everything there that is not excused, with the right content? Returns how much is not, and
  * says what.
  */
