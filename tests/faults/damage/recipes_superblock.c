@@ -282,7 +282,7 @@ const struct recipe superblock_recipes[] = {
     {"superblock B, zeroed", zero_copies, 2, "superblock-copy", 4, 1, 1},
     {"superblock A and backup, a bit", flip_copies, 5, "", 0, 0, 0},
     {"both superblocks, a bit", flip_copies, 3, "superblock-copy", 4, 4, 1},
-    {"both superblocks, zeroed", zero_copies, 3, "superblock-copy", 4, 8, 1},
+    {"both superblocks, zeroed", zero_copies, 3, "superblock-copy", 4, 4, 1},
     {"backup superblock, a bit", flip_copies, 4, "", 0, 0, 0},
     {"all three superblocks, a bit", flip_copies, 7, "unreadable", 4, 4, 4},
     {"all three superblocks, zeroed", zero_copies, 7, "", 8, 8, 8},
