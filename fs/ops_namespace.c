@@ -115,6 +115,8 @@ int fs_create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t
     int err = fs_name_check(name, name_len);
     if (err)
         return err == -EINVAL && name_len <= 2 && name_len > 0 ? -EEXIST : err;
+    if (!fs_mode_is_known(node->mode))
+        return -EINVAL;
     err = fs_data_change_init(&change, volume->store);
     if (err)
         return err;
@@ -133,7 +135,7 @@ int fs_create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t
         err = err ? err : -EEXIST;
         goto out;
     }
-    item.record = new_record(caller, ino, node->mode, &parent.record);
+    item.record = new_record(caller, ino, node->mode & (S_IFMT | 07777u), &parent.record);
     item.record.rdev = node->rdev;
     err = put_new(volume, &change, caller, &parent, node, name, name_len, &item);
     if (err)
@@ -220,7 +222,8 @@ static int remove_locked(struct fs_volume *volume, uint64_t directory, const cha
         return err;
     if (item.record.file.ino != ino)
         return -EAGAIN;
-    err = check_removable(volume, &item.record, as_directory);
+    err =
+        KV_PLANT(full_directory_removed) ? 0 : check_removable(volume, &item.record, as_directory);
     if (!err)
         err = fs_directory_load(volume, directory, &parent);
     if (!err)
@@ -349,7 +352,7 @@ static int link_locked(struct fs_volume *volume, uint64_t ino, uint64_t home, ui
         return err;
 
     const int64_t now = fs_time_now();
-    item.record.nlink++;
+    item.record.nlink += !KV_PLANT(link_not_counted);
     item.record.ctime_ns = now;
     parent.record.mtime_ns = parent.record.ctime_ns = now;
     err = put_link(&change, &item, entry, &move);

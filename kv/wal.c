@@ -59,9 +59,8 @@
 
 #define RING_BLOCKS_MIN 8u
 
-/* By how much the part of the ring that has room on the host begins and grows: 4 to 32 MiB. */
-#define BACK_BLOCKS_MIN 1024u
-#define BACK_BLOCKS_MAX 8192u
+/* The part of the ring that has room on the host doubles, up to 8 MiB at a time. */
+#define BACK_BLOCKS_MAX 2048u
 /* It grows by choice only while the host has so many times the room that the rest would take. */
 #define BACK_HOST_SHARE 4u
 
@@ -80,6 +79,7 @@ struct kv_wal {
     uint32_t buffer_blocks; /* immutable after open */
 
     uint64_t backed_blocks; /* whoever appends; slots that have room on the host */
+    bool stuck;             /* whoever appends; that could not grow when it was last wanted */
     uint64_t tail, durable, written, sealed;
     uint32_t fill;    /* payload bytes in the block at `sealed`, which is being filled */
     uint64_t epoch;   /* of that block */
@@ -133,14 +133,25 @@ static uint64_t backed_end(const struct kv_wal *wal)
     return slot < wal->backed_blocks ? next - slot + wal->backed_blocks : next;
 }
 
-/* Have room for at least the first `wanted` slots. */
+/*
+ * Have room for at least the first `wanted` slots. What is new is written with zeroes: a flush of
+ * blocks that were written before need not make the host's own notes durable too.
+ * -EAGAIN: the log that counts may lie there, from when the part was larger (an earlier opening).
+ */
 static int back_slots(struct kv_wal *wal, uint64_t wanted)
 {
     const uint64_t from = wal->backed_blocks;
-    const uint64_t to = kv_min_u64(kv_max_u64(wanted, BACK_BLOCKS_MIN), wal->block_count);
+    const uint64_t to = kv_min_u64(wanted, wal->block_count);
     if (to <= from)
         return 0;
-    const int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
+    pthread_mutex_lock(&wal->mutex);
+    const bool in_use = wal->tail % wal->block_count + (next_position(wal) - wal->tail) > from;
+    pthread_mutex_unlock(&wal->mutex);
+    if (in_use)
+        return -EAGAIN;
+    int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
+    if (!err)
+        err = kv_device_write_zeroes(wal->device, wal->first_block + from, to - from);
     if (!err)
         wal->backed_blocks = to;
     return err;
@@ -189,7 +200,8 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     if (!device->thin) {
         wal->backed_blocks = config->block_count;
     } else {
-        err = back_slots(wal, 0);
+        wal->backed_blocks = kv_min_u64(config->block_count, KV_WAL_BACKED_BLOCKS_MIN);
+        err = kv_device_reserve(device, config->first_block, wal->backed_blocks);
         if (err)
             goto out_cond;
     }
@@ -245,7 +257,7 @@ static bool decode_block(const struct kv_wal *wal, uint8_t *bytes, uint64_t posi
            kv_le64_get(header.position) == position && block->epoch <= KV_EPOCH_MAX &&
            block->payload_bytes > 0 && block->payload_bytes <= KV_LOG_PAYLOAD_BYTES &&
            block->durable <= position && block->restart <= KV_LOG_PAYLOAD_BYTES + 1 &&
-           block_digest(bytes) == block->digest;
+           (block_digest(bytes) == block->digest || KV_PLANT(log_digest_ignored));
 }
 
 /* Blocks of one lap from the tail, a chunk at a time. */
@@ -333,7 +345,8 @@ static int follow_chain(struct ring_reader *reader, struct log_shape *shape)
             return err;
         if (!decode_block(wal, bytes, shape->end, &block))
             return 0;
-        if (block.link != link && !(block.restart && block.link == restart_link(link)))
+        if (block.link != link && !(block.restart && block.link == restart_link(link)) &&
+            !KV_PLANT(log_link_ignored))
             return 0;
         if (block.restart) {
             err = note_restart(shape, shape->end, block.restart);
@@ -367,7 +380,7 @@ static void look_for_voucher(struct ring_reader *reader, struct log_shape *shape
         shape->epoch_max = kv_max_u64(shape->epoch_max, block.epoch);
         shape->known_durable = kv_max_u64(shape->known_durable, block.durable);
     }
-    shape->damaged = shape->known_durable > shape->end;
+    shape->damaged = shape->known_durable > shape->end && !KV_PLANT(log_damage_cut_off);
 }
 
 /* ---- replay, second pass: the records ------------------------------------------- */
@@ -425,7 +438,8 @@ static int finish_record(struct record_parser *parser, uint64_t position, enum r
     const bool known_durable = position < parser->shape->known_durable;
 
     parser->have = 0;
-    if (kv_digest(body, length, parser->start) != kv_le64_get(header.digest)) {
+    if (kv_digest(body, length, parser->start) != kv_le64_get(header.digest) &&
+        !KV_PLANT(record_digest_ignored)) {
         *state = REPLAY_ENDED;
         return known_durable ? -EBADMSG : 0;
     }
@@ -454,6 +468,11 @@ static int parse_block(struct record_parser *parser, uint64_t position,
         size_t wanted = wanted_bytes(parser);
         if (wanted - parser->have > left_bytes) {
             *state = REPLAY_ENDED; /* its end was never written */
+            if (KV_PLANT(torn_record_applied) &&
+                parser->have > sizeof(struct kv_disk_record_header))
+                return parser->visit(
+                    parser->context, parser->bytes + sizeof(struct kv_disk_record_header),
+                    parser->have - sizeof(struct kv_disk_record_header), parser->epoch, false);
             return 0;
         }
         int err = parser_reserve(parser, wanted);
@@ -522,8 +541,9 @@ static void resume_after(struct kv_wal *wal, const struct log_shape *shape,
     /* What was read may be in the host's cache only: nothing is durable before a flush. */
     wal->durable = wal->open_tail;
     wal->fill = 0;
-    wal->link = restart_link(parser->resume_link);
-    wal->restart = (uint64_t)parser->kept_bytes + 1;
+    wal->link =
+        KV_PLANT(restart_link_plain) ? parser->resume_link : restart_link(parser->resume_link);
+    wal->restart = KV_PLANT(restart_keeps_all) ? 0 : (uint64_t)parser->kept_bytes + 1;
     pthread_mutex_unlock(&wal->mutex);
 }
 
@@ -579,7 +599,7 @@ static void seal_current(struct kv_wal *wal)
         .payload_bytes = kv_le32_of(wal->fill),
         .log_id = kv_le64_of(wal->log_id),
         .position = kv_le64_of(wal->sealed),
-        .durable = kv_le64_of(wal->durable),
+        .durable = kv_le64_of(KV_PLANT(durable_position_lied) ? wal->sealed : wal->durable),
         .epoch = kv_le64_of(wal->epoch),
         .link = kv_le64_of(wal->link),
         .restart = kv_le64_of(wal->restart),
@@ -627,13 +647,14 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     pthread_mutex_unlock(&wal->mutex);
     int err = 0;
     if (io_count)
-        err = kv_device_submit(wal->device, ios, io_count, mode == LEAD_FLUSH);
+        err = kv_device_submit(wal->device, ios, io_count,
+                               mode == LEAD_FLUSH && !KV_PLANT(sync_without_flush));
     else if (mode == LEAD_FLUSH)
         err = kv_device_flush(wal->device);
     pthread_mutex_lock(&wal->mutex);
     wal->leading = false;
 
-    if (err) {
+    if (err && !KV_PLANT(failed_flush_forgotten)) {
         wal->error = err;
     } else {
         wal->written = to;
@@ -706,8 +727,9 @@ static bool has_room(const struct kv_wal *wal, size_t length)
 {
     const uint64_t used = next_position(wal) - wal->tail;
     const uint64_t wanted = record_blocks(length);
-    return used <= wal->block_count && wanted <= wal->block_count - used &&
-           wanted <= backed_end(wal) - next_position(wal);
+    return (used <= wal->block_count && wanted <= wal->block_count - used &&
+            wanted <= backed_end(wal) - next_position(wal)) ||
+           KV_PLANT(log_room_unchecked);
 }
 
 /*
@@ -723,10 +745,13 @@ static int back_record(struct kv_wal *wal, size_t length)
     pthread_mutex_unlock(&wal->mutex);
     if (wanted > backed / 2)
         return back_slots(wal, 2 * wanted);
-    if (!lacking || !host_has_plenty(wal))
+    if (!lacking)
         return 0;
-    const int err = back_slots(wal, backed + kv_min_u64(backed, BACK_BLOCKS_MAX));
-    return err == -ENOSPC ? 0 : err;
+    const int err = host_has_plenty(wal)
+                        ? back_slots(wal, backed + kv_min_u64(backed, BACK_BLOCKS_MAX))
+                        : -ENOSPC;
+    wal->stuck = err != 0;
+    return err == -ENOSPC || err == -EAGAIN ? 0 : err;
 }
 
 int kv_wal_room(struct kv_wal *wal, size_t length)
@@ -747,7 +772,8 @@ int kv_wal_room(struct kv_wal *wal, size_t length)
 bool kv_wal_is_short(struct kv_wal *wal)
 {
     pthread_mutex_lock(&wal->mutex);
-    const bool is_short = backed_end(wal) - next_position(wal) < wal->backed_blocks / 4;
+    const bool is_short =
+        wal->stuck && backed_end(wal) - next_position(wal) < wal->backed_blocks / 4;
     pthread_mutex_unlock(&wal->mutex);
     return is_short;
 }
@@ -798,6 +824,8 @@ int kv_wal_sync(struct kv_wal *wal, uint64_t position)
     KV_ASSERT(position <= next_position(wal));
     while (!wal->error && wal->durable < position) {
         if (wal->leading) {
+            if (KV_PLANT(follower_acked_early))
+                break;
             pthread_cond_wait(&wal->changed, &wal->mutex);
             continue;
         }
