@@ -69,13 +69,26 @@ static int measure_content(struct fs_fsck *c, uint64_t ino, struct content *cont
     return err == -ENOENT ? 0 : err;
 }
 
+/* Say by its path which file may have lost content. */
+static void tell_content(struct fs_fsck *c, const struct fs_fsck_item *item, uint64_t counted,
+                         uint64_t there)
+{
+    char text[256];
+    if (fs_check_show_key(c->store, item->key, item->key_len, text, sizeof text))
+        (void)fs_fsck_finding(c, KV_CHECK_NOTE, "salvage-content",
+                              "%s: of %llu blocks of its content %llu are there; the rest reads as "
+                              "zeroes",
+                              text, fs_fsck_ull(counted), fs_fsck_ull(there));
+}
+
 /*
  * Compare a file's record with its content, and correct the record.
  *
  * changed  out: the record is to be stored.
  * lost     out: nothing is left that it could stand for.
  */
-static int check_content(struct fs_fsck *c, struct fs_record *record, bool *changed, bool *lost)
+static int check_content(struct fs_fsck *c, const struct fs_fsck_item *item,
+                         struct fs_record *record, bool *changed, bool *lost)
 {
     struct fs_file *const file = &record->file;
     struct content content = {.units = fs_data_units(file->inline_len),
@@ -109,6 +122,8 @@ static int check_content(struct fs_fsck *c, struct fs_record *record, bool *chan
         *changed |= fs_fsck_finding(
             c, KV_CHECK_REPAIRABLE, "blocks", "inode %llu: %llu blocks are counted, there are %llu",
             fs_fsck_ull(file->ino), fs_fsck_ull(file->blocks), fs_fsck_ull(content.units));
+        if (content.units < file->blocks)
+            tell_content(c, item, file->blocks, content.units);
         file->blocks = content.units;
     }
     return 0;
@@ -192,7 +207,7 @@ int fs_fsck_check_record(struct fs_fsck *c, const struct fs_fsck_item *item,
         if (record->flags & announced[i])
             err = fs_ino_set_add(&c->flagged[i], ino);
     if (!err && (S_ISREG(record->mode) || S_ISLNK(record->mode)))
-        err = check_content(c, record, &changed, &lost);
+        err = check_content(c, item, record, &changed, &lost);
     if (!err)
         err = check_expiry(c, record);
     if (err || !changed)

@@ -51,7 +51,7 @@ static void tell(const struct kv_walk *walk, const char *what, const char *forma
     KV_PRINTF(3, 4);
 static void tell(const struct kv_walk *walk, const char *what, const char *format, ...)
 {
-    char text[768];
+    char text[1024];
     va_list arguments;
     if (!walk->report)
         return;
@@ -63,7 +63,7 @@ static void tell(const struct kv_walk *walk, const char *what, const char *forma
 
 /* "from A up to B" for a range of keys. */
 struct shown_range {
-    char text[2 * KEY_TEXT + 32];
+    char text[2 * KEY_TEXT + 64];
 };
 
 static struct shown_range show_range(const struct kv_walk *walk,

@@ -347,9 +347,12 @@ static int check_image(struct outcome *outcome, struct kv_error *error)
     outcome->store = store;
     err = check_and_mend(store, outcome);
     outcome->store = NULL;
-    const int close_err = kv_close(store);
-    if (!err)
-        err = close_err;
+    if (!err && outcome->left && !options.read_only)
+        kv_abandon(store); /* what has damage left is not to be called clean: all is durable */
+    else if (!err)
+        err = kv_close(store);
+    else
+        kv_abandon(store);
     if (err)
         snprintf(error->text, sizeof error->text, "%.200s: the check broke off: %s", request->image,
                  tool_error_text(err));
