@@ -16,6 +16,7 @@ struct fs_fuse {
     struct fs_counters counters; /* atomic */
     struct fs_scrub *scrub;      /* its own lock */
     bool writeback;              /* the kernel gathers writes */
+    bool read_only;              /* as it was mounted */
     uint32_t owner;              /* user that mounted */
 };
 

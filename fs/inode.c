@@ -108,6 +108,23 @@ int fs_change_put_parent(struct fs_data_change *change, uint64_t ino, uint64_t d
     return kv_batch_put(change->batch, key.bytes, key.length, value, length);
 }
 
+int fs_directory_parent(struct fs_volume *volume, uint64_t directory, uint64_t *parent)
+{
+    if (directory == FS_ROOT_INO) {
+        *parent = FS_ROOT_INO;
+        return 0;
+    }
+    struct fs_key key;
+    uint8_t value[8 + FS_NAME_MAX];
+    size_t length, name_len;
+    const char *name;
+    fs_key_ino(&key, FS_KEY_PARENT, directory);
+    const int err = kv_get(volume->store, key.bytes, key.length, value, sizeof value, &length);
+    if (err)
+        return err == -ERANGE || err == -ENOENT ? -EUCLEAN : err;
+    return fs_parent_decode(value, length, parent, &name, &name_len);
+}
+
 int fs_change_del(struct fs_data_change *change, const struct fs_key *key)
 {
     return kv_batch_del(change->batch, key->bytes, key->length);

@@ -27,6 +27,7 @@ struct fs_volume {
     bool (*keeps_setgid)(uint32_t gid); /* immutable after open */
     bool (*kills_privileges)(void);     /* immutable after open */
     bool (*is_owner)(uint32_t uid);     /* immutable after open */
+    pthread_mutex_t rename_mutex; /* one rename between directories at a time */
     pthread_mutex_t ino_mutex;
     uint64_t ino_next;                     /* ino_mutex: the next to hand out */
     uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
@@ -101,6 +102,9 @@ KV_MUST_CHECK int fs_change_apply(struct fs_volume *volume, struct fs_data_chang
 /* The directory that is about to change; -ENOTDIR; -ENOENT it is deleted itself. */
 KV_MUST_CHECK int fs_directory_load(struct fs_volume *volume, uint64_t directory,
                                     struct fs_item *item);
+/* Where a directory hangs; the root in itself. -EUCLEAN: it should say. */
+KV_MUST_CHECK int fs_directory_parent(struct fs_volume *volume, uint64_t directory,
+                                      uint64_t *parent);
 /* 0; -ENOTEMPTY. The caller holds the directory's lock. */
 KV_MUST_CHECK int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory);
 

@@ -118,6 +118,7 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     volume->kills_privileges = options->kills_privileges;
     volume->is_owner = options->is_owner;
     pthread_mutex_init(&volume->ino_mutex, NULL);
+    pthread_mutex_init(&volume->rename_mutex, NULL);
     fs_data_init(&volume->data, store);
 
     int err = read_volume_record(store, &volume->volume_record);
@@ -147,6 +148,7 @@ out:
     if (err) {
         fs_inode_table_free(volume->table);
         fs_locks_free(volume->locks);
+        pthread_mutex_destroy(&volume->rename_mutex);
         pthread_mutex_destroy(&volume->ino_mutex);
         free(volume);
         return explain_open(error, err);
@@ -169,6 +171,7 @@ void fs_volume_close(struct fs_volume *volume)
     }
     fs_inode_table_free(volume->table);
     fs_locks_free(volume->locks);
+    pthread_mutex_destroy(&volume->rename_mutex);
     pthread_mutex_destroy(&volume->ino_mutex);
     free(volume);
 }

@@ -109,7 +109,7 @@ KV_MUST_CHECK int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t di
 enum fs_rename_flags { FS_RENAME_NOREPLACE = 1, FS_RENAME_EXCHANGE = 2 };
 /*
  * -ENOENT; -EEXIST with NOREPLACE; -EISDIR, -ENOTDIR, -ENOTEMPTY of what would be replaced;
- * -EINVAL other flags. That a directory does not move into itself is the caller's duty.
+ * -EINVAL other flags, or a directory would move into itself.
  */
 KV_MUST_CHECK int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name,
                             size_t name_len, uint64_t new_directory, const char *new_name,

@@ -38,11 +38,13 @@
 #include "kv/loopdev.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -325,9 +327,19 @@ static int leave_shared_files(const struct kv_owner *owner)
     return 0;
 }
 
+/* All that this thread does is wait and close: what rights it has nobody needs to find here. */
+static void give_up_rights(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    const struct __user_cap_data_struct none[2] = {{0}};
+    (void)!syscall(SYS_capset, &header, none); /* one's own can always be given up */
+    (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
 static void *live(void *context)
 {
     struct kv_owner *owner = context;
+    give_up_rights();
     const bool is_apart = leave_shared_files(owner) == 0;
     for (unsigned i = 0; i < owner->fd_count && is_apart; i++) {
         struct flock life = {
