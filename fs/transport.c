@@ -206,6 +206,11 @@ int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind,
     }
     unsigned count = threads ? (unsigned)kv_min_u64(threads, THREADS_MAX) : DEFAULT_THREADS;
     const unsigned cpus = ring ? fs_ring_cpu_count() : 0;
+    if (ring && !cpus) { /* a moment ago it could be read; now memory or descriptors are short */
+        if (error)
+            snprintf(error->text, sizeof error->text, "the number of CPUs can not be read");
+        return -ENOMEM;
+    }
     const unsigned for_each =
         ring ? (unsigned)kv_max_u64((count + cpus - 1) / cpus, THREADS_PER_CPU_MIN) : 0;
     const unsigned device_workers = ring ? DEVICE_THREADS_WITH_RING : count;

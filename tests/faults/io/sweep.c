@@ -24,7 +24,8 @@
 
 struct point {
     bool memory;
-    uint32_t kind; /* of a ring fault */
+    uint32_t kind; /* of a ring fault, as the next */
+    uint32_t only; /* enum ring_targets: what of the kind's targets is struck; 0: all */
     bool lasting;
     uint64_t after;
 };
@@ -86,6 +87,16 @@ static struct tolerance tolerance_of(const struct point *point)
     }
 }
 
+/* What is struck and how: "EIO", "EIO@reads". */
+static void name_kind(const struct point *point, char name[32])
+{
+    const char *const only = point->only == RING_READS     ? "@reads"
+                             : point->only == RING_WRITES  ? "@writes"
+                             : point->only == RING_FLUSHES ? "@flushes"
+                                                           : "";
+    snprintf(name, 32, "%s%s", point->memory ? "memory" : ring_fault_name(point->kind), only);
+}
+
 static void start_faults(void *context)
 {
     struct sweep *const sweep = context;
@@ -95,12 +106,14 @@ static void start_faults(void *context)
         memory_fault_order(point->after, point->lasting);
         return;
     }
-    ring_fault_order(ring_faults(), (struct ring_fault){.targets = ring_fault_targets(point->kind),
-                                                        .kind = point->kind,
-                                                        .lasting = point->lasting,
-                                                        .quick = true,
-                                                        .after = point->after,
-                                                        .seed = sweep->config.seed + point->after});
+    ring_fault_order(
+        ring_faults(),
+        (struct ring_fault){.targets = point->only ? point->only : ring_fault_targets(point->kind),
+                            .kind = point->kind,
+                            .lasting = point->lasting,
+                            .quick = true,
+                            .after = point->after,
+                            .seed = sweep->config.seed + point->after});
 }
 
 static void stop_faults(void *context)
@@ -115,8 +128,9 @@ static void stop_faults(void *context)
 static void try_point(struct sweep *sweep, struct point point)
 {
     sweep->point = point;
-    snprintf(point_text, sizeof point_text, "%s:%s:%" PRIu64,
-             point.memory ? "memory" : ring_fault_name(point.kind),
+    char name[32];
+    name_kind(&point, name);
+    snprintf(point_text, sizeof point_text, "%s:%s:%" PRIu64, name,
              point.lasting ? "lasting" : "once", point.after);
     sweep->config.tolerance = tolerance_of(&point);
     sweep->config.buffered_io = point.after % 4 == 3;
@@ -155,26 +169,40 @@ static bool is_wanted(const char *name)
     return false;
 }
 
-static size_t list_series(struct sweep *sweep, bool memory, struct series *list)
+/* A kind once and lasting, unless it is not wanted. Returns how many series that are. */
+static size_t add_series(struct sweep *sweep, struct point once, struct series *list)
 {
+    char name[32];
+    name_kind(&once, name);
+    if (!is_wanted(name))
+        return 0;
+    struct point lasting = once;
+    lasting.lasting = true;
+    const uint64_t points = measure(sweep, once);
+    printf("%s: %" PRIu64 " requests\n", name, points);
+    list[0] = (struct series){once, points};
+    list[1] = (struct series){lasting, points};
+    return 2;
+}
+
+#define SERIES_MAX (2 * (RING_KIND_COUNT + 3))
+
+static size_t list_series(struct sweep *sweep, bool memory, struct series list[SERIES_MAX])
+{
+    if (memory)
+        return add_series(sweep, (struct point){.memory = true}, list);
     size_t count = 0;
-    for (uint32_t kind = 0; kind < (memory ? 1u : (uint32_t)RING_KIND_COUNT); kind++) {
-        if (!is_wanted(memory ? "memory" : ring_fault_name(kind)))
-            continue;
-        const struct point once = {.memory = memory, .kind = kind};
-        struct point lasting = once;
-        lasting.lasting = true;
-        const uint64_t points = measure(sweep, once);
-        printf("%s: %" PRIu64 " requests\n", memory ? "memory" : ring_fault_name(kind), points);
-        list[count++] = (struct series){once, points};
-        list[count++] = (struct series){lasting, points};
-    }
+    for (uint32_t kind = 0; kind < RING_KIND_COUNT; kind++)
+        count += add_series(sweep, (struct point){.kind = kind}, list + count);
+    /* Reading fails for good while writing goes on, and so forth. */
+    for (uint32_t only = RING_READS; only <= RING_FLUSHES; only <<= 1)
+        count += add_series(sweep, (struct point){.kind = RING_EIO, .only = only}, list + count);
     return count;
 }
 
 static void try_all(struct sweep *sweep, bool memory)
 {
-    struct series list[2 * RING_KIND_COUNT];
+    struct series list[SERIES_MAX];
     const size_t count = list_series(sweep, memory, list);
     uint64_t total = 0, index = 0;
     for (size_t i = 0; i < count; i++)
@@ -201,13 +229,17 @@ static void try_all(struct sweep *sweep, bool memory)
 
 static void try_named(struct sweep *sweep, const char *name)
 {
-    char kind[16], how[16];
+    char kind[32], how[16], known[32];
     struct point point = {.memory = false};
-    if (sscanf(name, "%15[^:]:%15[^:]:%" SCNu64, kind, how, &point.after) != 3)
+    if (sscanf(name, "%31[^:]:%15[^:]:%" SCNu64, kind, how, &point.after) != 3)
         violate("KVFS_POINT is %s, not KIND:once:NUMBER", name);
     point.memory = strcmp(kind, "memory") == 0;
     point.lasting = strcmp(how, "lasting") == 0;
-    while (!point.memory && strcmp(kind, ring_fault_name(point.kind)) != 0)
+    point.only = strstr(kind, "@reads")     ? RING_READS
+                 : strstr(kind, "@writes")  ? RING_WRITES
+                 : strstr(kind, "@flushes") ? RING_FLUSHES
+                                            : 0;
+    for (name_kind(&point, known); strcmp(kind, known) != 0; name_kind(&point, known))
         if (++point.kind == RING_KIND_COUNT)
             violate("no kind of fault is called %s", kind);
     try_and_count(sweep, point);
