@@ -81,6 +81,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(getpid),
     SCMP_SYS(tgkill),
     SCMP_SYS(prctl),
+    SCMP_SYS(wait4),
     SCMP_SYS(exit),
     SCMP_SYS(exit_group),
     /* signals and time */
@@ -121,6 +122,8 @@ static int install_filter(void)
     int err = 0;
     for (size_t i = 0; i < sizeof allowed_calls / sizeof allowed_calls[0] && !err; i++)
         err = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed_calls[i], 0);
+    if (!err) /* also for the thread that keeps the image's lock (kv/owner.c) */
+        err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
     if (!err) /* looks a call up in a tree instead of a list */
         err = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
     if (!err)

@@ -15,8 +15,9 @@
  *   system calls   with `filter`: those on a list; any other is EPERM to whoever makes it, so
  *                  that a list which is too short costs an error and no data
  *
- * Each holds for the calling thread and those that it starts afterwards, so no other thread may
- * be there yet. What can not be given up is a line in the log and no reason to stop.
+ * The filter holds for all threads, the rest for the calling one and those that it starts
+ * afterwards: no other may be there yet but one that has given up all it had (kv/owner.c). What can
+ * not be given up is a line in the log and no reason to stop.
  */
 void fs_confine(bool filter, kv_log_fn *log, void *log_context);
 

@@ -67,7 +67,7 @@ static bool show_entry(struct kv_store *store, const void *key, size_t key_len, 
     if (fs_key_entry_parse(key, key_len, &directory, &name, &name_len))
         return false;
     const size_t at = directory_path(store, directory, path);
-    snprintf(text, text_cap, "of %s%s", path + at, fs_fsck_show(name, name_len).text);
+    snprintf(text, text_cap, "%s%s", path + at, fs_fsck_show(name, name_len).text);
     return true;
 }
 
@@ -77,11 +77,11 @@ bool fs_check_show_key(struct kv_store *store, const void *key, size_t key_len, 
     static const struct {
         enum fs_key_type type;
         const char *what;
-    } numbered[] = {{FS_KEY_INODE, "of the record of inode"},
-                    {FS_KEY_ORPHAN, "of the deleted inode"},
-                    {FS_KEY_PARENT, "of the parent of directory"},
-                    {FS_KEY_DATA, "of the content of inode"},
-                    {FS_KEY_XATTR, "of an attribute of inode"}};
+    } numbered[] = {{FS_KEY_INODE, "the record of inode"},
+                    {FS_KEY_ORPHAN, "the deleted inode"},
+                    {FS_KEY_PARENT, "the parent of directory"},
+                    {FS_KEY_DATA, "the content of inode"},
+                    {FS_KEY_XATTR, "an attribute of inode"}};
     uint64_t ino;
     if (!key_len)
         return false;

@@ -85,7 +85,7 @@ size_t fs_fuse_stats_json(struct fs_fuse *fuse, char *out, size_t cap)
     kv_store_stats(fs_volume_store(fuse->volume), &stats);
     fs_volume_usage(fuse->volume, &inode_count, &inode_bytes);
 
-    add(&text, "{\"requests\": ");
+    add(&text, "{\"read_only\": %s, \"requests\": ", fuse->read_only ? "true" : "false");
     const bool fits = text.length < cap;
     text.length += fs_counters_json(&fuse->counters, fits ? out + text.length : NULL,
                                     fits ? cap - text.length : 0);

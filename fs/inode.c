@@ -108,6 +108,23 @@ int fs_change_put_parent(struct fs_data_change *change, uint64_t ino, uint64_t d
     return kv_batch_put(change->batch, key.bytes, key.length, value, length);
 }
 
+int fs_directory_parent(struct fs_volume *volume, uint64_t directory, uint64_t *parent)
+{
+    if (directory == FS_ROOT_INO) {
+        *parent = FS_ROOT_INO;
+        return 0;
+    }
+    struct fs_key key;
+    uint8_t value[8 + FS_NAME_MAX];
+    size_t length, name_len;
+    const char *name;
+    fs_key_ino(&key, FS_KEY_PARENT, directory);
+    const int err = kv_get(volume->store, key.bytes, key.length, value, sizeof value, &length);
+    if (err)
+        return err == -ERANGE || err == -ENOENT ? -EUCLEAN : err;
+    return fs_parent_decode(value, length, parent, &name, &name_len);
+}
+
 int fs_change_del(struct fs_data_change *change, const struct fs_key *key)
 {
     return kv_batch_del(change->batch, key->bytes, key->length);
@@ -145,14 +162,20 @@ int fs_change_drop_name(struct fs_data_change *change, struct fs_item *item, int
     return err;
 }
 
-int fs_change_kill_privileges(struct fs_data_change *change, struct fs_item *item,
-                              bool kill_mode_bits)
+static bool keeps_setgid(const struct fs_volume *volume, const struct fs_record *record)
+{
+    return !(record->mode & S_IXGRP) &&
+           (!volume->keeps_setgid || volume->keeps_setgid(record->gid));
+}
+
+int fs_change_kill_privileges(struct fs_volume *volume, struct fs_data_change *change,
+                              struct fs_item *item, bool kill_mode_bits)
 {
     struct fs_record *record = &item->record;
     if (kill_mode_bits && !S_ISDIR(record->mode)) {
         if (!KV_PLANT(setuid_kept))
             record->mode &= ~(uint32_t)S_ISUID;
-        if (record->mode & S_IXGRP)
+        if ((record->mode & S_ISGID) && !keeps_setgid(volume, record))
             record->mode &= ~(uint32_t)S_ISGID;
     }
     if (!(record->flags & FS_RECORD_CAPABILITY))

@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/auto_unmount.h"
 #include "fs/confine.h"
 #include "fs/fuse_ops.h"
 #include "fs/transport.h"
@@ -34,6 +35,7 @@ struct fs_mount {
     struct fs_fuse fuse;
     struct fuse_session *session;
     struct fs_transport *transport;
+    struct fs_auto_unmount *helper; /* NULL: not wanted */
     char dir[PATH_MAX];
     bool mounted;
     bool count_requests;
@@ -124,6 +126,9 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .read_only = options->read_only,
         .log = options->log,
         .log_context = options->log_context,
+        .keeps_setgid = fs_fuse_keeps_setgid,
+        .kills_privileges = fs_fuse_kills_privileges,
+        .is_owner = fs_fuse_is_owner,
     };
     struct kv_error reason = {.text = ""};
     err = fs_volume_open(mount->store, &volume_options, &mount->fuse.volume, &reason);
@@ -133,6 +138,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     if (!mount->fuse.scrub)
         return fail(error, -ENOMEM, "%s: not enough memory", options->image);
     mount->fuse.writeback = options->writeback;
+    mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();
     fs_protocol_init(&mount->fuse.protocol, mount->fuse.volume, &mount->fuse.counters);
     return 0;
@@ -229,6 +235,14 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
         goto out;
     }
     mount->mounted = true;
+    if (mount->helper) {
+        err = fs_auto_unmount_tell(mount->helper, mount->dir);
+        if (err) {
+            fail(error, err, "no process to unmount %s after a crash: %s", mount->dir,
+                 strerror(-err));
+            goto out;
+        }
+    }
     const struct fs_transport_hooks hooks =
         fs_protocol_hooks(&mount->fuse.protocol, options->log, options->log_context);
     struct kv_error words = {.text = ""};
@@ -259,6 +273,12 @@ int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
     int err = mount->stop_fd < 0 ? fail(error, -errno, "eventfd: %s", strerror(errno)) : 0;
     if (!err)
         err = check_directory(options, mount, error);
+    if (!err && options->auto_unmount) {
+        err = fs_auto_unmount_open(&mount->helper);
+        if (err)
+            fail(error, err, "no process to unmount %s after a crash: %s", options->dir,
+                 strerror(-err));
+    }
     if (!err) {
         sigset_t set; /* before the store starts threads, which inherit it */
         mount_signals(&set);
@@ -379,6 +399,7 @@ int fs_mount_close(struct fs_mount *mount)
         log_requests(mount);
     if (mount->mounted || session_is_over(mount))
         fuse_session_unmount(mount->session);
+    fs_auto_unmount_close(mount->helper);
     fs_transport_close(mount->transport);
     if (mount->session)
         fuse_session_destroy(mount->session);

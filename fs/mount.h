@@ -33,9 +33,8 @@ struct fs_mount_options {
     bool count_requests; /* log the requests per operation at close */
     bool confine;        /* give up what serving does not need (fs/confine.h) ... */
     bool seccomp;        /* ... also system calls */
-    const char *extra;   /* generic mount options, comma-separated: "noatime,nosuid";
-                            with "auto_unmount" fusermount3 waits for the daemon's end and
-                            unmounts what it leaves */
+    bool auto_unmount;   /* a child unmounts when this process ends without doing so */
+    const char *extra;   /* generic mount options, comma-separated: "noatime,nosuid" */
     kv_log_fn *log;      /* NULL: standard error */
     void *log_context;   /* borrowed until fs_mount_close */
 };

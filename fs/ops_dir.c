@@ -18,23 +18,6 @@ struct listing {
     bool full; /* emit has refused an entry */
 };
 
-static int find_parent(struct fs_volume *volume, uint64_t directory, uint64_t *parent)
-{
-    if (directory == FS_ROOT_INO) {
-        *parent = FS_ROOT_INO;
-        return 0;
-    }
-    struct fs_key key;
-    uint8_t value[8 + FS_NAME_MAX];
-    size_t length, name_len;
-    const char *name;
-    fs_key_ino(&key, FS_KEY_PARENT, directory);
-    const int err = kv_get(volume->store, key.bytes, key.length, value, sizeof value, &length);
-    if (err)
-        return err == -ERANGE || err == -ENOENT ? -EUCLEAN : err;
-    return fs_parent_decode(value, length, parent, &name, &name_len);
-}
-
 static int list_dots(struct listing *listing, uint64_t cookie)
 {
     struct fs_dirent entry = {.name = "..", .type = S_IFDIR};
@@ -46,7 +29,7 @@ static int list_dots(struct listing *listing, uint64_t cookie)
     }
     if (listing->full || cookie >= FS_COOKIE_DOTDOT)
         return 0;
-    const int err = find_parent(listing->volume, listing->directory, &entry.ino);
+    const int err = fs_directory_parent(listing->volume, listing->directory, &entry.ino);
     if (err)
         return err;
     entry.name_len = 2;

@@ -115,6 +115,8 @@ int fs_create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t
     int err = fs_name_check(name, name_len);
     if (err)
         return err == -EINVAL && name_len <= 2 && name_len > 0 ? -EEXIST : err;
+    if (!fs_mode_is_known(node->mode))
+        return -EINVAL;
     err = fs_data_change_init(&change, volume->store);
     if (err)
         return err;
@@ -133,7 +135,7 @@ int fs_create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t
         err = err ? err : -EEXIST;
         goto out;
     }
-    item.record = new_record(caller, ino, node->mode, &parent.record);
+    item.record = new_record(caller, ino, node->mode & (S_IFMT | 07777u), &parent.record);
     item.record.rdev = node->rdev;
     err = put_new(volume, &change, caller, &parent, node, name, name_len, &item);
     if (err)

@@ -4,9 +4,12 @@
  * Invariant  a directory's P key says where its D key is; a directory's link count is two and
  *            one for each directory in it.
  * Locks      both directories and both inodes, exclusive. What the names mean is peeked at
- *            without locks and checked again under them.
+ *            without locks and checked again under them. Before them rename_mutex, if there
+ *            are two directories.
  */
 #include "fs/inode.h"
+
+#define DEPTH_MAX (1u << 18) /* of directories; more is a circle */
 
 static void clear_away(struct fs_volume *volume, uint64_t ino)
 {
@@ -136,6 +139,35 @@ static int put_parents(struct rename *rename, struct fs_data_change *change)
     return err;
 }
 
+/*
+ * Would the directory come to hang somewhere below itself, out of everybody's reach? Who sends
+ * requests should see to it; but what a request says is not to be believed.
+ */
+static int check_above(struct fs_volume *volume, uint64_t moved, uint64_t directory)
+{
+    for (unsigned steps = 0; steps < DEPTH_MAX; steps++) {
+        if (directory == moved)
+            return -EINVAL;
+        if (directory == FS_ROOT_INO)
+            return 0;
+        const int err = fs_directory_parent(volume, directory, &directory);
+        if (err)
+            return err;
+    }
+    return -EUCLEAN;
+}
+
+static int check_loops(struct fs_volume *volume, const struct rename *rename, unsigned flags)
+{
+    const struct side *from = &rename->from, *to = &rename->to;
+    int err = 0;
+    if (is_directory(from))
+        err = check_above(volume, from->ino, to->directory);
+    if (!err && is_directory(to) && (flags & FS_RENAME_EXCHANGE))
+        err = check_above(volume, to->ino, from->directory);
+    return err;
+}
+
 /* Under the locks. unused: out: what was replaced has neither name nor reference now. */
 static int rename_locked(struct fs_volume *volume, struct rename *rename, unsigned flags,
                          bool *unused)
@@ -156,6 +188,8 @@ static int rename_locked(struct fs_volume *volume, struct rename *rename, unsign
         err = check_replaced(volume, rename);
     if (!err)
         err = load_parents(volume, rename);
+    if (!err && !rename->one_parent)
+        err = check_loops(volume, rename, flags);
     if (!err)
         err = fs_data_change_init(&change, volume->store);
     if (err)
@@ -218,9 +252,14 @@ int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, si
         .to = {.directory = new_directory, .name = new_name, .name_len = new_name_len},
     };
     bool unused = false;
+    const bool moves = directory != new_directory;
+    if (moves) /* what is above a directory must not change while it is looked at */
+        pthread_mutex_lock(&volume->rename_mutex);
     do {
         err = rename_once(volume, &rename, flags, &unused);
     } while (err == -EAGAIN);
+    if (moves)
+        pthread_mutex_unlock(&volume->rename_mutex);
     if (!err && unused)
         clear_away(volume, rename.to.ino);
     return err;

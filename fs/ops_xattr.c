@@ -110,9 +110,10 @@ static int edit(struct fs_volume *volume, struct fs_data_change *change, struct 
     const bool is_acl = flag & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
     if (is_acl && S_ISLNK(record->mode))
         return -EOPNOTSUPP;
-    if (!request->value) /* a list that is not there is not missed either */
-        return is_acl ? remove_list(volume, change, record, request->name)
-                      : remove_attribute(volume, change, record, request->name);
+    if (!request->value && is_acl) /* to have none is what is asked for: no error */
+        return remove_list(volume, change, record, request->name);
+    if (!request->value)
+        return remove_attribute(volume, change, record, request->name);
     if (flag == FS_RECORD_ACCESS_ACL)
         return set_access_acl(volume, change, record, request->value, request->length,
                               request->flags, request->kill_setgid);

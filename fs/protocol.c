@@ -1,27 +1,19 @@
 /*
  * fs/protocol.c: requests and replies that libfuse 3.14 can not read or write.
  *
- * Bytes come from the kernel, which is trusted to frame them; lengths are checked all the
- * same, and what is too short is passed on for libfuse to refuse.
+ * What libfuse gets to see is whole (fs/request_form.h): it does not look itself.
  */
 #include "fs/protocol.h"
 
 #include <linux/fuse.h>
 #include <sys/sysmacros.h>
 
+#include "fs/request_form.h"
+
 /* Newer than the header of Debian 12 (Linux 6.1); names as in later headers, ours in front. */
-#define FS_FUSE_STATX         52u
 #define FS_STATX_BASIC_STATS  0x7ffu
 #define FS_STATX_BTIME        0x800u
 #define FS_FUSE_OVER_IO_URING (1ull << 41)
-
-struct fs_fuse_statx_in {
-    uint32_t getattr_flags;
-    uint32_t reserved;
-    uint64_t fh;
-    uint32_t sx_flags;
-    uint32_t sx_mask;
-};
 
 struct fs_fuse_sx_time {
     int64_t tv_sec;
@@ -66,7 +58,8 @@ void fs_protocol_init(struct fs_protocol *protocol, struct fs_volume *volume,
     *protocol = (struct fs_protocol){.volume = volume, .counters = counters};
 }
 
-static void answer(uint64_t unique, int err, const void *body, size_t length)
+/* Returns what writing it says: -ENOENT means that nobody waits for it any more. */
+static int answer(uint64_t unique, int err, const void *body, size_t length)
 {
     struct fuse_out_header header = {
         .len = (uint32_t)(sizeof header + (err ? 0 : length)),
@@ -77,17 +70,13 @@ static void answer(uint64_t unique, int err, const void *body, size_t length)
         {.iov_base = &header, .iov_len = sizeof header},
         {.iov_base = (void *)(uintptr_t)body, .iov_len = length},
     };
-    /* An error means that the caller was interrupted or the mount is gone: nobody waits. */
-    (void)fs_transport_reply(pieces, err ? 1 : 2);
+    return fs_transport_reply(pieces, err ? 1 : 2);
 }
 
-static int visible_error(struct fs_protocol *protocol, const char *what, uint64_t ino, int err)
+/* The kernel keeps nothing for an error, or for what it may ask again. */
+static void answer_alone(uint64_t unique, int err, const void *body, size_t length)
 {
-    if (err != -EBADMSG && err != -EUCLEAN)
-        return err;
-    fs_volume_log(protocol->volume, KV_LOG_ERROR, "%s: inode %llu is damaged (%s); run fsck.kvfs",
-                  what, (unsigned long long)ino, strerror(-err));
-    return -EIO;
+    (void)answer(unique, err, body, length);
 }
 
 static struct fs_fuse_sx_time sx_time(int64_t ns)
@@ -101,7 +90,9 @@ static void serve_statx(struct fs_protocol *protocol, const struct fuse_in_heade
     struct fs_record record;
     int err = fs_getattr(protocol->volume, header->nodeid, &record);
     if (err) {
-        answer(header->unique, visible_error(protocol, "statx", header->nodeid, err), NULL, 0);
+        answer_alone(header->unique,
+                     fs_volume_visible_error(protocol->volume, "statx", header->nodeid, NULL, err),
+                     NULL, 0);
         return;
     }
     const struct fs_fuse_statx_out out = {
@@ -125,7 +116,7 @@ static void serve_statx(struct fs_protocol *protocol, const struct fuse_in_heade
                 .rdev_minor = minor(record.rdev),
             },
     };
-    answer(header->unique, 0, &out, sizeof out);
+    answer_alone(header->unique, 0, &out, sizeof out);
 }
 
 static struct fuse_attr fuse_attr_of(const struct fs_record *record)
@@ -158,7 +149,10 @@ static void serve_tmpfile(struct fs_protocol *protocol, const struct fuse_in_hea
     struct fs_record record;
     int err = fs_create_unnamed(protocol->volume, &caller, header->nodeid, in->mode, &record);
     if (err) {
-        answer(header->unique, visible_error(protocol, "tmpfile", header->nodeid, err), NULL, 0);
+        answer_alone(
+            header->unique,
+            fs_volume_visible_error(protocol->volume, "tmpfile", header->nodeid, NULL, err), NULL,
+            0);
         return;
     }
     const struct {
@@ -175,7 +169,8 @@ static void serve_tmpfile(struct fs_protocol *protocol, const struct fuse_in_hea
             },
         .open = {.open_flags = FOPEN_KEEP_CACHE},
     };
-    answer(header->unique, 0, &out, sizeof out);
+    if (answer(header->unique, 0, &out, sizeof out) == -ENOENT)
+        fs_forget(protocol->volume, record.file.ino, 1); /* interrupted: it did not count */
 }
 
 /* The longer form of SETXATTR to the one libfuse reads; the flag in it becomes a note. */
@@ -208,9 +203,15 @@ static size_t see_request(void *context, void *bytes, size_t length)
     struct fs_protocol *protocol = context;
     struct fuse_in_header header;
     if (length < sizeof header)
-        return length;
+        return 0; /* there is nobody to answer */
     memcpy(&header, bytes, sizeof header);
     fs_counters_add(protocol->counters, header.opcode);
+    const bool long_setxattr = atomic_load(&protocol->init_offered) & FUSE_SETXATTR_EXT;
+    if (!fs_request_is_whole(bytes, length, long_setxattr)) {
+        if (fs_request_is_answered(header.opcode))
+            answer_alone(header.unique, -EIO, NULL, 0);
+        return 0;
+    }
     const uint8_t *body = (const uint8_t *)bytes + sizeof header;
     const size_t body_len = length - sizeof header;
 
@@ -218,14 +219,14 @@ static size_t see_request(void *context, void *bytes, size_t length)
     case FUSE_INIT: {
         struct fuse_init_in in = {0};
         memcpy(&in, body, body_len < sizeof in ? body_len : sizeof in);
+        if (atomic_load(&protocol->init_done))
+            return length; /* the first one counts; libfuse refuses this one */
         atomic_store(&protocol->init_offered, offered_flags(&in, body_len));
         atomic_store(&protocol->init_unique, header.unique);
         return length;
     }
     case FUSE_WRITE: {
         struct fuse_write_in in;
-        if (body_len < sizeof in)
-            return length;
         memcpy(&in, body, sizeof in);
         if (in.write_flags & FUSE_WRITE_KILL_SUIDGID)
             fs_transport_note(FS_NOTE_KILL_PRIVILEGES);
@@ -233,29 +234,26 @@ static size_t see_request(void *context, void *bytes, size_t length)
     }
     case FUSE_SETATTR: {
         struct fuse_setattr_in in;
-        if (body_len < sizeof in)
-            return length;
         memcpy(&in, body, sizeof in);
         if (in.valid & FATTR_KILL_SUIDGID)
             fs_transport_note(FS_NOTE_KILL_PRIVILEGES);
         return length;
     }
     case FUSE_SETXATTR:
-        if (!(atomic_load(&protocol->init_offered) & FUSE_SETXATTR_EXT) ||
-            body_len < sizeof(struct fuse_setxattr_in))
-            return length;
-        return shorten_setxattr(bytes, length);
+        return long_setxattr ? shorten_setxattr(bytes, length) : length;
+    case FUSE_INTERRUPT:
+        /* No operation here waits for long, or looks whether it is to end: send no more. */
+        answer_alone(header.unique, -ENOSYS, NULL, 0);
+        return 0;
+    case FUSE_NOTIFY_REPLY:
+        return 0; /* nothing is ever asked of the kernel */
     case FUSE_TMPFILE: {
         struct fuse_create_in in;
-        if (body_len < sizeof in)
-            return length;
         memcpy(&in, body, sizeof in);
         serve_tmpfile(protocol, &header, &in);
         return 0;
     }
     case FS_FUSE_STATX:
-        if (body_len < sizeof(struct fs_fuse_statx_in))
-            return length;
         serve_statx(protocol, &header);
         return 0;
     default:
@@ -299,6 +297,7 @@ static bool see_reply(void *context, struct iovec *pieces, int count, bool ring)
     const bool asked = ring && ask_for_ring(protocol, offered, &out);
     memcpy(pieces[1].iov_base, &out, sizeof out);
     atomic_store(&protocol->init_unique, 0);
+    atomic_store(&protocol->init_done, true);
     return asked;
 }
 

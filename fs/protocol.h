@@ -1,12 +1,14 @@
 /*
  * fs/protocol.h: what libfuse 3.14 does not know of the FUSE protocol.
  *
- * Three things pass by here on their way between the kernel and libfuse:
+ * Some things pass by here on their way between the kernel and libfuse:
  *
  *  - INIT: HANDLE_KILLPRIV_V2 is set in the reply, so that the kernel says when a write or
  *    truncation ends setuid, rather than asking for security.capability before every write;
  *    SETXATTR_EXT, so that it says when an ACL ends setgid; the ring, if it is to be used.
  *  - WRITE, SETATTR, SETXATTR: those flags are noted for the handler.
+ *  - whatever does not have the bytes that it says it has: answered with EIO.
+ *  - INTERRUPT: answered with ENOSYS, so that the kernel sends no more of them.
  *  - TMPFILE and STATX: answered here. libfuse would say ENOSYS, and the kernel would never
  *    ask again.
  */
@@ -22,6 +24,7 @@ struct fs_protocol {
     struct fs_counters *counters;
     _Atomic uint64_t init_unique;      /* of the INIT request on its way, 0: none */
     _Atomic uint64_t init_offered;     /* what the kernel can do: flags, flags2 above */
+    _Atomic bool init_done;            /* INIT was answered well: what it offered is settled */
     _Atomic bool kill_privileges_told; /* the kernel says when setuid ends */
 };
 

@@ -112,7 +112,7 @@ size_t fs_record_encode(const struct fs_record *record, uint8_t out[FS_RECORD_BY
     return used + record->file.inline_len;
 }
 
-static bool is_known_type(uint32_t mode)
+bool fs_mode_is_known(uint32_t mode)
 {
     switch (mode & S_IFMT) {
     case S_IFREG:
@@ -132,7 +132,7 @@ static bool is_known_type(uint32_t mode)
 static bool is_contradictory(const struct fs_record *record)
 {
     const struct fs_file *file = &record->file;
-    if (!is_known_type(record->mode) || file->ino == 0 || file->ino > FS_INO_MAX)
+    if (!fs_mode_is_known(record->mode) || file->ino == 0 || file->ino > FS_INO_MAX)
         return true;
     if (file->size > FS_SIZE_MAX || file->inline_len > file->size)
         return true;
@@ -216,7 +216,7 @@ static int decode_link(const void *bytes, size_t length, struct fs_entry *entry)
         .type = kv_le32_get(disk.type) & S_IFMT,
     };
     /* A directory has one name, so no link leads to one. */
-    if (!is_known_type(entry->type) || S_ISDIR(entry->type))
+    if (!fs_mode_is_known(entry->type) || S_ISDIR(entry->type))
         return -EUCLEAN;
     return entry->ino == 0 || entry->ino > FS_INO_MAX ? -EUCLEAN : 0;
 }
@@ -238,7 +238,7 @@ int fs_entry_decode(const void *bytes, size_t length, struct fs_entry *entry)
         .ino = kv_le64_get(disk.ino),
         .type = kv_le16_get(disk.mode) & S_IFMT,
     };
-    if (!is_known_type(entry->type))
+    if (!fs_mode_is_known(entry->type))
         return -EUCLEAN;
     return entry->ino == 0 || entry->ino > FS_INO_MAX ? -EUCLEAN : 0;
 }

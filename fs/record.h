@@ -164,6 +164,9 @@ KV_MUST_CHECK int fs_key_ino_parse(const void *bytes, size_t length, enum fs_key
 /* 0; -ENAMETOOLONG; -EINVAL empty, ".", "..", or with a slash or a NUL in it. */
 KV_MUST_CHECK int fs_name_check(const char *name, size_t name_len);
 
+/* Does a mode name a type of file that there is? */
+bool fs_mode_is_known(uint32_t mode);
+
 /* ---- values -------------------------------------------------------------------- */
 
 /* Returns the bytes used, at most FS_RECORD_BYTES_MAX. */

@@ -25,7 +25,7 @@ struct fs_scrub {
     char *lines[FS_SCRUB_KEPT];
 };
 
-/* ---- words ---------------------------------------------------------------------------- */
+/* ---- words --------------------------------------------------------------------------- */
 
 static bool holds_filesystem(struct kv_store *store)
 {
@@ -88,7 +88,7 @@ void fs_scrub_describe(struct kv_store *store, const struct kv_scrub_finding *fi
              finding->text);
 }
 
-/* ---- the run --------------------------------------------------------------------------------- */
+/* ---- the run ------------------------------------------------------------------------- */
 
 static void note_finding(void *context, const struct kv_scrub_finding *finding)
 {
@@ -221,7 +221,7 @@ void fs_scrub_stop(struct fs_scrub *scrub, bool for_good)
     pthread_mutex_unlock(&scrub->mutex);
 }
 
-/* ---- the text ------------------------------------------------------------------------------ */
+/* ---- the text ------------------------------------------------------------------------ */
 
 struct text {
     char *out;
@@ -256,7 +256,7 @@ size_t fs_scrub_text(struct fs_scrub *scrub, char *out, size_t cap)
     return text.length;
 }
 
-/* ---- new, free ------------------------------------------------------------------------------ */
+/* ---- new, free ----------------------------------------------------------------------- */
 
 struct fs_scrub *fs_scrub_new(struct fs_volume *volume)
 {

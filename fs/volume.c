@@ -26,6 +26,18 @@ void fs_volume_log(struct fs_volume *volume, enum kv_log_level level, const char
         fprintf(stderr, "kvfs: %s\n", line);
 }
 
+int fs_volume_visible_error(struct fs_volume *volume, const char *what, uint64_t ino,
+                            const char *name, int err)
+{
+    if (err != -EBADMSG && err != -EUCLEAN)
+        return err;
+    if (!kv_store_failure(volume->store))
+        fs_volume_log(volume, KV_LOG_ERROR, "%s: inode %llu%s%s is damaged (%s); run fsck.kvfs",
+                      what, (unsigned long long)ino, name ? ", entry " : "", name ? name : "",
+                      strerror(-err));
+    return -EIO;
+}
+
 static int read_volume_record(struct kv_store *store, struct fs_volume_record *record)
 {
     struct fs_key key;
@@ -102,7 +114,11 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     volume->read_only = options->read_only;
     volume->log = options->log;
     volume->log_context = options->log_context;
+    volume->keeps_setgid = options->keeps_setgid;
+    volume->kills_privileges = options->kills_privileges;
+    volume->is_owner = options->is_owner;
     pthread_mutex_init(&volume->ino_mutex, NULL);
+    pthread_mutex_init(&volume->rename_mutex, NULL);
     fs_data_init(&volume->data, store);
 
     int err = read_volume_record(store, &volume->volume_record);
@@ -132,6 +148,7 @@ out:
     if (err) {
         fs_inode_table_free(volume->table);
         fs_locks_free(volume->locks);
+        pthread_mutex_destroy(&volume->rename_mutex);
         pthread_mutex_destroy(&volume->ino_mutex);
         free(volume);
         return explain_open(error, err);
@@ -154,6 +171,7 @@ void fs_volume_close(struct fs_volume *volume)
     }
     fs_inode_table_free(volume->table);
     fs_locks_free(volume->locks);
+    pthread_mutex_destroy(&volume->rename_mutex);
     pthread_mutex_destroy(&volume->ino_mutex);
     free(volume);
 }

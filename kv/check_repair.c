@@ -198,7 +198,9 @@ static int judge_value(struct sweep *sweep, uint8_t kind, struct kv_bytes value,
         const int err = kv_blobs_verify(&sweep->store->blobs, &ref);
         if (err == -ENOMEM)
             return err;
-        *bad = err != 0;
+        /* Of two that both verify and say different things, the first to be met is kept. */
+        const struct kv_blob_note *kept = kv_blob_notes_find(&sweep->holders, block);
+        *bad = err != 0 || (kept && kept->identity != kv_blob_identity(&ref));
     }
     return 0;
 }

@@ -38,11 +38,12 @@ static void escape(const uint8_t *key, size_t key_len, char *text, size_t text_c
 static struct shown show(const struct kv_walk *walk, struct kv_bytes key)
 {
     struct shown shown;
-    char plain[KEY_TEXT - 2];
-    if (walk->show_key && walk->show_key(walk->show_context, key.data, key.length, shown.text, sizeof shown.text))
+    char plain[KEY_TEXT - 8];
+    if (walk->show_key &&
+        walk->show_key(walk->show_context, key.data, key.length, shown.text, sizeof shown.text))
         return shown;
     escape(key.data, key.length, plain, sizeof plain);
-    snprintf(shown.text, sizeof shown.text, "\"%s\"", plain);
+    snprintf(shown.text, sizeof shown.text, "key \"%s\"", plain);
     return shown;
 }
 
@@ -69,8 +70,8 @@ static struct shown_range show_range(const struct kv_walk *walk,
                                      const struct kv_salvage_piece *piece)
 {
     struct shown_range range;
-    const char *from = piece->low.length ? "from " : "from the first one";
-    const char *to = piece->high.data ? " to before " : " to the last one";
+    const char *from = piece->low.length ? "from " : "from the first key";
+    const char *to = piece->high.data ? " to before " : " to the last key";
     snprintf(range.text, sizeof range.text, "%s%s%s%s", from,
              piece->low.length ? show(walk, piece->low).text : "", to,
              piece->high.data ? show(walk, piece->high).text : "");
@@ -168,7 +169,7 @@ static int put_cell(const struct filling *filling, const uint8_t *key, size_t ke
         return bad;
     if (bad) {
         filling->salvaged->dropped++;
-        tell(filling->walk, "salvage-dropped", "key %s: its value can not be had back: %s",
+        tell(filling->walk, "salvage-dropped", "%s: its value can not be had back: %s",
              show(filling->walk, (struct kv_bytes){key, key_len}).text, strerror(-bad));
         return 0;
     }
@@ -208,8 +209,7 @@ static int fill_piece(void *context, const struct kv_salvage_piece *piece)
         return err;
     if (err) {
         salvaged->lost_ranges++;
-        tell(walk, "salvage-lost", "keys %s: nothing was found of them",
-             show_range(walk, piece).text);
+        tell(walk, "salvage-lost", "%s: nothing was found", show_range(walk, piece).text);
         return 0;
     }
     uint64_t count;
@@ -219,7 +219,7 @@ static int fill_piece(void *context, const struct kv_salvage_piece *piece)
     } else {
         salvaged->stale_keys += count;
         tell(walk, "salvage-stale",
-             "keys %s: only an older state was found, of epoch %llu with %llu keys; some may be "
+             "%s: only an older state was found, of epoch %llu with %llu keys; some may be "
              "out of date, deleted since, or missing",
              show_range(walk, piece).text, (unsigned long long)leaf->epoch,
              (unsigned long long)count);

@@ -7,6 +7,9 @@
  * A page that can not be used leaves a hole: its place in the tree. A map block that can not
  * be read leaves a gap: the pages that it placed are not to be found.
  *
+ * Pages and blobs are read many at a time. Memory: 1 MiB for each level of a tree; a bit for each
+ * block of the image; 40 bytes for each 128 page ids; 64 bytes for each blob, at most.
+ *
  * Threads: one; nothing may be changed meanwhile.
  */
 #ifndef KV_CHECK_WALK_H
@@ -14,6 +17,8 @@
 
 #include "kv/check_blobs.h"
 #include "kv/store.h"
+
+#define KV_WALK_BATCH_BYTES (1u << 20)
 
 /* Where a damaged page was expected. */
 struct kv_walk_hole {
@@ -60,11 +65,15 @@ struct kv_walk {
 
     uint64_t page_count, key_count, shared_blobs, leaked_pages;
     uint64_t pages_done;
-    uint64_t bad_values;               /* values with references that can not be, or that clash */
-    uint64_t bad_counts;               /* entries of the refs tree that are wrong or missing */
-    uint64_t bad_blobs;                /* that could not be read whole */
-    uint64_t repairable, damaged;      /* findings */
-    uint8_t *nodes[KV_TREE_DEPTH_MAX]; /* node_bytes each, one for each level, when needed */
+    uint64_t bad_values;          /* values with references that can not be, or that clash */
+    uint64_t bad_counts;          /* entries of the refs tree that are wrong or missing */
+    uint64_t bad_blobs;           /* that could not be read whole */
+    uint64_t repairable, damaged; /* findings */
+    struct kv_blob_ref unverified[KV_BLOBS_AT_ONCE]; /* read together */
+    size_t unverified_count;
+    /* KV_WALK_BATCH_BYTES each, when needed: for a root, and for the pages of each depth that are
+     * read together */
+    uint8_t *nodes[KV_TREE_DEPTH_MAX + 1];
 };
 
 /* report, context, progress, read_blobs and show_key may be set between init and run. -ENOMEM. */

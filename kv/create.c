@@ -135,6 +135,10 @@ static int wipe(struct kv_device *device, const struct kv_disk_superblock *sb)
     if (!err)
         err = kv_device_zero(device, kv_le64_get(sb->log_first_block),
                              kv_le64_get(sb->log_block_count));
+    if (!err && device->thin)
+        err = kv_device_write_zeroes(
+            device, kv_le64_get(sb->log_first_block),
+            kv_min_u64(kv_le64_get(sb->log_block_count), KV_WAL_BACKED_BLOCKS_MIN));
     if (!err)
         err = kv_device_zero(device, kv_le64_get(sb->image_blocks) - 1, 1);
     return err;

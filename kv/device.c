@@ -690,6 +690,7 @@ int kv_device_resize(struct kv_device *device, uint64_t bytes)
     if (ftruncate(file->fd, (off_t)bytes))
         return -errno;
     device->block_count = bytes / KV_BLOCK_BYTES;
+    device->thin = true; /* what was added is a hole */
     return 0;
 }
 
@@ -800,11 +801,15 @@ int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_coun
 {
     if (!in_range(device, block, block_count))
         return -EINVAL;
-    int err = device->ops->zero ? device->ops->zero(device, block, block_count) : -EOPNOTSUPP;
-    if (err != -EOPNOTSUPP && err != -ENOSYS)
-        return err;
+    const int err = device->ops->zero ? device->ops->zero(device, block, block_count) : -EOPNOTSUPP;
+    return err == -EOPNOTSUPP || err == -ENOSYS ? kv_device_write_zeroes(device, block, block_count)
+                                                : err;
+}
+
+int kv_device_write_zeroes(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
     void *zeroes = kv_device_alloc(ZERO_BLOCKS * (size_t)KV_BLOCK_BYTES);
-    err = zeroes ? 0 : -ENOMEM;
+    int err = zeroes ? 0 : -ENOMEM;
     while (block_count && !err) {
         const uint32_t now = (uint32_t)kv_min_u64(block_count, ZERO_BLOCKS);
         err = kv_device_write(device, block, now, zeroes);

@@ -118,6 +118,9 @@ KV_MUST_CHECK int kv_device_reserve(struct kv_device *device, uint64_t block, ui
 uint64_t kv_device_room(struct kv_device *device);
 /* Make blocks read as zeroes, without taking room for them where the host can. */
 KV_MUST_CHECK int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_count);
+/* The same by writing: then a flush of what is written there later has less to make durable. */
+KV_MUST_CHECK int kv_device_write_zeroes(struct kv_device *device, uint64_t block,
+                                         uint64_t block_count);
 
 /* Aligned, zeroed memory, freed with free(). NULL: no memory. */
 void *kv_device_alloc(size_t bytes);

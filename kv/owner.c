@@ -38,11 +38,13 @@
 #include "kv/loopdev.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -80,6 +82,12 @@ struct patience {
     struct kv_holder holder; /* as last seen */
 };
 
+static void pause_a_little(void)
+{
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    (void)nanosleep(&pause, NULL); /* shorter is as good */
+}
+
 /*
  * Wait a little for whoever holds a file, or give up on it. `unknown`: who that is would not
  * have the lock, so it is none of us.
@@ -96,8 +104,7 @@ static bool is_worth_waiting(struct patience *patience, int fd, const struct sta
         patience->waited_ms >= WAIT_MAX_MS)
         return false;
     patience->waited_ms += PAUSE_MS;
-    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
-    (void)nanosleep(&pause, NULL); /* shorter is as good */
+    pause_a_little();
     return true;
 }
 
@@ -320,9 +327,19 @@ static int leave_shared_files(const struct kv_owner *owner)
     return 0;
 }
 
+/* All that this thread does is wait and close: what rights it has nobody needs to find here. */
+static void give_up_rights(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    const struct __user_cap_data_struct none[2] = {{0}};
+    (void)!syscall(SYS_capset, &header, none); /* one's own can always be given up */
+    (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
 static void *live(void *context)
 {
     struct kv_owner *owner = context;
+    give_up_rights();
     const bool is_apart = leave_shared_files(owner) == 0;
     for (unsigned i = 0; i < owner->fd_count && is_apart; i++) {
         struct flock life = {
@@ -449,7 +466,13 @@ static int look_for_holder(int fd, const struct stat *status, bool is_part, void
     (void)context;
     if (is_part) /* of what lies below, others may own other parts */
         return 0;
-    const struct kv_holder holder = kv_holder_find(fd, status);
+    /* Of one that can not be looked at, only time tells whether a kill is on its way. */
+    struct kv_holder holder = kv_holder_find(fd, status);
+    for (int waited = 0; holder.state == KV_HOLDER_UNSEEN && waited < UNSEEN_MS;
+         waited += PAUSE_MS) {
+        pause_a_little();
+        holder = kv_holder_find(fd, status);
+    }
     if (holder.state == KV_HOLDER_UNSEEN)
         return -1;
     return holder.state == KV_HOLDER_ALIVE ? holder.pid : 0;

@@ -33,7 +33,7 @@
 #define WRITE_BATCH_MAX   256u
 #define SHADOWS_BYTES_MAX (8u << 20)
 #define DIRTY_PERCENT     75u /* of the frames; more are written out */
-#define PREFETCH_MAX      64u /* pages read with one submission */
+#define PREFETCH_MAX      KV_PAGES_AT_ONCE
 #define SPINS_BEFORE_LOCK 64u
 
 struct shadow {
@@ -573,8 +573,8 @@ static int find_place(struct kv_pager *pager, struct load *load)
     return kv_le64_get(load->ptr.block) ? 0 : -ESTALE;
 }
 
-/* Fill frames that are LOADING, all with one submission. Without the mutex. */
-static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
+/* Read and verify pages, all with one submission. Without the mutex. */
+static void read_loads(struct kv_pager *pager, struct load *loads, size_t count)
 {
     struct kv_io ios[PREFETCH_MAX] = {{.result = 0}};
     size_t io_count = 0;
@@ -593,9 +593,29 @@ static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
         struct load *load = &loads[i];
         if (!load->err)
             load->err = end_load(pager, load, ios[at++].result);
-        if (load->err == -EBADMSG || load->err == -EUCLEAN || load->err == -EIO)
-            pager->config.on_damage(pager->config.context, load->page_id, load->err);
     }
+}
+
+/* Fill frames that are LOADING. Likewise. */
+static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
+{
+    read_loads(pager, loads, count);
+    for (size_t i = 0; i < count; i++) {
+        const int err = loads[i].err;
+        if (err == -EBADMSG || err == -EUCLEAN || err == -EIO)
+            pager->config.on_damage(pager->config.context, loads[i].page_id, err);
+    }
+}
+
+void kv_pager_read_many(struct kv_pager *pager, struct kv_page_read *reads, size_t count)
+{
+    struct load loads[KV_PAGES_AT_ONCE];
+    KV_ASSERT(count <= KV_PAGES_AT_ONCE);
+    for (size_t i = 0; i < count; i++)
+        loads[i] = (struct load){.page_id = reads[i].page_id, .out = reads[i].out};
+    read_loads(pager, loads, count);
+    for (size_t i = 0; i < count; i++)
+        reads[i].err = loads[i].err;
 }
 
 /* Put the page that will be loaded into a frame. With the mutex, as finish_load. */

@@ -90,9 +90,9 @@ int kv_store_scan_log(struct kv_store *store, struct kv_error *error)
         return 0;
     }
     if (err == -EBADMSG || err == -EUCLEAN)
-        kv_error_set(error,
-                     "the log is damaged at position %llu, before its durable end; run fsck.kvfs -y",
-                     (unsigned long long)store->log_end.position);
+        kv_error_set(
+            error, "the log is damaged at position %llu, before its durable end; run fsck.kvfs -y",
+            (unsigned long long)store->log_end.position);
     return err;
 }
 
@@ -162,7 +162,11 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         err = kv_superblock_mark_used(store->device, &store->checkpoint.superblock);
     if (!err)
         err = kv_store_checkpoint(store, false, true);
-    if (err)
-        kv_error_set(error, "the first checkpoint failed (%s); check the device", strerror(-err));
+    if (!err)
+        return 0;
+    if (kv_store_failure(store))
+        err = kv_store_failure(store);
+    kv_error_set(error, "the first checkpoint failed (%s)%s", strerror(-err),
+                 err == -ENOMEM ? "" : "; check the device");
     return err;
 }

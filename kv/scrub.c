@@ -51,7 +51,7 @@ static bool is_damage(int error)
     return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
 }
 
-/* ---- telling ------------------------------------------------------------------------ */
+/* ---- telling ------------------------------------------------------------------------- */
 
 static void report(struct scrub *scrub, const char *what, int error, struct kv_bytes key,
                    const char *format, ...) KV_PRINTF(5, 6);
@@ -95,7 +95,7 @@ static const char *key_text(struct kv_bytes key, char text[KEY_TEXT_BYTES])
     return text;
 }
 
-/* ---- the rate ------------------------------------------------------------------------- */
+/* ---- the rate ------------------------------------------------------------------------ */
 
 static uint64_t monotonic_ns(void)
 {
@@ -136,7 +136,7 @@ static int pace(struct scrub *scrub, uint64_t bytes)
     return err;
 }
 
-/* ---- what only a checkpoint changes ------------------------------------------------------ */
+/* ---- what only a checkpoint changes -------------------------------------------------- */
 
 /* The slots hold what was written last; a store that is read-only found them as they are. */
 static int verify_slot(struct kv_store *store, unsigned slot)
@@ -273,7 +273,7 @@ static int scrub_map(struct scrub *scrub)
     return err;
 }
 
-/* ---- blobs ------------------------------------------------------------------------------ */
+/* ---- blobs --------------------------------------------------------------------------- */
 
 /* Note that the blob at `block` is dealt with. *before: it was already. */
 static int note_seen(struct scrub *scrub, uint64_t block, bool look_only, bool *before)
@@ -388,7 +388,7 @@ static int scrub_blobs_of(struct scrub *scrub, uint64_t page_id, const struct kv
     return 0;
 }
 
-/* ---- pages ------------------------------------------------------------------------------ */
+/* ---- pages --------------------------------------------------------------------------- */
 
 enum page_state {
     PAGE_WHOLE,
@@ -494,7 +494,7 @@ static int scrub_pages(struct scrub *scrub)
     return err;
 }
 
-/* ---- all of it ------------------------------------------------------------------------------ */
+/* ---- all of it ----------------------------------------------------------------------- */
 
 static int scrub_begin(struct scrub *scrub)
 {

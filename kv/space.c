@@ -1272,7 +1272,8 @@ void kv_space_written(struct kv_space *space, uint64_t epoch)
 static uint64_t available_blocks(const struct kv_space *space, uint64_t room)
 {
     const uint64_t cluster = space->config.cluster_blocks;
-    const uint64_t growth = kv_min_u64(room, space->unbacked_blocks);
+    const uint64_t pieces = room / KV_BACKING_PIECE_BLOCKS; /* less than one is of no use */
+    const uint64_t growth = kv_min_u64(pieces * KV_BACKING_PIECE_BLOCKS, space->unbacked_blocks);
     const uint64_t free_blocks =
         space->free_blocks + space->deferred_blocks - (space->unbacked_blocks - growth);
     const uint64_t kept =

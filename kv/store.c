@@ -265,7 +265,8 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->epoch_first = epoch;
     err = open_pages(store, sb, options, epoch);
     if (err) {
-        kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs -y", strerror(-err));
+        kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs -y",
+                     strerror(-err));
         return err;
     }
     store->checkpoint.gate = &store->writer;

@@ -114,9 +114,19 @@ static int judge_image(const struct kv_device *device, const char *name,
     return 0;
 }
 
-/* Say why no copy could be used. */
+/* Is there a backup superblock at the end of the device, of an image that ends there? */
+static bool read_backup(struct kv_device *device, void *io, struct kv_disk_superblock *backup)
+{
+    if (device->block_count <= KV_LOG_FIRST_BLOCK ||
+        kv_device_read(device, device->block_count - 1, 1, io))
+        return false;
+    memcpy(backup, io, sizeof *backup);
+    return !judge_copy(backup) && kv_le64_get(backup->image_blocks) == device->block_count;
+}
+
+/* Say why no copy could be used. backup: there is one, which was not asked for. */
 static int refuse(const char *name, const int results[2], const struct kv_disk_superblock *any,
-                  bool with_backup, struct kv_error *error)
+                  bool with_backup, bool backup, struct kv_error *error)
 {
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EPROTONOSUPPORT) {
@@ -139,6 +149,14 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
                          strerror(-results[i]));
             return results[i];
         }
+    if (backup) {
+        kv_error_set(
+            error,
+            "%s: no superblock is where one should be, but there is a backup of one at the "
+            "end; if nothing else was put here since, fsck.kvfs -y makes use of it",
+            name);
+        return -EBADMSG;
+    }
     kv_error_set(error, "%s: not a kvfs image; make one with mkfs.kvfs", name);
     return -EMEDIUMTYPE;
 }
@@ -230,17 +248,14 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
         if (!results[i] &&
             (best < 0 || kv_le64_get(copies[i].sequence) > kv_le64_get(copies[best].sequence)))
             best = i;
-    if (best < 0 && with_backup && device->block_count > KV_LOG_FIRST_BLOCK) {
-        err = kv_device_read(device, device->block_count - 1, 1, io);
-        struct kv_disk_superblock backup;
-        memcpy(&backup, io, sizeof backup);
-        if (!err && !judge_copy(&backup)) {
-            copies[0] = backup;
-            best = 0;
-        }
+    struct kv_disk_superblock backup;
+    const bool has_backup = best < 0 && read_backup(device, io, &backup);
+    if (has_backup && with_backup) {
+        copies[0] = backup;
+        best = 0;
     }
     if (best < 0) {
-        err = refuse(name, results, copies, with_backup, error);
+        err = refuse(name, results, copies, with_backup, has_backup, error);
     } else {
         *out = copies[best];
         err = judge_image(device, name, out, error);

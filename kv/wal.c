@@ -59,9 +59,8 @@
 
 #define RING_BLOCKS_MIN 8u
 
-/* By how much the part of the ring that has room on the host begins and grows: 4 to 32 MiB. */
-#define BACK_BLOCKS_MIN 1024u
-#define BACK_BLOCKS_MAX 8192u
+/* The part of the ring that has room on the host doubles, up to 8 MiB at a time. */
+#define BACK_BLOCKS_MAX 2048u
 /* It grows by choice only while the host has so many times the room that the rest would take. */
 #define BACK_HOST_SHARE 4u
 
@@ -80,6 +79,7 @@ struct kv_wal {
     uint32_t buffer_blocks; /* immutable after open */
 
     uint64_t backed_blocks; /* whoever appends; slots that have room on the host */
+    bool stuck;             /* whoever appends; that could not grow when it was last wanted */
     uint64_t tail, durable, written, sealed;
     uint32_t fill;    /* payload bytes in the block at `sealed`, which is being filled */
     uint64_t epoch;   /* of that block */
@@ -133,14 +133,25 @@ static uint64_t backed_end(const struct kv_wal *wal)
     return slot < wal->backed_blocks ? next - slot + wal->backed_blocks : next;
 }
 
-/* Have room for at least the first `wanted` slots. */
+/*
+ * Have room for at least the first `wanted` slots. What is new is written with zeroes: a flush of
+ * blocks that were written before need not make the host's own notes durable too.
+ * -EAGAIN: the log that counts may lie there, from when the part was larger (an earlier opening).
+ */
 static int back_slots(struct kv_wal *wal, uint64_t wanted)
 {
     const uint64_t from = wal->backed_blocks;
-    const uint64_t to = kv_min_u64(kv_max_u64(wanted, BACK_BLOCKS_MIN), wal->block_count);
+    const uint64_t to = kv_min_u64(wanted, wal->block_count);
     if (to <= from)
         return 0;
-    const int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
+    pthread_mutex_lock(&wal->mutex);
+    const bool in_use = wal->tail % wal->block_count + (next_position(wal) - wal->tail) > from;
+    pthread_mutex_unlock(&wal->mutex);
+    if (in_use)
+        return -EAGAIN;
+    int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
+    if (!err)
+        err = kv_device_write_zeroes(wal->device, wal->first_block + from, to - from);
     if (!err)
         wal->backed_blocks = to;
     return err;
@@ -189,7 +200,8 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     if (!device->thin) {
         wal->backed_blocks = config->block_count;
     } else {
-        err = back_slots(wal, 0);
+        wal->backed_blocks = kv_min_u64(config->block_count, KV_WAL_BACKED_BLOCKS_MIN);
+        err = kv_device_reserve(device, config->first_block, wal->backed_blocks);
         if (err)
             goto out_cond;
     }
@@ -733,10 +745,13 @@ static int back_record(struct kv_wal *wal, size_t length)
     pthread_mutex_unlock(&wal->mutex);
     if (wanted > backed / 2)
         return back_slots(wal, 2 * wanted);
-    if (!lacking || !host_has_plenty(wal))
+    if (!lacking)
         return 0;
-    const int err = back_slots(wal, backed + kv_min_u64(backed, BACK_BLOCKS_MAX));
-    return err == -ENOSPC ? 0 : err;
+    const int err = host_has_plenty(wal)
+                        ? back_slots(wal, backed + kv_min_u64(backed, BACK_BLOCKS_MAX))
+                        : -ENOSPC;
+    wal->stuck = err != 0;
+    return err == -ENOSPC || err == -EAGAIN ? 0 : err;
 }
 
 int kv_wal_room(struct kv_wal *wal, size_t length)
@@ -757,7 +772,8 @@ int kv_wal_room(struct kv_wal *wal, size_t length)
 bool kv_wal_is_short(struct kv_wal *wal)
 {
     pthread_mutex_lock(&wal->mutex);
-    const bool is_short = backed_end(wal) - next_position(wal) < wal->backed_blocks / 4;
+    const bool is_short =
+        wal->stuck && backed_end(wal) - next_position(wal) < wal->backed_blocks / 4;
     pthread_mutex_unlock(&wal->mutex);
     return is_short;
 }

@@ -20,6 +20,9 @@
 
 struct kv_wal;
 
+/* So much of the ring, or all of it, has room on the host at least: mkfs writes it with zeroes. */
+#define KV_WAL_BACKED_BLOCKS_MIN 1024u /* 4 MiB */
+
 struct kv_wal_config {
     uint64_t first_block, block_count; /* the ring */
     uint64_t log_id;                   /* of the image; other images' blocks are not ours */
@@ -67,7 +70,8 @@ KV_MUST_CHECK int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void
  * room for so much log; what else the device says when it is asked for room.
  */
 KV_MUST_CHECK int kv_wal_room(struct kv_wal *wal, size_t length);
-/* Only part of the ring has room on the host, and most of it is used: time for a checkpoint. */
+/* The part of the ring that has room on the host can not grow, and most of it is used: time for a
+ * checkpoint. */
 bool kv_wal_is_short(struct kv_wal *wal);
 
 /*

@@ -36,7 +36,7 @@ static void cancel(int number)
     cancelled = 1;
 }
 
-/* ---- a terminal ------------------------------------------------------------------------ */
+/* ---- a terminal ---------------------------------------------------------------------- */
 
 struct terminal {
     bool is_one;
@@ -63,7 +63,7 @@ static void show_progress(struct terminal *terminal, uint64_t done, uint64_t tot
     fprintf(stderr, "\rscrub: %5.1f %% of %" PRIu64 " MiB", tenths / 10.0, total >> 20);
 }
 
-/* ---- what both ways end with -------------------------------------------------------------- */
+/* ---- what both ways end with --------------------------------------------------------- */
 
 static int conclude(const char *target, int err, uint64_t bytes, uint64_t findings)
 {
@@ -86,7 +86,7 @@ static int conclude(const char *target, int err, uint64_t bytes, uint64_t findin
     return status;
 }
 
-/* ---- an image ------------------------------------------------------------------------------ */
+/* ---- an image ------------------------------------------------------------------------ */
 
 struct image_scrub {
     struct kv_store *store;
@@ -246,7 +246,7 @@ static int scrub_mount(const char *dir, uint64_t bytes_per_second, struct termin
     return conclude(dir, err, state.done, state.findings);
 }
 
-/* ---- the command -------------------------------------------------------------------------- */
+/* ---- the command --------------------------------------------------------------------- */
 
 /* MiB/s, as a decimal number. */
 static bool parse_rate(const char *text, uint64_t *bytes_per_second)

@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -38,6 +39,7 @@ static const char usage[] =
 
 static const char usage_end[] =
     "                     nonempty: also when DIR is not empty\n"
+    "                     auto_unmount: leave no dead mount when the daemon dies\n"
     "                     and those of mount(8): rw, noatime, nodev, noexec, nosuid, ...\n"
     "  -h, --help  -V, --version\n"
     "\n"
@@ -85,7 +87,6 @@ static const struct generic_option generic_options[] = {
     {"nodev", GENERIC_PASS, MS_NODEV, 0},
     {"exec", GENERIC_PASS, 0, MS_NOEXEC},
     {"noexec", GENERIC_PASS, MS_NOEXEC, 0},
-    {"auto_unmount", GENERIC_PASS, 0, 0},
     {"fsname", GENERIC_PASS, 0, 0},
     {"subtype", GENERIC_PASS, 0, 0},
     /* What the mount table shows of a FUSE mount; mount(8) gives it back for a remount. */
@@ -139,6 +140,10 @@ static int apply_option(const char *name, const char *value, struct request *req
     struct fs_mount_options *options = &request->options;
     if (strcmp(name, "nonempty") == 0) {
         request->nonempty = true;
+        return TOOL_MOUNT_OK;
+    }
+    if (strcmp(name, "auto_unmount") == 0) {
+        options->auto_unmount = true;
         return TOOL_MOUNT_OK;
     }
     if (strcmp(name, "remount") == 0) {
@@ -338,6 +343,17 @@ static int check_fuse(void)
 
 /* ---- remount ------------------------------------------------------------------- */
 
+/* Did its daemon open the image read-only? Then no flag makes the mount writable. */
+static bool daemon_is_read_only(const char *dir)
+{
+    char stats[65536];
+    const ssize_t length = getxattr(dir, FS_XATTR_STATS, stats, sizeof stats - 1);
+    if (length < 0)
+        return false; /* the kernel will have its say */
+    stats[length] = '\0';
+    return strstr(stats, "\"read_only\": true") != NULL;
+}
+
 /* Change the flags of a mount that is there; its daemon goes on. */
 static int remount(const struct request *request)
 {
@@ -347,6 +363,12 @@ static int remount(const struct request *request)
     if (tool_mount_of_path(request->dir, &found)) {
         tool_complain("%s: not mounted, so it can not be remounted; leave out -o remount",
                       request->dir);
+        return TOOL_MOUNT_FAILED;
+    }
+    if (!(flags & MS_RDONLY) && daemon_is_read_only(found.dir)) {
+        tool_complain("%s: was mounted read-only and can not become writable; unmount it and mount "
+                      "it again",
+                      found.dir);
         return TOOL_MOUNT_FAILED;
     }
     if (mount(NULL, found.dir, NULL, flags, NULL) == 0)

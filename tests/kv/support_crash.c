@@ -18,8 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define WORKERS_MAX 16u
-#define STORY_BYTES 2048u
+#define WORKERS_MAX     16u
+#define STORY_BYTES     2048u
+#define PROGRESS_STATES 100000u
 
 /* ---- the set ------------------------------------------------------------------ */
 
@@ -77,9 +78,9 @@ void crash_engine_free(struct crash_engine *engine)
     free(engine);
 }
 
-static void count(_Atomic uint64_t *counter)
+static uint64_t count(_Atomic uint64_t *counter)
 {
-    (void)atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+    return atomic_fetch_add_explicit(counter, 1, memory_order_relaxed) + 1;
 }
 
 static uint64_t counted(const _Atomic uint64_t *counter)
@@ -153,7 +154,8 @@ struct exploration {
     const struct crash_sizes *sizes;
     struct test_random *random;
     struct image_layout layout;
-    unsigned depth; /* crashes before this one */
+    unsigned depth;   /* crashes before this one */
+    size_t torn_each; /* torn states between two flushes, at most about; 0: all */
 
     struct crash_walk walk;
     uint64_t *durable; /* for each block, the digest of walk.durable */
@@ -420,7 +422,11 @@ static void try_state(struct exploration *at, const struct crash_choice *torn, s
                        ->torn_kinds[block_kind_of(&at->layout, event.block, event.bytes)]);
     }
     if (fresh) {
-        count(&at->engine->counts->states);
+        const uint64_t states = count(&at->engine->counts->states);
+        if (states % PROGRESS_STATES == 0) {
+            printf("%llu states\n", (unsigned long long)states);
+            (void)fflush(stdout); /* for people who wait */
+        }
         if (torn)
             count(&at->engine->counts->torn);
         if (at->depth)
@@ -518,7 +524,7 @@ static void all_torn(struct exploration *at)
         for (size_t cut = 0; cut < cuts; cut++)
             for (int rest = TORN_REST_OLD; rest <= TORN_REST_RANDOM; rest++)
                 for (int others = 0; others < OTHERS_COUNT; others++) {
-                    if (!take(at, at->sizes->torn, total))
+                    if (!take(at, at->torn_each, total))
                         continue;
                     const struct crash_choice torn = {.torn = true,
                                                       .torn_bytes = (uint32_t)cut * 512,
@@ -571,6 +577,10 @@ static void explore(struct exploration *at, struct recorder *recorder, size_t fi
 {
     begin(at, recorder);
     const size_t end = recorder_event_count(recorder);
+    size_t intervals = 1;
+    for (size_t position = first_position; position < end; position++)
+        intervals += recorder_event(recorder, position).is_flush;
+    at->torn_each = at->sizes->torn ? at->sizes->torn / intervals + 1 : 0;
     for (size_t position = 0; position <= end; position++) {
         if (position < end && !recorder_event(recorder, position).is_flush)
             continue;

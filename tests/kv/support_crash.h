@@ -53,7 +53,7 @@ struct crash_subject {
 struct crash_sizes {
     size_t subsets;        /* of all subsets and prefixes between two flushes, at most about */
     size_t random_subsets; /* where there are too many writes for all */
-    size_t torn;           /* torn states between two flushes, at most about */
+    size_t torn;           /* torn states of one exploration, spread over it, at most about */
     size_t recoveries;     /* one of so many states gets crashes in its recovery; 0: none */
     size_t peeks;          /* one of so many is opened read-only too; 0: none */
 };

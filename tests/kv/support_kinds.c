@@ -49,13 +49,11 @@ static enum block_kind kind_of_data(const struct image_layout *layout, const uin
         return KIND_PACKED; /* a discard */
     if (looks_like_map(layout, bytes))
         return KIND_MAP;
-    if (!layout->plain)
-        return KIND_PACKED;
     struct kv_disk_node node;
     memcpy(&node, bytes, sizeof node);
-    if (kv_le32_get(node.magic) != KV_NODE_MAGIC)
-        return KIND_BLOB;
-    return node.level ? KIND_INNER : KIND_LEAF;
+    if (kv_le32_get(node.magic) == KV_NODE_MAGIC)
+        return node.level ? KIND_INNER : KIND_LEAF;
+    return layout->plain ? KIND_BLOB : KIND_PACKED;
 }
 
 enum block_kind block_kind_of(const struct image_layout *layout, uint64_t block,

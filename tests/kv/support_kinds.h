@@ -1,8 +1,8 @@
 /*
  * tests/kv/support_kinds.h: what kind of block a write is of, told by its place and its bytes.
  *
- * Pages and map blocks can be told apart only where they are stored as they are (KV_CODEC_NONE,
- * pages of one block); other blocks of the data area are of the kind "packed" then.
+ * Blobs can be told from the later blocks of pages only where there are none of these
+ * (KV_CODEC_NONE, pages of one block); elsewhere both are of the kind "packed".
  */
 #ifndef TESTS_KV_SUPPORT_KINDS_H
 #define TESTS_KV_SUPPORT_KINDS_H
@@ -20,14 +20,14 @@ enum block_kind {
     KIND_LEAF,
     KIND_INNER,
     KIND_BLOB,
-    KIND_PACKED, /* of a page or a blob that may be packed, or of a page of several blocks */
+    KIND_PACKED, /* a blob, or a page's second block or later */
     KIND_COUNT
 };
 extern const char *const block_kind_names[KIND_COUNT];
 
 struct image_layout {
     uint64_t image_blocks, log_first, log_end, group_first;
-    bool plain; /* pages are one block and stored as they are */
+    bool plain; /* pages are one block, and blobs are stored as they are */
 };
 
 /* From the first superblock, which must be sound. */

@@ -41,7 +41,7 @@ static int scrub(struct kv_store *store, struct findings *findings)
     return err;
 }
 
-/* ---- the store ------------------------------------------------------------------------ */
+/* ---- the store ----------------------------------------------------------------------- */
 
 struct scene {
     struct kv_device *device;
@@ -117,7 +117,7 @@ static void expect_found(struct scene *scene, uint64_t block, size_t offset, con
     ck_assert_uint_eq(findings.count, 0);
 }
 
-/* ---- tests -------------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------------------- */
 
 START_TEST(a_sound_store_has_no_findings_and_is_read_as_a_whole)
 {

@@ -101,7 +101,17 @@ struct run {
     struct crash_engine *engine;
     struct base bases[CONFIG_COUNT];
     size_t worker, worker_count, scenario;
+    enum plan_phase phase;
 };
+
+/* Where a process is with its share of all scenarios. */
+static void begin_phase(struct run *run, enum plan_phase phase, const char *name)
+{
+    run->phase = phase;
+    printf("%s after %llu states\n", name,
+           (unsigned long long)crash_engine_counts(run->engine).states);
+    (void)fflush(stdout); /* for people who wait */
+}
 
 /* Every process makes its share of all scenarios, one after the other. */
 static bool is_mine(struct run *run)
@@ -141,7 +151,8 @@ static void end_life(struct run *run, struct store_life *life, struct workload *
     kv_abandon(work->store);
     workload_end(work);
     const struct crash_subject subject = store_life_subject(life);
-    crash_explore(run->engine, &subject, life->recorder, first, &run->plan->sizes, random);
+    crash_explore(run->engine, &subject, life->recorder, first, &run->plan->sizes[run->phase],
+                  random);
     promises_release(&life->promises);
     recorder_free(life->recorder);
     history_free(life->history);
@@ -272,14 +283,18 @@ static void run_random(struct run *run, size_t number)
 static void run_all(void *context, size_t worker, size_t worker_count)
 {
     struct run *run = context;
-    const bool large = run->plan->sizes.subsets == 0;
+    const bool large = run->plan->large;
     run->worker = worker;
     run->worker_count = worker_count;
+    begin_phase(run, PHASE_SINGLES, "single operations");
     run_singles(run, large);
+    begin_phase(run, PHASE_PAIRS, "pairs");
     run_pairs(run, large);
+    begin_phase(run, PHASE_RANDOM, "the log's wrap");
     for (size_t i = 0; i < (large ? 60u : 6u); i++)
         if (is_mine(run))
             run_wrap(run, i);
+    begin_phase(run, PHASE_RANDOM, "random workloads");
     for (size_t i = 0; !crash_engine_full(run->engine); i++)
         if (is_mine(run))
             run_random(run, i);
@@ -295,7 +310,7 @@ int main(int argc, char **argv)
     struct crash_engine *engine = crash_engine_new(plan.states);
     struct run run = {.plan = &plan, .engine = engine};
     bool good = crash_run_workers(engine, plan.workers, run_all, &run);
-    good = plan_finish(&plan, engine, "crashes of the store", (1u << KIND_COUNT) - 1) && good;
+    good = plan_finish(&plan, engine, "crashes of the store") && good;
     crash_engine_free(engine);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

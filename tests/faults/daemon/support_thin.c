@@ -8,11 +8,14 @@
 #include "support_thin.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
 
 struct thin {
     struct kv_device device;
     struct kv_device *below;
     enum thin_refusal refusal;
+    _Atomic unsigned delay_us;
     pthread_mutex_t mutex;
     bool *has_room; /* mutex, as the rest */
     uint64_t room, used, unpromised, refusals;
@@ -50,7 +53,10 @@ static int admit_write(struct thin *thin, const struct kv_io *io)
 static int submit_thin(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
 {
     struct thin *thin = (struct thin *)device;
+    const struct timespec pause = {.tv_nsec = 1000 * (long)atomic_load(&thin->delay_us)};
     int err = 0;
+    if (pause.tv_nsec && io_count && ios[0].kind == KV_IO_WRITE)
+        (void)nanosleep(&pause, NULL); /* cut short is as good */
     for (size_t i = 0; i < io_count; i++) {
         ios[i].result = ios[i].kind == KV_IO_WRITE ? admit_write(thin, &ios[i]) : 0;
         if (!ios[i].result)
@@ -154,6 +160,11 @@ void thin_set_room(struct thin *thin, uint64_t block_count)
     pthread_mutex_lock(&thin->mutex);
     thin->room = block_count;
     pthread_mutex_unlock(&thin->mutex);
+}
+
+void thin_set_delay(struct thin *thin, unsigned microseconds)
+{
+    atomic_store(&thin->delay_us, microseconds);
 }
 
 uint64_t thin_used(struct thin *thin)

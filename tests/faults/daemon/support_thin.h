@@ -24,6 +24,8 @@ struct kv_device *thin_device(struct thin *thin);
 
 /* How many blocks more the host has room for from now on. */
 void thin_set_room(struct thin *thin, uint64_t block_count);
+/* From now on each submission with a write takes so long: threads meet where they seldom do. */
+void thin_set_delay(struct thin *thin, unsigned microseconds);
 /* Blocks that have room. */
 uint64_t thin_used(struct thin *thin);
 /* Writes since the last call that had no promise. */

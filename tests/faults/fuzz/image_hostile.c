@@ -8,7 +8,7 @@
  */
 #include "tests/faults/fuzz/image_hostile.h"
 
-#include <sys/xattr.h>
+#include <sys/prctl.h>
 
 #include "fs/acl.h"
 #include "fs/format.h"
@@ -100,7 +100,7 @@ static void populate(struct fs_volume *volume, enum hostile_base base)
     KV_ASSERT(fs_setxattr(volume, directory, "trusted.big", "x", 1, 0, false) == 0);
     set_acl(volume, packed, FS_XATTR_ACCESS_ACL);
     set_acl(volume, directory, FS_XATTR_DEFAULT_ACL);
-    for (unsigned i = 0; i < 60; i++) {
+    for (unsigned i = 0; i < 24; i++) {
         char name[32];
         snprintf(name, sizeof name, "file with number %02u", i);
         make(volume, below, name, S_IFREG | 0644, NULL);
@@ -170,8 +170,11 @@ static struct image_bytes *build(enum hostile_base base)
 struct image_bytes *hostile_image(enum hostile_base base)
 {
     static struct image_bytes *images[HOSTILE_COUNT];
-    if (!images[base])
+    if (!images[base]) {
+        /* Huge pages would be zeroed for each store that is opened, and hardly used. */
+        (void)prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
         images[base] = build(base);
+    }
     image_bytes_restore(images[base]);
     return images[base];
 }

@@ -7,6 +7,7 @@
 #include "tests/faults/fuzz/image_repair.h"
 
 #include "kv/codec.h"
+#include "kv/stored_page.h"
 #include "kv/superblock.h"
 
 #define PLACES_MAX  2048u
@@ -138,11 +139,15 @@ static void seal_ptr(struct image_bytes *image, const struct image_place *place)
 bool image_page_read(const struct image_bytes *image, const struct image_place *place,
                      uint8_t *node, size_t node_bytes)
 {
+    const size_t head = sizeof(struct kv_disk_node);
     const struct kv_disk_ptr ptr = read_ptr(image, place);
     const uint8_t *const stored = stored_at(image, &ptr);
     const uint32_t length = kv_le32_get(ptr.length_bytes);
-    return stored && length <= node_bytes &&
-           !kv_codec_unpack(ptr.codec, stored, length, node, node_bytes);
+    if (!stored || length < head || length > node_bytes ||
+        kv_codec_unpack(ptr.codec, stored + head, length - head, node + head, node_bytes - head))
+        return false;
+    memcpy(node, stored, head);
+    return true;
 }
 
 /* Some blocks behind all that is in use, which nobody will miss. */
@@ -154,14 +159,19 @@ static uint64_t spare_blocks(const struct image_bytes *image, const struct image
     return used > wanted + count ? used - wanted : 0;
 }
 
-void image_page_write(struct image_bytes *image, const struct image_place *place,
-                      const uint8_t *node, size_t node_bytes)
+void image_page_write(struct image_bytes *image, const struct image_place *place, uint8_t *node,
+                      size_t node_bytes)
 {
     uint8_t packed[KV_NODE_BYTES_MAX];
+    struct kv_disk_superblock superblock;
+    uint64_t superblock_at;
+    if (!image_superblock(image, &superblock, &superblock_at))
+        return;
     struct kv_disk_ptr ptr = read_ptr(image, place);
     const struct kv_codec_spec spec = {.codec = ptr.codec <= KV_CODEC_ZSTD ? ptr.codec : 0};
     enum kv_codec used;
-    const size_t length = kv_codec_pack(spec, node, node_bytes, packed, sizeof packed, &used);
+    const size_t length = kv_stored_page_pack(node, node_bytes, spec,
+                                              kv_superblock_log_id(&superblock), packed, &used);
     if (kv_blocks_for(length) > kv_blocks_for(kv_le32_get(ptr.length_bytes))) {
         const uint64_t block = spare_blocks(image, place, kv_blocks_for(length));
         if (!block)
@@ -253,6 +263,11 @@ static void mend_page(struct image_bytes *image, const struct image_place *place
                         kv_le16_get(header->high_bytes) - kv_le32_get(header->heap_start);
     if (plausible && heap - used != kv_le32_get(header->garbage_bytes)) {
         header->garbage_bytes = kv_le32_of((uint32_t)(heap - used));
+        changed = true;
+    }
+    const struct kv_disk_ptr ptr = read_ptr(image, place);
+    if (plausible && memcmp(&header->epoch, &ptr.birth_epoch, sizeof ptr.birth_epoch) != 0) {
+        header->epoch = ptr.birth_epoch;
         changed = true;
     }
     if (changed)

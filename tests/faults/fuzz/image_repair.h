@@ -43,8 +43,8 @@ bool image_page_read(const struct image_bytes *image, const struct image_place *
  * Store a page anew: in its place if it fits, else in blocks that are free. Its pointer in the
  * image follows; digests above it are image_repair's.
  */
-void image_page_write(struct image_bytes *image, const struct image_place *place,
-                      const uint8_t *node, size_t node_bytes);
+void image_page_write(struct image_bytes *image, const struct image_place *place, uint8_t *node,
+                      size_t node_bytes);
 
 /* Put a record into the log, behind what it holds; as much as one block takes. */
 void image_log_append(struct image_bytes *image, const uint8_t *body, size_t length);

@@ -14,7 +14,7 @@
 #define DEPTH_MAX   6u
 #define ENTRIES_MAX 64u  /* of one directory */
 #define VISITS_MAX  256u /* of all */
-#define IO_BYTES    65536u
+#define IO_BYTES    32768u
 
 struct tour {
     struct fs_volume *volume;
@@ -67,10 +67,12 @@ static void read_content(struct tour *tour, const struct fs_record *record)
 {
     const uint64_t ino = record->file.ino;
     const uint64_t size = record->file.size;
-    const uint64_t offsets[] = {0, size / 2, size > IO_BYTES ? size - IO_BYTES : 0, FS_SIZE_MAX};
+    const uint64_t offsets[] = {0, size / 2, size > 4096 ? size - 4096 : 0, FS_SIZE_MAX};
     size_t got;
     uint64_t found = 0;
     for (size_t i = 0; i < sizeof offsets / sizeof offsets[0]; i++) {
+        if (i && offsets[i] <= offsets[i - 1])
+            continue;
         got = 0;
         const int err = fs_read(tour->volume, ino, offsets[i], tour->io, IO_BYTES, &got);
         KV_ASSERT(err || got <= IO_BYTES);
@@ -185,7 +187,7 @@ static void change_names(struct tour *tour)
         kv_ignore(fs_unlink(volume, found[2], "clone", 5));
         if (!fs_lookup(volume, found[2], "below", 5, &record)) {
             const uint64_t below = record.file.ino;
-            for (unsigned i = 0; i < 40; i++) {
+            for (unsigned i = 0; i < 20; i++) {
                 char name[32];
                 const int length = snprintf(name, sizeof name, "file with number %02u", i);
                 kv_ignore(fs_unlink(volume, below, name, (size_t)length));

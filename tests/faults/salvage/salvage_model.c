@@ -21,7 +21,10 @@ static enum form form_of(const struct label *label)
 {
     const uint64_t mix = (label->number * 31u + label->version) * 0x9e3779b97f4a7c15ull;
     const unsigned choice = (unsigned)(mix >> 32) % 100;
-    return choice < 70 ? FORM_SHORT : choice < 85 ? FORM_LONG : choice < 88 ? FORM_LARGE : FORM_BLOB;
+    return choice < 70   ? FORM_SHORT
+           : choice < 85 ? FORM_LONG
+           : choice < 88 ? FORM_LARGE
+                         : FORM_BLOB;
 }
 
 static size_t content_bytes(const struct label *label)
@@ -76,8 +79,7 @@ static int put_blob(struct model *model, struct kv_batch *batch, const uint8_t *
     return err;
 }
 
-static void put(struct model *model, struct kv_batch *batch, unsigned number,
-                struct shared *shared)
+static void put(struct model *model, struct kv_batch *batch, unsigned number, struct shared *shared)
 {
     static uint8_t value[sizeof(struct label) + LARGE_BYTES + 1000];
     uint8_t key[64];
@@ -120,9 +122,9 @@ void model_work(struct model *model, unsigned batch_count)
         const unsigned count = 1 + (unsigned)test_random_below(&model->random, 60);
         for (unsigned k = 0; k < count; k++) {
             /* Runs make splits at one place and, deleted, merges; the rest is scattered. */
-            const unsigned number =
-                action < 6 ? (start + k) % MODEL_KEYS
-                           : (unsigned)test_random_below(&model->random, MODEL_KEYS);
+            const unsigned number = action < 6
+                                        ? (start + k) % MODEL_KEYS
+                                        : (unsigned)test_random_below(&model->random, MODEL_KEYS);
             if (action == 4 || action == 5 || (action == 9 && k % 2))
                 del(model, batch, number);
             else
@@ -249,7 +251,8 @@ void model_mark(struct model *model, struct model_layout *layout)
     *layout = (struct model_layout){
         .bitmap_block = kv_le64_get(store->checkpoint.superblock.group_first_block)};
     add_leaves(layout, store);
-    struct visit visit = {.layout = layout, .store = store, .node = kv_device_alloc(store->node_bytes)};
+    struct visit visit = {
+        .layout = layout, .store = store, .node = kv_device_alloc(store->node_bytes)};
     KV_ASSERT(visit.node);
     err = kv_pagemap_walk(store->map, visit_map, &visit);
     KV_ASSERT(err == 0);

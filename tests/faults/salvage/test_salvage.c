@@ -40,8 +40,7 @@ struct totals {
     uint64_t rounds, keys, kept, older, gone, interrupted, leaves_hit;
 };
 
-static void note(void *context, enum kv_check_severity severity, const char *what,
-                 const char *text)
+static void note(void *context, enum kv_check_severity severity, const char *what, const char *text)
 {
     struct told *told = context;
     if (test_env("KVFS_VERBOSE", 0))
@@ -202,10 +201,9 @@ static void repair_in_part(struct faulty *faulty, uint64_t writes)
     struct told told = {0};
     struct kv_store *store;
     struct kv_check_result result;
-    faulty_arm(faulty, (struct fault){.targets = FAULT_WRITES,
-                                      .after = writes,
-                                      .lasting = true,
-                                      .error = -EIO});
+    faulty_arm(
+        faulty,
+        (struct fault){.targets = FAULT_WRITES, .after = writes, .lasting = true, .error = -EIO});
     if (!try_open(faulty_device(faulty), false, &told, &store)) {
         const struct kv_check_options options = {
             .repair = true, .read_blobs = true, .report = note, .context = &told};
@@ -242,7 +240,8 @@ static void compare(struct round *round, struct kv_store *store, const struct to
             !is_hit(&round->wreck, round->layout.leaves[leaf].at) && !blob_hit[number];
         const bool replayed = round->touched_replayed && model->touched[number];
         const uint32_t wanted = replayed ? model->current[number] : model->durable[number];
-        if (blob_hit[number] && !replayed && !is_hit(&round->wreck, round->layout.leaves[leaf].at)) {
+        if (blob_hit[number] && !replayed &&
+            !is_hit(&round->wreck, round->layout.leaves[leaf].at)) {
             /* The key of a damaged blob may stay, and says so when it is read. */
             continue;
         }
@@ -269,7 +268,8 @@ static void compare(struct round *round, struct kv_store *store, const struct to
     }
 }
 
-/* ---- rounds ----------------------------------------------------------------------------------- */
+/* ---- rounds -----------------------------------------------------------------------------------
+ */
 
 static void make_image(struct round *round, struct kv_device *device, unsigned node_bytes,
                        enum kv_codec codec)
@@ -330,8 +330,7 @@ static void run_round(uint64_t seed, unsigned number, struct totals *totals)
     struct kv_check_result result;
     int err = try_open(device, false, &again, &store);
     KV_ASSERT(err == 0);
-    const struct kv_check_options options = {
-        .read_blobs = true, .report = note, .context = &again};
+    const struct kv_check_options options = {.read_blobs = true, .report = note, .context = &again};
     err = kv_check(store, &options, &result);
     KV_ASSERT(err == 0);
     if (again.findings != again.blobs) {
