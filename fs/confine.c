@@ -68,6 +68,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(mremap),
     SCMP_SYS(madvise),
     SCMP_SYS(getrandom),
+    SCMP_SYS(sysinfo),
     /* threads, and a wait for them */
     SCMP_SYS(clone),
     SCMP_SYS(clone3),

@@ -658,7 +658,7 @@ int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
     pthread_mutex_init(&file->mutex, NULL);
     pthread_cond_init(&file->ring_idle, NULL);
 
-    struct stat image;
+    struct stat image = {0};
     int err = -ESTALE;
     for (unsigned i = 0; i < TRIES && err == -ESTALE; i++) {
         let_go(file);

@@ -92,6 +92,7 @@ struct kv_space {
 
     pthread_mutex_t mutex;
     struct kv_backing *backing;
+    unsigned refusals_max;    /* that one call takes from the host: many while opening */
     uint64_t unbacked_blocks; /* not busy, in pieces that are not backed */
     struct epoch_changes changes[2];
     uint64_t free_blocks;
@@ -410,6 +411,18 @@ static int back_meta(struct kv_space *space, uint32_t index)
     return 0;
 }
 
+/*
+ * While opening, what the replay needs has room of old on a full host, and is worth a long search
+ * for. That ends with the first search in vain and with the first checkpoint.
+ */
+static int back_more(struct kv_space *space)
+{
+    const int err = kv_backing_grow(space->backing, space->refusals_max);
+    if (err)
+        space->refusals_max = REFUSALS_MAX;
+    return err;
+}
+
 /* What is kept of so many blocks that are in use or may be used: for deletions ... */
 static uint64_t emergency_clusters(const struct kv_space *space, uint64_t blocks)
 {
@@ -655,6 +668,7 @@ static int space_new(struct kv_device *device, const struct kv_space_config *con
     }
     space->device = device;
     space->config = *config;
+    space->refusals_max = REFUSALS_MAX_OPEN;
     const struct kv_backing_config backing = {.device = device,
                                               .first_block = config->group_first_block,
                                               .block_count =
@@ -960,7 +974,7 @@ int kv_space_alloc(struct kv_space *space, enum kv_space_purpose purpose, uint32
     int err = purpose == KV_SPACE_DATA ? 0 : -ENOSPC;
     pthread_mutex_lock(&space->mutex);
     while (!err && !find_spare(space, count, &index, &found))
-        err = kv_backing_grow(space->backing, REFUSALS_MAX);
+        err = back_more(space);
     if (err && err != -ENOSPC)
         goto out;
     err = -ENOSPC;
@@ -1096,7 +1110,7 @@ int kv_space_reserve(struct kv_space *space, uint64_t cluster_count, enum kv_spa
     int err = 0;
     pthread_mutex_lock(&space->mutex);
     while (!err && !has_clusters(space, cluster_count, need))
-        err = need == KV_SPACE_LAST ? -ENOSPC : kv_backing_grow(space->backing, REFUSALS_MAX);
+        err = need == KV_SPACE_LAST ? -ENOSPC : back_more(space);
     if (!err)
         space->reserved_clusters += cluster_count;
     pthread_mutex_unlock(&space->mutex);
@@ -1108,7 +1122,7 @@ int kv_space_back_reserve(struct kv_space *space)
     int err = 0;
     pthread_mutex_lock(&space->mutex);
     while (!err && !has_clusters(space, 0, KV_SPACE_NORMAL))
-        err = kv_backing_grow(space->backing, REFUSALS_MAX_OPEN);
+        err = back_more(space);
     pthread_mutex_unlock(&space->mutex);
     return err == -ENOSPC ? 0 : err;
 }
@@ -1265,6 +1279,7 @@ void kv_space_written(struct kv_space *space, uint64_t epoch)
         }
         changes_empty(changes);
     }
+    space->refusals_max = REFUSALS_MAX;
     pthread_mutex_unlock(&space->mutex);
 }
 

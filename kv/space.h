@@ -102,9 +102,9 @@ KV_MUST_CHECK int kv_space_reserve(struct kv_space *space, uint64_t cluster_coun
                                    enum kv_space_need need);
 void kv_space_unreserve(struct kv_space *space, uint64_t cluster_count);
 /*
- * After opening for writing: find room for what is kept for deletions and checkpoints, trying
- * longer than others do, for on a full host it is room of old that must be found again.
- * Returns 0 also when there is less.
+ * After opening for writing: find room for what is kept for deletions and checkpoints. Until the
+ * first checkpoint the host is asked longer than later, for on a full one it is room of old that
+ * must be found again. Returns 0 also when there is less.
  */
 KV_MUST_CHECK int kv_space_back_reserve(struct kv_space *space);
 

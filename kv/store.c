@@ -18,6 +18,8 @@
 #define BUDGET_MIN         (8ull << 20)
 #define INTERVAL_DEFAULT   1000u
 #define CHECKPOINT_EVERY_S 30u
+#define LOG_CHECKPOINT_MAX (32ull << 20)
+#define LOG_USED_MAX       (48ull << 20)
 
 /* ---- log lines, failure ------------------------------------------------------------ */
 
@@ -208,6 +210,23 @@ static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock
     return err;
 }
 
+/*
+ * When the log asks for a checkpoint: often enough that it does not fill up, and that neither a
+ * replay nor what is noted for each moved page grows out of proportion to the memory. While that
+ * checkpoint is under way, writers may go on up to LOG_USED_MAX and then wait for it: however
+ * long the ring and slow the device, a replay has no more to do than that, some 600,000 small
+ * records under scattered keys, which is less than a second's work.
+ */
+static void choose_log_bounds(struct kv_store *store, const struct kv_disk_superblock *sb,
+                              const struct kv_open_options *options)
+{
+    const uint64_t budget =
+        options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
+    const uint64_t log_bytes = kv_le64_get(sb->log_block_count) * KV_BLOCK_BYTES;
+    store->log_checkpoint_bytes =
+        kv_min_u64(log_bytes / 3, kv_min_u64(LOG_CHECKPOINT_MAX, budget / 2));
+}
+
 int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
                       const struct kv_open_options *options, struct kv_error *error)
 {
@@ -244,11 +263,13 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         if (err)
             return err;
     }
+    choose_log_bounds(store, sb, options);
     const struct kv_wal_config config = {.first_block = kv_le64_get(sb->log_first_block),
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),
                                          .tail = kv_le64_get(sb->log_tail),
-                                         .tail_link = kv_le64_get(sb->log_tail_link)};
+                                         .tail_link = kv_le64_get(sb->log_tail_link),
+                                         .used_blocks_max = LOG_USED_MAX / KV_BLOCK_BYTES};
     err = kv_wal_open(store->device, &config, &store->wal);
     if (err == -ENOSPC)
         say_host_is_full(error);
@@ -276,11 +297,6 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->checkpoint.pager = store->pager;
     store->checkpoint.wal = store->wal;
     atomic_init(&store->checkpoint.epoch, epoch);
-    /* Often enough that the log does not fill up, and that neither a replay nor what is noted
-     * for each moved page grows out of proportion to the memory. */
-    const uint64_t log_bytes = config.block_count * KV_BLOCK_BYTES;
-    store->log_checkpoint_bytes =
-        kv_min_u64(log_bytes / 3, kv_min_u64(64ull << 20, store->budget_bytes / 2));
     return 0;
 }
 

@@ -66,8 +66,9 @@
 
 struct kv_wal {
     struct kv_device *device; /* immutable after open */
-    uint64_t first_block;     /* immutable after open, as are the next four */
+    uint64_t first_block;     /* immutable after open, as are the next five */
     uint64_t block_count;
+    uint64_t used_blocks_max; /* of them, when a record comes; at most block_count */
     uint64_t log_id;
     uint64_t open_tail, open_link; /* where replay begins */
 
@@ -192,6 +193,9 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     wal->device = device;
     wal->first_block = config->first_block;
     wal->block_count = config->block_count;
+    wal->used_blocks_max = config->block_count;
+    if (config->used_blocks_max)
+        wal->used_blocks_max = kv_min_u64(config->used_blocks_max, config->block_count);
     wal->log_id = config->log_id;
     wal->open_tail = config->tail;
     wal->open_link = config->tail_link;
@@ -727,7 +731,7 @@ static bool has_room(const struct kv_wal *wal, size_t length)
 {
     const uint64_t used = next_position(wal) - wal->tail;
     const uint64_t wanted = record_blocks(length);
-    return (used <= wal->block_count && wanted <= wal->block_count - used &&
+    return (used < wal->used_blocks_max && wanted <= wal->block_count - used &&
             wanted <= backed_end(wal) - next_position(wal)) ||
            KV_PLANT(log_room_unchecked);
 }

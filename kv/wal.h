@@ -29,6 +29,7 @@ struct kv_wal_config {
     uint64_t tail;                     /* position to replay from */
     uint64_t tail_link;                /* digest of the block before it; 0 in a new image */
     uint32_t buffer_bytes;             /* append buffer; 0 = 4 MiB */
+    uint64_t used_blocks_max;          /* where these are in use there is no room; 0: all */
 };
 
 /* -ENOSPC: the host has no room for the least part of the ring. */
@@ -65,7 +66,8 @@ KV_MUST_CHECK int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void
                                 struct kv_wal_end *end);
 
 /*
- * Is there room in the ring for a record of `length` bytes? Returns 0; -EAGAIN after a
+ * Is there room in the ring for a record of `length` bytes, and is no more of it in use than
+ * should be (used_blocks_max)? Returns 0; -EAGAIN after a
  * checkpoint there will be; -E2BIG never (more than half of the ring); -ENOSPC the host has no
  * room for so much log; what else the device says when it is asked for room.
  */

@@ -15,6 +15,7 @@ size OWNER_PROCESSES 6 8
 RANDOM=$KVFS_SEED
 echo "KVFS_SEED=$KVFS_SEED"
 
+other_size=32M # than it has: to make it smaller would show
 half_made=0 # there is no image yet
 loops=()   # to detach
 held=()    # mount points of ours
@@ -77,7 +78,7 @@ all_refused() {
     shift
     for way in "$@"; do
         is_refused "$words" "$bin/mount.kvfs" "$way" m2
-        is_refused "$words" "$bin/mkfs.kvfs" -f -s 64M "$way"
+        is_refused "$words" "$bin/mkfs.kvfs" -f -s "$other_size" "$way"
         is_refused "$words" "$bin/fsck.kvfs" -n -f "$way"
         is_refused "$words" "$bin/fsck.kvfs" -y -f "$way"
         is_refused "$words" "$bin/kvfs" put "$way" key value
@@ -207,7 +208,7 @@ mount_at image m1
 loop_over image
 for way in image hard "$loop"; do
     is_refused "another PID namespace" unshare -mpf --mount-proc "$bin/mount.kvfs" "$way" m2
-    is_refused "another PID namespace" unshare -mpf --mount-proc "$bin/mkfs.kvfs" -f -s 64M "$way"
+    is_refused "another PID namespace" unshare -mpf --mount-proc "$bin/mkfs.kvfs" -f -s "$other_size" "$way"
     is_refused "another PID namespace" unshare -mpf --mount-proc "$bin/fsck.kvfs" -y -f "$way"
     is_refused "another PID namespace" unshare -mpf --mount-proc "$bin/kvfs" put "$way" key value
 done

@@ -171,7 +171,7 @@ static void stop_workers(struct place *place)
 
 static struct answer ask(struct place *place, unsigned identity, const struct order *order)
 {
-    struct answer answer;
+    struct answer answer = {0};
     if (write(place->workers[identity].orders, order, sizeof *order) != sizeof *order ||
         read(place->workers[identity].answers, &answer, sizeof answer) != sizeof answer)
         die("a worker ended");
