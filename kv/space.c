@@ -1179,7 +1179,8 @@ static int write_batch(struct kv_space *space, uint64_t epoch, uint32_t *next,
         entries[index] = (struct digest_entry){kv_le64_of(epoch), kv_le64_of(digest)};
         ios[io_count++] = (struct kv_io){
             .kind = KV_IO_WRITE,
-            .block = copy_block(config, index, !group->active != KV_PLANT(active_bitmap_written)),
+            .block = copy_block(config, index,
+                                KV_PLANT(active_bitmap_written) ? group->active : !group->active),
             .block_count = KV_GROUP_COPY_BLOCKS,
             .buf = image};
         if (group->other_unknown)

@@ -68,7 +68,7 @@ static int list_directory(void *context, const char *path, struct name_list *lis
         SOAK_MUST(list->count < NAMES_LIST_MAX);
         struct name_entry *entry = &list->entries[list->count++];
         snprintf(entry->name, sizeof entry->name, "%s", dirent->d_name);
-        entry->type = DTTOIF(dirent->d_type);
+        entry->type = (uint32_t)DTTOIF((unsigned)dirent->d_type);
     }
     closedir(stream);
     qsort(list->entries, list->count, sizeof list->entries[0], compare_entries);
