@@ -38,7 +38,12 @@ void fs_data_init(struct fs_data *data, struct kv_store *store)
 
 int fs_data_change_init(struct fs_data_change *change, struct kv_store *store)
 {
-    *change = (struct fs_data_change){.store = store, .batch = kv_batch_new()};
+    *change = (struct fs_data_change){.store = store};
+    /* Before anything is read for the change: of what was not flushed the device may have lost
+     * some, and that is not the answer to a change that can not be made anyway. */
+    if (kv_store_failure(store))
+        return -EROFS;
+    change->batch = kv_batch_new();
     return change->batch ? 0 : -ENOMEM;
 }
 

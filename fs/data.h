@@ -69,7 +69,7 @@ struct fs_data_change {
 /* Learn the geometry of `store`, which is borrowed for the life of `data`. */
 void fs_data_init(struct fs_data *data, struct kv_store *store);
 
-/* Begin an empty change. -ENOMEM. */
+/* Begin an empty change. -ENOMEM; -EROFS the store has turned read-only. */
 KV_MUST_CHECK int fs_data_change_init(struct fs_data_change *change, struct kv_store *store);
 /* The batch was applied: its blobs belong to the tree now. Leaves an empty change to reuse. */
 void fs_data_change_applied(struct fs_data_change *change);

@@ -30,4 +30,15 @@
 KV_MUST_CHECK int fs_check(struct kv_store *store, const struct kv_check_options *options,
                            struct kv_check_result *result);
 
+/*
+ * Say what a key of the filesystem holds, and the path that it belongs to as far as the records of
+ * directories tell it: for kv_check_options.show_key, the context being known to the caller.
+ *
+ * store  to look for paths in; NULL: nowhere.
+ *
+ * Returns false for a key of no known form.
+ */
+bool fs_check_show_key(struct kv_store *store, const void *key, size_t key_len, char *text,
+                       size_t text_cap);
+
 #endif

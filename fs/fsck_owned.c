@@ -137,6 +137,48 @@ static int check_expiry(struct fs_fsck *c, const struct fs_record *record)
     return err ? err : fs_fsck_commit(c);
 }
 
+/* Is there an attribute whose key begins so? */
+static int has_attribute(struct fs_fsck *c, const struct fs_key *prefix, bool *found)
+{
+    struct kv_cursor *cursor;
+    int err = kv_cursor_open_prefix(c->store, prefix->bytes, prefix->length, &cursor);
+    if (err)
+        return err;
+    err = kv_cursor_first(cursor);
+    kv_cursor_close(cursor);
+    *found = !err;
+    return err == -ENOENT ? 0 : err;
+}
+
+/* Is every attribute there that the record announces? If not, it shall not do so. */
+static int check_announcements(struct fs_fsck *c, struct fs_record *record, bool *changed)
+{
+    static const char *const names[FS_FSCK_ANNOUNCED] = {"", FS_XATTR_ACCESS_ACL,
+                                                         FS_XATTR_DEFAULT_ACL, FS_XATTR_CAPABILITY};
+    uint32_t missing = 0;
+    for (size_t i = 0; i < FS_FSCK_ANNOUNCED; i++) {
+        struct fs_key key;
+        bool found;
+        if (!(record->flags & announced[i]))
+            continue;
+        fs_key_ino(&key, FS_KEY_XATTR, record->file.ino);
+        memcpy(key.bytes + key.length, names[i], strlen(names[i]));
+        key.length = (uint16_t)(key.length + strlen(names[i]));
+        const int err = has_attribute(c, &key, &found);
+        if (err)
+            return err;
+        if (!found)
+            missing |= announced[i];
+    }
+    if (!missing)
+        return 0;
+    *changed |= fs_fsck_finding(c, KV_CHECK_REPAIRABLE, "attribute-missing",
+                                "inode %llu: its record tells of attributes that are not there",
+                                fs_fsck_ull(record->file.ino));
+    record->flags &= ~missing;
+    return 0;
+}
+
 int fs_fsck_check_record(struct fs_fsck *c, const struct fs_fsck_item *item,
                          struct fs_record *record, bool changed)
 {
@@ -144,6 +186,8 @@ int fs_fsck_check_record(struct fs_fsck *c, const struct fs_fsck_item *item,
     bool lost = false;
     c->greatest_ino = kv_max_u64(c->greatest_ino, ino);
     int err = fs_ino_set_add(&c->known, ino);
+    if (!err && record->flags)
+        err = check_announcements(c, record, &changed);
     for (size_t i = 0; !err && i < FS_FSCK_ANNOUNCED; i++)
         if (record->flags & announced[i])
             err = fs_ino_set_add(&c->flagged[i], ino);

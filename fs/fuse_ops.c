@@ -20,6 +20,7 @@
 
 #include "fs/cookie.h"
 #include "fs/mount.h"
+#include "fs/process.h"
 
 #define MAX_BACKGROUND 64u
 
@@ -49,12 +50,7 @@ static struct fs_caller caller_of(fuse_req_t req)
 /* Answer with an error (or 0). Damage is named in the log and is EIO for the program. */
 static void reply_err(fuse_req_t req, const char *what, uint64_t ino, const char *name, int err)
 {
-    if (err == -EBADMSG || err == -EUCLEAN) {
-        fs_volume_log(
-            volume_of(req), KV_LOG_ERROR, "%s: inode %llu%s%s is damaged (%s); run fsck.kvfs", what,
-            (unsigned long long)ino, name ? ", entry " : "", name ? name : "", strerror(-err));
-        err = -EIO;
-    }
+    err = fs_volume_visible_error(volume_of(req), what, ino, name, err);
     (void)fuse_reply_err(req, -err);
 }
 
@@ -243,6 +239,12 @@ static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 }
 
 /*
+ * The request that this thread serves, for as long as an operation may ask who its caller is:
+ * operations find that out under their locks, and only for the few files where it matters.
+ */
+static __thread fuse_req_t serving;
+
+/*
  * Whether setuid and setgid end with this change of content. With HANDLE_KILLPRIV_V2 the
  * kernel says so; without, everybody but root loses them.
  */
@@ -251,6 +253,42 @@ static bool kills_privileges(fuse_req_t req)
     if (atomic_load(&fuse_of(req)->protocol.kill_privileges_told))
         return fs_transport_noted() & FS_NOTE_KILL_PRIVILEGES;
     return fuse_req_ctx(req)->uid != 0;
+}
+
+static bool is_capable(unsigned capability)
+{
+    const struct fuse_ctx *caller = fuse_req_ctx(serving);
+    return fs_process_is_capable(caller->pid, caller->uid, capability);
+}
+
+bool fs_fuse_kills_privileges(void)
+{
+    return !serving || !is_capable(FS_CAPABILITY_FSETID);
+}
+
+bool fs_fuse_keeps_setgid(uint32_t gid)
+{
+    if (!serving)
+        return true;
+    const struct fuse_ctx *caller = fuse_req_ctx(serving);
+    return caller->gid == gid || fs_process_in_group(caller->pid, gid) ||
+           is_capable(FS_CAPABILITY_FSETID);
+}
+
+bool fs_fuse_is_owner(uint32_t uid)
+{
+    return !serving || fuse_req_ctx(serving)->uid == uid || is_capable(FS_CAPABILITY_FOWNER);
+}
+
+/*
+ * A SETATTR that changes nothing is what the kernel makes of chown(2) without owner and group,
+ * which takes setuid and setgid of one's own files, and of what fallocate and copy_file_range
+ * take before they begin, by anyone who can write. The two look alike: what only an owner may
+ * do is done for owners here, and for all others with the change of content that follows.
+ */
+static bool changes_nothing(fuse_req_t req, int to_set)
+{
+    return !to_set && atomic_load(&fuse_of(req)->protocol.kill_privileges_told);
 }
 
 static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
@@ -287,9 +325,13 @@ static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
         change.mtime_ns = now;
     if (kills_privileges(req))
         change.valid |= FS_ATTR_KILL_PRIVILEGES;
+    if (changes_nothing(req, to_set))
+        change.valid |= FS_ATTR_KILL_IF_OWNER;
 
     struct fs_record record;
+    serving = req;
     const int err = fs_setattr(volume_of(req), ino, &change, &record);
+    serving = NULL;
     if (err)
         reply_err(req, "setattr", ino, NULL, err);
     else
@@ -319,6 +361,7 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t s
     (void)fi;
     size_t done = 0;
     int err = 0;
+    serving = req;
     while (done < size && !err) {
         const size_t step = kv_min_u64(size - done, FS_WRITE_MAX);
         err = fs_write(volume_of(req), ino, (uint64_t)offset + done, bytes + done, step,
@@ -326,6 +369,7 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t s
         if (!err)
             done += step;
     }
+    serving = NULL;
     if (err && !done)
         reply_err(req, "write", ino, NULL, err);
     else
@@ -343,9 +387,11 @@ static void do_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset,
                          struct fuse_file_info *fi)
 {
     (void)fi;
+    serving = req;
     const int err = offset < 0 || length <= 0 ? -EINVAL
                                               : fs_fallocate(volume_of(req), ino, mode,
                                                              (uint64_t)offset, (uint64_t)length);
+    serving = NULL;
     reply_err(req, "fallocate", ino, NULL, err);
 }
 
@@ -377,10 +423,12 @@ static void do_copy_file_range(fuse_req_t req, fuse_ino_t from_ino, off_t from,
     (void)from_fi;
     (void)to_fi;
     uint64_t copied = 0;
+    serving = req;
     const int err = flags || from < 0 || to < 0
                         ? -EINVAL
                         : fs_copy_range(volume_of(req), from_ino, (uint64_t)from, to_ino,
                                         (uint64_t)to, length, &copied);
+    serving = NULL;
     if (err)
         reply_err(req, "copy_file_range", to_ino, NULL, err);
     else
@@ -465,14 +513,17 @@ static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t co
 
 /* ---- extended attributes ----------------------------------------------------------------- */
 
-static void reply_stats(fuse_req_t req, size_t size)
+/* Answer with a text of this mount's own. */
+static void reply_text(fuse_req_t req, size_t size, const char *name)
 {
     char *text = fs_transport_buffer();
     if (!text) {
-        reply_err(req, "getxattr", FS_ROOT_INO, FS_XATTR_STATS, -ENOMEM);
+        reply_err(req, "getxattr", FS_ROOT_INO, name, -ENOMEM);
         return;
     }
-    const size_t length = fs_fuse_stats_json(fuse_of(req), text, FS_REPLY_MAX);
+    const bool is_stats = strcmp(name, FS_XATTR_STATS) == 0;
+    const size_t length = is_stats ? fs_fuse_stats_json(fuse_of(req), text, FS_REPLY_MAX)
+                                   : fs_scrub_text(fuse_of(req)->scrub, text, FS_REPLY_MAX);
     if (size == 0)
         (void)fuse_reply_xattr(req, length);
     else if (size < length)
@@ -483,8 +534,9 @@ static void reply_stats(fuse_req_t req, size_t size)
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-    if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_STATS) == 0) {
-        reply_stats(req, size);
+    if (ino == FS_ROOT_INO &&
+        (strcmp(name, FS_XATTR_STATS) == 0 || strcmp(name, FS_XATTR_SCRUB) == 0)) {
+        reply_text(req, size, name);
         return;
     }
     void *value = fs_transport_buffer();
@@ -502,12 +554,11 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
         (void)fuse_reply_buf(req, value, length);
 }
 
-static int checkpoint_for(fuse_req_t req)
+/* What concerns the image as a whole is for root and for who mounted it. */
+static bool is_operator(fuse_req_t req)
 {
     const uint32_t uid = fuse_req_ctx(req)->uid;
-    if (uid != 0 && uid != fuse_of(req)->owner)
-        return -EPERM;
-    return fs_checkpoint(volume_of(req));
+    return uid == 0 || uid == fuse_of(req)->owner;
 }
 
 static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
@@ -516,7 +567,9 @@ static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
     const bool kill_setgid = fs_transport_noted() & FS_NOTE_KILL_SETGID;
     int err;
     if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SYNC) == 0)
-        err = checkpoint_for(req);
+        err = is_operator(req) ? fs_checkpoint(volume_of(req)) : -EPERM;
+    else if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SCRUB) == 0)
+        err = is_operator(req) ? fs_scrub_command(fuse_of(req)->scrub, value, size) : -EPERM;
     else
         err = fs_setxattr(volume_of(req), ino, name, value, size, flags, kill_setgid);
     reply_err(req, "setxattr", ino, name, err);
@@ -527,13 +580,50 @@ static void do_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
     reply_err(req, "removexattr", ino, name, fs_removexattr(volume_of(req), ino, name));
 }
 
+static const char trusted_prefix[] = "trusted.";
+
+/* Take the names of trusted attributes out of a list. Returns its new length. */
+static size_t drop_trusted(char *names, size_t length)
+{
+    size_t kept = 0;
+    for (size_t at = 0; at < length;) {
+        const size_t name_bytes = strlen(names + at) + 1;
+        if (strncmp(names + at, trusted_prefix, sizeof trusted_prefix - 1) != 0) {
+            memmove(names + kept, names + at, name_bytes);
+            kept += name_bytes;
+        }
+        at += name_bytes;
+    }
+    return kept;
+}
+
+static bool has_trusted(const char *names, size_t length)
+{
+    for (size_t at = 0; at < length; at += strlen(names + at) + 1)
+        if (strncmp(names + at, trusted_prefix, sizeof trusted_prefix - 1) == 0)
+            return true;
+    return false;
+}
+
+/* cap: 0 asks for the length only. Trusted attributes are for who has CAP_SYS_ADMIN. */
+static int list_names(fuse_req_t req, fuse_ino_t ino, char *names, size_t cap, size_t *length)
+{
+    const struct fuse_ctx *caller = fuse_req_ctx(req);
+    const int err = fs_listxattr(volume_of(req), ino, true, names, FS_REPLY_MAX, length);
+    if (err)
+        return err;
+    if (has_trusted(names, *length) &&
+        !fs_process_is_capable(caller->pid, caller->uid, FS_CAPABILITY_SYS_ADMIN))
+        *length = drop_trusted(names, *length);
+    return cap && *length > cap ? -ERANGE : 0;
+}
+
 static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
     char *names = fs_transport_buffer();
     size_t length = 0;
-    const size_t cap = kv_min_u64(size, FS_REPLY_MAX);
-    const bool is_root = fuse_req_ctx(req)->uid == 0;
-    int err = names ? fs_listxattr(volume_of(req), ino, is_root, names, cap, &length) : -ENOMEM;
+    int err =
+        names ? list_names(req, ino, names, kv_min_u64(size, FS_REPLY_MAX), &length) : -ENOMEM;
     if (err == -ERANGE && size == 0)
         err = 0;
     if (err)

@@ -5,6 +5,7 @@
 #define FS_FUSE_OPS_H
 
 #include "fs/protocol.h"
+#include "fs/scrub.h"
 
 struct fuse_lowlevel_ops;
 
@@ -13,12 +14,19 @@ struct fs_fuse {
     struct fs_volume *volume;
     struct fs_protocol protocol; /* its own atomics */
     struct fs_counters counters; /* atomic */
+    struct fs_scrub *scrub;      /* its own lock */
     bool writeback;              /* the kernel gathers writes */
+    bool read_only;              /* as it was mounted */
     uint32_t owner;              /* user that mounted */
 };
 
 /* The table to give to fuse_session_new. */
 extern const struct fuse_lowlevel_ops fs_fuse_ops;
+
+/* For struct fs_volume_options: about the caller of the request that this thread serves. */
+bool fs_fuse_keeps_setgid(uint32_t gid);
+bool fs_fuse_kills_privileges(void);
+bool fs_fuse_is_owner(uint32_t uid);
 
 /* The text of FS_XATTR_STATS. Like snprintf: returns the length it has. */
 size_t fs_fuse_stats_json(struct fs_fuse *fuse, char *out, size_t cap);

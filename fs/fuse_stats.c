@@ -66,6 +66,10 @@ static void add_store(struct text *text, const struct kv_stats *stats)
         {"checkpoints", stats->checkpoints},
         {"batches", stats->batches},
         {"gets", stats->gets},
+        {"scrubs", stats->scrubs},
+        {"scrub_bytes", stats->scrub_bytes},
+        {"scrub_findings", stats->scrub_findings},
+        {"scrub_finished_ns", stats->scrub_finished_ns},
     };
     add(text, "{\"direct_io\": %s", stats->direct_io ? "true" : "false");
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
@@ -81,7 +85,7 @@ size_t fs_fuse_stats_json(struct fs_fuse *fuse, char *out, size_t cap)
     kv_store_stats(fs_volume_store(fuse->volume), &stats);
     fs_volume_usage(fuse->volume, &inode_count, &inode_bytes);
 
-    add(&text, "{\"requests\": ");
+    add(&text, "{\"read_only\": %s, \"requests\": ", fuse->read_only ? "true" : "false");
     const bool fits = text.length < cap;
     text.length += fs_counters_json(&fuse->counters, fits ? out + text.length : NULL,
                                     fits ? cap - text.length : 0);

@@ -162,13 +162,19 @@ int fs_change_drop_name(struct fs_data_change *change, struct fs_item *item, int
     return err;
 }
 
-int fs_change_kill_privileges(struct fs_data_change *change, struct fs_item *item,
-                              bool kill_mode_bits)
+static bool keeps_setgid(const struct fs_volume *volume, const struct fs_record *record)
+{
+    return !(record->mode & S_IXGRP) &&
+           (!volume->keeps_setgid || volume->keeps_setgid(record->gid));
+}
+
+int fs_change_kill_privileges(struct fs_volume *volume, struct fs_data_change *change,
+                              struct fs_item *item, bool kill_mode_bits)
 {
     struct fs_record *record = &item->record;
     if (kill_mode_bits && !S_ISDIR(record->mode)) {
         record->mode &= ~(uint32_t)S_ISUID;
-        if (record->mode & S_IXGRP)
+        if ((record->mode & S_ISGID) && !keeps_setgid(volume, record))
             record->mode &= ~(uint32_t)S_ISGID;
     }
     if (!(record->flags & FS_RECORD_CAPABILITY))

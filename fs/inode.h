@@ -24,6 +24,9 @@ struct fs_volume {
     bool read_only; /* immutable after open */
     kv_log_fn *log; /* immutable after open */
     void *log_context;
+    bool (*keeps_setgid)(uint32_t gid); /* immutable after open */
+    bool (*kills_privileges)(void);     /* immutable after open */
+    bool (*is_owner)(uint32_t uid);     /* immutable after open */
     pthread_mutex_t rename_mutex; /* one rename between directories at a time */
     pthread_mutex_t ino_mutex;
     uint64_t ino_next;                     /* ino_mutex: the next to hand out */
@@ -74,9 +77,12 @@ KV_MUST_CHECK int fs_change_del_ino(struct fs_data_change *change, enum fs_key_t
 KV_MUST_CHECK int fs_change_drop_name(struct fs_data_change *change, struct fs_item *item,
                                       int64_t now, struct fs_inode_move *move);
 
-/* Setuid, setgid of group-executables and file capabilities end with a change by others. */
-KV_MUST_CHECK int fs_change_kill_privileges(struct fs_data_change *change, struct fs_item *item,
-                                            bool kill_mode_bits);
+/*
+ * Setuid, setgid and file capabilities end with a change by others. A setgid bit that does not
+ * go with execution by the group stays if who asks is in that group (fs_volume_options).
+ */
+KV_MUST_CHECK int fs_change_kill_privileges(struct fs_volume *volume, struct fs_data_change *change,
+                                            struct fs_item *item, bool kill_mode_bits);
 
 /* The mode has changed: the access ACL, if there is one, follows. */
 KV_MUST_CHECK int fs_change_acl_mode(struct fs_volume *volume, struct fs_data_change *change,

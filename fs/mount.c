@@ -25,6 +25,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/auto_unmount.h"
+#include "fs/confine.h"
 #include "fs/fuse_ops.h"
 #include "fs/transport.h"
 
@@ -33,9 +35,13 @@ struct fs_mount {
     struct fs_fuse fuse;
     struct fuse_session *session;
     struct fs_transport *transport;
+    struct fs_auto_unmount *helper; /* NULL: not wanted */
     char dir[PATH_MAX];
     bool mounted;
     bool count_requests;
+    bool confine, seccomp;
+    kv_log_fn *log;
+    void *log_context;
     bool masked; /* old_mask is to be restored */
     unsigned threads;
     int stop_fd; /* written by fs_mount_stop */
@@ -109,6 +115,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .commit_interval_ms = options->commit_interval_ms,
         .hot_percent = options->hot_percent,
         .buffered_io = options->buffered_io,
+        .no_background = true, /* see fs_mount_serve */
         .log = options->log,
         .log_context = options->log_context,
     };
@@ -119,12 +126,19 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .read_only = options->read_only,
         .log = options->log,
         .log_context = options->log_context,
+        .keeps_setgid = fs_fuse_keeps_setgid,
+        .kills_privileges = fs_fuse_kills_privileges,
+        .is_owner = fs_fuse_is_owner,
     };
     struct kv_error reason = {.text = ""};
     err = fs_volume_open(mount->store, &volume_options, &mount->fuse.volume, &reason);
     if (err)
         return fail(error, err, "%s: %s", options->image, reason.text);
+    mount->fuse.scrub = fs_scrub_new(mount->fuse.volume);
+    if (!mount->fuse.scrub)
+        return fail(error, -ENOMEM, "%s: not enough memory", options->image);
     mount->fuse.writeback = options->writeback;
+    mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();
     fs_protocol_init(&mount->fuse.protocol, mount->fuse.volume, &mount->fuse.counters);
     return 0;
@@ -221,10 +235,21 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
         goto out;
     }
     mount->mounted = true;
-    const struct fs_transport_hooks hooks = fs_protocol_hooks(&mount->fuse.protocol);
-    err = fs_transport_open(mount->session, mount->threads, &hooks, &mount->transport);
+    if (mount->helper) {
+        err = fs_auto_unmount_tell(mount->helper, mount->dir);
+        if (err) {
+            fail(error, err, "no process to unmount %s after a crash: %s", mount->dir,
+                 strerror(-err));
+            goto out;
+        }
+    }
+    const struct fs_transport_hooks hooks =
+        fs_protocol_hooks(&mount->fuse.protocol, options->log, options->log_context);
+    struct kv_error words = {.text = ""};
+    err = fs_transport_open(mount->session, options->transport, mount->threads, &hooks,
+                            &mount->transport, &words);
     if (err)
-        fail(error, err, "%s: the FUSE device: %s", mount->dir, strerror(-err));
+        fail(error, err, "%s: %s", mount->dir, words.text);
 out:
     captured_error = NULL;
     free(text);
@@ -239,11 +264,21 @@ int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
     if (!mount)
         return fail(error, -ENOMEM, "%s: not enough memory", options->image);
     mount->count_requests = options->count_requests;
+    mount->confine = options->confine;
+    mount->seccomp = options->seccomp;
+    mount->log = options->log;
+    mount->log_context = options->log_context;
     mount->threads = options->threads;
     mount->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int err = mount->stop_fd < 0 ? fail(error, -errno, "eventfd: %s", strerror(errno)) : 0;
     if (!err)
         err = check_directory(options, mount, error);
+    if (!err && options->auto_unmount) {
+        err = fs_auto_unmount_open(&mount->helper);
+        if (err)
+            fail(error, err, "no process to unmount %s after a crash: %s", options->dir,
+                 strerror(-err));
+    }
     if (!err) {
         sigset_t set; /* before the store starts threads, which inherit it */
         mount_signals(&set);
@@ -318,10 +353,17 @@ int fs_mount_serve(struct fs_mount *mount)
     const int signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (signal_fd < 0)
         return -errno;
-    int err = fs_transport_start(mount->transport);
+    /* Rights are a thread's own, and threads inherit them: first one, then the others. */
+    if (mount->confine)
+        fs_confine(mount->seccomp, mount->log, mount->log_context);
+    int err = kv_start_background(mount->store);
+    if (!err)
+        err = fs_transport_start(mount->transport);
     if (err)
         goto out;
-    if (wait_for_end(mount, signal_fd)) {
+    const bool asked = wait_for_end(mount, signal_fd);
+    fs_scrub_stop(mount->fuse.scrub, true);
+    if (asked) {
         /* With nothing open the kernel ends the session now, after its last forgets. */
         struct pollfd done = {.fd = fs_transport_done_fd(mount->transport), .events = POLLIN};
         detach(mount);
@@ -340,6 +382,16 @@ static bool session_is_over(const struct fs_mount *mount)
     return device.fd >= 0 && poll(&device, 1, 0) == 1 && (device.revents & POLLERR);
 }
 
+/* Those that came during the end asked for what is done now; they must not end the caller. */
+static void drop_pending_signals(void)
+{
+    sigset_t set;
+    const struct timespec now = {0};
+    mount_signals(&set);
+    while (sigtimedwait(&set, NULL, &now) > 0 || errno == EINTR)
+        ;
+}
+
 int fs_mount_close(struct fs_mount *mount)
 {
     int err = 0;
@@ -347,16 +399,20 @@ int fs_mount_close(struct fs_mount *mount)
         log_requests(mount);
     if (mount->mounted || session_is_over(mount))
         fuse_session_unmount(mount->session);
+    fs_auto_unmount_close(mount->helper);
     fs_transport_close(mount->transport);
     if (mount->session)
         fuse_session_destroy(mount->session);
+    fs_scrub_free(mount->fuse.scrub);
     fs_volume_close(mount->fuse.volume);
     if (mount->store)
         err = kv_close(mount->store);
     if (mount->stop_fd >= 0)
         close(mount->stop_fd);
-    if (mount->masked)
+    if (mount->masked) {
+        drop_pending_signals();
         pthread_sigmask(SIG_SETMASK, &mount->old_mask, NULL);
+    }
     free(mount);
     return err;
 }

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "fs/transport.h"
 #include "kv/kv.h"
 
 struct fs_mount;
@@ -26,12 +27,16 @@ struct fs_mount_options {
     uint32_t hot_percent;         /* 0: the store's default */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
     unsigned threads;             /* most that serve requests at once, 0 = 10 */
-    bool allow_other;             /* users besides the mounting one may enter */
-    bool writeback;               /* the kernel gathers writes; see fs/README.md */
-    bool count_requests;          /* log the requests per operation at close */
-    const char *extra;            /* generic mount options, comma-separated: "noatime,nosuid" */
-    kv_log_fn *log;               /* NULL: standard error */
-    void *log_context;            /* borrowed until fs_mount_close */
+    enum fs_transport_kind transport;
+    bool allow_other;    /* users besides the mounting one may enter */
+    bool writeback;      /* the kernel gathers writes; see fs/README.md */
+    bool count_requests; /* log the requests per operation at close */
+    bool confine;        /* give up what serving does not need (fs/confine.h) ... */
+    bool seccomp;        /* ... also system calls */
+    bool auto_unmount;   /* a child unmounts when this process ends without doing so */
+    const char *extra;   /* generic mount options, comma-separated: "noatime,nosuid" */
+    kv_log_fn *log;      /* NULL: standard error */
+    void *log_context;   /* borrowed until fs_mount_close */
 };
 
 /*
@@ -52,8 +57,9 @@ KV_MUST_CHECK int fs_mount_open(const struct fs_mount_options *options, struct f
  * Answer requests until the directory is unmounted, SIGINT, SIGTERM or SIGHUP arrives, or
  * fs_mount_stop is called. SIGUSR1 writes the request counters to the log.
  *
- * The daemon may fork between fs_mount_open and this call only if the store has not started
- * threads; so fork first, open in the child, and tell the parent the result.
+ * With options.confine the calling thread has given up its rights when this returns, and so has
+ * every thread of the mount. One that arrives later, like a second SIGTERM, is noted and
+ * dropped: nothing cuts the end short.
  *
  * Returns 0, or what ended the loop.
  */
@@ -76,5 +82,8 @@ KV_MUST_CHECK int fs_mount_close(struct fs_mount *mount);
 #define FS_XATTR_STATS "system.kvfs.stats"
 /* Setting it (any value, root or the mount's owner only) returns when all is checkpointed. */
 #define FS_XATTR_SYNC "system.kvfs.sync"
+/* Setting it (likewise) starts or stops a scrub; reading it says how that is getting on and what
+ * it found. The texts: fs/scrub.h. */
+#define FS_XATTR_SCRUB "system.kvfs.scrub"
 
 #endif

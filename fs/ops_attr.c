@@ -66,6 +66,11 @@ static int change_size(struct fs_volume *volume, struct fs_data_change *change,
     }
 }
 
+static bool is_owner(const struct fs_volume *volume, const struct fs_record *record)
+{
+    return !volume->is_owner || volume->is_owner(record->uid);
+}
+
 static int edit(struct fs_volume *volume, struct fs_data_change *change, struct fs_item *item,
                 const struct fs_attr_change *attr)
 {
@@ -80,9 +85,10 @@ static int edit(struct fs_volume *volume, struct fs_data_change *change, struct 
             err = change_size(volume, change, item, attr->size);
         record->mtime_ns = now;
     }
-    if (!err && (sized || owned))
-        err = fs_change_kill_privileges(change, item,
-                                        owned || (attr->valid & FS_ATTR_KILL_PRIVILEGES));
+    const bool kills = owned || (attr->valid & FS_ATTR_KILL_PRIVILEGES) ||
+                       ((attr->valid & FS_ATTR_KILL_IF_OWNER) && is_owner(volume, record));
+    if (!err && (sized || kills))
+        err = fs_change_kill_privileges(volume, change, item, kills);
     if (err)
         return err;
     if (attr->valid & FS_ATTR_UID)

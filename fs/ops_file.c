@@ -40,7 +40,7 @@ int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, 
 static int finish_change(struct fs_volume *volume, struct fs_data_change *change,
                          struct fs_item *item, bool kill_privileges, unsigned flags)
 {
-    int err = fs_change_kill_privileges(change, item, kill_privileges);
+    int err = fs_change_kill_privileges(volume, change, item, kill_privileges);
     if (err)
         return err;
     item->record.mtime_ns = item->record.ctime_ns = fs_time_now();
@@ -69,6 +69,13 @@ int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);
     return err;
+}
+
+/* Looked up only for the few files that have any. */
+static bool kills_privileges(const struct fs_volume *volume, const struct fs_item *item)
+{
+    return item->record.mode & (S_ISUID | S_ISGID) &&
+           (!volume->kills_privileges || volume->kills_privileges());
 }
 
 enum range_action { RANGE_ALLOCATE, RANGE_PUNCH, RANGE_ZERO, RANGE_COLLAPSE, RANGE_INSERT };
@@ -145,7 +152,7 @@ int fs_fallocate(struct fs_volume *volume, uint64_t ino, int mode, uint64_t offs
         err = change_range(&volume->data, &item.record.file, action, mode & FALLOC_FL_KEEP_SIZE,
                            offset, length, &change, &done);
         if (!err)
-            err = finish_change(volume, &change, &item, true, flags);
+            err = finish_change(volume, &change, &item, kills_privileges(volume, &item), flags);
     }
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);
@@ -193,7 +200,7 @@ int fs_copy_range(struct fs_volume *volume, uint64_t from_ino, uint64_t from, ui
                             to + *copied, length - *copied, FS_DATA_STEP_RECORDS, &change, &step);
         if (err || step == 0)
             break;
-        err = finish_change(volume, &change, &target, true, 0);
+        err = finish_change(volume, &change, &target, kills_privileges(volume, &target), 0);
         if (!err)
             *copied += step;
     }

@@ -110,6 +110,8 @@ static int edit(struct fs_volume *volume, struct fs_data_change *change, struct 
     const bool is_acl = flag & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
     if (is_acl && S_ISLNK(record->mode))
         return -EOPNOTSUPP;
+    if (!request->value && is_acl) /* to have none is what is asked for: no error */
+        return remove_list(volume, change, record, request->name);
     if (!request->value)
         return remove_attribute(volume, change, record, request->name);
     if (flag == FS_RECORD_ACCESS_ACL)

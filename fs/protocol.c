@@ -11,8 +11,9 @@
 #include "fs/request_form.h"
 
 /* Newer than the header of Debian 12 (Linux 6.1); names as in later headers, ours in front. */
-#define FS_STATX_BASIC_STATS 0x7ffu
-#define FS_STATX_BTIME       0x800u
+#define FS_STATX_BASIC_STATS  0x7ffu
+#define FS_STATX_BTIME        0x800u
+#define FS_FUSE_OVER_IO_URING (1ull << 41)
 
 struct fs_fuse_sx_time {
     int64_t tv_sec;
@@ -78,15 +79,6 @@ static void answer_alone(uint64_t unique, int err, const void *body, size_t leng
     (void)answer(unique, err, body, length);
 }
 
-static int visible_error(struct fs_protocol *protocol, const char *what, uint64_t ino, int err)
-{
-    if (err != -EBADMSG && err != -EUCLEAN)
-        return err;
-    fs_volume_log(protocol->volume, KV_LOG_ERROR, "%s: inode %llu is damaged (%s); run fsck.kvfs",
-                  what, (unsigned long long)ino, strerror(-err));
-    return -EIO;
-}
-
 static struct fs_fuse_sx_time sx_time(int64_t ns)
 {
     const struct timespec time = fs_timespec(ns);
@@ -98,8 +90,9 @@ static void serve_statx(struct fs_protocol *protocol, const struct fuse_in_heade
     struct fs_record record;
     int err = fs_getattr(protocol->volume, header->nodeid, &record);
     if (err) {
-        answer_alone(header->unique, visible_error(protocol, "statx", header->nodeid, err), NULL,
-                     0);
+        answer_alone(header->unique,
+                     fs_volume_visible_error(protocol->volume, "statx", header->nodeid, NULL, err),
+                     NULL, 0);
         return;
     }
     const struct fs_fuse_statx_out out = {
@@ -156,8 +149,10 @@ static void serve_tmpfile(struct fs_protocol *protocol, const struct fuse_in_hea
     struct fs_record record;
     int err = fs_create_unnamed(protocol->volume, &caller, header->nodeid, in->mode, &record);
     if (err) {
-        answer_alone(header->unique, visible_error(protocol, "tmpfile", header->nodeid, err), NULL,
-                     0);
+        answer_alone(
+            header->unique,
+            fs_volume_visible_error(protocol->volume, "tmpfile", header->nodeid, NULL, err), NULL,
+            0);
         return;
     }
     const struct {
@@ -266,17 +261,30 @@ static size_t see_request(void *context, void *bytes, size_t length)
     }
 }
 
-static void see_reply(void *context, struct iovec *pieces, int count)
+/* Ask for the ring. False: the kernel does not offer it. */
+static bool ask_for_ring(struct fs_protocol *protocol, uint64_t offered, struct fuse_init_out *out)
+{
+    if (!(offered & FS_FUSE_OVER_IO_URING)) {
+        fs_volume_log(protocol->volume, KV_LOG_WARNING,
+                      "requests come over /dev/fuse: the kernel does not offer the ring");
+        return false;
+    }
+    out->flags |= FUSE_INIT_EXT;
+    out->flags2 |= (uint32_t)(FS_FUSE_OVER_IO_URING >> 32);
+    return true;
+}
+
+static bool see_reply(void *context, struct iovec *pieces, int count, bool ring)
 {
     struct fs_protocol *protocol = context;
     struct fuse_out_header header;
     struct fuse_init_out out;
     const uint64_t init_unique = atomic_load_explicit(&protocol->init_unique, memory_order_relaxed);
     if (!init_unique || count < 2 || pieces[0].iov_len < sizeof header)
-        return;
+        return false;
     memcpy(&header, pieces[0].iov_base, sizeof header);
     if (header.unique != init_unique || header.error || pieces[1].iov_len < sizeof out)
-        return;
+        return false;
 
     memcpy(&out, pieces[1].iov_base, sizeof out);
     const uint64_t offered = atomic_load(&protocol->init_offered);
@@ -286,16 +294,21 @@ static void see_reply(void *context, struct iovec *pieces, int count)
         out.flags &= ~(uint32_t)FUSE_HANDLE_KILLPRIV;
         atomic_store(&protocol->kill_privileges_told, true);
     }
+    const bool asked = ring && ask_for_ring(protocol, offered, &out);
     memcpy(pieces[1].iov_base, &out, sizeof out);
     atomic_store(&protocol->init_unique, 0);
     atomic_store(&protocol->init_done, true);
+    return asked;
 }
 
-struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol)
+struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol, kv_log_fn *log,
+                                            void *log_context)
 {
     return (struct fs_transport_hooks){
         .context = protocol,
         .request = see_request,
         .reply = see_reply,
+        .log = log,
+        .log_context = log_context,
     };
 }

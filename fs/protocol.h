@@ -5,7 +5,7 @@
  *
  *  - INIT: HANDLE_KILLPRIV_V2 is set in the reply, so that the kernel says when a write or
  *    truncation ends setuid, rather than asking for security.capability before every write;
- *    SETXATTR_EXT, so that it says when an ACL ends setgid.
+ *    SETXATTR_EXT, so that it says when an ACL ends setgid; the ring, if it is to be used.
  *  - WRITE, SETATTR, SETXATTR: those flags are noted for the handler.
  *  - whatever does not have the bytes that it says it has: answered with EIO.
  *  - INTERRUPT: answered with ENOSYS, so that the kernel sends no more of them.
@@ -39,6 +39,7 @@ enum fs_protocol_note {
 void fs_protocol_init(struct fs_protocol *protocol, struct fs_volume *volume,
                       struct fs_counters *counters);
 /* The transport's hooks; their context is the protocol, which must outlive the transport. */
-struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol);
+struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol, kv_log_fn *log,
+                                            void *log_context);
 
 #endif

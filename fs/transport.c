@@ -1,178 +1,284 @@
 /*
- * fs/transport.c: workers that read, serve and answer requests over /dev/fuse.
+ * fs/transport.c: the workers, and the bytes on their way to libfuse and back.
  *
  * Owns       the workers, their clones of the device, their buffers.
- * Invariant  a request is answered on the descriptor it was read from: the kernel looks for
- *            it nowhere else.
- * Locks      none: a worker's data is its own; `running` is atomic.
+ * Locks      none: a worker's data is its own; `running` and `on_ring` are atomic.
  *
  * A worker finds itself by a thread-local pointer, because libfuse's callbacks pass nothing
- * that says which thread's device they are about.
+ * that says which thread's request they are about.
+ *
+ * With the ring, the first workers go on reading the device: FORGET and INTERRUPT always come
+ * that way, and everything does until all queues have registered. The others wait at `ring_fd`
+ * until the kernel has agreed to the ring.
  */
 #define FUSE_USE_VERSION 314
 
-#include "fs/transport.h"
+#include "fs/transport_worker.h"
 
-#include <fcntl.h>
 #include <fuse_lowlevel.h>
-#include <linux/fuse.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
+#include <stdio.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #define DEFAULT_THREADS 10u
 #define THREADS_MAX     256u
-/* Interrupts a worker's blocking read, so that it sees that it is to stop. */
+/* Readers of the device beside the ring, so that one long FORGET does not stop the others. */
+#define DEVICE_THREADS_WITH_RING 2u
+/* A request that waits for the disk keeps its worker: a CPU needs several. */
+#define THREADS_PER_CPU_MIN 4u
+/* Interrupts a worker's wait, so that it sees that it is to stop. */
 #define WAKE_SIGNAL SIGUSR2
-
-struct worker {
-    struct fs_transport *transport;
-    pthread_t thread;
-    int fd;
-    bool owns_fd; /* the first uses the session's own */
-    bool started;
-    _Atomic bool reading; /* so that only a read is interrupted, never the serving */
-    unsigned note;
-    void *buffer; /* FS_REPLY_MAX bytes; made when first asked for */
-};
 
 struct fs_transport {
     struct fuse_session *session;
     struct fs_transport_hooks hooks;
     int done_fd;
+    int ring_fd;              /* read by workers of the ring before they begin */
+    bool wants_ring;          /* the reply to INIT is to ask for it */
+    _Atomic bool on_ring;     /* the kernel has been told */
     _Atomic unsigned running; /* workers that have not ended */
+    unsigned device_workers;  /* of all; the others are on the ring */
     unsigned worker_count;
-    struct worker workers[];
+    struct fs_worker workers[];
 };
 
-static __thread struct worker *current;
+__thread struct fs_worker *fs_worker_current;
 
-/* Next request for libfuse. What the hook answers by itself never gets there. */
+struct fuse_session *fs_worker_session(struct fs_worker *worker)
+{
+    return worker->transport->session;
+}
+
+const struct fs_transport_hooks *fs_worker_hooks(struct fs_worker *worker)
+{
+    return &worker->transport->hooks;
+}
+
+static void log_line(const struct fs_transport *transport, enum kv_log_level level,
+                     const char *line)
+{
+    if (transport->hooks.log)
+        transport->hooks.log(transport->hooks.log_context, level, line);
+    else
+        fprintf(stderr, "kvfs: %s\n", line);
+}
+
+void fs_worker_log(struct fs_worker *worker, enum kv_log_level level, const char *format, ...)
+{
+    char line[256];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    log_line(worker->transport, level, line);
+}
+
+/* Let the workers of the ring go on: to begin, or to see that all is over. */
+static void release_ring_workers(struct fs_transport *transport)
+{
+    const uint64_t count = transport->worker_count - transport->device_workers;
+    if (count && write(transport->ring_fd, &count, sizeof count) < 0)
+        KV_ASSERT(errno == EAGAIN);
+}
+
+/* ---- libfuse's two functions --------------------------------------------- */
+
+/* Next request for libfuse, over the device. What the hook answers itself never gets there. */
 static ssize_t read_request(int fd, void *bytes, size_t cap, void *userdata)
 {
     (void)userdata;
-    if (!current)
+    struct fs_worker *worker = fs_worker_current;
+    if (!worker)
         return read(fd, bytes, cap);
     for (;;) {
-        atomic_store_explicit(&current->reading, true, memory_order_relaxed);
-        const ssize_t length = read(current->fd, bytes, cap);
-        atomic_store_explicit(&current->reading, false, memory_order_relaxed);
+        atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
+        const ssize_t length = read(worker->fd, bytes, cap);
+        atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
         if (length <= 0)
             return length;
-        current->note = 0;
-        const struct fs_transport_hooks *hooks = &current->transport->hooks;
+        worker->note = 0;
+        const struct fs_transport_hooks *hooks = fs_worker_hooks(worker);
         const size_t left = hooks->request(hooks->context, bytes, (size_t)length);
         if (left)
             return (ssize_t)left;
     }
 }
 
+static int send_pieces(struct fs_worker *worker, const struct iovec *pieces, int count)
+{
+    return worker->entry ? fs_ring_send(worker, pieces, count)
+                         : fs_device_send(worker, pieces, count);
+}
+
 static ssize_t write_reply(int fd, struct iovec *pieces, int count, void *userdata)
 {
     (void)userdata;
-    if (!current)
+    struct fs_worker *worker = fs_worker_current;
+    if (!worker)
         return writev(fd, pieces, count); /* a notification */
-    const struct fs_transport_hooks *hooks = &current->transport->hooks;
-    hooks->reply(hooks->context, pieces, count);
-    return writev(current->fd, pieces, count);
+    struct fs_transport *transport = worker->transport;
+    ssize_t length = 0;
+    for (int i = 0; i < count; i++)
+        length += (ssize_t)pieces[i].iov_len;
+    const bool ring =
+        transport->hooks.reply(transport->hooks.context, pieces, count, transport->wants_ring);
+    const int err = send_pieces(worker, pieces, count);
+    if (err) {
+        errno = -err;
+        return -1;
+    }
+    if (ring) {
+        transport->wants_ring = false;
+        atomic_store(&transport->on_ring, true);
+        fs_worker_log(worker, KV_LOG_INFO, "requests come over io_uring");
+        release_ring_workers(transport);
+    }
+    return length;
 }
 
 int fs_transport_reply(const struct iovec *pieces, int count)
 {
-    KV_ASSERT(current);
-    return writev(current->fd, pieces, count) < 0 ? -errno : 0;
+    KV_ASSERT(fs_worker_current);
+    return send_pieces(fs_worker_current, pieces, count);
 }
 
 void *fs_transport_buffer(void)
 {
-    KV_ASSERT(current);
-    if (!current->buffer)
-        current->buffer = aligned_alloc(4096, FS_REPLY_MAX);
-    return current->buffer;
+    struct fs_worker *worker = fs_worker_current;
+    KV_ASSERT(worker);
+    void *area = worker->entry ? fs_ring_reply_area(worker) : NULL;
+    if (area)
+        return area;
+    if (!worker->buffer)
+        worker->buffer = aligned_alloc(4096, FS_REPLY_MAX);
+    return worker->buffer;
 }
 
 void fs_transport_note(unsigned note)
 {
-    KV_ASSERT(current);
-    current->note = note;
+    KV_ASSERT(fs_worker_current);
+    fs_worker_current->note = note;
 }
 
 unsigned fs_transport_noted(void)
 {
-    return current ? current->note : 0;
+    return fs_worker_current ? fs_worker_current->note : 0;
 }
 
-static int clone_device(int session_fd)
+/* ---- a transport's life --------------------------------------------------- */
+
+/* Which of the two it will be; false: the device. */
+static int choose_ring(enum fs_transport_kind kind, bool *ring, const char **refusal)
 {
-    const int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    uint32_t master = (uint32_t)session_fd;
-    if (ioctl(fd, FUSE_DEV_IOC_CLONE, &master) < 0) {
-        const int err = -errno;
-        close(fd);
+    *refusal = kind == FS_TRANSPORT_DEVICE ? NULL : fs_ring_refusal();
+    *ring = kind != FS_TRANSPORT_DEVICE && !*refusal;
+    return kind == FS_TRANSPORT_RING && !*ring ? -EOPNOTSUPP : 0;
+}
+
+static int open_devices(struct fs_transport *transport)
+{
+    const int session_fd = fuse_session_fd(transport->session);
+    for (unsigned i = 0; i < transport->worker_count; i++) {
+        struct fs_worker *worker = &transport->workers[i];
+        const bool clone = i > 0 && i < transport->device_workers;
+        worker->transport = transport;
+        worker->fd = clone ? fs_device_clone(session_fd) : session_fd;
+        if (worker->fd < 0)
+            return worker->fd;
+        worker->owns_fd = clone;
+    }
+    return 0;
+}
+
+int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind, unsigned threads,
+                      const struct fs_transport_hooks *hooks, struct fs_transport **out,
+                      struct kv_error *error)
+{
+    bool ring;
+    const char *refusal;
+    int err = choose_ring(kind, &ring, &refusal);
+    if (err) {
+        if (error)
+            snprintf(error->text, sizeof error->text, "transport=ring: %s", refusal);
         return err;
     }
-    return fd;
-}
+    unsigned count = threads ? (unsigned)kv_min_u64(threads, THREADS_MAX) : DEFAULT_THREADS;
+    const unsigned cpus = ring ? fs_ring_cpu_count() : 0;
+    const unsigned for_each =
+        ring ? (unsigned)kv_max_u64((count + cpus - 1) / cpus, THREADS_PER_CPU_MIN) : 0;
+    const unsigned device_workers = ring ? DEVICE_THREADS_WITH_RING : count;
+    count = device_workers + cpus * for_each;
 
-int fs_transport_open(struct fuse_session *session, unsigned threads,
-                      const struct fs_transport_hooks *hooks, struct fs_transport **out)
-{
-    const unsigned count = threads == 0             ? DEFAULT_THREADS
-                           : threads <= THREADS_MAX ? threads
-                                                    : THREADS_MAX;
     struct fs_transport *transport =
         calloc(1, sizeof *transport + count * sizeof transport->workers[0]);
-    if (!transport)
-        return -ENOMEM;
+    if (!transport) {
+        err = -ENOMEM;
+        goto out;
+    }
     transport->session = session;
     transport->hooks = *hooks;
-    transport->done_fd = eventfd(0, EFD_CLOEXEC);
-    int err = transport->done_fd < 0 ? -errno : 0;
-
-    const int session_fd = fuse_session_fd(session);
-    for (unsigned i = 0; i < count && !err; i++) {
-        struct worker *worker = &transport->workers[i];
-        worker->transport = transport;
-        worker->owns_fd = i > 0;
-        worker->fd = i > 0 ? clone_device(session_fd) : session_fd;
-        if (worker->fd < 0)
-            err = worker->fd;
-        else
-            transport->worker_count++;
+    transport->wants_ring = ring;
+    transport->device_workers = device_workers;
+    transport->worker_count = count;
+    for (unsigned i = 0; i < count; i++) {
+        transport->workers[i].fd = -1;
+        /* Queues one after another: if threads can not be had, each queue still has some. */
+        transport->workers[i].cpu = i < device_workers ? 0 : (i - device_workers) % cpus;
     }
+    transport->done_fd = eventfd(0, EFD_CLOEXEC);
+    transport->ring_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+    err = transport->done_fd < 0 || transport->ring_fd < 0 ? -errno : 0;
+    if (!err)
+        err = open_devices(transport);
     const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
     if (!err)
-        err = fuse_session_custom_io(session, &io, session_fd);
+        err = fuse_session_custom_io(session, &io, fuse_session_fd(session));
+    if (!err && refusal) {
+        char line[256];
+        (void)snprintf(line, sizeof line, "requests come over /dev/fuse: %s", refusal);
+        log_line(transport, KV_LOG_INFO, line);
+    }
+out:
     if (err) {
         fs_transport_close(transport);
+        if (error)
+            snprintf(error->text, sizeof error->text, "the FUSE device: %s", strerror(-err));
         return err;
     }
     *out = transport;
     return 0;
 }
 
+/* Wait until the kernel has agreed to the ring; false: that will not be. */
+static bool await_ring(struct fs_worker *worker)
+{
+    struct fs_transport *transport = worker->transport;
+    while (!fuse_session_exited(transport->session)) {
+        uint64_t one;
+        atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
+        const ssize_t length = read(transport->ring_fd, &one, sizeof one);
+        atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
+        if (length == (ssize_t)sizeof one)
+            return atomic_load(&transport->on_ring);
+    }
+    return false;
+}
+
 static void *run_worker(void *argument)
 {
-    struct worker *worker = argument;
+    struct fs_worker *worker = argument;
     struct fs_transport *transport = worker->transport;
-    struct fuse_buf request = {.mem = NULL};
-    current = worker;
-    while (!fuse_session_exited(transport->session)) {
-        const int length = fuse_session_receive_buf(transport->session, &request);
-        if (length == -EINTR || length == -EAGAIN)
-            continue;
-        if (length <= 0)
-            break; /* unmounted, or the device is broken */
-        fuse_session_process_buf(transport->session, &request);
+    const unsigned number = (unsigned)(worker - transport->workers);
+    fs_worker_current = worker;
+    if (number < transport->device_workers) {
+        fs_device_serve(worker);
+        fuse_session_exit(transport->session);
+        release_ring_workers(transport);
+    } else if (await_ring(worker)) {
+        fs_ring_serve(worker);
     }
-    fuse_session_exit(transport->session);
-    free(request.mem);
     /* Pairs with nothing: whoever reads done_fd joins the threads before touching their data. */
     if (atomic_fetch_sub_explicit(&transport->running, 1, memory_order_relaxed) == 1) {
         const uint64_t one = 1;
@@ -184,7 +290,7 @@ static void *run_worker(void *argument)
 
 static void ignore_signal(int number)
 {
-    (void)number; /* its arrival is all there is to it: a blocking read returns */
+    (void)number; /* its arrival is all there is to it: a blocking call returns */
 }
 
 int fs_transport_start(struct fs_transport *transport)
@@ -194,7 +300,7 @@ int fs_transport_start(struct fs_transport *transport)
         return -errno;
     atomic_store_explicit(&transport->running, transport->worker_count, memory_order_relaxed);
     for (unsigned i = 0; i < transport->worker_count; i++) {
-        struct worker *worker = &transport->workers[i];
+        struct fs_worker *worker = &transport->workers[i];
         const int err = pthread_create(&worker->thread, NULL, run_worker, worker);
         if (err) {
             atomic_fetch_sub_explicit(&transport->running, transport->worker_count - i,
@@ -207,6 +313,11 @@ int fs_transport_start(struct fs_transport *transport)
     return 0;
 }
 
+bool fs_transport_on_ring(struct fs_transport *transport)
+{
+    return atomic_load(&transport->on_ring);
+}
+
 int fs_transport_done_fd(struct fs_transport *transport)
 {
     return transport->done_fd;
@@ -216,12 +327,12 @@ void fs_transport_stop(struct fs_transport *transport)
 {
     fuse_session_exit(transport->session);
     for (unsigned i = 0; i < transport->worker_count; i++) {
-        struct worker *worker = &transport->workers[i];
+        struct fs_worker *worker = &transport->workers[i];
         if (!worker->started)
             continue;
-        /* The signal may come just before the read begins: send it until the thread ends. */
+        /* The signal may come just before the wait begins: send it until the thread ends. */
         for (;;) {
-            if (atomic_load_explicit(&worker->reading, memory_order_relaxed))
+            if (atomic_load_explicit(&worker->waiting, memory_order_relaxed))
                 pthread_kill(worker->thread, WAKE_SIGNAL);
             struct timespec until;
             (void)clock_gettime(CLOCK_REALTIME, &until);
@@ -248,5 +359,7 @@ void fs_transport_close(struct fs_transport *transport)
     }
     if (transport->done_fd >= 0)
         close(transport->done_fd);
+    if (transport->ring_fd >= 0)
+        close(transport->ring_fd);
     free(transport);
 }

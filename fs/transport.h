@@ -1,10 +1,11 @@
 /*
  * fs/transport.h: how requests come from the kernel and replies go back.
  *
- * A fixed number of workers, each with its own clone of /dev/fuse: the one that reads a
- * request serves it to the end. libfuse parses requests and lays out replies; all bytes pass
- * through here, so that what libfuse does not know can be seen before it and added after it
- * (fs/protocol.h).
+ * A fixed number of workers: the one that receives a request serves it to the end. They receive
+ * from /dev/fuse, each by its own clone of it, or from io_uring (Linux 6.14, module parameter
+ * fuse.enable_uring), which takes one system call and no change of CPU for a request. libfuse
+ * parses requests and lays out replies; all bytes pass through here, so that what libfuse does
+ * not know can be seen before it and added after it (fs/protocol.h).
  */
 #ifndef FS_TRANSPORT_H
 #define FS_TRANSPORT_H
@@ -14,12 +15,19 @@
 #include <sys/uio.h>
 
 #include "kv/base.h"
+#include "kv/kv.h"
 
 struct fuse_session;
 struct fs_transport;
 
 /* Bytes of the largest reply: what a worker's buffer holds. */
 #define FS_REPLY_MAX ((1u << 20) + 4096u)
+
+enum fs_transport_kind {
+    FS_TRANSPORT_AUTO, /* the ring where the kernel offers it */
+    FS_TRANSPORT_RING, /* the ring, or an error */
+    FS_TRANSPORT_DEVICE,
+};
 
 struct fs_transport_hooks {
     void *context;
@@ -28,17 +36,25 @@ struct fs_transport_hooks {
      * changed), or 0 when the request has been answered already.
      */
     size_t (*request)(void *context, void *bytes, size_t length);
-    /* A reply on its way out; pieces may be changed in place. */
-    void (*reply)(void *context, struct iovec *pieces, int count);
+    /*
+     * A reply on its way out; pieces may be changed in place. With `ring` a reply to INIT is to
+     * ask for the ring. True: it does.
+     */
+    bool (*reply)(void *context, struct iovec *pieces, int count, bool ring);
+    kv_log_fn *log; /* NULL: standard error */
+    void *log_context;
 };
 
 /*
- * Take over the bytes of a mounted session. threads: 0 = 10. hooks: copied.
- * 0; -ENOMEM; or what opening and cloning the device say.
+ * Take over the bytes of a mounted session. threads: 0 = 10; on the ring each CPU has its part
+ * of them, but four at least. hooks: copied.
+ *
+ * 0; -ENOMEM; -EOPNOTSUPP no ring though it was asked for; or what opening and cloning the
+ * device say. `error` (may be NULL) gets the words.
  */
-KV_MUST_CHECK int fs_transport_open(struct fuse_session *session, unsigned threads,
-                                    const struct fs_transport_hooks *hooks,
-                                    struct fs_transport **transport);
+KV_MUST_CHECK int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind,
+                                    unsigned threads, const struct fs_transport_hooks *hooks,
+                                    struct fs_transport **transport, struct kv_error *error);
 
 /* Start the workers. They run until the kernel ends the session or fs_transport_stop. */
 KV_MUST_CHECK int fs_transport_start(struct fs_transport *transport);
@@ -48,10 +64,13 @@ int fs_transport_done_fd(struct fs_transport *transport);
 void fs_transport_stop(struct fs_transport *transport);
 /* After stop. */
 void fs_transport_close(struct fs_transport *transport);
+/* Do requests come over the ring? Known once the kernel has taken the reply to INIT. */
+bool fs_transport_on_ring(struct fs_transport *transport);
 
 /*
  * For the thread that serves a request: memory of FS_REPLY_MAX bytes to build a reply in,
- * good until the request is answered; NULL: no memory. It is faulted in once and kept.
+ * good until the request is answered; NULL: no memory. It is faulted in once and kept. The
+ * request itself is not overwritten.
  */
 void *fs_transport_buffer(void);
 

@@ -26,6 +26,18 @@ void fs_volume_log(struct fs_volume *volume, enum kv_log_level level, const char
         fprintf(stderr, "kvfs: %s\n", line);
 }
 
+int fs_volume_visible_error(struct fs_volume *volume, const char *what, uint64_t ino,
+                            const char *name, int err)
+{
+    if (err != -EBADMSG && err != -EUCLEAN)
+        return err;
+    if (!kv_store_failure(volume->store))
+        fs_volume_log(volume, KV_LOG_ERROR, "%s: inode %llu%s%s is damaged (%s); run fsck.kvfs",
+                      what, (unsigned long long)ino, name ? ", entry " : "", name ? name : "",
+                      strerror(-err));
+    return -EIO;
+}
+
 static int read_volume_record(struct kv_store *store, struct fs_volume_record *record)
 {
     struct fs_key key;
@@ -102,6 +114,9 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     volume->read_only = options->read_only;
     volume->log = options->log;
     volume->log_context = options->log_context;
+    volume->keeps_setgid = options->keeps_setgid;
+    volume->kills_privileges = options->kills_privileges;
+    volume->is_owner = options->is_owner;
     pthread_mutex_init(&volume->ino_mutex, NULL);
     pthread_mutex_init(&volume->rename_mutex, NULL);
     fs_data_init(&volume->data, store);

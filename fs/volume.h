@@ -28,6 +28,15 @@ struct fs_volume_options {
     bool read_only;
     kv_log_fn *log; /* NULL: standard error */
     void *log_context;
+    /*
+     * Of who asks for the change of content or owner that this thread is about: may a setgid
+     * bit stay that is not for execution by the group `gid`? NULL: it may.
+     */
+    bool (*keeps_setgid)(uint32_t gid);
+    /* Are setuid and setgid to go with fs_fallocate and fs_copy_range? NULL: they are. */
+    bool (*kills_privileges)(void);
+    /* May the caller do what the owner `uid` may? NULL: yes. */
+    bool (*is_owner)(uint32_t uid);
 };
 
 /*
@@ -44,6 +53,14 @@ void fs_volume_close(struct fs_volume *volume);
 struct kv_store *fs_volume_store(struct fs_volume *volume);
 void fs_volume_log(struct fs_volume *volume, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);
+/*
+ * What programs shall see of an operation's error: damage is EIO, and a line in the log that names
+ * the inode, or the entry of it (name may be NULL). After a failed write or flush there is no such
+ * line: the failure itself was logged, and what was not durable may be gone without any damage to
+ * the image.
+ */
+int fs_volume_visible_error(struct fs_volume *volume, const char *what, uint64_t ino,
+                            const char *name, int err);
 
 /* Who asks. */
 struct fs_caller {
@@ -113,7 +130,8 @@ enum fs_attr_bits {
     FS_ATTR_ATIME = 16,
     FS_ATTR_MTIME = 32,
     FS_ATTR_CTIME = 64,
-    FS_ATTR_KILL_PRIVILEGES = 128, /* setuid and setgid go with a change of size */
+    FS_ATTR_KILL_IF_OWNER = 256,   /* the same, if the caller is the owner; else nothing */
+    FS_ATTR_KILL_PRIVILEGES = 128, /* setuid and setgid go (with a change of owner, always) */
 };
 struct fs_attr_change {
     unsigned valid; /* enum fs_attr_bits */

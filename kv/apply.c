@@ -766,7 +766,8 @@ static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t 
         return err;
     err = change(store, &attempt->record, position);
     kv_pager_unreserve(store->pager);
-    attempt->want_checkpoint = store->log_since_checkpoint >= store->log_checkpoint_bytes;
+    attempt->want_checkpoint =
+        store->log_since_checkpoint >= store->log_checkpoint_bytes || kv_wal_is_short(store->wal);
     return err;
 }
 
@@ -829,6 +830,8 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
         end = kv_wal_position(store->wal);
     if (attempt.want_checkpoint)
         kv_store_want_checkpoint(store);
+    if (err == -ENOSPC || (!err && !attempt.urgent))
+        kv_store_note_host(store, err == -ENOSPC);
     if (err && !atomic_load_explicit(&store->failure, memory_order_acquire))
         discard_fresh(store, &attempt.prepared);
     free(attempt.prepared.fresh);
@@ -853,8 +856,11 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
     for (unsigned tries = 0;; tries++) {
         const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
         int err = write_blob(store, bytes, length, codec, ref, written);
-        if (err != -ENOSPC || tries == 1 || !checkpoint_may_help(store))
+        if (err != -ENOSPC || tries == 1 || !checkpoint_may_help(store)) {
+            if (!err || err == -ENOSPC)
+                kv_store_note_host(store, err == -ENOSPC);
             return err;
+        }
         err = kv_store_checkpoint_of(store, epoch);
         if (err)
             return err;

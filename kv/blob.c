@@ -37,7 +37,7 @@ int kv_blobs_extent(const struct kv_blobs *blobs, const struct kv_blob_ref *ref,
     const uint32_t raw = kv_le32_get(disk.raw_bytes);
     if (!raw || raw > KV_BLOB_MAX || !length || length > raw)
         return -EUCLEAN;
-    if (disk.ptr.codec == KV_CODEC_NONE && length != raw)
+    if (disk.ptr.codec > KV_CODEC_ZSTD || (disk.ptr.codec == KV_CODEC_NONE && length != raw))
         return -EUCLEAN;
     *block = kv_le64_get(disk.ptr.block);
     *block_count = (uint32_t)kv_blocks_for(length);
@@ -231,4 +231,28 @@ int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
     if (!err)
         end_load(blobs, &load);
     return err;
+}
+
+void kv_blobs_verify_many(struct kv_blobs *blobs, const struct kv_blob_ref *refs, size_t count,
+                          int *results)
+{
+    struct load loads[KV_BLOBS_AT_ONCE];
+    struct kv_io ios[KV_BLOBS_AT_ONCE];
+    size_t io_count = 0;
+    KV_ASSERT(count <= KV_BLOBS_AT_ONCE);
+    for (size_t i = 0; i < count; i++) {
+        results[i] = begin_load(blobs, &refs[i], &loads[i], &ios[io_count]);
+        if (!results[i])
+            ios[io_count++].result = -EIO;
+    }
+    if (io_count) /* each request has its own result */
+        kv_ignore(kv_device_submit(blobs->device, ios, io_count, false));
+    for (size_t i = 0, at = 0; i < count; i++) {
+        if (results[i])
+            continue;
+        results[i] = ios[at++].result;
+        if (!results[i])
+            results[i] = verify_load(blobs, &loads[i]);
+        end_load(blobs, &loads[i]);
+    }
 }

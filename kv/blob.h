@@ -42,5 +42,8 @@ KV_MUST_CHECK int kv_blobs_read_whole(struct kv_blobs *blobs, const struct kv_bl
                                       size_t count, uint8_t *buf);
 /* Is the whole blob on the device as the reference says? -EBADMSG ... */
 KV_MUST_CHECK int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
+/* The same for up to KV_BLOBS_AT_ONCE blobs, read with one submission; a result for each. */
+void kv_blobs_verify_many(struct kv_blobs *blobs, const struct kv_blob_ref *refs, size_t count,
+                          int *results);
 
 #endif

@@ -34,6 +34,8 @@ static void judge_superblocks(struct kv_walk *walk)
 {
     struct kv_disk_superblock superblock;
     enum kv_superblock_twin twin = KV_TWIN_GOOD;
+    if (walk->store->superblocks_lost)
+        return;
     const int err =
         kv_superblock_read(walk->store->device, "the image", false, &superblock, &twin, NULL);
     if (walk->store->superblock_twin == KV_TWIN_TORN)
@@ -48,14 +50,30 @@ static void judge_superblocks(struct kv_walk *walk)
                        "one of the two superblocks is damaged");
 }
 
+/* The copy at the end is written at the end of a close, where a power cut can tear it. */
+static void judge_backup(struct kv_walk *walk)
+{
+    const struct kv_store *store = walk->store;
+    const int err = kv_superblock_verify_backup(store->device, &store->checkpoint.superblock);
+    if (!err)
+        return;
+    const bool torn = store->info.clean && err == -EBADMSG;
+    kv_walk_report(walk, torn ? KV_CHECK_NOTE : KV_CHECK_REPAIRABLE, "superblock-backup",
+                   "the backup superblock is damaged%s: %s",
+                   torn ? ", or was torn when the image was closed" : "", strerror(-err));
+}
+
 /* What opening for repair has found; the checkpoints since then have mended it. */
 static void judge_opening(struct kv_walk *walk)
 {
     if (walk->store->superblocks_lost)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
                        "both superblocks were damaged; the backup was used, what was done since "
-                       "it was written may be lost");
-    if (walk->store->bitmaps_rebuilt)
+                       "it was written may be lost%s",
+                       walk->store->trees_outdated
+                           ? "; newer pages lie on the device, they are looked for"
+                           : "");
+    else if (walk->store->bitmaps_rebuilt)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "bitmap",
                        "the allocation bitmaps were damaged; they were made anew from the trees");
     if (walk->store->log_damaged)
@@ -80,11 +98,34 @@ static void judge_space(struct kv_walk *walk)
 
 /* ---- repair ------------------------------------------------------------------------------ */
 
-/* Walk once more without telling anyone. `walk` is fresh, and the caller's to release. */
-static int look_again(struct kv_store *store, struct kv_walk *walk)
+/*
+ * Walk once more; findings are not told again, but what is done about them may be. `walk` is
+ * fresh, and the caller's to release.
+ */
+static int look_again(struct kv_store *store, const struct kv_walk *first, struct kv_walk *walk)
 {
-    const int err = kv_walk_init(walk, store, &store->checkpoint.superblock);
-    return err ? err : kv_walk_run(walk);
+    int err = kv_walk_init(walk, store, &store->checkpoint.superblock);
+    walk->context = first->context;
+    walk->progress = first->progress;
+    if (!err)
+        err = kv_walk_run(walk);
+    walk->report = first->report;
+    walk->show_key = first->show_key;
+    walk->show_context = first->show_context;
+    return err;
+}
+
+/* Everything is read that a repair needs before it writes anything. */
+static int find_leaves(const struct kv_walk *walk, struct kv_salvage *salvage)
+{
+    if (!kv_check_wants_leaves(walk))
+        return 0;
+    int err = kv_salvage_init(salvage, walk->store);
+    if (!err)
+        err = kv_check_find_leaves(walk, salvage);
+    if (!err)
+        err = kv_check_protect_leaves(walk, salvage);
+    return err;
 }
 
 /*
@@ -95,8 +136,9 @@ static int repair_trees(struct kv_store *store, const struct kv_walk *first,
                         struct kv_mended *mended)
 {
     struct kv_walk later;
+    struct kv_salvage salvage = {0};
     const struct kv_walk *walk = first;
-    int err = 0;
+    int err = find_leaves(first, &salvage);
     for (unsigned round = 0; !err; round++) {
         bool rescued = false;
         err = kv_check_rescue(walk, &rescued);
@@ -108,21 +150,26 @@ static int repair_trees(struct kv_store *store, const struct kv_walk *first,
         walk = first;
         if (err)
             break;
-        err = look_again(store, &later);
+        err = look_again(store, first, &later);
         walk = &later;
     }
+    if (!err && salvage.store)
+        err = kv_check_protect_leaves(walk, &salvage);
     if (!err)
-        err = kv_check_mend(walk, mended);
+        err = kv_check_mend(walk, &salvage, mended);
+    if (!err)
+        store->trees_outdated = false;
     if (walk == &later)
         kv_walk_release(&later);
+    kv_salvage_release(&salvage);
     return err ? kv_store_fail(store, err, "a repair") : checkpoint_now(store);
 }
 
 /* The bitmaps and the superblocks. *left: findings that could not be mended. */
-static int repair_space(struct kv_store *store, uint64_t *left)
+static int repair_space(struct kv_store *store, const struct kv_walk *first, uint64_t *left)
 {
     struct kv_walk walk;
-    int err = look_again(store, &walk);
+    int err = look_again(store, first, &walk);
     if (!err && kv_walk_incomplete(&walk)) {
         kv_space_mark(store->space, walk.seen);
     } else if (!err) {
@@ -144,6 +191,31 @@ static int repair_space(struct kv_store *store, uint64_t *left)
     return err;
 }
 
+static void note_salvaged(const struct kv_salvaged *salvaged, struct kv_check_result *result)
+{
+    result->salvaged_keys = salvaged->keys;
+    result->stale_keys = salvaged->stale_keys;
+    result->dropped_keys = salvaged->dropped;
+    result->lost_ranges = salvaged->lost_ranges;
+}
+
+/* Without a repair: what would be found for the damaged places. */
+static int estimate(const struct kv_walk *walk, struct kv_check_result *result)
+{
+    struct kv_salvage salvage = {0};
+    struct kv_salvaged salvaged = {0};
+    if (!kv_check_wants_leaves(walk))
+        return 0;
+    int err = kv_salvage_init(&salvage, walk->store);
+    if (!err)
+        err = kv_check_find_leaves(walk, &salvage);
+    if (!err)
+        err = kv_check_estimate(walk, &salvage, &salvaged);
+    kv_salvage_release(&salvage);
+    note_salvaged(&salvaged, result);
+    return err;
+}
+
 static int repair(struct kv_store *store, const struct kv_walk *first,
                   const struct kv_check_options *options, struct kv_check_result *result)
 {
@@ -151,9 +223,10 @@ static int repair(struct kv_store *store, const struct kv_walk *first,
     uint64_t left = 0;
     int err = repair_trees(store, first, &mended);
     if (!err)
-        err = repair_space(store, &left);
+        err = repair_space(store, first, &left);
     if (err)
         return err;
+    note_salvaged(&mended.salvaged, result);
     left += first->bad_blobs;
     const uint64_t found = first->repairable + first->damaged;
     result->repaired = found > left ? found - left : 0;
@@ -162,7 +235,8 @@ static int repair(struct kv_store *store, const struct kv_walk *first,
         snprintf(text, sizeof text,
                  "%llu pages were replaced, %llu keys below them were found and put back, %llu "
                  "keys were removed",
-                 (unsigned long long)mended.pages, (unsigned long long)mended.salvaged,
+                 (unsigned long long)mended.pages,
+                 (unsigned long long)(mended.salvaged.keys + mended.salvaged.stale_keys),
                  (unsigned long long)mended.removed);
         options->report(options->context, KV_CHECK_NOTE, "mended", text);
     }
@@ -182,9 +256,13 @@ static int check(struct kv_store *store, const struct kv_check_options *options,
     walk.context = options->context;
     walk.progress = options->progress;
     walk.read_blobs = options->read_blobs;
+    walk.show_key = options->show_key;
+    walk.show_context = options->context;
     judge_superblocks(&walk);
+    judge_backup(&walk);
     judge_opening(&walk);
-    err = checkpoint_now(store);
+    if (!store->trees_outdated) /* else there is nothing that may be made durable */
+        err = checkpoint_now(store);
     if (!err)
         err = kv_walk_run(&walk);
     if (!err)
@@ -197,6 +275,8 @@ static int check(struct kv_store *store, const struct kv_check_options *options,
                                        .damaged = walk.damaged};
     if (!err && options->repair && walk.repairable + walk.damaged > 0)
         err = repair(store, &walk, options, result);
+    else if (!err && options->estimate)
+        err = estimate(&walk, result);
     kv_walk_release(&walk);
     return err;
 }

@@ -13,18 +13,6 @@ static uint64_t open_epoch(const struct kv_store *store)
     return atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
 }
 
-static struct kv_bytes hole_low(const struct kv_walk_hole *hole)
-{
-    return (struct kv_bytes){hole->fences, hole->low_bytes};
-}
-
-static struct kv_bytes hole_high(const struct kv_walk_hole *hole)
-{
-    if (hole->unbounded)
-        return (struct kv_bytes){0};
-    return (struct kv_bytes){hole->fences + hole->low_bytes, hole->high_bytes};
-}
-
 /* ---- rescue -------------------------------------------------------------------------- */
 
 /* Does the page in memory fill the hole? */
@@ -36,7 +24,7 @@ static bool fills(const struct kv_walk_hole *hole, const struct kv_page *page, s
         return false;
     const struct kv_bytes low = kv_node_low(page->bytes, node_bytes);
     const struct kv_bytes high = kv_node_high(page->bytes, node_bytes);
-    const struct kv_bytes want_low = hole_low(hole), want_high = hole_high(hole);
+    const struct kv_bytes want_low = kv_walk_hole_low(hole), want_high = kv_walk_hole_high(hole);
     return !kv_key_compare(low.data, low.length, want_low.data, want_low.length) &&
            !high.data == !want_high.data &&
            !kv_key_compare(high.data, high.length, want_high.data, want_high.length);
@@ -82,8 +70,8 @@ static int make_empty_path(struct kv_store *store, const struct kv_walk_hole *ho
         const int err = kv_pager_new(store->pager, &page);
         if (err)
             return err;
-        kv_node_init(page.bytes, store->node_bytes, page.id, hole->tree, level, hole_low(hole),
-                     hole_high(hole));
+        kv_node_init(page.bytes, store->node_bytes, page.id, hole->tree, level,
+                     kv_walk_hole_low(hole), kv_walk_hole_high(hole));
         if (level) {
             const bool fits = kv_node_insert_child(page.bytes, store->node_bytes, 0, "", 0, *top,
                                                    store->trees[hole->tree].scratch);
@@ -111,7 +99,7 @@ static int fill_hole(struct kv_store *store, const struct kv_walk_hole *hole)
     err = kv_pager_pin(store->pager, hole->parent, &parent);
     if (err)
         return err;
-    const struct kv_bytes low = hole_low(hole);
+    const struct kv_bytes low = kv_walk_hole_low(hole);
     const unsigned slot = kv_node_child_slot(parent.bytes, store->node_bytes, low.data, low.length);
     err = kv_node_child(parent.bytes, slot) == hole->page_id ? kv_pager_dirty(store->pager, &parent)
                                                              : -EUCLEAN;
@@ -124,32 +112,11 @@ static int fill_hole(struct kv_store *store, const struct kv_walk_hole *hole)
     return err;
 }
 
-/* ---- salvage ------------------------------------------------------------------------------ */
-
-/* Lies [low, high) inside a hole of the keys' tree? Holes of a tree are in key order. */
-static bool inside_hole(const struct kv_walk *walk, struct kv_bytes low, struct kv_bytes high)
-{
-    size_t first = 0, end = 0;
-    while (end < walk->hole_count && walk->holes[end].tree == KV_TREE_KEYS)
-        end++;
-    while (first < end) {
-        const size_t middle = first + (end - first) / 2;
-        const struct kv_bytes hole = hole_low(&walk->holes[middle]);
-        if (kv_key_compare(hole.data, hole.length, low.data, low.length) <= 0)
-            first = middle + 1;
-        else
-            end = middle;
-    }
-    if (!first)
-        return false;
-    const struct kv_bytes hole = hole_high(&walk->holes[first - 1]);
-    return !hole.data ||
-           (high.data && kv_key_compare(high.data, high.length, hole.data, hole.length) <= 0);
-}
+/* ---- keys -------------------------------------------------------------------------------- */
 
 /* Space is set aside as far as there is some; without it each page asks for itself. */
-static int put(struct kv_store *store, uint8_t tree, struct kv_bytes key, uint8_t kind,
-               struct kv_bytes value)
+int kv_check_put(struct kv_store *store, uint8_t tree, struct kv_bytes key, uint8_t kind,
+                 struct kv_bytes value)
 {
     const struct kv_btree_drop nobody = {0};
     const uint64_t pages = kv_store_pages_needed(store, 1, key.length + value.length, 0);
@@ -165,49 +132,6 @@ static int del(struct kv_store *store, uint8_t tree, struct kv_bytes key)
 {
     const struct kv_btree_drop nobody = {0};
     return kv_btree_del(&store->trees[tree], key, nobody);
-}
-
-/* Put the cells of a leaf back, unless their keys are there. */
-static int salvage_leaf(struct kv_store *store, const uint8_t *leaf, struct kv_mended *mended)
-{
-    const unsigned count = kv_node_count(leaf);
-    for (unsigned slot = 0; slot < count; slot++) {
-        uint8_t key[KV_KEY_MAX], kind, byte;
-        size_t length;
-        const size_t key_len = kv_node_key(leaf, store->node_bytes, slot, key);
-        const struct kv_bytes value = kv_node_value(leaf, slot, &kind);
-        if (sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key_len +
-                value.length >
-            kv_node_cell_limit(store->node_bytes))
-            continue; /* no store writes such a cell */
-        uint8_t other;
-        int err =
-            kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, &byte, 1, &length, &other);
-        if (!err)
-            continue;
-        if (err == -ENOENT)
-            err = put(store, KV_TREE_KEYS, (struct kv_bytes){key, key_len}, kind, value);
-        if (err)
-            return err;
-        mended->salvaged++;
-    }
-    return 0;
-}
-
-static int salvage(const struct kv_walk *walk, struct kv_mended *mended)
-{
-    const size_t node_bytes = walk->store->node_bytes;
-    uint8_t *node = kv_device_alloc(node_bytes);
-    int err = node ? 0 : -ENOMEM;
-    for (uint64_t id = 0; !err && kv_walk_next_leaked(walk, &id); id++) {
-        bool leaf;
-        err = kv_walk_read_leaked(walk, id, node, &leaf);
-        if (!err && leaf &&
-            inside_hole(walk, kv_node_low(node, node_bytes), kv_node_high(node, node_bytes)))
-            err = salvage_leaf(walk->store, node, mended);
-    }
-    free(node);
-    return err;
 }
 
 /* Pages that no tree reaches leave the map. */
@@ -274,7 +198,9 @@ static int judge_value(struct sweep *sweep, uint8_t kind, struct kv_bytes value,
         const int err = kv_blobs_verify(&sweep->store->blobs, &ref);
         if (err == -ENOMEM)
             return err;
-        *bad = err != 0;
+        /* Of two that both verify and say different things, the first to be met is kept. */
+        const struct kv_blob_note *kept = kv_blob_notes_find(&sweep->holders, block);
+        *bad = err != 0 || (kept && kept->identity != kv_blob_identity(&ref));
     }
     return 0;
 }
@@ -350,8 +276,8 @@ static int add_missing_counts(struct sweep *sweep)
         uint8_t key[8];
         kv_be64_put(key, note->block);
         const kv_le64 holders = kv_le64_of(note->holders);
-        const int err = put(sweep->store, KV_TREE_REFS, (struct kv_bytes){key, sizeof key},
-                            KV_VALUE_INLINE, (struct kv_bytes){&holders, sizeof holders});
+        const int err = kv_check_put(sweep->store, KV_TREE_REFS, (struct kv_bytes){key, sizeof key},
+                                     KV_VALUE_INLINE, (struct kv_bytes){&holders, sizeof holders});
         if (err)
             return err;
     }
@@ -374,7 +300,8 @@ static int sweep_values(const struct kv_walk *walk, struct kv_mended *mended)
 
 /* ---- all of it ------------------------------------------------------------------------------ */
 
-int kv_check_mend(const struct kv_walk *walk, struct kv_mended *mended)
+int kv_check_mend(const struct kv_walk *walk, const struct kv_salvage *salvage,
+                  struct kv_mended *mended)
 {
     struct kv_store *store = walk->store;
     *mended = (struct kv_mended){.pages = walk->hole_count};
@@ -384,8 +311,8 @@ int kv_check_mend(const struct kv_walk *walk, struct kv_mended *mended)
     kv_pager_drop_clean(store->pager); /* also of pages whose ids will be given anew */
     for (size_t i = 0; i < walk->hole_count && !err; i++)
         err = fill_hole(store, &walk->holes[i]);
-    if (!err && walk->hole_count)
-        err = salvage(walk, mended);
+    if (!err && kv_check_wants_leaves(walk))
+        err = kv_check_put_back(walk, salvage, &mended->salvaged);
     if (!err && (walk->hole_count || walk->bad_values || walk->bad_counts))
         err = sweep_values(walk, mended);
     if (!err)
@@ -398,17 +325,42 @@ int kv_check_mend(const struct kv_walk *walk, struct kv_mended *mended)
 /* ---- while an image is opened -----------------------------------------------------------------
  */
 
+/*
+ * With both superblocks lost, the backup may be older than what lies on the device: then its trees
+ * say nothing, and all that can be found counts.
+ */
+static int judge_age(struct kv_store *store, const struct kv_salvage *salvage)
+{
+    if (!store->superblocks_lost || salvage->epoch_max <= store->info.epoch)
+        return 0;
+    store->trees_outdated = true;
+    store->epoch_found = salvage->epoch_max;
+    const struct kv_bytes low = {"", 0}, high = {0};
+    return kv_salvage_protect(salvage, low, high);
+}
+
 int kv_check_mark_durable(struct kv_store *store, const struct kv_disk_superblock *superblock)
 {
     struct kv_walk walk;
+    struct kv_salvage salvage = {0};
     int err = kv_walk_init(&walk, store, superblock);
     if (err)
         return err;
     err = kv_walk_run(&walk);
-    if (!err && kv_walk_incomplete(&walk))
-        err = kv_walk_mark_leaked(&walk);
+    if (err)
+        goto out;
+    kv_space_mark(store->space, walk.seen);
+    if (!store->superblocks_lost && !kv_check_wants_leaves(&walk))
+        goto out;
+    err = kv_salvage_init(&salvage, store);
     if (!err)
-        kv_space_mark(store->space, walk.seen);
+        err = kv_check_find_leaves(&walk, &salvage);
+    if (!err)
+        err = kv_check_protect_leaves(&walk, &salvage);
+    if (!err)
+        err = judge_age(store, &salvage);
+out:
+    kv_salvage_release(&salvage);
     kv_walk_release(&walk);
     return err;
 }
@@ -417,35 +369,51 @@ int kv_check_mark_durable(struct kv_store *store, const struct kv_disk_superbloc
 static void log_finding(void *context, enum kv_check_severity severity, const char *what,
                         const char *text)
 {
-    if (severity != KV_CHECK_NOTE)
-        kv_store_log(context, KV_LOG_WARNING, "before replay: %s: %s", what, text);
+    struct kv_store *store = context;
+    if (store->report)
+        store->report(store->report_context, severity, what, text);
+    else if (severity != KV_CHECK_NOTE)
+        kv_store_log(store, KV_LOG_WARNING, "before replay: %s: %s", what, text);
 }
 
 int kv_check_mend_before_replay(struct kv_store *store)
 {
     struct kv_walk walk;
+    struct kv_salvage salvage = {0};
     struct kv_mended mended = {0};
     int err = kv_walk_init(&walk, store, &store->checkpoint.superblock);
     if (err)
         return err;
     walk.report = log_finding;
     walk.context = store;
+    walk.show_key = store->show_key;
+    walk.show_context = store->report_context;
     err = kv_walk_run(&walk);
     if (err)
         goto out;
     kv_space_mark(store->space, walk.seen);
     if (!walk.repairable && !walk.damaged)
         goto out;
+    if (kv_check_wants_leaves(&walk)) {
+        err = kv_salvage_init(&salvage, store);
+        if (!err)
+            err = kv_check_find_leaves(&walk, &salvage);
+        if (!err)
+            err = kv_check_protect_leaves(&walk, &salvage);
+    }
     bool rescued; /* nothing is in memory yet, so nothing is */
-    err = kv_check_rescue(&walk, &rescued);
     if (!err)
-        err = kv_check_mend(&walk, &mended);
+        err = kv_check_rescue(&walk, &rescued);
+    if (!err)
+        err = kv_check_mend(&walk, &salvage, &mended);
     if (!err)
         kv_store_log(store, KV_LOG_WARNING,
                      "before replay: %llu damaged pages were replaced, %llu keys below them "
                      "were found",
-                     (unsigned long long)mended.pages, (unsigned long long)mended.salvaged);
+                     (unsigned long long)mended.pages,
+                     (unsigned long long)(mended.salvaged.keys + mended.salvaged.stale_keys));
 out:
+    kv_salvage_release(&salvage);
     kv_walk_release(&walk);
     return err;
 }

@@ -9,12 +9,12 @@
 #ifndef KV_CHECK_REPAIR_H
 #define KV_CHECK_REPAIR_H
 
-#include "kv/check_walk.h"
+#include "kv/check_salvage.h"
 
 struct kv_mended {
-    uint64_t pages;    /* replaced by empty ones */
-    uint64_t salvaged; /* keys found in leaves below damaged pages */
-    uint64_t removed;  /* keys whose value referred to what is not there */
+    uint64_t pages;              /* replaced by empty ones */
+    struct kv_salvaged salvaged; /* keys found again for them */
+    uint64_t removed;            /* keys whose value referred to what is not there */
 };
 
 /*
@@ -28,8 +28,14 @@ KV_MUST_CHECK int kv_check_rescue(const struct kv_walk *walk, bool *rescued);
  * Put empty pages in place of the damaged ones, put the keys that were below them back as far
  * as they are found, correct the reference counts, forget the pages that nothing reaches. No
  * block becomes free by this: see kv_space_compare.
+ *
+ * salvage  what kv_check_find_leaves found; without holes in the keys' tree it is not looked at.
  */
-KV_MUST_CHECK int kv_check_mend(const struct kv_walk *walk, struct kv_mended *mended);
+KV_MUST_CHECK int kv_check_mend(const struct kv_walk *walk, const struct kv_salvage *salvage,
+                                struct kv_mended *mended);
+/* Put a cell into a tree. Under the writer lock. What kv_btree_put returns. */
+KV_MUST_CHECK int kv_check_put(struct kv_store *store, uint8_t tree, struct kv_bytes key,
+                               uint8_t kind, struct kv_bytes value);
 
 /* While an image is opened for repair: mark what the durable trees own in a space without
  * bitmaps. The page map and the pager are open. */

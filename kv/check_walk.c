@@ -182,15 +182,34 @@ bool kv_value_next_ref(uint8_t kind, struct kv_bytes value, size_t *at, struct k
     return true;
 }
 
-static int verify_blob(struct kv_walk *walk, const struct kv_blob_ref *ref, uint64_t block)
+/* Read the blobs that wait for it. */
+static int verify_blobs(struct kv_walk *walk)
 {
-    const int err = kv_blobs_verify(&walk->store->blobs, ref);
-    if (!is_damage(err))
-        return err;
-    walk->bad_blobs++;
-    kv_walk_report(walk, KV_CHECK_DAMAGE, "blob-checksum", "the blob at block %llu: %s",
-                   (unsigned long long)block, strerror(-err));
+    int results[KV_BLOBS_AT_ONCE];
+    const size_t count = walk->unverified_count;
+    kv_blobs_verify_many(&walk->store->blobs, walk->unverified, count, results);
+    walk->unverified_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t block;
+        uint32_t block_count;
+        if (!results[i])
+            continue;
+        if (!is_damage(results[i]))
+            return results[i];
+        walk->bad_blobs++;
+        const int err =
+            kv_blobs_extent(&walk->store->blobs, &walk->unverified[i], &block, &block_count);
+        KV_ASSERT(!err); /* else it would not wait here */
+        kv_walk_report(walk, KV_CHECK_DAMAGE, "blob-checksum", "the blob at block %llu: %s",
+                       (unsigned long long)block, strerror(-results[i]));
+    }
     return 0;
+}
+
+static int verify_later(struct kv_walk *walk, const struct kv_blob_ref *ref)
+{
+    walk->unverified[walk->unverified_count++] = *ref;
+    return walk->unverified_count == KV_BLOBS_AT_ONCE ? verify_blobs(walk) : 0;
 }
 
 static int visit_ref(struct kv_walk *walk, uint64_t page_id, const struct kv_blob_ref *ref)
@@ -217,7 +236,7 @@ static int visit_ref(struct kv_walk *walk, uint64_t page_id, const struct kv_blo
                        "page %llu refers to a blob at block %llu, where something else lies too",
                        (unsigned long long)page_id, (unsigned long long)block);
     }
-    return fresh && walk->read_blobs ? verify_blob(walk, ref, block) : 0;
+    return fresh && walk->read_blobs ? verify_later(walk, ref) : 0;
 }
 
 /* ---- leaves -------------------------------------------------------------------------------- */
@@ -381,9 +400,9 @@ static const char *misfit(const struct kv_walk *walk, const struct expected *exp
     return NULL;
 }
 
-/* Read an expected page. *usable false: it is a hole now. */
-static int take_page(struct kv_walk *walk, const struct expected *expected, uint8_t *node,
-                     bool *usable)
+/* Judge an expected page, of which `read` was read. *usable false: it is a hole now. */
+static int take_page(struct kv_walk *walk, const struct expected *expected,
+                     const struct kv_page_read *read, bool *usable)
 {
     *usable = false;
     struct kv_walk_pages *pages = find_pages(walk, expected->page_id / KV_MAP_FANOUT);
@@ -396,16 +415,13 @@ static int take_page(struct kv_walk *walk, const struct expected *expected, uint
         return unusable_page(walk, expected, "page-shared", "another page refers to it too", 0);
     if (expected->page_id >= kv_pagemap_next_id(walk->store->map))
         return unusable_page(walk, expected, "page-structure", "its number was never given", 0);
-    struct kv_disk_ptr ptr;
-    int err = kv_pagemap_get(walk->store->map, expected->page_id, &ptr);
-    if (!err)
-        err = kv_pager_read_stored(walk->store->pager, expected->page_id, &ptr, node);
+    const int err = read->err == -ESTALE ? -EUCLEAN : read->err; /* a place that is none */
     if (is_damage(err))
         return unusable_page(walk, expected, word_for(err), strerror(-err), err);
     if (err)
         return err;
     const char *what;
-    const char *why = misfit(walk, expected, node, &what);
+    const char *why = misfit(walk, expected, read->out, &what);
     if (why)
         return unusable_page(walk, expected, what, why, 0);
     pages->visited[bit / 64] |= mask;
@@ -430,43 +446,76 @@ static int visit_leaf(struct kv_walk *walk, const struct expected *expected, con
     return 0;
 }
 
+static int visit_children(struct kv_walk *walk, const struct expected *expected,
+                          const uint8_t *node, unsigned depth);
+
 /*
- * Visit a page and what is below it. Each level is one lower than the one above, so the
- * recursion ends.
+ * Visit a page that was read, and what is below it. Each level is one lower than the one above,
+ * so the recursion ends.
  */
-static int visit_page(struct kv_walk *walk, const struct expected *expected, unsigned depth)
+static int visit_page(struct kv_walk *walk, const struct expected *expected,
+                      const struct kv_page_read *read, unsigned depth)
 {
-    const size_t node_bytes = walk->store->node_bytes;
-    KV_ASSERT(depth < KV_TREE_DEPTH_MAX);
-    if (!walk->nodes[depth])
-        walk->nodes[depth] = kv_device_alloc(node_bytes);
-    uint8_t *node = walk->nodes[depth];
-    if (!node)
-        return -ENOMEM;
     bool usable;
-    int err = take_page(walk, expected, node, &usable);
+    const int err = take_page(walk, expected, read, &usable);
     step_progress(walk);
     if (err || !usable)
         return err;
-    const unsigned level = kv_node_level(node);
-    if (!level)
-        return visit_leaf(walk, expected, node);
+    return kv_node_level(read->out) ? visit_children(walk, expected, read->out, depth)
+                                    : visit_leaf(walk, expected, read->out);
+}
+
+/* Memory for the pages of a depth that are read together. */
+static uint8_t *batch_at(struct kv_walk *walk, unsigned depth)
+{
+    KV_ASSERT(depth <= KV_TREE_DEPTH_MAX);
+    if (!walk->nodes[depth])
+        walk->nodes[depth] = kv_device_alloc(KV_WALK_BATCH_BYTES);
+    return walk->nodes[depth];
+}
+
+static int visit_children(struct kv_walk *walk, const struct expected *expected,
+                          const uint8_t *node, unsigned depth)
+{
+    const size_t node_bytes = walk->store->node_bytes;
     const unsigned count = kv_node_count(node);
-    for (unsigned slot = 0; slot < count && !err; slot++) {
-        uint8_t low[KV_KEY_MAX], high[KV_KEY_MAX];
-        struct expected child = {.page_id = kv_node_child(node, slot),
-                                 .parent = expected->page_id,
-                                 .tree = expected->tree,
-                                 .level = (int)level - 1,
-                                 .low = kv_node_low(node, node_bytes),
-                                 .high = kv_node_high(node, node_bytes)};
-        if (slot > 0)
-            child.low = (struct kv_bytes){low, kv_node_key(node, node_bytes, slot, low)};
-        if (slot + 1 < count)
-            child.high = (struct kv_bytes){high, kv_node_key(node, node_bytes, slot + 1, high)};
-        err = visit_page(walk, &child, depth + 1);
+    const unsigned most = (unsigned)kv_min_u64(KV_PAGES_AT_ONCE, KV_WALK_BATCH_BYTES / node_bytes);
+    uint8_t *batch = batch_at(walk, depth);
+    int err = batch ? 0 : -ENOMEM;
+    for (unsigned first = 0; first < count && !err; first += most) {
+        struct kv_page_read reads[KV_PAGES_AT_ONCE];
+        const unsigned end = first + most < count ? first + most : count;
+        for (unsigned slot = first; slot < end; slot++)
+            reads[slot - first] = (struct kv_page_read){.page_id = kv_node_child(node, slot),
+                                                        .out = batch + (slot - first) * node_bytes};
+        kv_pager_read_many(walk->store->pager, reads, end - first);
+        for (unsigned slot = first; slot < end && !err; slot++) {
+            uint8_t low[KV_KEY_MAX], high[KV_KEY_MAX];
+            struct expected child = {.page_id = kv_node_child(node, slot),
+                                     .parent = expected->page_id,
+                                     .tree = expected->tree,
+                                     .level = (int)kv_node_level(node) - 1,
+                                     .low = kv_node_low(node, node_bytes),
+                                     .high = kv_node_high(node, node_bytes)};
+            if (slot > 0)
+                child.low = (struct kv_bytes){low, kv_node_key(node, node_bytes, slot, low)};
+            if (slot + 1 < count)
+                child.high = (struct kv_bytes){high, kv_node_key(node, node_bytes, slot + 1, high)};
+            err = visit_page(walk, &child, &reads[slot - first], depth + 1);
+        }
     }
     return err;
+}
+
+static int visit_root(struct kv_walk *walk, uint8_t tree)
+{
+    const struct expected root = {
+        .page_id = walk->store->trees[tree].root, .tree = tree, .level = -1, .low = {"", 0}};
+    struct kv_page_read read = {.page_id = root.page_id, .out = batch_at(walk, 0)};
+    if (!read.out)
+        return -ENOMEM;
+    kv_pager_read_many(walk->store->pager, &read, 1);
+    return visit_page(walk, &root, &read, 1);
 }
 
 static void find_leaked(struct kv_walk *walk)
@@ -484,11 +533,10 @@ static void find_leaked(struct kv_walk *walk)
 int kv_walk_run(struct kv_walk *walk)
 {
     int err = kv_pagemap_walk(walk->store->map, visit_map, walk);
-    for (uint8_t tree = 0; tree < KV_TREE_COUNT && !err; tree++) {
-        const struct expected root = {
-            .page_id = walk->store->trees[tree].root, .tree = tree, .level = -1, .low = {"", 0}};
-        err = visit_page(walk, &root, 0);
-    }
+    for (uint8_t tree = 0; tree < KV_TREE_COUNT && !err; tree++)
+        err = visit_root(walk, tree);
+    if (!err)
+        err = verify_blobs(walk);
     if (err)
         return err;
     find_uncounted(walk);
@@ -496,46 +544,16 @@ int kv_walk_run(struct kv_walk *walk)
     return walk->bad_values ? kv_blob_notes_find_overlaps(&walk->blobs) : 0;
 }
 
-int kv_walk_read_leaked(const struct kv_walk *walk, uint64_t page_id, uint8_t *node, bool *leaf)
+struct kv_bytes kv_walk_hole_low(const struct kv_walk_hole *hole)
 {
-    const struct kv_store *store = walk->store;
-    struct kv_disk_ptr ptr;
-    int err = kv_pagemap_get(store->map, page_id, &ptr);
-    if (!err)
-        err = kv_pager_read_stored(store->pager, page_id, &ptr, node);
-    *leaf =
-        !err && !kv_node_level(node) && ((const struct kv_disk_node *)node)->tree == KV_TREE_KEYS;
-    return err == -ENOMEM ? err : 0; /* unreadable: it holds nothing for us */
+    return (struct kv_bytes){hole->fences, hole->low_bytes};
 }
 
-static void mark_blobs(struct kv_walk *walk, const uint8_t *leaf)
+struct kv_bytes kv_walk_hole_high(const struct kv_walk_hole *hole)
 {
-    const unsigned count = kv_node_count(leaf);
-    for (unsigned slot = 0; slot < count; slot++) {
-        uint8_t kind;
-        const struct kv_bytes value = kv_node_value(leaf, slot, &kind);
-        struct kv_blob_ref ref;
-        for (size_t at = 0; kv_value_next_ref(kind, value, &at, &ref);) {
-            uint64_t block;
-            uint32_t block_count;
-            if (!kv_blobs_extent(&walk->store->blobs, &ref, &block, &block_count))
-                (void)mark_blocks(walk, block, block_count); /* shared: it is marked already */
-        }
-    }
-}
-
-int kv_walk_mark_leaked(struct kv_walk *walk)
-{
-    uint8_t *node = kv_device_alloc(walk->store->node_bytes);
-    int err = node ? 0 : -ENOMEM;
-    for (uint64_t id = 0; !err && kv_walk_next_leaked(walk, &id); id++) {
-        bool leaf;
-        err = kv_walk_read_leaked(walk, id, node, &leaf);
-        if (!err && leaf)
-            mark_blobs(walk, node);
-    }
-    free(node);
-    return err;
+    if (hole->unbounded)
+        return (struct kv_bytes){0};
+    return (struct kv_bytes){hole->fences + hole->low_bytes, hole->high_bytes};
 }
 
 /* ---- init, release --------------------------------------------------------------------------- */
@@ -555,7 +573,7 @@ void kv_walk_release(struct kv_walk *walk)
 {
     for (size_t i = 0; i < walk->hole_count; i++)
         free(walk->holes[i].fences);
-    for (unsigned i = 0; i < KV_TREE_DEPTH_MAX; i++)
+    for (unsigned i = 0; i < KV_TREE_DEPTH_MAX + 1; i++)
         free(walk->nodes[i]);
     kv_blob_notes_release(&walk->blobs);
     free(walk->holes);

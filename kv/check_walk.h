@@ -7,6 +7,9 @@
  * A page that can not be used leaves a hole: its place in the tree. A map block that can not
  * be read leaves a gap: the pages that it placed are not to be found.
  *
+ * Pages and blobs are read many at a time. Memory: 1 MiB for each level of a tree; a bit for each
+ * block of the image; 40 bytes for each 128 page ids; 64 bytes for each blob, at most.
+ *
  * Threads: one; nothing may be changed meanwhile.
  */
 #ifndef KV_CHECK_WALK_H
@@ -14,6 +17,8 @@
 
 #include "kv/check_blobs.h"
 #include "kv/store.h"
+
+#define KV_WALK_BATCH_BYTES (1u << 20)
 
 /* Where a damaged page was expected. */
 struct kv_walk_hole {
@@ -45,6 +50,8 @@ struct kv_walk {
     void *context;
     void (*progress)(void *context, uint64_t done, uint64_t total); /* NULL: likewise */
     bool read_blobs;
+    kv_show_key_fn *show_key; /* NULL: keys are shown as bytes */
+    void *show_context;
 
     uint64_t *seen; /* a bit for each block from first_block on: it has an owner */
     uint64_t first_block, block_count;
@@ -58,14 +65,18 @@ struct kv_walk {
 
     uint64_t page_count, key_count, shared_blobs, leaked_pages;
     uint64_t pages_done;
-    uint64_t bad_values;               /* values with references that can not be, or that clash */
-    uint64_t bad_counts;               /* entries of the refs tree that are wrong or missing */
-    uint64_t bad_blobs;                /* that could not be read whole */
-    uint64_t repairable, damaged;      /* findings */
-    uint8_t *nodes[KV_TREE_DEPTH_MAX]; /* node_bytes each, one for each level, when needed */
+    uint64_t bad_values;          /* values with references that can not be, or that clash */
+    uint64_t bad_counts;          /* entries of the refs tree that are wrong or missing */
+    uint64_t bad_blobs;           /* that could not be read whole */
+    uint64_t repairable, damaged; /* findings */
+    struct kv_blob_ref unverified[KV_BLOBS_AT_ONCE]; /* read together */
+    size_t unverified_count;
+    /* KV_WALK_BATCH_BYTES each, when needed: for a root, and for the pages of each depth that are
+     * read together */
+    uint8_t *nodes[KV_TREE_DEPTH_MAX + 1];
 };
 
-/* report, context, progress and read_blobs may be set between init and run. -ENOMEM. */
+/* report, context, progress, read_blobs and show_key may be set between init and run. -ENOMEM. */
 KV_MUST_CHECK int kv_walk_init(struct kv_walk *walk, struct kv_store *store,
                                const struct kv_disk_superblock *superblock);
 void kv_walk_release(struct kv_walk *walk);
@@ -81,17 +92,9 @@ static inline bool kv_walk_incomplete(const struct kv_walk *walk)
     return walk->hole_count || walk->gap_count;
 }
 
-/*
- * Note the blobs too that leaves hold which no tree reaches: after kv_walk_run, when nothing may
- * be lost that could still be found. -ENOMEM.
- */
-KV_MUST_CHECK int kv_walk_mark_leaked(struct kv_walk *walk);
-/*
- * Read the stored version of a page that no tree reaches. *leaf: it is a sound leaf of the keys'
- * tree. -ENOMEM.
- */
-KV_MUST_CHECK int kv_walk_read_leaked(const struct kv_walk *walk, uint64_t page_id, uint8_t *node,
-                                      bool *leaf);
+/* The fences that the page in a hole should have had; high: data NULL for none. */
+struct kv_bytes kv_walk_hole_low(const struct kv_walk_hole *hole);
+struct kv_bytes kv_walk_hole_high(const struct kv_walk_hole *hole);
 /* The next page id >= *page_id that is in the map but that no tree reached; false: none. */
 bool kv_walk_next_leaked(const struct kv_walk *walk, uint64_t *page_id);
 

@@ -9,6 +9,7 @@
 #include "kv/store.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,7 +18,6 @@
 #define EXTENT_DEFAULT 131072u
 #define LOG_DEFAULT    (256ull << 20)
 #define LOOK_BYTES     (128u << 10) /* how much of the start is looked at before overwriting */
-#define ZERO_BYTES     (1u << 20)
 
 /* ---- geometry ------------------------------------------------------------------- */
 
@@ -128,29 +128,19 @@ static int refuse_if_used(struct kv_device *device, struct kv_error *error)
     return err;
 }
 
-static int write_zeroes(struct kv_device *device, uint64_t block, uint64_t count)
-{
-    void *zeroes = kv_device_alloc(ZERO_BYTES);
-    int err = zeroes ? 0 : -ENOMEM;
-    while (count && !err) {
-        const uint32_t now = (uint32_t)kv_min_u64(count, ZERO_BYTES / KV_BLOCK_BYTES);
-        err = kv_device_write(device, block, now, zeroes);
-        block += now;
-        count -= now;
-    }
-    free(zeroes);
-    return err;
-}
-
 /* Nothing of an older image may be taken for this one's. */
 static int wipe(struct kv_device *device, const struct kv_disk_superblock *sb)
 {
-    int err = write_zeroes(device, 0, KV_LOG_FIRST_BLOCK);
+    int err = kv_device_zero(device, 0, KV_LOG_FIRST_BLOCK);
     if (!err)
-        err = write_zeroes(device, kv_le64_get(sb->log_first_block),
-                           kv_le64_get(sb->log_block_count));
+        err = kv_device_zero(device, kv_le64_get(sb->log_first_block),
+                             kv_le64_get(sb->log_block_count));
+    if (!err && device->thin)
+        err = kv_device_write_zeroes(
+            device, kv_le64_get(sb->log_first_block),
+            kv_min_u64(kv_le64_get(sb->log_block_count), KV_WAL_BACKED_BLOCKS_MIN));
     if (!err)
-        err = write_zeroes(device, kv_le64_get(sb->image_blocks) - 1, 1);
+        err = kv_device_zero(device, kv_le64_get(sb->image_blocks) - 1, 1);
     return err;
 }
 
@@ -176,8 +166,6 @@ static int plant_trees(struct kv_device *device, struct kv_disk_superblock *sb,
     }
     if (!err)
         err = kv_superblock_write_backup(device, &store->checkpoint.superblock);
-    if (!err)
-        err = kv_device_flush(device);
     store->device = NULL; /* the caller's */
     kv_store_disassemble(store);
     return err;
@@ -229,23 +217,13 @@ int kv_create_on_device(struct kv_device *device, const struct kv_create_options
     return plant_trees(device, &sb, error);
 }
 
-/* Make or stretch a regular file to `size` bytes; *created: it was not there. */
-static int prepare_file(const char *path, uint64_t size, bool force, bool *created,
-                        struct kv_error *error)
+/* Make the file if it is not there; *created says so. What it holds is for its owner to change. */
+static int make_file(const char *path, uint64_t size, bool *created, struct kv_error *error)
 {
     struct stat st;
     *created = false;
-    if (stat(path, &st) == 0) {
-        if (!S_ISREG(st.st_mode) || !size || (uint64_t)st.st_size == size)
-            return 0;
-        if (st.st_size > 0 && !force) {
-            kv_error_set(error, "it is there with another size; use -f to overwrite it");
-            return -EEXIST;
-        }
-        if (kv_image_holder(path) > 0)
-            return 0; /* let the lock say who */
-        return truncate(path, (off_t)size) ? -errno : 0;
-    }
+    if (stat(path, &st) == 0)
+        return 0;
     if (errno != ENOENT)
         return -errno;
     if (!size) {
@@ -254,17 +232,46 @@ static int prepare_file(const char *path, uint64_t size, bool force, bool *creat
     }
     const int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
-        return -errno;
+        return errno == EEXIST ? 0 : -errno; /* somebody was faster: the lock decides */
     *created = true;
-    const int err = ftruncate(fd, (off_t)size) ? -errno : 0;
     close(fd);
-    return err;
+    return 0;
 }
 
-int kv_create(const char *path, const struct kv_create_options *options, struct kv_error *error)
+/* Give a regular file its size, now that nobody else can be using it. */
+static int fit_file(struct kv_device *device, const char *path, uint64_t size, bool force,
+                    struct kv_error *error)
+{
+    struct stat st;
+    if (stat(path, &st))
+        return -errno;
+    if (!S_ISREG(st.st_mode) || !size || (uint64_t)st.st_size == size)
+        return 0;
+    if (st.st_size > 0 && !force) {
+        kv_error_set(error, "it is there with another size; use -f to overwrite it");
+        return -EEXIST;
+    }
+    return kv_device_resize(device, size);
+}
+
+/* We made an empty file and can not open it as a device: take it away, if nobody uses it. */
+static void remove_empty_file(const char *path)
+{
+    struct stat st, named;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return;
+    if (!flock(fd, LOCK_EX | LOCK_NB) && !fstat(fd, &st) && S_ISREG(st.st_mode) && !st.st_size &&
+        !stat(path, &named) && named.st_dev == st.st_dev && named.st_ino == st.st_ino)
+        unlink(path); /* who waits for the lock will see that */
+    close(fd);
+}
+
+/* Make the image and remain its owner. */
+static int create(const char *path, const struct kv_create_options *options,
+                  struct kv_device **device, struct kv_error *error)
 {
     struct kv_error inner = {""};
-    struct kv_device *device = NULL;
     bool created = false;
     int err = check_options(options, &inner);
     if (!err && options->size_bytes && options->size_bytes < KV_IMAGE_BYTES_MIN) {
@@ -275,21 +282,47 @@ int kv_create(const char *path, const struct kv_create_options *options, struct 
     }
     const uint64_t size = options->size_bytes / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
     if (!err)
-        err = prepare_file(path, size, options->force, &created, &inner);
-    bool said = false; /* the device's words name the path themselves */
-    if (!err) {
-        err = kv_device_open(path, 0, &device, error);
-        said = err != 0;
+        err = make_file(path, size, &created, &inner);
+    if (err)
+        goto out;
+    err = kv_device_open(path, 0, device, error);
+    if (err) {
+        if (created)
+            remove_empty_file(path);
+        return err; /* its words name the path themselves */
     }
-    if (!err) {
-        err = kv_create_on_device(device, options, &inner);
-        kv_device_close(device);
+    err = fit_file(*device, path, size, options->force, &inner);
+    if (!err)
+        err = kv_create_on_device(*device, options, &inner);
+    if (err) {
+        if (created) /* still as its owner, so it is no image of somebody else */
+            unlink(path);
+        kv_device_close(*device);
     }
-    if (err && created)
-        unlink(path);
-    if (err && !said)
+out:
+    if (err)
         kv_error_set(error, "%s: %s", path, inner.text[0] ? inner.text : strerror(-err));
     return err;
+}
+
+int kv_create(const char *path, const struct kv_create_options *options, struct kv_error *error)
+{
+    struct kv_device *device;
+    const int err = create(path, options, &device, error);
+    if (!err)
+        kv_device_close(device);
+    return err;
+}
+
+int kv_create_open(const char *path, const struct kv_create_options *options,
+                   struct kv_store **store, struct kv_error *error)
+{
+    struct kv_device *device;
+    const int err = create(path, options, &device, error);
+    if (err)
+        return err;
+    const struct kv_open_options open_options = {.device = device};
+    return kv_open(path, &open_options, store, error); /* closes the device if it fails */
 }
 
 int kv_image_info(const char *path, struct kv_image_info *info, struct kv_error *error)

@@ -1,30 +1,31 @@
 /*
  * kv/device.c: the image as a file or block device, driven by io_uring.
  *
- * Owns       the descriptor with its lock, and a pool of rings.
+ * Owns       the descriptor, the ownership of the image (kv/owner.h), and a pool of rings.
  * Invariant  a ring belongs to one caller from take_ring to give_ring_back and is idle outside:
  *            no request outlives the call that made it, so buffers are only borrowed.
- *            A transfer is whole or an error; a failed flush is never tried again.
+ *            A transfer is whole or an error. A failed flush is never tried again, nor is any
+ *            other begun after it: the kernel tells of a lost write once, to one caller only, so
+ *            a later flush that says 0 would say nothing.
  * Locks      file->mutex guards the pool; it is not held during I/O or while a ring is made.
+ *            file->flush_mutex is held over a flush and the writes submitted with it: of two
+ *            flushes at a time only one hears of a lost write, so the other may not be under
+ *            way. Order: flush_mutex, mutex.
  * Lifetime   the first ring is made at open, so that a host without io_uring is told at once;
  *            others when that many callers are inside, up to RING_COUNT_MAX; then callers wait.
  */
 #include "kv/device.h"
 #include "kv/error.h"
+#include "kv/owner.h"
 
-#include <ctype.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <liburing.h>
-#include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <pthread.h>
-#include <signal.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,9 +48,13 @@ struct ring {
 
 struct file_device {
     struct kv_device base;
-    int fd;               /* immutable after open */
-    bool read_only;       /* immutable after open */
-    bool is_block_device; /* immutable after open */
+    int fd;                 /* immutable after open */
+    struct kv_owner *owner; /* immutable after open; NULL: opened without the lock */
+    bool read_only;         /* immutable after open */
+    bool is_block_device;   /* immutable after open */
+
+    pthread_mutex_t flush_mutex;
+    int flush_failure; /* flush_mutex; sticky: what the first failed flush said, or 0 */
 
     pthread_mutex_t mutex;
     pthread_cond_t ring_idle;
@@ -204,9 +209,23 @@ static void start_waiting_ios(struct submission *submission)
     }
 }
 
+/*
+ * The errors that callers of a device may see. The host's other words mean something else higher
+ * up: -EAGAIN that the log is full, -ENODATA (a disk's for a bad sector) that there is no such
+ * attribute, -ENOENT no such key.
+ */
+static int as_device_error(enum kv_io_kind kind, int err)
+{
+    if (err == 0 || err == -ENOMEM)
+        return err;
+    if (kind == KV_IO_WRITE && (err == -ENOSPC || err == -EDQUOT))
+        return -ENOSPC; /* a sparse image on a full host */
+    return -EIO;
+}
+
 static void finish_slot(struct submission *submission, struct slot *slot, int result)
 {
-    slot->io->result = result;
+    slot->io->result = as_device_error(slot->io->kind, result);
     slot->io = NULL;
     submission->busy_slots--;
 }
@@ -262,8 +281,10 @@ static void give_up(struct submission *submission, int error)
         if (submission->slots[i].io)
             finish_slot(submission, &submission->slots[i], error);
     }
-    while (submission->started_count < submission->io_count)
-        submission->ios[submission->started_count++].result = error;
+    while (submission->started_count < submission->io_count) {
+        struct kv_io *io = &submission->ios[submission->started_count++];
+        io->result = as_device_error(io->kind, error);
+    }
 }
 
 /* Run all requests, as many at a time as there are slots, until each has its result. */
@@ -281,8 +302,7 @@ static void run(struct submission *submission)
             /* The kernel says EAGAIN and EBUSY when it is short of memory. Any other word
              * would mean that we misuse the ring. */
             KV_ASSERT(taken == -EINTR || taken == -EAGAIN || taken == -EBUSY || taken == -ENOMEM);
-            if (taken != -EINTR && untaken == submission->in_flight &&
-                ++submission->stalls > RETRY_MAX) {
+            if (untaken == submission->in_flight && ++submission->stalls > RETRY_MAX) {
                 give_up(submission, taken);
                 return;
             }
@@ -298,10 +318,19 @@ static void run(struct submission *submission)
     }
 }
 
+/*
+ * With flush_mutex. Being interrupted, or not begun, says nothing of a lost write (no host file
+ * system or driver notes one down by these words), so that may be tried again.
+ */
 static int flush_file(struct file_device *file)
 {
     /* Straight from this thread: in the ring a flush goes to a worker thread and back. */
-    return fdatasync(file->fd) ? -errno : 0;
+    unsigned tries = 0;
+    int err;
+    do
+        err = fdatasync(file->fd) ? -errno : 0;
+    while ((err == -EINTR || err == -EAGAIN) && ++tries <= RETRY_MAX);
+    return as_device_error(KV_IO_WRITE, err);
 }
 
 static int refuse_writes(struct kv_io *ios, size_t io_count)
@@ -309,6 +338,59 @@ static int refuse_writes(struct kv_io *ios, size_t io_count)
     for (size_t i = 0; i < io_count; i++)
         ios[i].result = ios[i].kind == KV_IO_WRITE ? -EROFS : -ECANCELED;
     return -EROFS;
+}
+
+static int fail_all(struct kv_io *ios, size_t io_count, int err)
+{
+    for (size_t i = 0; i < io_count; i++)
+        ios[i].result = err;
+    return err;
+}
+
+/* The transfers, and the linked flush when there is one: its result, or 1. */
+static int transfer(struct file_device *file, struct kv_io *ios, size_t io_count, bool link_flush,
+                    int *flush_result)
+{
+    struct submission submission = {
+        .file = file,
+        .ios = ios,
+        .io_count = io_count,
+        .link_flush = link_flush,
+        .flush_result = 1,
+    };
+    const int ring_err = take_ring(file, &submission.ring);
+    if (ring_err)
+        return fail_all(ios, io_count, as_device_error(ios[0].kind, ring_err));
+    run(&submission);
+    KV_ASSERT(submission.busy_slots == 0);
+    give_ring_back(file, submission.ring);
+
+    *flush_result = submission.flush_result;
+    for (size_t i = 0; i < io_count; i++)
+        if (ios[i].result)
+            return ios[i].result;
+    return 0;
+}
+
+/* With flush_mutex. */
+static int transfer_and_flush(struct file_device *file, struct kv_io *ios, size_t io_count)
+{
+    if (file->flush_failure)
+        return fail_all(ios, io_count, -EIO);
+    int result = 1, err = 0;
+    if (io_count) {
+        const bool one_write = io_count == 1 && ios[0].kind == KV_IO_WRITE;
+        err = transfer(file, ios, io_count, one_write, &result);
+    }
+    /* A write that was cut short took its link with it; the flush did not begin then. */
+    const bool flushed =
+        result != 1 && result != -ECANCELED && result != -EINTR && result != -EAGAIN;
+    if (err && !flushed)
+        return err;
+    if (!flushed)
+        result = flush_file(file);
+    file->flush_failure = as_device_error(KV_IO_WRITE, result);
+    return err ? err : file->flush_failure;
 }
 
 static int submit_file(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
@@ -319,34 +401,14 @@ static int submit_file(struct kv_device *device, struct kv_io *ios, size_t io_co
         writes |= ios[i].kind == KV_IO_WRITE;
     if (writes && file->read_only)
         return refuse_writes(ios, io_count);
-    if (!io_count)
-        return flush ? flush_file(file) : 0;
-
-    struct submission submission = {
-        .file = file,
-        .ios = ios,
-        .io_count = io_count,
-        .link_flush = flush && io_count == 1 && writes,
-        .flush_result = 1,
-    };
-    int err = take_ring(file, &submission.ring);
-    if (err) {
-        for (size_t i = 0; i < io_count; i++)
-            ios[i].result = err;
-        return err;
+    if (!flush) {
+        int no_flush;
+        return io_count ? transfer(file, ios, io_count, false, &no_flush) : 0;
     }
-    run(&submission);
-    KV_ASSERT(submission.busy_slots == 0);
-    give_ring_back(file, submission.ring);
-
-    for (size_t i = 0; i < io_count && !err; i++)
-        err = ios[i].result;
-    if (err || !flush)
-        return err;
-    /* A write that was cut short took its link with it; the flush did not begin then. */
-    if (submission.flush_result == 1 || submission.flush_result == -ECANCELED)
-        return flush_file(file);
-    return submission.flush_result;
+    pthread_mutex_lock(&file->flush_mutex);
+    const int err = transfer_and_flush(file, ios, io_count);
+    pthread_mutex_unlock(&file->flush_mutex);
+    return err;
 }
 
 /* ---- the other operations ------------------------------------------------- */
@@ -367,6 +429,53 @@ static int discard_file(struct kv_device *device, uint64_t block, uint64_t block
     return fallocate(file->fd, mode, (off_t)offset, (off_t)length) ? -errno : 0;
 }
 
+/* The host's words for "no room", whoever set the limit. */
+static bool is_no_room(int err)
+{
+    return err == -ENOSPC || err == -EDQUOT || err == -EFBIG;
+}
+
+static int allocate_file(struct file_device *file, int mode, uint64_t block, uint64_t block_count)
+{
+    const off_t offset = (off_t)(block * KV_BLOCK_BYTES);
+    const off_t length = (off_t)(block_count * KV_BLOCK_BYTES);
+    int err;
+    do
+        err = fallocate(file->fd, mode, offset, length) ? -errno : 0;
+    while (err == -EINTR);
+    return is_no_room(err) ? -ENOSPC : err;
+}
+
+static int reserve_file(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    struct file_device *file = (struct file_device *)device;
+    if (file->read_only)
+        return -EROFS;
+    const int err = allocate_file(file, FALLOC_FL_KEEP_SIZE, block, block_count);
+    return err == -EOPNOTSUPP || err == -ENOSYS ? 0 : err;
+}
+
+static int room_of_file(struct kv_device *device, uint64_t *block_count)
+{
+    struct file_device *file = (struct file_device *)device;
+    struct statvfs host;
+    if (fstatvfs(file->fd, &host))
+        return -errno;
+    *block_count = (uint64_t)host.f_bavail * host.f_frsize / KV_BLOCK_BYTES;
+    return 0;
+}
+
+static int zero_file(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    struct file_device *file = (struct file_device *)device;
+    if (file->read_only)
+        return -EROFS;
+    /* Discarding on a disk promises nothing about what is read then; what has room keeps it. */
+    if (!file->base.thin)
+        return -EOPNOTSUPP;
+    return allocate_file(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, block, block_count);
+}
+
 static void close_file(struct kv_device *device)
 {
     struct file_device *file = (struct file_device *)device;
@@ -380,6 +489,8 @@ static void close_file(struct kv_device *device)
     KV_ASSERT(idle_count == file->ring_count); /* nobody is inside */
     pthread_cond_destroy(&file->ring_idle);
     pthread_mutex_destroy(&file->mutex);
+    kv_owner_end(file->owner);
+    pthread_mutex_destroy(&file->flush_mutex);
     if (file->fd >= 0)
         close(file->fd); /* all that must last was flushed; the lock goes with it */
     free(file);
@@ -389,198 +500,10 @@ static const struct kv_device_ops file_ops = {
     .submit = submit_file,
     .discard = discard_file,
     .close = close_file,
+    .reserve = reserve_file,
+    .room = room_of_file,
+    .zero = zero_file,
 };
-
-/* ---- who holds the lock --------------------------------------------------- */
-
-/*
- * Read the owner and the inode from a line that describes a flock which is held:
- *
- *    1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
- *
- * The process is the one that took the lock; it may have ended since and left the lock to a
- * child. Who only waits for a lock has "->" before FLOCK and is not taken for a holder.
- */
-static bool parse_flock(const char *line, int *pid, dev_t *device, unsigned long long *inode)
-{
-    unsigned major_number, minor_number;
-    if (sscanf(line, "%*d: FLOCK %*s %*s %d %x:%x:%llu", pid, &major_number, &minor_number,
-               inode) != 4)
-        return false;
-    *device = makedev(major_number, minor_number);
-    return true;
-}
-
-/* Does /proc/<pid>/fdinfo/<fd>, which lists the locks made through that file, name this one? */
-static bool descriptor_holds_flock(int fdinfo_dir, const char *fd_name, ino_t wanted)
-{
-    const int fd = openat(fdinfo_dir, fd_name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    char text[2048];
-    const ssize_t length = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (length <= 0)
-        return false;
-    text[length] = '\0';
-
-    static const char label[] = "lock:";
-    for (const char *lock = text; (lock = strstr(lock, label));) {
-        int pid;
-        dev_t device;
-        unsigned long long inode;
-        lock += strlen(label);
-        if (parse_flock(lock, &pid, &device, &inode) && inode == wanted)
-            return true;
-    }
-    return false;
-}
-
-static bool process_holds_flock(const char *pid_name, const struct stat *image)
-{
-    char path[NAME_MAX + 32];
-    snprintf(path, sizeof path, "/proc/%s/fdinfo", pid_name);
-    DIR *fdinfos = opendir(path);
-    if (!fdinfos)
-        return false;
-
-    bool holds = false;
-    const struct dirent *dirent;
-    while (!holds && (dirent = readdir(fdinfos))) {
-        struct stat open_file;
-        if (!isdigit((unsigned char)dirent->d_name[0]) ||
-            !descriptor_holds_flock(dirfd(fdinfos), dirent->d_name, image->st_ino))
-            continue;
-        /* Only now, since stat hangs on the files of a mount that hangs. */
-        snprintf(path, sizeof path, "/proc/%s/fd/%s", pid_name, dirent->d_name);
-        holds = !stat(path, &open_file) && open_file.st_dev == image->st_dev &&
-                open_file.st_ino == image->st_ino;
-    }
-    closedir(fdinfos);
-    return holds;
-}
-
-/*
- * Look through all processes that we may look into. This also finds one that inherited the
- * lock, and one on a file system whose device number in /proc/locks is not that of stat.
- */
-static int find_holder_in_processes(const struct stat *image)
-{
-    DIR *processes = opendir("/proc");
-    if (!processes)
-        return 0;
-
-    int holder = 0;
-    const struct dirent *dirent;
-    while (!holder && (dirent = readdir(processes))) {
-        if (isdigit((unsigned char)dirent->d_name[0]) && process_holds_flock(dirent->d_name, image))
-            holder = (int)strtol(dirent->d_name, NULL, 10);
-    }
-    closedir(processes);
-    return holder;
-}
-
-/* The list of all locks is open to everyone, but may name a process that has ended. */
-static int find_holder_in_locks(const struct stat *image)
-{
-    FILE *locks = fopen("/proc/locks", "re");
-    if (!locks)
-        return 0;
-
-    int holder = 0;
-    char line[256];
-    while (!holder && fgets(line, sizeof line, locks)) {
-        int pid;
-        dev_t device;
-        unsigned long long inode;
-        if (parse_flock(line, &pid, &device, &inode) && device == image->st_dev &&
-            inode == image->st_ino && pid > 0 && (!kill(pid, 0) || errno == EPERM))
-            holder = pid;
-    }
-    (void)fclose(locks); /* was only read */
-    return holder;
-}
-
-static int find_holder(const struct stat *image)
-{
-    const int holder = find_holder_in_processes(image);
-    return holder ? holder : find_holder_in_locks(image);
-}
-
-int kv_image_holder(const char *path)
-{
-    struct stat image;
-    return stat(path, &image) ? 0 : find_holder(&image);
-}
-
-static void say_busy(const char *path, const struct stat *image, struct kv_error *error)
-{
-    const int holder = find_holder(image);
-    if (!holder) {
-        kv_error_set(error,
-                     "%s is in use by another process (or is mounted); unmount it or stop that "
-                     "process first",
-                     path);
-        return;
-    }
-
-    char name[64] = "?";
-    char comm_path[64];
-    snprintf(comm_path, sizeof comm_path, "/proc/%d/comm", holder);
-    FILE *comm = fopen(comm_path, "re");
-    if (comm) {
-        if (fgets(name, sizeof name, comm))
-            name[strcspn(name, "\n")] = '\0';
-        (void)fclose(comm); /* was only read */
-    }
-    kv_error_set(error, "%s is in use by process %d (%s); unmount it or stop that process first",
-                 path, holder, name);
-}
-
-#define PROCESS_EXITING 4u /* PF_EXITING among the flags of proc(5)'s stat */
-
-/* Was the process killed, and is only not gone yet? Its files close when it is. */
-static bool is_dying(int pid)
-{
-    char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    FILE *stat_file = fopen(path, "re");
-    if (!stat_file)
-        return true; /* gone by now */
-    const bool readable = fgets(text, sizeof text, stat_file) != NULL;
-    (void)fclose(stat_file); /* was only read */
-    /* The name, in parentheses, may hold anything: what counts comes after the last one. */
-    const char *fields = readable ? strrchr(text, ')') : NULL;
-    char state;
-    unsigned flags;
-    if (!fields || sscanf(fields, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
-        return true;
-    return state == 'Z' || state == 'X' || (flags & PROCESS_EXITING);
-}
-
-/*
- * Lock the image. A daemon that was killed holds its lock until the kernel has taken its memory
- * apart and its last request, which may be a flush on a busy disk, has ended; by then it may not
- * be seen any more. Whoever starts the next one at once shall not be refused for that. A holder
- * that is alive is told at once.
- */
-static int take_lock(int fd, const struct stat *image)
-{
-    enum { WAIT_MS = 10, ALIVE_MS = 100, WAIT_MAX_MS = 60000 };
-    int alive = 0; /* for so long the holder has looked alive; a kill may just be on its way */
-    for (int waited = 0;; waited += WAIT_MS) {
-        if (!flock(fd, LOCK_EX | LOCK_NB))
-            return 0;
-        if (errno != EWOULDBLOCK)
-            return -errno;
-        const int holder = find_holder(image);
-        alive = holder && !is_dying(holder) ? alive + WAIT_MS : 0;
-        if (alive >= ALIVE_MS || waited >= WAIT_MAX_MS)
-            return -EBUSY;
-        const struct timespec pause = {.tv_nsec = WAIT_MS * 1000000L};
-        (void)nanosleep(&pause, NULL); /* shorter is as good */
-    }
-}
 
 /* ---- opening ------------------------------------------------------------ */
 
@@ -597,14 +520,14 @@ static void say_open_failed(const char *path, bool read_only, int err, struct kv
 }
 
 /* Open the path, with O_DIRECT when `direct`. Sets file->fd. */
-static int open_descriptor(struct file_device *file, const char *path, unsigned flags, bool direct)
+static int open_descriptor(struct file_device *file, const char *path, unsigned flags, bool direct,
+                           struct kv_error *error)
 {
-    int open_flags = O_CLOEXEC | (flags & KV_DEVICE_READ_ONLY ? O_RDONLY : O_RDWR);
-    if (direct)
-        open_flags |= O_DIRECT;
-    if (file->is_block_device && !(flags & KV_DEVICE_NO_LOCK))
-        open_flags |= O_EXCL; /* not mounted, and nobody else's with O_EXCL */
-    file->fd = open(path, open_flags);
+    const int open_flags =
+        (flags & KV_DEVICE_READ_ONLY ? O_RDONLY : O_RDWR) | (direct ? O_DIRECT : 0);
+    if (file->owner)
+        return kv_owner_open(file->owner, path, open_flags, &file->fd, error);
+    file->fd = open(path, open_flags | O_CLOEXEC);
     return file->fd < 0 ? -errno : 0;
 }
 
@@ -619,13 +542,14 @@ static int probe_direct_read(int fd)
     return err;
 }
 
-static int open_direct_or_buffered(struct file_device *file, const char *path, unsigned flags)
+static int open_direct_or_buffered(struct file_device *file, const char *path, unsigned flags,
+                                   struct kv_error *error)
 {
     bool direct = !(flags & KV_DEVICE_BUFFERED);
-    int err = open_descriptor(file, path, flags, direct);
+    int err = open_descriptor(file, path, flags, direct, error);
     if (err == -EINVAL && direct) {
         direct = false;
-        err = open_descriptor(file, path, flags, false);
+        err = open_descriptor(file, path, flags, false, error);
     }
     if (err)
         return err;
@@ -652,6 +576,9 @@ static int measure(struct file_device *file, const char *path, const struct stat
         return err;
     }
     file->base.block_count = size_bytes / KV_BLOCK_BYTES;
+    /* One that has room for every byte can not run out of it. */
+    file->base.thin = !file->is_block_device && !file->read_only &&
+                      (uint64_t)image->st_blocks * SECTOR_BYTES < size_bytes;
     return 0;
 }
 
@@ -671,20 +598,54 @@ static int make_first_ring(struct file_device *file, struct kv_error *error)
     return 0;
 }
 
-int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
-                   struct kv_error *error)
+/* Open what is at the path now, and lock it. -ESTALE: something else is there by then. */
+static int open_and_lock(struct file_device *file, const char *path, unsigned flags,
+                         struct stat *image, struct kv_error *error)
 {
-    struct stat before, image;
+    struct stat before;
     if (stat(path, &before)) {
         const int err = -errno;
-        say_open_failed(path, flags & KV_DEVICE_READ_ONLY, err, error);
+        say_open_failed(path, file->read_only, err, error);
         return err;
     }
     if (!S_ISREG(before.st_mode) && !S_ISBLK(before.st_mode)) {
         kv_error_set(error, "%s is neither a file nor a block device; name an image", path);
         return -EINVAL;
     }
+    file->is_block_device = S_ISBLK(before.st_mode);
+    int err = flags & KV_DEVICE_NO_LOCK ? 0 : kv_owner_begin(path, &file->owner, error);
+    if (err)
+        return err;
+    err = open_direct_or_buffered(file, path, flags, error);
+    if (err) {
+        if (err != -EBUSY)
+            say_open_failed(path, file->read_only, err, error);
+        return err;
+    }
+    if (fstat(file->fd, image))
+        return -errno;
+    if (image->st_dev != before.st_dev || image->st_ino != before.st_ino)
+        return -ESTALE;
+    err = file->owner ? kv_owner_lock(file->owner, path, file->fd, error) : 0;
+    if (err && err != -EBUSY && err != -ESTALE)
+        kv_error_set(error, "can not lock %s: %s; use a file system with flock", path,
+                     strerror(-err));
+    return err;
+}
 
+static void let_go(struct file_device *file)
+{
+    kv_owner_end(file->owner);
+    file->owner = NULL;
+    if (file->fd >= 0)
+        close(file->fd);
+    file->fd = -1;
+}
+
+int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
+                   struct kv_error *error)
+{
+    enum { TRIES = 16 };
     struct file_device *file = calloc(1, sizeof *file);
     if (!file) {
         kv_error_set(error, "no memory to open %s", path);
@@ -693,41 +654,43 @@ int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
     file->base.ops = &file_ops;
     file->fd = -1;
     file->read_only = flags & KV_DEVICE_READ_ONLY;
-    file->is_block_device = S_ISBLK(before.st_mode);
+    pthread_mutex_init(&file->flush_mutex, NULL);
     pthread_mutex_init(&file->mutex, NULL);
     pthread_cond_init(&file->ring_idle, NULL);
 
-    int err = open_direct_or_buffered(file, path, flags);
-    if (err == -EBUSY)
-        say_busy(path, &before, error);
-    else if (err)
-        say_open_failed(path, file->read_only, err, error);
-    if (err)
-        goto out;
-
-    if (fstat(file->fd, &image) || image.st_dev != before.st_dev || image.st_ino != before.st_ino) {
-        kv_error_set(error, "%s was replaced while it was opened; try again", path);
+    struct stat image;
+    int err = -ESTALE;
+    for (unsigned i = 0; i < TRIES && err == -ESTALE; i++) {
+        let_go(file);
+        err = open_and_lock(file, path, flags, &image, error);
+    }
+    if (err == -ESTALE) {
+        kv_error_set(error, "%s was replaced again and again while it was opened; try again", path);
         err = -EAGAIN;
-        goto out;
     }
-    err = flags & KV_DEVICE_NO_LOCK ? 0 : take_lock(file->fd, &image);
-    if (err) {
-        if (err == -EBUSY)
-            say_busy(path, &image, error);
-        else
-            kv_error_set(error, "can not lock %s: %s; use a file system with flock", path,
-                         strerror(-err));
-        goto out;
-    }
-    err = measure(file, path, &image, error);
+    if (!err)
+        err = measure(file, path, &image, error);
     if (!err)
         err = make_first_ring(file, error);
-out:
     if (err) {
         close_file(&file->base);
         return err;
     }
     *device = &file->base;
+    return 0;
+}
+
+int kv_device_resize(struct kv_device *device, uint64_t bytes)
+{
+    if (device->ops != &file_ops)
+        return -EINVAL;
+    struct file_device *file = (struct file_device *)device;
+    if (file->is_block_device || bytes > INT64_MAX)
+        return -EINVAL;
+    if (ftruncate(file->fd, (off_t)bytes))
+        return -errno;
+    device->block_count = bytes / KV_BLOCK_BYTES;
+    device->thin = true; /* what was added is a hole */
     return 0;
 }
 
@@ -812,6 +775,49 @@ int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_c
     if (!in_range(device, block, block_count))
         return -EINVAL;
     return device->ops->discard(device, block, block_count);
+}
+
+int kv_device_reserve(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    if (!in_range(device, block, block_count))
+        return -EINVAL;
+    return device->thin && device->ops->reserve ? device->ops->reserve(device, block, block_count)
+                                                : 0;
+}
+
+uint64_t kv_device_room(struct kv_device *device)
+{
+    uint64_t block_count;
+    /* A host that does not know sets no limit either. */
+    if (!device->thin || !device->ops->room || device->ops->room(device, &block_count))
+        return UINT64_MAX;
+    return block_count;
+}
+
+/* How much is written at once where zeroes must be written. */
+#define ZERO_BLOCKS 256u
+
+int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    if (!in_range(device, block, block_count))
+        return -EINVAL;
+    const int err = device->ops->zero ? device->ops->zero(device, block, block_count) : -EOPNOTSUPP;
+    return err == -EOPNOTSUPP || err == -ENOSYS ? kv_device_write_zeroes(device, block, block_count)
+                                                : err;
+}
+
+int kv_device_write_zeroes(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    void *zeroes = kv_device_alloc(ZERO_BLOCKS * (size_t)KV_BLOCK_BYTES);
+    int err = zeroes ? 0 : -ENOMEM;
+    while (block_count && !err) {
+        const uint32_t now = (uint32_t)kv_min_u64(block_count, ZERO_BLOCKS);
+        err = kv_device_write(device, block, now, zeroes);
+        block += now;
+        block_count -= now;
+    }
+    free(zeroes);
+    return err;
 }
 
 void *kv_device_alloc_unset(size_t bytes)

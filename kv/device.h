@@ -6,7 +6,12 @@
  * buffer is aligned to KV_BLOCK_BYTES (kv_device_alloc gives such memory).
  *
  * Durability: a flush makes every write durable that had completed before the flush was
- * called. Nothing else does.
+ * called. Nothing else does. After a flush that failed every later one fails, and what is
+ * written with it is not.
+ *
+ * Errors are few, since others mean something higher up: -EIO, -ENOMEM, of writes and flushes
+ * -ENOSPC (a sparse image on a full host), -EROFS and -EINVAL of misuse. A request that the host
+ * interrupts, puts off or cuts short is gone on with, some dozens of times.
  *
  * Threads: any number, except close.
  */
@@ -42,6 +47,10 @@ struct kv_device_ops {
     int (*submit)(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush);
     int (*discard)(struct kv_device *device, uint64_t block, uint64_t block_count);
     void (*close)(struct kv_device *device);
+    /* The next three may be NULL: see the functions of the same names. */
+    int (*reserve)(struct kv_device *device, uint64_t block, uint64_t block_count);
+    int (*room)(struct kv_device *device, uint64_t *block_count);
+    int (*zero)(struct kv_device *device, uint64_t block, uint64_t block_count);
 };
 
 /* Implementations embed this as their first member. */
@@ -49,6 +58,7 @@ struct kv_device {
     const struct kv_device_ops *ops;
     uint64_t block_count;           /* immutable after open */
     bool direct_io;                 /* immutable after open */
+    bool thin;                      /* immutable after open; see kv_device_reserve */
     struct kv_device_counts counts; /* relaxed atomics (__atomic) */
 };
 
@@ -60,15 +70,22 @@ enum kv_device_flags {
 
 /*
  * Open a file or block device with io_uring and, unless asked otherwise or refused by the
- * host (then direct_io is false), O_DIRECT; take its exclusive lock (flock; O_EXCL too on a
- * block device; a shared open for reading still takes the exclusive lock).
+ * host (then direct_io is false), O_DIRECT; become its only owner (kv/owner.h; also when it is
+ * opened for reading). Waits while the last I/O of an owner that was killed is under way.
  *
- * Returns 0; -EBUSY locked; -ENOENT, -EACCES ...; -EINVAL neither file nor block device;
- * -ENOSYS no io_uring. `error` (may be NULL) gets the words.
+ * Returns 0; -EBUSY somebody owns it; -ENXIO a loop device over what can not be reached;
+ * -ENOENT, -EACCES ...; -EINVAL neither file nor block device; -ENOSYS no io_uring.
+ * `error` (may be NULL) gets the words.
  */
 KV_MUST_CHECK int kv_device_open(const char *path, unsigned flags, struct kv_device **device,
                                  struct kv_error *error);
 void kv_device_close(struct kv_device *device);
+
+/*
+ * Give a file its length; nothing may use the device meanwhile. -EINVAL a block device, or not
+ * from kv_device_open; what ftruncate(2) says.
+ */
+KV_MUST_CHECK int kv_device_resize(struct kv_device *device, uint64_t bytes);
 
 /*
  * A device over `below` (owned, closed with it) that keeps what is written in memory and
@@ -87,9 +104,27 @@ KV_MUST_CHECK int kv_device_flush(struct kv_device *device);
 /* Tell the host that blocks hold nothing; a hint, errors are ignored by callers. */
 int kv_device_discard(struct kv_device *device, uint64_t block, uint64_t block_count);
 
+/*
+ * On a thin device (a file that may be sparse) a block that was never written has room on the
+ * host only after it was reserved; then writing it, also again, can not fail for want of room.
+ * It stays so until the device is closed, and after that as long as nobody punches holes.
+ * What the blocks hold does not change; those that have room already need none.
+ * Returns 0, also where the host can not promise (then writing may say -ENOSPC) or the device is
+ * not thin; -ENOSPC; -EIO ...
+ */
+KV_MUST_CHECK int kv_device_reserve(struct kv_device *device, uint64_t block, uint64_t block_count);
+/* How many blocks the host could still find room for, now and as far as it knows; not thin:
+ * UINT64_MAX. */
+uint64_t kv_device_room(struct kv_device *device);
+/* Make blocks read as zeroes, without taking room for them where the host can. */
+KV_MUST_CHECK int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_count);
+/* The same by writing: then a flush of what is written there later has less to make durable. */
+KV_MUST_CHECK int kv_device_write_zeroes(struct kv_device *device, uint64_t block,
+                                         uint64_t block_count);
+
 /* Aligned, zeroed memory, freed with free(). NULL: no memory. */
 void *kv_device_alloc(size_t bytes);
-/* The same with undefined content, for buffers that are filled before they are used. */
+/* The same with any bytes in it: for what is filled before it is looked at. */
 void *kv_device_alloc_unset(size_t bytes);
 
 #endif

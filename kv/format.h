@@ -181,11 +181,11 @@ struct kv_disk_node {
     kv_le16 last_insert;   /* slot of the last insertion + 1; a hint for splits */
     uint8_t tree;          /* 0 user keys, 1 blob reference counts */
     uint8_t stored_codec;  /* enum kv_codec, of what follows the header */
-    uint8_t reserved0[2];
+    uint8_t reserved[2];
     kv_le32 stored_bytes;  /* header included */
+    kv_le64 stored_order;  /* of two pages of one epoch, the greater one is the later one */
     kv_le64 stored_digest; /* XXH3-64 of the stored bytes with this field zero, seeded with the
-                              page id and the image's log id */
-    uint8_t reserved1[8];
+                              block where they lie and the image's log id */
 };
 static_assert(sizeof(struct kv_disk_node) == 64, "node header is 64 bytes");
 #define KV_NODE_MAGIC    0x444e564bu /* "KVND" */

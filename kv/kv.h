@@ -75,6 +75,13 @@ struct kv_create_options {
 KV_MUST_CHECK int kv_create(const char *path, const struct kv_create_options *options,
                             struct kv_error *error);
 
+/*
+ * The same, and open the new image with the default options before anybody else can.
+ * store: out, set on 0 only.
+ */
+KV_MUST_CHECK int kv_create_open(const char *path, const struct kv_create_options *options,
+                                 struct kv_store **store, struct kv_error *error);
+
 enum kv_sync_mode {
     KV_SYNC_FSYNC = 0,  /* durable at kv_sync, and every commit_interval (default) */
     KV_SYNC_ALWAYS,     /* every batch is durable before kv_apply returns */
@@ -84,6 +91,19 @@ enum kv_sync_mode {
 enum kv_log_level { KV_LOG_ERROR = 0, KV_LOG_WARNING, KV_LOG_INFO, KV_LOG_DEBUG };
 typedef void kv_log_fn(void *context, enum kv_log_level level, const char *line);
 
+/*
+ * Says what a key is, for people, in one line of at most text_cap bytes with the zero. false: it
+ * is not known, the bytes are to be shown.
+ */
+typedef bool kv_show_key_fn(void *context, const void *key, size_t key_len, char *text,
+                            size_t text_cap);
+
+enum kv_check_severity { KV_CHECK_NOTE, KV_CHECK_REPAIRABLE, KV_CHECK_DAMAGE };
+
+/* Called for each finding; `what` is a stable word for machines, `text` one line for people. */
+typedef void kv_check_report_fn(void *context, enum kv_check_severity severity, const char *what,
+                                const char *text);
+
 struct kv_open_options {
     bool read_only; /* nothing is written; a log that needs replay is replayed in memory */
     enum kv_sync_mode sync;
@@ -91,15 +111,21 @@ struct kv_open_options {
     uint32_t commit_interval_ms;  /* 0 = 1000 */
     uint32_t hot_percent;         /* of the frames; 0 = 33 */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
-    bool no_background;           /* tests: no threads; the caller checkpoints and syncs */
+    bool no_background; /* no threads yet, or ever: then the caller checkpoints and syncs */
     /*
      * fsck: open what is damaged, as far as it goes, for kv_check to mend. The log may be
      * damaged before its durable end (it ends there), the backup superblock is used when both
      * copies are damaged, bitmaps that are damaged are made anew from the trees. What was
-     * done so is logged. May be combined with read_only.
+     * done so is logged. A tree that is damaged is mended before the log is replayed into it;
+     * what was found then is reported, as kv_check would, or logged. When both superblocks are
+     * lost and what lies on the device is newer than the backup, kv_check makes the trees anew
+     * from all leaves that are found, and the log is given up. May be combined with read_only.
      */
     bool repair;
-    kv_log_fn *log; /* NULL: standard error */
+    kv_check_report_fn *report; /* NULL: findings are logged */
+    void *report_context;
+    kv_show_key_fn *show_key; /* as in kv_check_options, with report_context */
+    kv_log_fn *log;           /* NULL: standard error */
     void *log_context;
     struct kv_device *device; /* tests: instead of a path; closed by kv_close or a failed open */
 };
@@ -110,12 +136,19 @@ struct kv_open_options {
  * options    NULL for the defaults; borrowed for the call (log_context for the store's life).
  * store      out: set on 0 only.
  *
- * Returns 0; -EBUSY in use by another process (the text names it); -EMEDIUMTYPE not an
+ * Returns 0; -EBUSY in use by another process (the text names it); -ENXIO a loop device over
+ * a file that can not be reached from here; -EMEDIUMTYPE not an
  * image; -EPROTONOSUPPORT a version or feature that this build does not know; -EBADMSG or
  * -EUCLEAN damaged (the text says what fsck.kvfs would do); -ENODATA truncated; -EINVAL.
  */
 KV_MUST_CHECK int kv_open(const char *path, const struct kv_open_options *options,
                           struct kv_store **store, struct kv_error *error);
+
+/*
+ * Start the threads that kv_open did not: for who must fork, or give up rights, in between.
+ * Nothing to do (0) for a store that is read-only or has them. -EAGAIN no thread to be had.
+ */
+KV_MUST_CHECK int kv_start_background(struct kv_store *store);
 
 /*
  * Checkpoint, mark the image clean, release everything. The store is gone whatever is
@@ -126,8 +159,13 @@ KV_MUST_CHECK int kv_close(struct kv_store *store);
 /* Release everything without writing: what is left is as after a crash. For tests. */
 void kv_abandon(struct kv_store *store);
 
-/* The process that holds the lock of the image at `path`, or 0 when none does. */
+/*
+ * The process that owns the image at `path`, itself or by a loop device; -1: one in a PID
+ * namespace that can not be seen from here; 0: none that is alive.
+ */
 int kv_image_holder(const char *path);
+/* Do both paths lead to the same image: by links, or by a loop device over it? */
+bool kv_image_same(const char *a, const char *b);
 
 struct kv_image_info {
     uint8_t uuid[16];
@@ -321,29 +359,32 @@ struct kv_stats {
     uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;
     uint64_t log_records, log_bytes, log_flushes, log_used_bytes, log_total_bytes;
     uint64_t checkpoints, batches, gets;
-    bool direct_io; /* O_DIRECT is in use */
+    uint64_t scrubs, scrub_bytes, scrub_findings; /* kv_scrub since the store was opened */
+    uint64_t scrub_finished_ns;                   /* since 1970, of the last whole one; 0: none */
+    bool direct_io;                               /* O_DIRECT is in use */
 };
 void kv_store_stats(struct kv_store *store, struct kv_stats *stats);
 
 /* ---- checking ----------------------------------------------------------- */
 
-enum kv_check_severity { KV_CHECK_NOTE, KV_CHECK_REPAIRABLE, KV_CHECK_DAMAGE };
-
-/* Called for each finding; `what` is a stable word for machines, `text` one line for people. */
-typedef void kv_check_report_fn(void *context, enum kv_check_severity severity, const char *what,
-                                const char *text);
-
 struct kv_check_options {
     bool repair;     /* mend what is repairable; the store must be open for writing */
     bool read_blobs; /* read and verify every blob too */
+    bool estimate;   /* without repair: tell what one would find again of what is damaged */
     kv_check_report_fn *report;
     void *context;
     void (*progress)(void *context, uint64_t done, uint64_t total); /* NULL: none */
+    kv_show_key_fn *show_key; /* NULL: keys are shown as bytes; may read the store */
 };
 
 struct kv_check_result {
     uint64_t pages, blobs, keys, shared_blobs;
     uint64_t repairable, repaired, damaged; /* findings */
+    /* Of places whose pages are damaged, what was found on the device (or would be): */
+    uint64_t salvaged_keys; /* put back as they were */
+    uint64_t stale_keys;    /* put back as an older state had them */
+    uint64_t dropped_keys;  /* whose blobs are damaged or gone */
+    uint64_t lost_ranges;   /* of keys, of which nothing was found */
 };
 
 /*
@@ -354,6 +395,47 @@ struct kv_check_result {
  */
 KV_MUST_CHECK int kv_check(struct kv_store *store, const struct kv_check_options *options,
                            struct kv_check_result *result);
+
+/* ---- scrubbing ---------------------------------------------------------- */
+
+struct kv_scrub_finding {
+    const char *what; /* a stable word for machines */
+    const char *text; /* one line for people */
+    int error;        /* -EBADMSG, -EUCLEAN or -EIO */
+    const void *key;  /* of a damaged blob: one that holds it; else NULL */
+    size_t key_len;
+};
+
+struct kv_scrub_options {
+    uint64_t bytes_per_second; /* 0: as fast as it goes */
+    /* Called for each finding, under no lock. NULL: findings go to the store's log. */
+    void (*report)(void *context, const struct kv_scrub_finding *finding);
+    /*
+     * Called after each step and some times a second while it pauses; bytes, `total` a guess.
+     * NULL: none. false ends the scrub.
+     */
+    bool (*progress)(void *context, uint64_t done, uint64_t total);
+    void *context;
+};
+
+struct kv_scrub_result {
+    uint64_t pages, map_blocks, blobs, log_blocks; /* that were read */
+    uint64_t bytes;
+    uint64_t findings;
+};
+
+/*
+ * Read everything that is in use from the device and verify its checksum: superblocks, bitmaps,
+ * the log, the page map, the stored version of every page, every blob. The store may be used,
+ * changed and checkpointed meanwhile; what moves or goes while it is read is no finding. What
+ * is damaged is named and left as it is; only for a damaged log a checkpoint is asked for.
+ *
+ * Returns 0 when it ran to its end, whatever it found; -ECANCELED `progress` said so; -EBUSY
+ * another one is running; -EIO the store has failed; -ENOMEM. `result` is filled in always.
+ * Threads: any, one scrub at a time. The store must not be closed before it returns.
+ */
+KV_MUST_CHECK int kv_scrub(struct kv_store *store, const struct kv_scrub_options *options,
+                           struct kv_scrub_result *result);
 
 #ifdef __cplusplus
 }

@@ -692,7 +692,7 @@ static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id
     if (!overlay->count)
         goto done;
     changes = malloc((overlay->count + 1) * sizeof *changes);
-    queue.memory = kv_device_alloc(WRITE_CHUNK * KV_BLOCK_BYTES);
+    queue.memory = kv_device_alloc_unset(WRITE_CHUNK * KV_BLOCK_BYTES);
     err = changes && queue.memory ? 0 : -ENOMEM;
     if (err)
         goto out;
@@ -786,6 +786,81 @@ int kv_pagemap_walk(struct kv_pagemap *map, kv_pagemap_visit_fn *visit, void *co
     if (!root.depth || !kv_le64_get(root.ptr.block))
         return 0;
     return walk_block(map, root.depth - 1, 0, &root.ptr, visit, context);
+}
+
+static int verify_locked(struct kv_pagemap *map, uint32_t level, uint64_t index, bool *present)
+{
+    struct kv_disk_ptr ptr, ptrs[KV_MAP_FANOUT];
+    *present = false;
+    if (level >= map->root.depth)
+        return 0;
+    const int err = present_place(map, level, index, &ptr);
+    if (err || !kv_le64_get(ptr.block))
+        return err == -ENOMEM ? err : 0;
+    *present = true;
+    return read_block(map, level, index, &ptr, ptrs);
+}
+
+int kv_pagemap_verify(struct kv_pagemap *map, uint32_t level, uint64_t index, bool *present)
+{
+    pthread_mutex_lock(&map->mutex);
+    const int err = verify_locked(map, level, index, present);
+    pthread_mutex_unlock(&map->mutex);
+    return err;
+}
+
+/* Look for a pointer to a block of `level` (-1: to a page) below block (at, index). */
+static int next_below(struct kv_pagemap *map, int level, uint32_t at, uint64_t index, uint64_t from,
+                      uint64_t *found)
+{
+    struct map_block *block;
+    int err = load_block(map, at, index, &block);
+    *found = UINT64_MAX;
+    if (err || !block)
+        return err == -ENOMEM ? err : 0;
+    struct kv_disk_ptr ptrs[KV_MAP_FANOUT]; /* the block may leave memory meanwhile */
+    memcpy(ptrs, block->ptrs, sizeof ptrs);
+    for (unsigned i = 0; i < KV_MAP_FANOUT && !err && *found == UINT64_MAX; i++) {
+        const uint64_t below = index * KV_MAP_FANOUT + i;
+        const uint64_t first = below * ids_below(at);
+        if (!kv_le64_get(ptrs[i].block) || from > first + (ids_below(at) - 1))
+            continue;
+        if ((int)at - 1 == level)
+            *found = kv_max_u64(from, first);
+        else
+            err = next_below(map, level, at - 1, below, from, found);
+    }
+    return err;
+}
+
+int kv_pagemap_next_placed(struct kv_pagemap *map, int level, uint64_t *page_id)
+{
+    uint64_t next = UINT64_MAX;
+    int err = 0;
+    pthread_mutex_lock(&map->mutex);
+    const int root = (int)map->root.depth - 1;
+    if (level < root)
+        err = next_below(map, level, (uint32_t)root, 0, *page_id, &next);
+    else if (level == root && level >= 0 && !*page_id)
+        next = 0; /* the root itself */
+    for (unsigned i = 0; i < 2 && level < 0; i++)
+        for (size_t slot = 0; slot < map->overlays[i].capacity; slot++) {
+            const uint64_t id = map->overlays[i].slots[slot].page_id;
+            if (id && id >= *page_id && id < next)
+                next = id;
+        }
+    pthread_mutex_unlock(&map->mutex);
+    if (!err)
+        *page_id = next;
+    return err;
+}
+
+uint32_t kv_pagemap_depth(struct kv_pagemap *map)
+{
+    pthread_mutex_lock(&map->mutex);
+    const uint32_t depth = map->root.depth;
+    pthread_mutex_unlock(&map->mutex);
+    return depth;
 }
 
 /* Have the checkpoint of `epoch` write a block's path: give an id below it the place it has. */

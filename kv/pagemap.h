@@ -74,6 +74,20 @@ typedef int kv_pagemap_visit_fn(void *context, int level, uint64_t index,
 KV_MUST_CHECK int kv_pagemap_walk(struct kv_pagemap *map, kv_pagemap_visit_fn *visit,
                                   void *context);
 /*
+ * For scrubbing: read the map block (level, index) of the durable tree from the device, though
+ * it be in memory. *present false: there is none, or what stands above it can not be read (and
+ * is found damaged itself). No kv_pagemap_write may be under way. -EBADMSG, -EUCLEAN, -EIO.
+ */
+KV_MUST_CHECK int kv_pagemap_verify(struct kv_pagemap *map, uint32_t level, uint64_t index,
+                                    bool *present);
+/*
+ * The first page id >= *page_id that is below a pointer to a block of `level` (-1: that has a
+ * place); UINT64_MAX: there is none. What is empty or stands below an unreadable block is passed
+ * over at once, however much the image says it is. -ENOMEM.
+ */
+KV_MUST_CHECK int kv_pagemap_next_placed(struct kv_pagemap *map, int level, uint64_t *page_id);
+uint32_t kv_pagemap_depth(struct kv_pagemap *map); /* levels of the durable tree */
+/*
  * For repair: a map block can not be read, its parent can. The next checkpoint of `epoch`
  * writes it anew: as it is in memory if it is, else without pointers. No frame may hold a
  * page that it covers when a page id is taken next.

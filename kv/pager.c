@@ -33,7 +33,7 @@
 #define WRITE_BATCH_MAX   256u
 #define SHADOWS_BYTES_MAX (8u << 20)
 #define DIRTY_PERCENT     75u /* of the frames; more are written out */
-#define PREFETCH_MAX      64u /* pages read with one submission */
+#define PREFETCH_MAX      KV_PAGES_AT_ONCE
 #define SPINS_BEFORE_LOCK 64u
 
 struct shadow {
@@ -52,7 +52,7 @@ struct dirty_list {
 /* One page on its way to the device. */
 struct claim {
     uint32_t frame;
-    uint64_t page_id, epoch;
+    uint64_t page_id, epoch, order;
     struct shadow *shadow; /* its bytes, or NULL: the frame's */
     uint64_t block;        /* where it goes */
     uint32_t block_count;
@@ -86,6 +86,7 @@ struct kv_pager {
     bool early_busy;                /* mutex */
     unsigned frame_waiters;         /* mutex */
     int failure;                    /* mutex; sticky: a write failed */
+    uint64_t order;                 /* mutex; pages claimed so far */
     uint64_t changes;               /* the writer's */
     uint64_t misses, writes, write_bytes; /* mutex */
     _Atomic uint64_t hits;                /* not exact: some may be lost */
@@ -276,6 +277,7 @@ static void claim_page(struct kv_pager *pager, struct write_batch *batch, uint32
     batch->claims[batch->count] = (struct claim){.frame = index,
                                                  .page_id = page_id_of(frame),
                                                  .epoch = epoch,
+                                                 .order = ++pager->order,
                                                  .shadow = shadow,
                                                  .old_block = frame->stored_block,
                                                  .old_bytes = frame->stored_bytes,
@@ -302,8 +304,8 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
     node->epoch = kv_le64_of(claim->epoch);
     KV_ASSERT_SLOW(kv_node_validate(raw, node_bytes, claim->page_id) == 0);
     enum kv_codec used;
-    const size_t length = kv_stored_page_pack(raw, node_bytes, pager->config.codec,
-                                              pager->config.image_id, dst, &used);
+    const size_t length =
+        kv_stored_page_pack(raw, node_bytes, pager->config.codec, claim->order, dst, &used);
     claim->block_count = (uint32_t)kv_blocks_for(length);
     memset(dst + length, 0, claim->block_count * (size_t)KV_BLOCK_BYTES - length);
     uint32_t got;
@@ -313,6 +315,7 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
         claim->block_count = 0;
         return err;
     }
+    kv_stored_page_seal(dst, length, pager->config.image_id, claim->block);
     const uint64_t seed = kv_digest_seed(claim->page_id, claim->epoch);
     claim->ptr = (struct kv_disk_ptr){.block = kv_le64_of(claim->block),
                                       .length_bytes = kv_le32_of((uint32_t)length),
@@ -569,8 +572,8 @@ static int find_place(struct kv_pager *pager, struct load *load)
     return kv_le64_get(load->ptr.block) ? 0 : -ESTALE;
 }
 
-/* Fill frames that are LOADING, all with one submission. Without the mutex. */
-static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
+/* Read and verify pages, all with one submission. Without the mutex. */
+static void read_loads(struct kv_pager *pager, struct load *loads, size_t count)
 {
     struct kv_io ios[PREFETCH_MAX] = {{.result = 0}};
     size_t io_count = 0;
@@ -589,9 +592,29 @@ static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
         struct load *load = &loads[i];
         if (!load->err)
             load->err = end_load(pager, load, ios[at++].result);
-        if (load->err == -EBADMSG || load->err == -EUCLEAN || load->err == -EIO)
-            pager->config.on_damage(pager->config.context, load->page_id, load->err);
     }
+}
+
+/* Fill frames that are LOADING. Likewise. */
+static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
+{
+    read_loads(pager, loads, count);
+    for (size_t i = 0; i < count; i++) {
+        const int err = loads[i].err;
+        if (err == -EBADMSG || err == -EUCLEAN || err == -EIO)
+            pager->config.on_damage(pager->config.context, loads[i].page_id, err);
+    }
+}
+
+void kv_pager_read_many(struct kv_pager *pager, struct kv_page_read *reads, size_t count)
+{
+    struct load loads[KV_PAGES_AT_ONCE];
+    KV_ASSERT(count <= KV_PAGES_AT_ONCE);
+    for (size_t i = 0; i < count; i++)
+        loads[i] = (struct load){.page_id = reads[i].page_id, .out = reads[i].out};
+    read_loads(pager, loads, count);
+    for (size_t i = 0; i < count; i++)
+        reads[i].err = loads[i].err;
 }
 
 /* Put the page that will be loaded into a frame. With the mutex, as finish_load. */

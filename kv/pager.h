@@ -117,6 +117,14 @@ void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats);
  */
 KV_MUST_CHECK int kv_pager_read_stored(struct kv_pager *pager, uint64_t page_id,
                                        const struct kv_disk_ptr *ptr, void *out);
+struct kv_page_read {
+    uint64_t page_id;
+    void *out; /* node_bytes, aligned */
+    int err;   /* out: 0, or as kv_pager_read_stored; -ESTALE: the page map has no such page */
+};
+/* The same for up to KV_PAGES_AT_ONCE pages, with one submission; where they lie is looked up. */
+#define KV_PAGES_AT_ONCE 64u
+void kv_pager_read_many(struct kv_pager *pager, struct kv_page_read *reads, size_t count);
 /* For repair: whatever is in memory and not changed leaves it. */
 void kv_pager_drop_clean(struct kv_pager *pager);
 

@@ -69,7 +69,9 @@ static int scan_record(void *context, const void *body, size_t length, uint64_t 
                        bool known_durable)
 {
     struct kv_store *store = context;
-    (void)epoch; /* kv_wal_end has the largest */
+    (void)epoch;               /* kv_wal_end has the largest */
+    if (store->trees_outdated) /* its trees will be newer than this */
+        return -EBADMSG;
     size_t claimed = SIZE_MAX;
     const int err = each_new_blob(store, body, length, known_durable, &claimed, false);
     if (err) /* what could be claimed can be given back */
@@ -88,9 +90,9 @@ int kv_store_scan_log(struct kv_store *store, struct kv_error *error)
         return 0;
     }
     if (err == -EBADMSG || err == -EUCLEAN)
-        kv_error_set(error,
-                     "the log is damaged at position %llu, before its durable end; run fsck.kvfs",
-                     (unsigned long long)store->log_end.position);
+        kv_error_set(
+            error, "the log is damaged at position %llu, before its durable end; run fsck.kvfs -y",
+            (unsigned long long)store->log_end.position);
     return err;
 }
 
@@ -149,14 +151,21 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         }
     }
     if (err) {
-        kv_error_set(error, "the log can not be replayed (%s); run fsck.kvfs", strerror(-err));
+        kv_error_set(error, "the log can not be replayed (%s); run fsck.kvfs -y", strerror(-err));
         return err;
     }
-    if (store->read_only)
+    if (store->read_only || store->trees_outdated)
         return 0;
     /* Also with an empty log: the image on disk must say that it is in use. */
-    err = kv_store_checkpoint(store, false, true);
-    if (err)
-        kv_error_set(error, "the first checkpoint failed (%s); check the device", strerror(-err));
+    if (store->checkpoint.superblock.clean == 1)
+        err = kv_superblock_mark_used(store->device, &store->checkpoint.superblock);
+    if (!err)
+        err = kv_store_checkpoint(store, false, true);
+    if (!err)
+        return 0;
+    if (kv_store_failure(store))
+        err = kv_store_failure(store);
+    kv_error_set(error, "the first checkpoint failed (%s)%s", strerror(-err),
+                 err == -ENOMEM ? "" : "; check the device");
     return err;
 }

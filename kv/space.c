@@ -5,10 +5,12 @@
  *            commit and free, the count of reserved clusters.
  * Invariant  committed is a subset of busy. The copy on disk that the durable superblock
  *            counts on (the active one) is never written; a checkpoint writes the other.
+ *            A block is allocated only from a backed piece, and only clusters of backed pieces
+ *            count as whole ones; a group's bitmaps have their room before any of it is used.
  * Locks      space->mutex guards everything that is not marked otherwise. It is released
- *            while bitmaps are being written; `committed`, `active` and the copies' epochs
- *            belong to the one thread that runs the checkpoint (or opens, or repairs).
- * On disk    a group begins with two copies of 9 blocks: header, 32 KiB of bits.
+ *            while bitmaps are being written and while the device is asked for room; `committed`,
+ * `active` and the copies' epochs belong to the one thread that runs the checkpoint (or opens, or
+ * repairs). On disk    a group begins with two copies of 9 blocks: header, 32 KiB of bits.
  *
  * Which copy counts. A superblock of epoch E names, by bitmap_digest, the newest copy of each
  * group that is not newer than E. When a checkpoint N dies between its bitmaps and its
@@ -21,6 +23,7 @@
  */
 #include "kv/space.h"
 
+#include "kv/backing.h"
 #include "kv/codec.h"
 #include "kv/format.h"
 
@@ -36,6 +39,13 @@
 
 #define EMERGENCY_CLUSTERS_MIN 64u
 #define EMERGENCY_PART         50u /* of all clusters */
+
+#define GROUP_PIECES (KV_GROUP_BLOCKS / KV_BACKING_PIECE_BLOCKS)
+#define PIECE_WORDS  (KV_BACKING_PIECE_BLOCKS / 64u)
+
+/* How often the host may refuse room in one call: by the way, and when it matters most. */
+#define REFUSALS_MAX      8u
+#define REFUSALS_MAX_OPEN 4096u
 
 struct run {
     uint64_t block;
@@ -60,13 +70,15 @@ struct group {
     uint64_t *leaving;   /* freed, waiting for a checkpoint; NULL until first needed */
     uint32_t block_count;
     uint32_t free_count;     /* zero bits of busy */
-    uint32_t whole_clusters; /* clusters without any busy block */
+    uint32_t unbacked_count; /* of these, in pieces that are not backed */
+    uint32_t whole_clusters; /* clusters without any busy block, in backed pieces */
     uint32_t used_count;     /* bits of committed, metadata included; the checkpoint's */
     uint32_t run_bound;      /* no free run is longer than this */
     uint32_t hole_bound;     /* the same outside whole clusters */
     uint8_t active;          /* the copy that counts; the checkpoint's */
     bool dirty;              /* the next checkpoint writes this group; the checkpoint's */
     bool other_unknown;      /* ... and wipes the other copy (repair) */
+    bool meta_backed;        /* the copies have their room */
     uint64_t active_epoch;   /* the checkpoint's, as is the digest */
     uint64_t active_digest;  /* of the header */
 };
@@ -76,10 +88,11 @@ struct kv_space {
     struct kv_space_config config; /* immutable after open */
     struct group *groups;          /* the array is immutable after open */
     uint64_t total_blocks;         /* immutable after open: data blocks */
-    uint64_t emergency_clusters;   /* immutable after open */
-    uint64_t map_clusters;         /* immutable after open; of these, what stays for page maps */
+    uint64_t cluster_count;        /* immutable after open: whole ones when all is free */
 
     pthread_mutex_t mutex;
+    struct kv_backing *backing;
+    uint64_t unbacked_blocks; /* not busy, in pieces that are not backed */
     struct epoch_changes changes[2];
     uint64_t free_blocks;
     uint64_t deferred_blocks;
@@ -198,12 +211,6 @@ static uint64_t copy_block(const struct kv_space_config *config, uint32_t index,
     return group_start(config, index) + (uint64_t)copy * KV_GROUP_COPY_BLOCKS;
 }
 
-/* How many groups are read or written at once, at most. */
-static size_t batch_groups(const struct kv_space_config *config)
-{
-    return kv_min_u64(BATCH_GROUPS, config->group_count);
-}
-
 /* Does the geometry, which comes from a superblock, make sense on this device? */
 static bool config_is_sane(const struct kv_device *device, const struct kv_space_config *config)
 {
@@ -240,19 +247,32 @@ static bool locate(const struct kv_space *space, uint64_t block, uint64_t count,
 
 /* ---- the busy view; space->mutex held (or not shared yet) ---------------- */
 
+static bool word_is_backed(const struct kv_space *space, const struct group *group, uint32_t word)
+{
+    const uint64_t index = (uint64_t)(group - space->groups);
+    return kv_backing_has(space->backing, index * GROUP_PIECES + word / PIECE_WORDS);
+}
+
 static void mark_busy(struct kv_space *space, struct group *group, uint32_t first, uint32_t count)
 {
     const uint32_t cluster = space->config.cluster_blocks;
-    uint32_t broken = 0;
+    uint32_t broken = 0, unbacked = 0;
     struct run_part part = run_parts(first, count);
     while (run_part_next(&part)) {
         uint64_t *word = &group->busy[part.word];
         KV_ASSERT((*word & part.mask) == 0);
+        if (!word_is_backed(space, group, part.word)) {
+            unbacked += popcount(part.mask);
+            *word |= part.mask;
+            continue;
+        }
         broken += popcount(whole_clusters_of(*word, cluster));
         *word |= part.mask;
         broken -= popcount(whole_clusters_of(*word, cluster));
     }
     group->free_count -= count;
+    group->unbacked_count -= unbacked;
+    space->unbacked_blocks -= unbacked;
     group->whole_clusters -= broken;
     if (broken)
         group->hole_bound = group->block_count;
@@ -263,16 +283,23 @@ static void mark_busy(struct kv_space *space, struct group *group, uint32_t firs
 static void mark_free(struct kv_space *space, struct group *group, uint32_t first, uint32_t count)
 {
     const uint32_t cluster = space->config.cluster_blocks;
-    uint32_t mended = 0;
+    uint32_t mended = 0, unbacked = 0;
     struct run_part part = run_parts(first, count);
     while (run_part_next(&part)) {
         uint64_t *word = &group->busy[part.word];
         KV_ASSERT((*word & part.mask) == part.mask);
+        if (!word_is_backed(space, group, part.word)) {
+            unbacked += popcount(part.mask);
+            *word &= ~part.mask;
+            continue;
+        }
         mended -= popcount(whole_clusters_of(*word, cluster));
         *word &= ~part.mask;
         mended += popcount(whole_clusters_of(*word, cluster));
     }
     group->free_count += count;
+    group->unbacked_count += unbacked;
+    space->unbacked_blocks += unbacked;
     group->whole_clusters += mended;
     group->run_bound = group->block_count;
     group->hole_bound = group->block_count;
@@ -280,17 +307,27 @@ static void mark_free(struct kv_space *space, struct group *group, uint32_t firs
     space->whole_clusters += mended;
 }
 
+/* Words that have blocks of the group; behind them all is busy, and nothing committed. */
+static uint32_t word_count(uint32_t block_count)
+{
+    return (block_count + 63) / 64;
+}
+
 /* Count what the two views say. */
 static void count_group(const struct kv_space *space, struct group *group)
 {
     group->used_count = 0;
     group->free_count = 0;
+    group->unbacked_count = 0;
     group->whole_clusters = 0;
-    for (uint32_t i = 0; i < GROUP_WORDS; i++) {
+    for (uint32_t i = 0; i < word_count(group->block_count); i++) {
         group->used_count += popcount(group->committed[i]);
         group->free_count += popcount(~group->busy[i]);
-        group->whole_clusters +=
-            popcount(whole_clusters_of(group->busy[i], space->config.cluster_blocks));
+        if (word_is_backed(space, group, i))
+            group->whole_clusters +=
+                popcount(whole_clusters_of(group->busy[i], space->config.cluster_blocks));
+        else
+            group->unbacked_count += popcount(~group->busy[i]);
     }
     group->run_bound = group->block_count;
     group->hole_bound = group->block_count;
@@ -309,11 +346,93 @@ static void busy_from_committed(const struct kv_space *space, struct group *grou
 static void sum_groups(struct kv_space *space)
 {
     space->free_blocks = 0;
+    space->unbacked_blocks = 0;
     space->whole_clusters = 0;
     for (uint32_t i = 0; i < space->config.group_count; i++) {
         space->free_blocks += space->groups[i].free_count;
+        space->unbacked_blocks += space->groups[i].unbacked_count;
         space->whole_clusters += space->groups[i].whole_clusters;
     }
+}
+
+/* ---- room on the host ------------------------------------------------------ */
+
+/* Is there anything to win by backing the piece? The group's first one brings the bitmaps. */
+static bool piece_is_wanted(void *context, uint64_t piece)
+{
+    const struct kv_space *space = context;
+    const struct group *group = &space->groups[piece / GROUP_PIECES];
+    const uint32_t within = (uint32_t)(piece % GROUP_PIECES);
+    if (!group->unbacked_count || (within && !group->meta_backed))
+        return false;
+    for (uint32_t i = within * PIECE_WORDS; i < (within + 1) * PIECE_WORDS; i++) {
+        if (~group->busy[i])
+            return true;
+    }
+    return false;
+}
+
+static void piece_is_backed(void *context, uint64_t piece)
+{
+    struct kv_space *space = context;
+    struct group *group = &space->groups[piece / GROUP_PIECES];
+    const uint32_t within = (uint32_t)(piece % GROUP_PIECES);
+    uint32_t free_count = 0, whole_clusters = 0;
+    for (uint32_t i = within * PIECE_WORDS; i < (within + 1) * PIECE_WORDS; i++) {
+        free_count += popcount(~group->busy[i]);
+        whole_clusters += popcount(whole_clusters_of(group->busy[i], space->config.cluster_blocks));
+    }
+    group->unbacked_count -= free_count;
+    space->unbacked_blocks -= free_count;
+    group->whole_clusters += whole_clusters;
+    space->whole_clusters += whole_clusters;
+    group->run_bound = group->block_count;
+    group->hole_bound = group->block_count;
+    if (!within)
+        group->meta_backed = true;
+}
+
+/* Room for both copies of a group's bitmap. The checkpoint's or the opener's; no mutex. */
+static int back_meta(struct kv_space *space, uint32_t index)
+{
+    pthread_mutex_lock(&space->mutex);
+    const bool backed = space->groups[index].meta_backed;
+    pthread_mutex_unlock(&space->mutex);
+    if (backed)
+        return 0;
+    const int err = kv_device_reserve(space->device, copy_block(&space->config, index, 0),
+                                      KV_GROUP_META_BLOCKS);
+    if (err)
+        return err;
+    pthread_mutex_lock(&space->mutex);
+    space->groups[index].meta_backed = true;
+    pthread_mutex_unlock(&space->mutex);
+    return 0;
+}
+
+/* What is kept of so many blocks that are in use or may be used: for deletions ... */
+static uint64_t emergency_clusters(const struct kv_space *space, uint64_t blocks)
+{
+    const uint64_t least = EMERGENCY_CLUSTERS_MIN;
+    const uint64_t most = kv_min_u64(kv_max_u64(least, space->cluster_count / EMERGENCY_PART),
+                                     space->cluster_count / 8);
+    return kv_min_u64(most,
+                      kv_max_u64(least, blocks / space->config.cluster_blocks / EMERGENCY_PART));
+}
+
+/* ... and of that for a page map of pages that are packed to a block each, written anew. */
+static uint64_t map_clusters(const struct kv_space *space, uint64_t blocks)
+{
+    const uint64_t map_blocks = blocks / (KV_MAP_FANOUT - 1) + KV_MAP_DEPTH_MAX;
+    const uint64_t wanted = map_blocks / space->config.cluster_blocks + 1;
+    const uint64_t emergency = emergency_clusters(space, blocks);
+    return kv_min_u64(kv_max_u64(wanted, emergency / 4), emergency / 2);
+}
+
+/* Blocks that are in use or backed. */
+static uint64_t blocks_in_reach(const struct kv_space *space)
+{
+    return space->total_blocks - space->unbacked_blocks;
 }
 
 /* ---- runs of an epoch; space->mutex held ---------------------------------- */
@@ -384,6 +503,13 @@ struct copy_image {
 static_assert(sizeof(struct copy_image) == KV_GROUP_COPY_BLOCKS * KV_BLOCK_BYTES,
               "a bitmap copy is nine blocks");
 
+/* Room, of any content, for `each` copies of as many groups as are read or written at once. */
+static struct copy_image *alloc_copies(uint32_t group_count, size_t each)
+{
+    const size_t groups = (size_t)kv_min_u64(group_count, BATCH_GROUPS);
+    return kv_device_alloc_unset(groups * each * sizeof(struct copy_image));
+}
+
 /* Fill in a copy; returns its header's digest. */
 static uint64_t encode_copy(struct copy_image *image, const struct kv_space_config *config,
                             uint32_t index, uint64_t epoch, uint32_t used_count,
@@ -422,7 +548,7 @@ static bool copy_is_valid(const struct copy_image *image, const struct kv_space_
     uint64_t bits[GROUP_WORDS];
     memcpy(bits, image->bits, sizeof bits);
     uint32_t used_count = 0;
-    for (uint32_t i = 0; i < GROUP_WORDS; i++)
+    for (uint32_t i = 0; i < word_count(block_count); i++)
         used_count += popcount(bits[i]);
     return used_count == kv_le32_get(header->used_count) &&
            all_set(bits, 0, KV_GROUP_META_BLOCKS) &&
@@ -445,7 +571,7 @@ int kv_space_format(struct kv_device *device, const struct kv_space_config *conf
     if (!config_is_sane(device, config))
         return -EINVAL;
 
-    struct copy_image *images = kv_device_alloc_unset(batch_groups(config) * sizeof *images);
+    struct copy_image *images = alloc_copies(config->group_count, 1);
     uint8_t *zeroes = kv_device_alloc(KV_BLOCK_BYTES);
     uint64_t *bits = calloc(1, KV_GROUP_BITMAP_BYTES);
     struct digest_entry *entries = calloc(config->group_count, sizeof *entries);
@@ -502,6 +628,7 @@ void kv_space_close(struct kv_space *space)
         free(space->groups[i].leaving);
     }
     free(space->groups);
+    kv_backing_close(space->backing);
     pthread_mutex_destroy(&space->mutex);
     free(space);
 }
@@ -528,11 +655,23 @@ static int space_new(struct kv_device *device, const struct kv_space_config *con
     }
     space->device = device;
     space->config = *config;
-
-    uint64_t clusters = 0;
+    const struct kv_backing_config backing = {.device = device,
+                                              .first_block = config->group_first_block,
+                                              .block_count =
+                                                  config->end_block - config->group_first_block,
+                                              .mutex = &space->mutex,
+                                              .wanted = piece_is_wanted,
+                                              .backed = piece_is_backed,
+                                              .context = space};
+    const int backing_err = kv_backing_open(&backing, &space->backing);
+    if (backing_err) {
+        kv_space_close(space);
+        return backing_err;
+    }
     for (uint32_t i = 0; i < config->group_count; i++) {
         struct group *group = &space->groups[i];
         group->block_count = group_block_count(config, i);
+        group->meta_backed = !device->thin;
         group->busy = malloc(KV_GROUP_BITMAP_BYTES);
         group->committed = calloc(1, KV_GROUP_BITMAP_BYTES);
         if (!group->busy || !group->committed) {
@@ -542,15 +681,10 @@ static int space_new(struct kv_device *device, const struct kv_space_config *con
         set_bits(group->committed, 0, KV_GROUP_META_BLOCKS);
         busy_from_committed(space, group);
         space->total_blocks += group->block_count - KV_GROUP_META_BLOCKS;
-        clusters += group->whole_clusters;
+        for (uint32_t k = 0; k < GROUP_WORDS; k++)
+            space->cluster_count +=
+                popcount(whole_clusters_of(group->busy[k], config->cluster_blocks));
     }
-    space->emergency_clusters =
-        kv_min_u64(kv_max_u64(EMERGENCY_CLUSTERS_MIN, clusters / EMERGENCY_PART), clusters / 8);
-    /* A map of pages that are packed to a block each, written anew as a whole. */
-    const uint64_t map_blocks = space->total_blocks / (KV_MAP_FANOUT - 1) + KV_MAP_DEPTH_MAX;
-    const uint64_t map_clusters = map_blocks / config->cluster_blocks + 1;
-    space->map_clusters = kv_min_u64(kv_max_u64(map_clusters, space->emergency_clusters / 4),
-                                     space->emergency_clusters / 2);
     sum_groups(space);
     *out = space;
     return 0;
@@ -606,10 +740,11 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
     struct kv_space *space = NULL;
     struct copy_image(*copies)[2] = NULL;
     struct digest_entry *entries = NULL;
+    int read_err = 0; /* a copy that could not be read may be the one that counts */
     int err = space_new(device, config, &space);
     if (err)
         return err;
-    copies = kv_device_alloc_unset(batch_groups(config) * sizeof *copies);
+    copies = (struct copy_image(*)[2])alloc_copies(config->group_count, 2);
     entries = calloc(config->group_count, sizeof *entries);
     if (!copies || !entries) {
         err = -ENOMEM;
@@ -632,6 +767,7 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
         err = kv_device_submit(device, ios[0], (size_t)(end - base) * 2, false);
         if (err == -ENOMEM)
             goto out;
+        read_err = read_err ? read_err : err;
         for (uint32_t i = base; i < end; i++) {
             err = load_group(space, i, epoch, copies[i - base], ios[i - base]);
             if (err)
@@ -641,10 +777,16 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
         }
     }
     if (digest_entries(entries, config->group_count) != bitmap_digest) {
-        err = -EBADMSG;
+        err = read_err ? read_err : -EBADMSG;
         goto out;
     }
     sum_groups(space);
+    for (uint32_t i = 0; i < config->group_count; i++) {
+        const struct group *group = &space->groups[i];
+        err = group->dirty || group->used_count > KV_GROUP_META_BLOCKS ? back_meta(space, i) : 0;
+        if (err)
+            goto out;
+    }
     *out = space;
     space = NULL;
 out:
@@ -703,7 +845,8 @@ static void scan_words(const struct kv_space *space, const struct group *group, 
 {
     struct found run = {0};
     for (; word < GROUP_WORDS; word++) {
-        uint64_t bits = available(space, group->busy[word], where);
+        uint64_t bits =
+            word_is_backed(space, group, word) ? available(space, group->busy[word], where) : 0;
         uint32_t at = 0;
         while (at < 64) {
             if (!(bits & 1)) {
@@ -770,8 +913,16 @@ static bool search(struct kv_space *space, enum search_where where, uint32_t cou
 /* Clusters that data may break. */
 static uint64_t spare_clusters(const struct kv_space *space)
 {
-    const uint64_t kept = space->reserved_clusters + space->emergency_clusters;
+    const uint64_t kept =
+        space->reserved_clusters + emergency_clusters(space, blocks_in_reach(space));
     return space->whole_clusters > kept ? space->whole_clusters - kept : 0;
+}
+
+/* A full run where there is room to spare; before anything is broken up more is backed. */
+static bool find_spare(struct kv_space *space, uint32_t count, uint32_t *index, struct found *found)
+{
+    return count <= spare_clusters(space) * space->config.cluster_blocks &&
+           search(space, SEARCH_ANY, count, count, index, found);
 }
 
 /*
@@ -784,7 +935,7 @@ static bool find_room(struct kv_space *space, enum kv_space_purpose purpose, uin
 {
     const uint32_t cluster = space->config.cluster_blocks;
     const uint64_t spare_blocks = spare_clusters(space) * cluster;
-    if (count <= spare_blocks && search(space, SEARCH_ANY, count, count, index, found))
+    if (find_spare(space, count, index, found))
         return true;
     if (search(space, SEARCH_HOLES, count, count, index, found))
         return true;
@@ -806,8 +957,13 @@ int kv_space_alloc(struct kv_space *space, enum kv_space_purpose purpose, uint32
 
     uint32_t index;
     struct found found;
-    int err = -ENOSPC;
+    int err = purpose == KV_SPACE_DATA ? 0 : -ENOSPC;
     pthread_mutex_lock(&space->mutex);
+    while (!err && !find_spare(space, count, &index, &found))
+        err = kv_backing_grow(space->backing, REFUSALS_MAX);
+    if (err && err != -ENOSPC)
+        goto out;
+    err = -ENOSPC;
     if (find_room(space, purpose, count, least, &index, &found)) {
         mark_busy(space, &space->groups[index], found.first, found.count);
         space->hint_group = index;
@@ -816,6 +972,7 @@ int kv_space_alloc(struct kv_space *space, enum kv_space_purpose purpose, uint32
         *got = found.count;
         err = 0;
     }
+out:
     pthread_mutex_unlock(&space->mutex);
     return err;
 }
@@ -825,7 +982,10 @@ int kv_space_claim(struct kv_space *space, uint64_t block, uint32_t count)
     uint32_t index, first;
     if (!locate(space, block, count, &index, &first))
         return -EUCLEAN;
-    int err = -EUCLEAN;
+    int err = back_meta(space, index);
+    if (err)
+        return err;
+    err = -EUCLEAN;
     pthread_mutex_lock(&space->mutex);
     struct group *group = &space->groups[index];
     if (all_clear(group->busy, first, count)) {
@@ -915,27 +1075,42 @@ static uint64_t kept_from(const struct kv_space *space, enum kv_space_need need)
 {
     switch (need) {
     case KV_SPACE_NORMAL:
-        return space->emergency_clusters;
+        return emergency_clusters(space, blocks_in_reach(space));
     case KV_SPACE_URGENT:
-        return space->map_clusters;
+        return map_clusters(space, blocks_in_reach(space));
     case KV_SPACE_LAST:
         break;
     }
     return 0;
 }
 
+static bool has_clusters(const struct kv_space *space, uint64_t cluster_count,
+                         enum kv_space_need need)
+{
+    const uint64_t taken = space->reserved_clusters + kept_from(space, need);
+    return taken <= space->whole_clusters && cluster_count <= space->whole_clusters - taken;
+}
+
 int kv_space_reserve(struct kv_space *space, uint64_t cluster_count, enum kv_space_need need)
 {
     int err = 0;
     pthread_mutex_lock(&space->mutex);
-    const uint64_t kept = kept_from(space, need);
-    const uint64_t taken = space->reserved_clusters + kept;
-    if (taken > space->whole_clusters || cluster_count > space->whole_clusters - taken)
-        err = -ENOSPC;
-    else
+    while (!err && !has_clusters(space, cluster_count, need))
+        err = need == KV_SPACE_LAST ? -ENOSPC : kv_backing_grow(space->backing, REFUSALS_MAX);
+    if (!err)
         space->reserved_clusters += cluster_count;
     pthread_mutex_unlock(&space->mutex);
     return err;
+}
+
+int kv_space_back_reserve(struct kv_space *space)
+{
+    int err = 0;
+    pthread_mutex_lock(&space->mutex);
+    while (!err && !has_clusters(space, 0, KV_SPACE_NORMAL))
+        err = kv_backing_grow(space->backing, REFUSALS_MAX_OPEN);
+    pthread_mutex_unlock(&space->mutex);
+    return err == -ENOSPC ? 0 : err;
 }
 
 void kv_space_unreserve(struct kv_space *space, uint64_t cluster_count)
@@ -1005,8 +1180,7 @@ int kv_space_write(struct kv_space *space, uint64_t epoch, uint64_t *bitmap_dige
                    uint64_t *used_blocks)
 {
     const uint32_t group_count = space->config.group_count;
-    struct copy_image *images =
-        kv_device_alloc_unset(batch_groups(&space->config) * sizeof *images);
+    struct copy_image *images = alloc_copies(group_count, 1);
     uint8_t *zeroes = kv_device_alloc(KV_BLOCK_BYTES);
     struct digest_entry *entries = calloc(group_count, sizeof *entries);
     int err = -ENOMEM;
@@ -1031,6 +1205,8 @@ int kv_space_write(struct kv_space *space, uint64_t epoch, uint64_t *bitmap_dige
         used += group->used_count;
     }
     err = 0;
+    for (uint32_t i = 0; !err && i < group_count; i++)
+        err = space->groups[i].dirty ? back_meta(space, i) : 0;
     for (uint32_t next = 0; !err && next < group_count;)
         err = write_batch(space, epoch, &next, images, zeroes, entries);
     if (err)
@@ -1089,18 +1265,56 @@ void kv_space_written(struct kv_space *space, uint64_t epoch)
     pthread_mutex_unlock(&space->mutex);
 }
 
+/* Free now or after the next checkpoint, and not kept, when the host gives `room` blocks more. */
+static uint64_t available_blocks(const struct kv_space *space, uint64_t room)
+{
+    const uint64_t cluster = space->config.cluster_blocks;
+    const uint64_t pieces = room / KV_BACKING_PIECE_BLOCKS; /* less than one is of no use */
+    const uint64_t growth = kv_min_u64(pieces * KV_BACKING_PIECE_BLOCKS, space->unbacked_blocks);
+    const uint64_t free_blocks =
+        space->free_blocks + space->deferred_blocks - (space->unbacked_blocks - growth);
+    const uint64_t kept =
+        (space->reserved_clusters + emergency_clusters(space, blocks_in_reach(space) + growth)) *
+        cluster;
+    return free_blocks > kept ? free_blocks - kept : 0;
+}
+
 void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats)
 {
     const uint64_t cluster = space->config.cluster_blocks;
+    const uint64_t room = kv_device_room(space->device);
     pthread_mutex_lock(&space->mutex);
     *stats = (struct kv_space_stats){
         .total_blocks = space->total_blocks,
         .busy_blocks = space->total_blocks - space->free_blocks,
         .deferred_blocks = space->deferred_blocks,
         .reserved_blocks = space->reserved_clusters * cluster,
-        .emergency_blocks = space->emergency_clusters * cluster,
+        .emergency_blocks = emergency_clusters(space, blocks_in_reach(space)) * cluster,
+        .unbacked_blocks = space->unbacked_blocks,
+        .available_blocks = available_blocks(space, room),
+        .host_is_full = kv_backing_refused(space->backing),
     };
     pthread_mutex_unlock(&space->mutex);
+}
+
+int kv_space_verify(struct kv_space *space, uint32_t index, uint64_t *bytes)
+{
+    KV_ASSERT(index < space->config.group_count);
+    const struct group *group = &space->groups[index];
+    *bytes = 0;
+    if (group->other_unknown) /* opened without bitmaps, and nothing was written since */
+        return 0;
+    struct copy_image *image = kv_device_alloc(sizeof *image);
+    if (!image)
+        return -ENOMEM;
+    int err = kv_device_read(space->device, copy_block(&space->config, index, group->active),
+                             KV_GROUP_COPY_BLOCKS, image);
+    if (!err && (!copy_is_valid(image, &space->config, index) ||
+                 kv_le64_get(image->header.digest) != group->active_digest))
+        err = -EBADMSG;
+    *bytes = sizeof *image;
+    free(image);
+    return err;
 }
 
 void kv_space_compare(struct kv_space *space, const uint64_t *seen, bool repair, uint64_t *leaked,

@@ -11,6 +11,11 @@
  * reserve a whole cluster each, and allocations for data never break a cluster that is
  * reserved, so that writing dirty pages can not run out of space.
  *
+ * On a thin device only blocks whose room on the host is certain are handed out (kv/backing.h):
+ * an allocation or reservation that finds too few of them asks for more room first, and says
+ * -ENOSPC when the host has none. What is kept for deletions and checkpoints is counted in such
+ * blocks, too.
+ *
  * Threads: any; one mutex inside. At most two epochs are open at a time: e (closing), e + 1.
  */
 #ifndef KV_SPACE_H
@@ -90,12 +95,18 @@ bool kv_space_owned(struct kv_space *space, uint64_t block, uint32_t count);
 enum kv_space_need {
     KV_SPACE_NORMAL, /* leaves the emergency reserve alone */
     KV_SPACE_URGENT, /* frees space: may use most of the reserve */
-    KV_SPACE_LAST,   /* a change is half done: whatever there is */
+    KV_SPACE_LAST,   /* a change is half done: whatever there is; the device is not asked */
 };
-/* Set clusters aside for pages that will be written. -ENOSPC. */
+/* Set clusters aside for pages that will be written. -ENOSPC, or what the device says. */
 KV_MUST_CHECK int kv_space_reserve(struct kv_space *space, uint64_t cluster_count,
                                    enum kv_space_need need);
 void kv_space_unreserve(struct kv_space *space, uint64_t cluster_count);
+/*
+ * After opening for writing: find room for what is kept for deletions and checkpoints, trying
+ * longer than others do, for on a full host it is room of old that must be found again.
+ * Returns 0 also when there is less.
+ */
+KV_MUST_CHECK int kv_space_back_reserve(struct kv_space *space);
 
 /*
  * Write the bitmaps that the commits and frees up to `epoch` change (each into the copy that
@@ -113,8 +124,18 @@ struct kv_space_stats {
     uint64_t deferred_blocks;  /* of these, freed but waiting for a checkpoint */
     uint64_t reserved_blocks;  /* clusters reserved * cluster_blocks */
     uint64_t emergency_blocks; /* kept for deletions and checkpoints */
+    uint64_t unbacked_blocks;  /* not busy, but without certain room on the host */
+    /* What can be reserved or written as data before -ENOSPC, when the host keeps what it has. */
+    uint64_t available_blocks;
+    bool host_is_full; /* it refused when it was last asked for room */
 };
 void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats);
+
+/*
+ * For scrubbing: read the copy of a group's bitmap that counts from the device. -EBADMSG: it is
+ * not what was written. *bytes: how many were read. No kv_space_write may be under way.
+ */
+KV_MUST_CHECK int kv_space_verify(struct kv_space *space, uint32_t group, uint64_t *bytes);
 
 /*
  * For kv_check: compare `committed` with what a walk found. `seen` has a bit for each block

@@ -58,6 +58,25 @@ int kv_store_failure(struct kv_store *store)
     return atomic_load_explicit(&store->failure, memory_order_acquire);
 }
 
+void kv_store_note_host(struct kv_store *store, bool refused)
+{
+    if (atomic_load_explicit(&store->host_was_full, memory_order_relaxed) == refused)
+        return;
+    struct kv_space_stats stats = {.host_is_full = false};
+    if (refused)
+        kv_space_stats(store->space, &stats);
+    /* Only words depend on it: each change is said once, whoever is first. */
+    if (stats.host_is_full != refused ||
+        atomic_exchange_explicit(&store->host_was_full, refused, memory_order_relaxed) == refused)
+        return;
+    if (refused)
+        kv_store_log(store, KV_LOG_WARNING,
+                     "the file system that holds the image is full: no space left for writers "
+                     "until it has room again");
+    else
+        kv_store_log(store, KV_LOG_INFO, "the file system that holds the image has room again");
+}
+
 static void on_pager_failure(void *context, int error, const char *what)
 {
     (void)kv_store_fail(context, error, what); /* the pager returns the error itself */
@@ -88,6 +107,10 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
                                 first + (uint64_t)groups * KV_GROUP_BLOCKS),
         .cluster_blocks = (uint32_t)(store->node_bytes / KV_BLOCK_BYTES),
         .log_id = kv_superblock_log_id(sb)};
+    if (store->superblocks_lost) { /* the backup's bitmaps may hide what was written since */
+        store->bitmaps_rebuilt = true;
+        return kv_space_open_empty(store->device, &config, &store->space);
+    }
     int err = kv_space_open(store->device, &config, kv_le64_get(sb->epoch),
                             kv_le64_get(sb->bitmap_digest), &store->space);
     if (store->repair && is_damage(err)) {
@@ -99,6 +122,27 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
     return err;
 }
 
+/*
+ * Where the image is sparse, have room on the host for what must be written whatever happens:
+ * the superblocks, and what the space keeps for deletions and checkpoints. The log and the
+ * bitmaps see to their own.
+ */
+static int back_what_is_kept(struct kv_store *store, const struct kv_disk_superblock *sb)
+{
+    const uint64_t blocks[] = {KV_SUPERBLOCK_A_BLOCK, KV_SUPERBLOCK_B_BLOCK,
+                               kv_le64_get(sb->image_blocks) - 1};
+    int err = 0;
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0] && !err; i++)
+        err = kv_device_reserve(store->device, blocks[i], 1);
+    return err ? err : kv_space_back_reserve(store->space);
+}
+
+static void say_host_is_full(struct kv_error *error)
+{
+    kv_error_set(error, "the file system that holds the image has no room for what opening it "
+                        "writes; make room there, or open it read-only");
+}
+
 static int open_pages(struct kv_store *store, const struct kv_disk_superblock *sb,
                       const struct kv_open_options *options, uint64_t epoch)
 {
@@ -106,13 +150,20 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
         options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
     const uint64_t map_share = budget / 16;
     store->budget_bytes = budget;
-    const struct kv_pagemap_root root = {.ptr = sb->map_root,
-                                         .depth = kv_le32_get(sb->map_depth),
-                                         .page_id_next = kv_le64_get(sb->page_id_next)};
-    if (kv_le64_get(root.ptr.birth_epoch) > kv_le64_get(sb->epoch))
-        return -EUCLEAN;
-    int err = kv_pagemap_open(store->device, store->space, &root, map_share / KV_BLOCK_BYTES,
+    static const struct kv_pagemap_root nothing;
+    const struct kv_pagemap_root durable = {.ptr = sb->map_root,
+                                            .depth = kv_le32_get(sb->map_depth),
+                                            .page_id_next = kv_le64_get(sb->page_id_next)};
+    const struct kv_pagemap_root root = store->trees_outdated ? nothing : durable;
+    int err = kv_le64_get(root.ptr.birth_epoch) > kv_le64_get(sb->epoch) ? -EUCLEAN : 0;
+    if (!err)
+        err = kv_pagemap_open(store->device, store->space, &root, map_share / KV_BLOCK_BYTES,
                               &store->map);
+    if (err == -EUCLEAN && store->repair) {
+        kv_store_log(store, KV_LOG_WARNING, "the page map's root makes no sense; it is left out");
+        err = kv_pagemap_open(store->device, store->space, &nothing, map_share / KV_BLOCK_BYTES,
+                              &store->map);
+    }
     if (err)
         return err;
     const struct kv_pager_config config = {.device = store->device,
@@ -161,13 +212,26 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                       const struct kv_open_options *options, struct kv_error *error)
 {
     store->node_bytes = kv_le32_get(sb->node_bytes);
+    store->checkpoint.superblock = *sb;
+    kv_superblock_info(sb, &store->info);
+    store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     store->buffers = kv_buffers_new();
     store->value = malloc(store->node_bytes);
     if (!store->buffers || !store->value)
         return -ENOMEM;
     int err = open_space(store, sb);
+    if (!err)
+        err = back_what_is_kept(store, sb);
+    if (err == -ENOSPC) {
+        say_host_is_full(error);
+        return err;
+    }
     if (err) {
-        kv_error_set(error, "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
+        kv_error_set(error,
+                     err == -ENOMEM ? "the allocation bitmaps can not be read (%s)"
+                     : err == -EIO  ? "the allocation bitmaps can not be read (%s); check the "
+                                      "device, or run fsck.kvfs -y"
+                                    : "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
                      strerror(-err));
         return err;
     }
@@ -186,17 +250,23 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                                          .tail = kv_le64_get(sb->log_tail),
                                          .tail_link = kv_le64_get(sb->log_tail_link)};
     err = kv_wal_open(store->device, &config, &store->wal);
+    if (err == -ENOSPC)
+        say_host_is_full(error);
     if (!err)
         err = kv_store_scan_log(store, error);
     if (err)
         return err;
     /* Beyond every epoch that a block of an earlier history may bear: so no block of the log
      * that is written from now on equals one of that history, and none can be continued by
-     * what it left in the ring. */
-    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), store->log_end.epoch_max) + 2;
+     * what it left in the ring. And beyond the two that were open when that history ended
+     * without a word in the log: a page of theirs is never taken for one of ours. */
+    const uint64_t epoch_seen = kv_max_u64(store->log_end.epoch_max, store->epoch_found);
+    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), epoch_seen) + 3;
+    store->epoch_first = epoch;
     err = open_pages(store, sb, options, epoch);
     if (err) {
-        kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs", strerror(-err));
+        kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs -y",
+                     strerror(-err));
         return err;
     }
     store->checkpoint.gate = &store->writer;
@@ -205,9 +275,6 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->checkpoint.map = store->map;
     store->checkpoint.pager = store->pager;
     store->checkpoint.wal = store->wal;
-    store->checkpoint.superblock = *sb;
-    kv_superblock_info(sb, &store->info);
-    store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     atomic_init(&store->checkpoint.epoch, epoch);
     /* Often enough that the log does not fill up, and that neither a replay nor what is noted
      * for each moved page grows out of proportion to the memory. */
@@ -240,6 +307,8 @@ static int checkpoint_locked(struct kv_store *store, bool clean)
 {
     if (kv_store_failure(store))
         return -EIO;
+    if (store->trees_outdated) /* a superblock of ours would hide what can still be found */
+        return -EUCLEAN;
     pthread_mutex_lock(&store->writer);
     store->changed = false;
     store->log_since_checkpoint = 0;
@@ -402,6 +471,9 @@ static struct kv_store *store_for(const struct kv_open_options *options)
         options->commit_interval_ms ? options->commit_interval_ms : INTERVAL_DEFAULT;
     store->log = options->log ? options->log : log_to_stderr;
     store->log_context = options->log_context;
+    store->report = options->report;
+    store->report_context = options->report_context;
+    store->show_key = options->show_key;
     return store;
 }
 
@@ -432,7 +504,7 @@ static int read_superblock(struct kv_store *store, const char *name,
 {
     int err =
         kv_superblock_read(store->device, name, false, superblock, &store->superblock_twin, error);
-    if (!store->repair || !is_damage(err))
+    if (!store->repair || (!is_damage(err) && err != -EMEDIUMTYPE))
         return err;
     enum kv_superblock_twin neither;
     err = kv_superblock_read(store->device, name, true, superblock, &neither, error);
@@ -494,8 +566,8 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     if (store->log_end.records)
         kv_store_log(store, KV_LOG_INFO, "%s: replayed %llu batches from the log", name,
                      (unsigned long long)store->log_end.records);
-    if (!options->read_only && !options->no_background)
-        err = start_threads(store);
+    if (!options->no_background)
+        err = kv_start_background(store);
     if (err)
         goto fail;
     *out = store;
@@ -505,16 +577,19 @@ fail:
     return err;
 }
 
+int kv_start_background(struct kv_store *store)
+{
+    return store->read_only || store->threads_running ? 0 : start_threads(store);
+}
+
 int kv_close(struct kv_store *store)
 {
     stop_threads(store);
     int err = 0;
-    if (!store->read_only) {
+    if (!store->read_only && !store->trees_outdated) {
         err = kv_store_checkpoint(store, true, true);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
-        if (!err)
-            err = kv_device_flush(store->device);
     }
     kv_store_disassemble(store);
     return err;
@@ -742,11 +817,10 @@ static void stats_of_space(struct kv_store *store, struct kv_stats *stats)
 {
     struct kv_space_stats space;
     kv_space_stats(store->space, &space);
-    const uint64_t kept = space.reserved_blocks + space.emergency_blocks;
     const uint64_t free_blocks = space.total_blocks - space.busy_blocks + space.deferred_blocks;
     stats->total_bytes = space.total_blocks * KV_BLOCK_BYTES;
     stats->free_bytes = free_blocks * KV_BLOCK_BYTES;
-    stats->available_bytes = (free_blocks > kept ? free_blocks - kept : 0) * KV_BLOCK_BYTES;
+    stats->available_bytes = space.available_blocks * KV_BLOCK_BYTES;
 }
 
 void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
@@ -786,6 +860,11 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->device_flushes = relaxed(&counts->flushes);
     stats->direct_io = store->device->direct_io;
     stats->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    stats->scrubs = atomic_load_explicit(&store->scrubs, memory_order_relaxed);
+    stats->scrub_bytes = atomic_load_explicit(&store->scrub_bytes, memory_order_relaxed);
+    stats->scrub_findings = atomic_load_explicit(&store->scrub_findings, memory_order_relaxed);
+    stats->scrub_finished_ns =
+        atomic_load_explicit(&store->scrub_finished_ns, memory_order_relaxed);
     stats->batches = atomic_load_explicit(&store->batches, memory_order_relaxed);
     stats->gets = atomic_load_explicit(&store->gets, memory_order_relaxed);
     stats->checkpoints = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);

@@ -34,6 +34,13 @@ struct kv_store {
     enum kv_superblock_twin superblock_twin; /* as found at open */
     bool repair;                             /* as in kv_open_options; it finds the next three */
     bool superblocks_lost, bitmaps_rebuilt, log_damaged;
+    bool trees_outdated; /* the backup superblock's are: left out, until kv_check has made new ones;
+                            no checkpoint before that */
+    uint64_t epoch_found; /* then: the greatest epoch of a leaf on the device */
+    uint64_t epoch_first; /* that this session opened; 0 before */
+    kv_check_report_fn *report;
+    void *report_context;
+    kv_show_key_fn *show_key;
     struct kv_image_info info; /* as it was opened */
     struct kv_wal_end log_end; /* as found at open */
     enum kv_sync_mode sync;
@@ -50,8 +57,11 @@ struct kv_store {
     uint64_t log_since_checkpoint;          /* writer; bytes of records, logged or not */
     bool changed;                           /* writer; since the last checkpoint's gate */
 
-    _Atomic int failure; /* sticky; 0 or the negative errno that made the store read-only */
+    _Atomic int failure;        /* sticky; 0 or the negative errno that made the store read-only */
+    _Atomic bool host_was_full; /* that was said in the log */
     _Atomic uint64_t batches, gets;
+    _Atomic bool scrubbing;
+    _Atomic uint64_t scrubs, scrub_bytes, scrub_findings, scrub_finished_ns;
 
     /* the background threads */
     pthread_mutex_t work_mutex;
@@ -66,6 +76,9 @@ void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *f
     KV_PRINTF(3, 4);
 /* Turn read-only, once, and say why. Returns `error`. */
 int kv_store_fail(struct kv_store *store, int error, const char *what);
+
+/* A writer got -ENOSPC, or did not: say it when the host's file system is full, or is no more. */
+void kv_store_note_host(struct kv_store *store, bool refused);
 
 /* A store without any layer; kv_store_disassemble frees it. NULL: no memory. */
 struct kv_store *kv_store_new(void);

@@ -3,7 +3,7 @@
  *
  * Owns       nothing.
  * Invariant  the stored form is never longer than the node, and with KV_CODEC_NONE it is the
- *            node, but for the three fields.
+ *            node, but for the fields that only the stored form has.
  * Locks      none.
  * On disk    struct kv_disk_node:
  *
@@ -18,19 +18,18 @@
 #define HEADER_BYTES sizeof(struct kv_disk_node)
 
 /* Over all stored bytes, the digest itself taken as zero. `stored` is changed in between. */
-static uint64_t digest_of(void *stored, size_t length, uint64_t image_id)
+static uint64_t digest_of(void *stored, size_t length, uint64_t image_id, uint64_t block)
 {
     struct kv_disk_node *header = stored;
     const kv_le64 kept = header->stored_digest;
     header->stored_digest = kv_le64_of(0);
-    const uint64_t seed = kv_digest_seed(kv_le64_get(header->page_id), image_id);
-    const uint64_t digest = kv_digest(stored, length, seed);
+    const uint64_t digest = kv_digest(stored, length, kv_digest_seed(block, image_id));
     header->stored_digest = kept;
     return digest;
 }
 
-size_t kv_stored_page_pack(void *node, size_t node_bytes, struct kv_codec_spec spec,
-                           uint64_t image_id, void *dst, enum kv_codec *used)
+size_t kv_stored_page_pack(const void *node, size_t node_bytes, struct kv_codec_spec spec,
+                           uint64_t order, void *dst, enum kv_codec *used)
 {
     const size_t rest = node_bytes - HEADER_BYTES;
     uint8_t *const packed = (uint8_t *)dst + HEADER_BYTES;
@@ -42,13 +41,18 @@ size_t kv_stored_page_pack(void *node, size_t node_bytes, struct kv_codec_spec s
         length = node_bytes;
         *used = KV_CODEC_NONE;
     }
-    struct kv_disk_node *header = node;
+    struct kv_disk_node *header = dst;
+    memcpy(header, node, HEADER_BYTES);
     header->stored_codec = (uint8_t)*used;
     header->stored_bytes = kv_le32_of((uint32_t)length);
-    memcpy(dst, header, HEADER_BYTES);
-    header->stored_digest = kv_le64_of(digest_of(dst, length, image_id));
-    memcpy(dst, header, HEADER_BYTES);
+    header->stored_order = kv_le64_of(order);
     return length;
+}
+
+void kv_stored_page_seal(void *stored, size_t length, uint64_t image_id, uint64_t block)
+{
+    struct kv_disk_node *header = stored;
+    header->stored_digest = kv_le64_of(digest_of(stored, length, image_id, block));
 }
 
 int kv_stored_page_unpack(const void *stored, size_t length, uint8_t codec, uint64_t page_id,
@@ -71,6 +75,7 @@ int kv_stored_page_unpack(const void *stored, size_t length, uint8_t codec, uint
     struct kv_disk_node *header = node;
     header->stored_codec = 0;
     header->stored_bytes = kv_le32_of(0);
+    header->stored_order = kv_le64_of(0);
     header->stored_digest = kv_le64_of(0);
     return kv_node_validate(node, node_bytes, page_id);
 }
@@ -85,8 +90,8 @@ size_t kv_stored_page_length(const void *block, size_t node_bytes)
     return length > HEADER_BYTES && length <= node_bytes ? length : 0;
 }
 
-bool kv_stored_page_genuine(void *stored, size_t length, uint64_t image_id)
+bool kv_stored_page_genuine(void *stored, size_t length, uint64_t image_id, uint64_t block)
 {
     const struct kv_disk_node *header = stored;
-    return digest_of(stored, length, image_id) == kv_le64_get(header->stored_digest);
+    return digest_of(stored, length, image_id, block) == kv_le64_get(header->stored_digest);
 }

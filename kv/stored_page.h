@@ -2,9 +2,10 @@
  * kv/stored_page.h: a B+tree page as it lies on the device, and telling one from other bytes.
  *
  * A stored page begins with its node header in the clear, also when the rest is packed. The
- * header says how long the stored form is, how the rest is packed, and bears a digest of all of
- * it that belongs to this image. So a page is known for what it is, without the pointer that
- * leads to it: a lost page map does not lose the pages.
+ * header says how long the stored form is, how the rest is packed, when it was written, and bears
+ * a digest of all of it that belongs to this place in this image. So a page is known for what it
+ * is, without the pointer that leads to it: a lost page map does not lose the pages. And a copy
+ * of one does not pass for it: not an older image in the same place, not a file's content.
  *
  * In memory the fields that only the stored form needs are zero.
  *
@@ -18,16 +19,18 @@
 #include "kv/kv.h"
 
 /*
- * Make the stored form of a page: at most node_bytes, in dst. `node` is the caller's copy; its
- * epoch is set, and the fields of the stored form are filled in.
+ * Make the stored form of a page, but for its digest: at most node_bytes, in dst. The node's
+ * epoch is set.
  *
- * image_id  kv_superblock_log_id of the image.
+ * order  greater than that of every page packed before in the same epoch.
  *
  * Returns the bytes of the stored form. *used: how the rest is packed; not KV_CODEC_NONE only
  * if that saves a block.
  */
-size_t kv_stored_page_pack(void *node, size_t node_bytes, struct kv_codec_spec spec,
-                           uint64_t image_id, void *dst, enum kv_codec *used);
+size_t kv_stored_page_pack(const void *node, size_t node_bytes, struct kv_codec_spec spec,
+                           uint64_t order, void *dst, enum kv_codec *used);
+/* Add the digest, when it is known where the page will lie. image_id: kv_superblock_log_id. */
+void kv_stored_page_seal(void *stored, size_t length, uint64_t image_id, uint64_t block);
 
 /*
  * Unpack a stored page whose digest was verified into `node`, which may be `stored` itself when
@@ -47,9 +50,9 @@ KV_MUST_CHECK int kv_stored_page_unpack(const void *stored, size_t length, uint8
 size_t kv_stored_page_length(const void *block, size_t node_bytes);
 
 /*
- * Is this, whole, a stored page of that image? `stored` holds kv_stored_page_length bytes;
- * unchanged on return.
+ * Is this, whole, a stored page of that image, in its place? `stored` holds
+ * kv_stored_page_length bytes; unchanged on return.
  */
-bool kv_stored_page_genuine(void *stored, size_t length, uint64_t image_id);
+bool kv_stored_page_genuine(void *stored, size_t length, uint64_t image_id, uint64_t block);
 
 #endif

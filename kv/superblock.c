@@ -4,6 +4,8 @@
  * Owns       blocks 0 and 256, and the last block of the image.
  * Invariant  a new superblock goes to one slot, is flushed, and only then to the other one: a
  *            torn write leaves a whole copy, and later damage to either copy loses nothing.
+ *            While the backup is the same as the newest of them, no write of either is under
+ *            way: it is written after both were flushed, and changed before the next is written.
  * Locks      none.
  */
 #include "kv/superblock.h"
@@ -45,6 +47,18 @@ static int judge_copy(const struct kv_disk_superblock *superblock)
     if (kv_le32_get(superblock->version) != KV_FORMAT_VERSION)
         return -EPROTONOSUPPORT;
     return 0;
+}
+
+/*
+ * A copy that seems to be of another version, but whose digest is wrong: both copies are written
+ * by the same software, so unless the other one says the same, it is damaged.
+ */
+static int judge_version(const struct kv_disk_superblock *copy,
+                         const struct kv_disk_superblock *other)
+{
+    const bool sealed = kv_le64_get(copy->digest) == digest_of(copy);
+    const bool agree = kv_le32_get(copy->version) == kv_le32_get(other->version);
+    return sealed || agree ? -EPROTONOSUPPORT : -EBADMSG;
 }
 
 /* The numbers of a copy whose digest is right may still be an author's fraud. */
@@ -99,9 +113,19 @@ static int judge_image(const struct kv_device *device, const char *name,
     return 0;
 }
 
-/* Say why no copy could be used. */
+/* Is there a backup superblock at the end of the device, of an image that ends there? */
+static bool read_backup(struct kv_device *device, void *io, struct kv_disk_superblock *backup)
+{
+    if (device->block_count <= KV_LOG_FIRST_BLOCK ||
+        kv_device_read(device, device->block_count - 1, 1, io))
+        return false;
+    memcpy(backup, io, sizeof *backup);
+    return !judge_copy(backup) && kv_le64_get(backup->image_blocks) == device->block_count;
+}
+
+/* Say why no copy could be used. backup: there is one, which was not asked for. */
 static int refuse(const char *name, const int results[2], const struct kv_disk_superblock *any,
-                  struct kv_error *error)
+                  bool with_backup, bool backup, struct kv_error *error)
 {
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EPROTONOSUPPORT) {
@@ -111,7 +135,11 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
         }
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EBADMSG) {
-            kv_error_set(error, "%s: both superblocks are damaged; run fsck.kvfs -y", name);
+            kv_error_set(error,
+                         with_backup ? "%s: both superblocks and their backup are damaged, nothing "
+                                       "else says how the image is laid out; restore a copy of it"
+                                     : "%s: both superblocks are damaged; run fsck.kvfs -y",
+                         name);
             return -EBADMSG;
         }
     for (unsigned i = 0; i < 2; i++)
@@ -120,19 +148,69 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
                          strerror(-results[i]));
             return results[i];
         }
+    if (backup) {
+        kv_error_set(
+            error,
+            "%s: no superblock is where one should be, but there is a backup of one at the "
+            "end; if nothing else was put here since, fsck.kvfs -y makes use of it",
+            name);
+        return -EBADMSG;
+    }
     kv_error_set(error, "%s: not a kvfs image; make one with mkfs.kvfs", name);
     return -EMEDIUMTYPE;
 }
 
 /*
- * Why may the copy beside `best` be bad? With sequence s the slot that s selects was written
- * first and the other one after it; s + 1 will begin with that other one. So a power cut tears
- * only the slot that s does not select; and after a clean close neither is being written.
+ * Is the backup proof that both copies were durable and that no write of a newer one had begun?
+ * Such a backup is exactly `best`: it is written after both, and changed before the next.
  */
-static enum kv_superblock_twin judge_twin(const struct kv_disk_superblock *best, unsigned slot)
+static bool backup_vouches(struct kv_device *device, const struct kv_disk_superblock *best,
+                           void *io)
 {
-    const bool selected = (kv_le64_get(best->sequence) & 1) == slot;
-    return selected && best->clean != 1 ? KV_TWIN_TORN : KV_TWIN_DAMAGED;
+    const uint64_t image_blocks = kv_le64_get(best->image_blocks);
+    return best->clean == 1 && image_blocks > 0 && image_blocks <= device->block_count &&
+           !kv_device_read(device, image_blocks - 1, 1, io) && !memcmp(io, best, sizeof *best);
+}
+
+/* Is this a whole superblock of the same image, of the same time or before? */
+static bool is_backup_of(const struct kv_disk_superblock *copy,
+                         const struct kv_disk_superblock *newest)
+{
+    return !judge_copy(copy) && !memcmp(copy->uuid, newest->uuid, sizeof copy->uuid) &&
+           kv_le64_get(copy->image_blocks) == kv_le64_get(newest->image_blocks) &&
+           kv_le64_get(copy->sequence) <= kv_le64_get(newest->sequence);
+}
+
+/*
+ * What became of the copy beside `best`? With sequence s the slot that s selects was written
+ * and flushed first, the other one after it; s + 1 will begin with that other one. So a power
+ * cut tears only the slot that s does not select, or leaves s - 1 in it; and when the backup
+ * vouches, neither was being written. `twin_error`: why the copy is no superblock, or 0.
+ */
+static enum kv_superblock_twin judge_twin(struct kv_device *device,
+                                          const struct kv_disk_superblock *best, unsigned slot,
+                                          const struct kv_disk_superblock *copy, int twin_error,
+                                          void *io)
+{
+    const uint64_t sequence = kv_le64_get(best->sequence);
+    const bool selected = (sequence & 1) == slot;
+    if (!twin_error && kv_le64_get(copy->sequence) == sequence)
+        return KV_TWIN_GOOD;
+    if (!selected || backup_vouches(device, best, io))
+        return KV_TWIN_DAMAGED;
+    if (!twin_error)
+        return kv_le64_get(copy->sequence) + 1 == sequence ? KV_TWIN_GOOD : KV_TWIN_DAMAGED;
+    return KV_TWIN_TORN;
+}
+
+/*
+ * Read one block into `io`. Once more after an error: the copy that can not be read may be the
+ * newer one, and a store that goes on from the older loses what came between.
+ */
+static int read_copy(struct kv_device *device, uint64_t block, void *io)
+{
+    const int err = kv_device_read(device, block, 1, io);
+    return err ? kv_device_read(device, block, 1, io) : 0;
 }
 
 int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
@@ -150,30 +228,40 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
         memset(&copies[i], 0, sizeof copies[i]);
         if (blocks[i] >= device->block_count)
             continue;
-        results[i] = kv_device_read(device, blocks[i], 1, io);
+        results[i] = read_copy(device, blocks[i], io);
+        if (results[i] == -ENOMEM) {
+            free(io);
+            return -ENOMEM;
+        }
         if (!results[i]) {
             memcpy(&copies[i], io, sizeof copies[i]);
             results[i] = judge_copy(&copies[i]);
         }
     }
+    for (unsigned i = 0; i < 2; i++)
+        if (results[i] == -EPROTONOSUPPORT)
+            results[i] = judge_version(&copies[i], &copies[1 - i]);
     int err = 0;
     int best = -1;
     for (int i = 0; i < 2; i++)
         if (!results[i] &&
             (best < 0 || kv_le64_get(copies[i].sequence) > kv_le64_get(copies[best].sequence)))
             best = i;
-    if (best < 0 && with_backup && device->block_count > KV_LOG_FIRST_BLOCK) {
-        err = kv_device_read(device, device->block_count - 1, 1, io);
-        memcpy(&copies[0], io, sizeof copies[0]);
-        if (!err && !judge_copy(&copies[0]))
-            best = 0;
+    struct kv_disk_superblock backup;
+    const bool has_backup = best < 0 && read_backup(device, io, &backup);
+    if (has_backup && with_backup) {
+        copies[0] = backup;
+        best = 0;
     }
     if (best < 0) {
-        err = refuse(name, results, copies, error);
+        err = refuse(name, results, copies, with_backup, has_backup, error);
     } else {
         *out = copies[best];
-        *twin = results[1 - best] ? judge_twin(out, (unsigned)best) : KV_TWIN_GOOD;
         err = judge_image(device, name, out, error);
+        *twin = KV_TWIN_GOOD;
+        if (!err)
+            *twin =
+                judge_twin(device, out, (unsigned)best, &copies[1 - best], results[1 - best], io);
     }
     free(io);
     return err;
@@ -202,6 +290,37 @@ int kv_superblock_write(struct kv_device *device, struct kv_disk_superblock *sup
     return err;
 }
 
+static int read_block(struct kv_device *device, uint64_t block, struct kv_disk_superblock *out)
+{
+    void *io = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!io)
+        return -ENOMEM;
+    const int err = kv_device_read(device, block, 1, io);
+    if (!err)
+        memcpy(out, io, sizeof *out);
+    free(io);
+    return err;
+}
+
+int kv_superblock_verify(struct kv_device *device, const struct kv_disk_superblock *newest,
+                         unsigned slot)
+{
+    struct kv_disk_superblock copy;
+    const int err = read_block(device, slot ? KV_SUPERBLOCK_B_BLOCK : KV_SUPERBLOCK_A_BLOCK, &copy);
+    if (err)
+        return err;
+    return memcmp(&copy, newest, sizeof copy) ? -EBADMSG : 0;
+}
+
+int kv_superblock_verify_backup(struct kv_device *device, const struct kv_disk_superblock *newest)
+{
+    struct kv_disk_superblock copy;
+    const int err = read_block(device, kv_le64_get(newest->image_blocks) - 1, &copy);
+    if (err)
+        return err;
+    return is_backup_of(&copy, newest) ? 0 : -EBADMSG;
+}
+
 int kv_superblock_write_backup(struct kv_device *device,
                                const struct kv_disk_superblock *superblock)
 {
@@ -209,8 +328,26 @@ int kv_superblock_write_backup(struct kv_device *device,
     if (!io)
         return -ENOMEM;
     memcpy(io, superblock, sizeof *superblock);
-    const uint64_t last = kv_le64_get(superblock->image_blocks) - 1;
-    const int err = kv_device_write(device, last, 1, io);
+    struct kv_io write = {.kind = KV_IO_WRITE,
+                          .block = kv_le64_get(superblock->image_blocks) - 1,
+                          .block_count = 1,
+                          .buf = io};
+    int err = kv_device_flush(device);
+    if (!err)
+        err = kv_device_submit(device, &write, 1, true);
+    free(io);
+    return err;
+}
+
+int kv_superblock_mark_used(struct kv_device *device, const struct kv_disk_superblock *superblock)
+{
+    struct kv_disk_superblock *io = kv_device_alloc(KV_BLOCK_BYTES);
+    if (!io)
+        return -ENOMEM;
+    memcpy(io, superblock, sizeof *superblock);
+    io->clean = 0;
+    io->digest = kv_le64_of(digest_of(io));
+    const int err = kv_device_write(device, kv_le64_get(io->image_blocks) - 1, 1, io);
     free(io);
     return err;
 }

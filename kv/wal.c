@@ -29,6 +29,14 @@
  *    of a checkpoint that begins there holds the same. An old block continues neither.
  *  - blocks behind a damaged one, which vouch for it (repair only). Appending goes on a whole
  *    lap later: there, every old block is out of place. There is no room until a trim.
+ *
+ * Room on the host. On a thin device (kv/device.h) only the first `backed_blocks` slots of the
+ * ring are certain to have room, and only these are used. It grows when what is logged between
+ * two checkpoints takes more than half of it. Where it can not grow, and where it need not, the
+ * log jumps back to slot 0: the seal of a checkpoint makes everything durable and moves on to
+ * the start of a later lap, more than one lap on, so that there is no room until the trim. Were
+ * there room before, records behind the jump could be promised while a superblock still names a
+ * tail from which no chain leads to them.
  */
 #include "kv/wal.h"
 
@@ -51,6 +59,11 @@
 
 #define RING_BLOCKS_MIN 8u
 
+/* The part of the ring that has room on the host doubles, up to 8 MiB at a time. */
+#define BACK_BLOCKS_MAX 2048u
+/* It grows by choice only while the host has so many times the room that the rest would take. */
+#define BACK_HOST_SHARE 4u
+
 struct kv_wal {
     struct kv_device *device; /* immutable after open */
     uint64_t first_block;     /* immutable after open, as are the next four */
@@ -65,6 +78,8 @@ struct kv_wal {
     uint8_t *buffer;        /* immutable after open */
     uint32_t buffer_blocks; /* immutable after open */
 
+    uint64_t backed_blocks; /* whoever appends; slots that have room on the host */
+    bool stuck;             /* whoever appends; that could not grow when it was last wanted */
     uint64_t tail, durable, written, sealed;
     uint32_t fill;    /* payload bytes in the block at `sealed`, which is being filled */
     uint64_t epoch;   /* of that block */
@@ -106,6 +121,48 @@ static uint64_t block_digest(uint8_t *block)
     return digest;
 }
 
+/* ---- room on the host; by whoever appends ------------------------------------- */
+
+/* The first position from the next one on whose block has no certain room. */
+static uint64_t backed_end(const struct kv_wal *wal)
+{
+    if (wal->backed_blocks == wal->block_count)
+        return UINT64_MAX;
+    const uint64_t next = next_position(wal);
+    const uint64_t slot = next % wal->block_count;
+    return slot < wal->backed_blocks ? next - slot + wal->backed_blocks : next;
+}
+
+/*
+ * Have room for at least the first `wanted` slots. What is new is written with zeroes: a flush of
+ * blocks that were written before need not make the host's own notes durable too.
+ * -EAGAIN: the log that counts may lie there, from when the part was larger (an earlier opening).
+ */
+static int back_slots(struct kv_wal *wal, uint64_t wanted)
+{
+    const uint64_t from = wal->backed_blocks;
+    const uint64_t to = kv_min_u64(wanted, wal->block_count);
+    if (to <= from)
+        return 0;
+    pthread_mutex_lock(&wal->mutex);
+    const bool in_use = wal->tail % wal->block_count + (next_position(wal) - wal->tail) > from;
+    pthread_mutex_unlock(&wal->mutex);
+    if (in_use)
+        return -EAGAIN;
+    int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
+    if (!err)
+        err = kv_device_write_zeroes(wal->device, wal->first_block + from, to - from);
+    if (!err)
+        wal->backed_blocks = to;
+    return err;
+}
+
+static bool host_has_plenty(const struct kv_wal *wal)
+{
+    const uint64_t missing = wal->block_count - wal->backed_blocks;
+    return kv_device_room(wal->device) / BACK_HOST_SHARE >= missing;
+}
+
 /* ---- opening --------------------------------------------------------------- */
 
 int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, struct kv_wal **out)
@@ -140,9 +197,19 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     wal->open_link = config->tail_link;
     wal->tail = wal->durable = wal->written = wal->sealed = config->tail;
     wal->link = config->tail_link;
+    if (!device->thin) {
+        wal->backed_blocks = config->block_count;
+    } else {
+        wal->backed_blocks = kv_min_u64(config->block_count, KV_WAL_BACKED_BLOCKS_MIN);
+        err = kv_device_reserve(device, config->first_block, wal->backed_blocks);
+        if (err)
+            goto out_cond;
+    }
     *out = wal;
     return 0;
 
+out_cond:
+    pthread_cond_destroy(&wal->changed);
 out_mutex:
     pthread_mutex_destroy(&wal->mutex);
 out_buffer:
@@ -486,8 +553,7 @@ int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void *context, str
     struct ring_reader reader = {.wal = wal};
     *end = (struct kv_wal_end){.position = wal->open_tail};
     int err = -ENOMEM;
-    const uint64_t chunk_blocks = kv_min_u64(READ_BLOCKS, wal->block_count);
-    reader.chunk = kv_device_alloc_unset((size_t)chunk_blocks * KV_BLOCK_BYTES);
+    reader.chunk = kv_device_alloc_unset((size_t)READ_BLOCKS * KV_BLOCK_BYTES);
     if (!reader.chunk)
         goto out;
 
@@ -651,17 +717,55 @@ static uint64_t record_blocks(size_t length)
 static bool has_room(const struct kv_wal *wal, size_t length)
 {
     const uint64_t used = next_position(wal) - wal->tail;
-    return used <= wal->block_count && record_blocks(length) <= wal->block_count - used;
+    const uint64_t wanted = record_blocks(length);
+    return used <= wal->block_count && wanted <= wal->block_count - used &&
+           wanted <= backed_end(wal) - next_position(wal);
+}
+
+/*
+ * Grow what is backed when that is what a record lacks. It must when the record takes more than
+ * half of it: after a jump each smaller one fits. Else it may; -ENOSPC then is no failure.
+ */
+static int back_record(struct kv_wal *wal, size_t length)
+{
+    const uint64_t wanted = record_blocks(length);
+    const uint64_t backed = wal->backed_blocks;
+    pthread_mutex_lock(&wal->mutex);
+    const bool lacking = wanted > backed_end(wal) - next_position(wal);
+    pthread_mutex_unlock(&wal->mutex);
+    if (wanted > backed / 2)
+        return back_slots(wal, 2 * wanted);
+    if (!lacking)
+        return 0;
+    const int err = host_has_plenty(wal)
+                        ? back_slots(wal, backed + kv_min_u64(backed, BACK_BLOCKS_MAX))
+                        : -ENOSPC;
+    wal->stuck = err != 0;
+    return err == -ENOSPC || err == -EAGAIN ? 0 : err;
 }
 
 int kv_wal_room(struct kv_wal *wal, size_t length)
 {
     if (length > UINT32_MAX || record_blocks(length) > wal->block_count / 2)
         return -E2BIG;
+    if (wal->backed_blocks < wal->block_count) {
+        const int err = back_record(wal, length);
+        if (err)
+            return err;
+    }
     pthread_mutex_lock(&wal->mutex);
     const bool room = has_room(wal, length);
     pthread_mutex_unlock(&wal->mutex);
     return room ? 0 : -EAGAIN;
+}
+
+bool kv_wal_is_short(struct kv_wal *wal)
+{
+    pthread_mutex_lock(&wal->mutex);
+    const bool is_short =
+        wal->stuck && backed_end(wal) - next_position(wal) < wal->backed_blocks / 4;
+    pthread_mutex_unlock(&wal->mutex);
+    return is_short;
 }
 
 int kv_wal_append(struct kv_wal *wal, const void *body, size_t length, uint64_t epoch,
@@ -722,14 +826,32 @@ int kv_wal_sync(struct kv_wal *wal, uint64_t position)
     return err;
 }
 
+/* See the head of this file. Nothing is appended meanwhile, and no block is being filled. */
+static int jump_to_start(struct kv_wal *wal)
+{
+    while (!wal->error && (wal->leading || wal->durable < wal->sealed)) {
+        if (wal->leading)
+            pthread_cond_wait(&wal->changed, &wal->mutex);
+        else
+            lead(wal, LEAD_FLUSH);
+    }
+    if (wal->error)
+        return wal->error;
+    const uint64_t target = (wal->sealed / wal->block_count + 2) * wal->block_count;
+    wal->sealed = wal->written = wal->durable = target;
+    return 0;
+}
+
 int kv_wal_seal(struct kv_wal *wal, uint64_t epoch, uint64_t *position, uint64_t *link)
 {
     (void)epoch; /* a block takes the epoch of the records that it begins with */
     pthread_mutex_lock(&wal->mutex);
-    const int err = wal->error;
+    int err = wal->error;
+    if (!err && wal->fill > 0)
+        seal_current(wal);
+    if (!err && backed_end(wal) - wal->sealed < wal->backed_blocks / 2)
+        err = jump_to_start(wal);
     if (!err) {
-        if (wal->fill > 0)
-            seal_current(wal);
         *position = wal->sealed;
         *link = wal->link;
     }
@@ -745,6 +867,34 @@ void kv_wal_trim(struct kv_wal *wal, uint64_t position)
     wal->durable = kv_max_u64(wal->durable, position);
     pthread_cond_broadcast(&wal->changed);
     pthread_mutex_unlock(&wal->mutex);
+}
+
+int kv_wal_verify(struct kv_wal *wal, uint64_t *position, uint64_t *link, uint32_t count)
+{
+    pthread_mutex_lock(&wal->mutex);
+    const uint64_t end = wal->tail <= *position ? wal->durable : 0;
+    pthread_mutex_unlock(&wal->mutex);
+    if (*position >= end)
+        return -ENOENT;
+    const uint64_t slot = *position % wal->block_count;
+    count = (uint32_t)kv_min_u64(kv_min_u64(count, READ_BLOCKS),
+                                 kv_min_u64(end - *position, wal->block_count - slot));
+    uint8_t *bytes = kv_device_alloc((size_t)count * KV_BLOCK_BYTES);
+    if (!bytes)
+        return -ENOMEM;
+    int err = kv_device_read(wal->device, wal->first_block + slot, count, bytes);
+    for (uint32_t i = 0; i < count && !err; i++) {
+        struct log_block block;
+        if (!decode_block(wal, bytes + (size_t)i * KV_BLOCK_BYTES, *position, &block) ||
+            block.link != *link) {
+            err = -EBADMSG;
+            break;
+        }
+        *link = block.digest;
+        ++*position;
+    }
+    free(bytes);
+    return err;
 }
 
 void kv_wal_stats(struct kv_wal *wal, struct kv_wal_stats *stats)

@@ -20,6 +20,9 @@
 
 struct kv_wal;
 
+/* So much of the ring, or all of it, has room on the host at least: mkfs writes it with zeroes. */
+#define KV_WAL_BACKED_BLOCKS_MIN 1024u /* 4 MiB */
+
 struct kv_wal_config {
     uint64_t first_block, block_count; /* the ring */
     uint64_t log_id;                   /* of the image; other images' blocks are not ours */
@@ -28,6 +31,7 @@ struct kv_wal_config {
     uint32_t buffer_bytes;             /* append buffer; 0 = 4 MiB */
 };
 
+/* -ENOSPC: the host has no room for the least part of the ring. */
 KV_MUST_CHECK int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config,
                               struct kv_wal **wal);
 void kv_wal_close(struct kv_wal *wal); /* writes nothing */
@@ -62,9 +66,13 @@ KV_MUST_CHECK int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void
 
 /*
  * Is there room in the ring for a record of `length` bytes? Returns 0; -EAGAIN after a
- * checkpoint there will be; -E2BIG never (more than half of the ring).
+ * checkpoint there will be; -E2BIG never (more than half of the ring); -ENOSPC the host has no
+ * room for so much log; what else the device says when it is asked for room.
  */
 KV_MUST_CHECK int kv_wal_room(struct kv_wal *wal, size_t length);
+/* The part of the ring that has room on the host can not grow, and most of it is used: time for a
+ * checkpoint. */
+bool kv_wal_is_short(struct kv_wal *wal);
 
 /*
  * Append a record (room was checked). When the buffer fills up, blocks are written here, and
@@ -84,11 +92,21 @@ uint64_t kv_wal_position(struct kv_wal *wal);
  */
 KV_MUST_CHECK int kv_wal_sync(struct kv_wal *wal, uint64_t position);
 
-/* Begin a fresh block and say where and after which digest: what a superblock needs. */
+/* Begin a fresh block and say where and after which digest: what a superblock needs. On a thin
+ * device this may be the start of the ring; what was appended is durable then. */
 KV_MUST_CHECK int kv_wal_seal(struct kv_wal *wal, uint64_t epoch, uint64_t *position,
                               uint64_t *link);
 /* A checkpoint made everything before `position` superfluous (and so durable). */
 void kv_wal_trim(struct kv_wal *wal, uint64_t position);
+
+/*
+ * For scrubbing: read durable blocks from *position on, `count` at most (1..), of which each
+ * must be whole, in its place and continue the chain that came to *link. Both move past what is
+ * as it should be. -ENOENT: nothing is durable there (yet); -EBADMSG: the block at *position is
+ * not what was written. Begins where a superblock says; no kv_wal_trim may come in between.
+ */
+KV_MUST_CHECK int kv_wal_verify(struct kv_wal *wal, uint64_t *position, uint64_t *link,
+                                uint32_t count);
 
 struct kv_wal_stats {
     uint64_t records, record_bytes, flushes, used_blocks, total_blocks;

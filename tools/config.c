@@ -16,53 +16,86 @@
 #include "kv/base.h"
 #include "tools/options.h"
 
-enum setting_kind { SETTING_BOOL, SETTING_U32, SETTING_SIZE, SETTING_MS, SETTING_SYNC };
+enum setting_kind { SETTING_BOOL, SETTING_U32, SETTING_SIZE, SETTING_MS, SETTING_CHOICE };
 
 struct setting {
     struct tool_setting shown;
     enum setting_kind kind;
-    size_t offset;        /* of the field in struct fs_mount_options */
-    uint64_t least, most; /* numbers only */
+    size_t offset;              /* of the field in struct fs_mount_options */
+    uint64_t least, most;       /* numbers only */
+    const char *const *choices; /* choices only: by the value that they stand for */
 };
 
 #define FIELD(name) offsetof(struct fs_mount_options, name)
 
+static const char *const sync_choices[] = {
+    [KV_SYNC_FSYNC] = "fsync",
+    [KV_SYNC_ALWAYS] = "always",
+    [KV_SYNC_CHECKPOINT] = "checkpoint",
+    NULL,
+};
+static const char *const transport_choices[] = {
+    [FS_TRANSPORT_AUTO] = "auto",
+    [FS_TRANSPORT_RING] = "ring",
+    [FS_TRANSPORT_DEVICE] = "dev",
+    NULL,
+};
+
 static const struct setting settings[] = {
-    {{"mount", "ro", "no", "yes or no"}, SETTING_BOOL, FIELD(read_only), 0, 0},
-    {{"mount", "allow_other", "no", "yes or no"}, SETTING_BOOL, FIELD(allow_other), 0, 0},
-    {{"mount", "writeback", "no", "yes or no"}, SETTING_BOOL, FIELD(writeback), 0, 0},
-    {{"mount", "threads", "10", "a number from 1 to 256"}, SETTING_U32, FIELD(threads), 1, 256},
+    {{"mount", "ro", "no", "yes or no"}, SETTING_BOOL, FIELD(read_only), 0, 0, NULL},
+    {{"mount", "allow_other", "no", "yes or no"}, SETTING_BOOL, FIELD(allow_other), 0, 0, NULL},
+    {{"mount", "writeback", "no", "yes or no"}, SETTING_BOOL, FIELD(writeback), 0, 0, NULL},
+    {{"mount", "transport", "auto", "auto, ring or dev"},
+     SETTING_CHOICE,
+     FIELD(transport),
+     0,
+     0,
+     transport_choices},
+    {{"mount", "threads", "10", "a number from 1 to 256"},
+     SETTING_U32,
+     FIELD(threads),
+     1,
+     256,
+     NULL},
+    {{"mount", "seccomp", "yes", "yes or no"}, SETTING_BOOL, FIELD(seccomp), 0, 0, NULL},
     {{"memory", "memory_budget", "256M", "a size of at least 8M, such as 256M"},
      SETTING_SIZE,
      FIELD(memory_budget_bytes),
      8u << 20,
-     1ull << 50},
+     1ull << 50,
+     NULL},
     {{"memory", "hot_percent", "33", "a number from 1 to 90"},
      SETTING_U32,
      FIELD(hot_percent),
      1,
-     90},
-    {{"memory", "buffered_io", "no", "yes or no"}, SETTING_BOOL, FIELD(buffered_io), 0, 0},
+     90,
+     NULL},
+    {{"memory", "buffered_io", "no", "yes or no"}, SETTING_BOOL, FIELD(buffered_io), 0, 0, NULL},
     {{"durability", "sync", "fsync", "fsync, always or checkpoint"},
-     SETTING_SYNC,
+     SETTING_CHOICE,
      FIELD(sync),
      0,
-     0},
+     0,
+     sync_choices},
     {{"durability", "commit_interval", "1s", "a time from 10ms to 1h, such as 1s"},
      SETTING_MS,
      FIELD(commit_interval_ms),
      10,
-     3600000},
+     3600000,
+     NULL},
     {{"diagnostics", "count_requests", "no", "yes or no"},
      SETTING_BOOL,
      FIELD(count_requests),
      0,
-     0},
+     0,
+     NULL},
 };
 #define SETTING_COUNT (sizeof settings / sizeof settings[0])
 
-static_assert(sizeof((struct fs_mount_options *)0)->threads == sizeof(uint32_t),
-              "threads is stored as a 32-bit setting");
+static_assert(sizeof((struct fs_mount_options *)0)->threads == sizeof(uint32_t) &&
+                  sizeof(enum kv_sync_mode) == sizeof(uint32_t) &&
+                  sizeof(enum fs_transport_kind) == sizeof(uint32_t),
+              "threads and choices are stored as 32-bit settings");
 
 const struct tool_setting *tool_config_setting(size_t index)
 {
@@ -87,8 +120,8 @@ static int store_value(const struct setting *setting, const char *text,
     switch (setting->kind) {
     case SETTING_BOOL:
         return tool_parse_bool(text, field);
-    case SETTING_SYNC:
-        return tool_parse_sync_mode(text, field);
+    case SETTING_CHOICE:
+        return tool_parse_choice(text, setting->choices, field);
     case SETTING_SIZE:
         err = tool_parse_size(text, &number);
         break;

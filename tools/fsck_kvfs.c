@@ -20,6 +20,7 @@
 #include "tools/json.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
+#include "tools/progress.h"
 
 static const char usage[] =
     "usage: fsck.kvfs [-n | -p | -y] [-f] [-v] [-j] IMAGE\n"
@@ -34,6 +35,11 @@ static const char usage[] =
     "  -v, --verbose     say what is done and what was counted\n"
     "  -j, --json        one JSON object on standard output\n"
     "  -h, --help  -V, --version\n"
+    "\n"
+    "With -y what is damaged is rebuilt from all pages that are found on the device; what came "
+    "back\n"
+    "only as an older state had it, or not at all, is told key by key. -n tells what -y would "
+    "find.\n"
     "\n"
     "Exit status as of fsck(8): 0 nothing wrong, 1 all mended, 4 something is left, 8 the check\n"
     "could not be done, 16 usage, 32 cancelled.\n"
@@ -56,40 +62,81 @@ struct outcome {
     const struct request *request;
     struct tool_json json;
     enum phase phase;
+    struct tool_progress progress;
+    struct kv_store *store;        /* while it is open */
     const char *part;              /* that is being checked: "store" or "filesystem" */
+    bool opening;                  /* findings are those of an image that is being opened */
+    bool files_unseen;             /* the store was too damaged to look at the filesystem in it */
     uint64_t found, left;          /* worse than a note: at first, and in the end */
     uint64_t damaged;              /* of those found: to be mended only with loss */
+    uint64_t found_opening;        /* of those found: mended when the image was opened */
     struct kv_check_result counts; /* of the store */
+    struct kv_check_result saved;  /* of the store: what came of its damaged places */
 };
+
+static const char *const severity_words[] = {
+    [KV_CHECK_NOTE] = "note", [KV_CHECK_REPAIRABLE] = "repairable", [KV_CHECK_DAMAGE] = "damage"};
+
+/* Is a finding of this phase to be told? */
+static bool is_told(const struct outcome *outcome, enum kv_check_severity severity, bool salvage)
+{
+    switch (outcome->phase) {
+    case PHASE_LOOK:
+        return true;
+    case PHASE_MEND: /* what is new in it */
+        return salvage || (outcome->files_unseen && strcmp(outcome->part, "filesystem") == 0);
+    case PHASE_VERIFY:
+        break;
+    }
+    return severity != KV_CHECK_NOTE;
+}
 
 static void report(void *context, enum kv_check_severity severity, const char *what,
                    const char *text)
 {
-    static const char *const words[] = {[KV_CHECK_NOTE] = "note",
-                                        [KV_CHECK_REPAIRABLE] = "repairable",
-                                        [KV_CHECK_DAMAGE] = "damage"};
     struct outcome *outcome = context;
-    if (outcome->phase == PHASE_MEND ||
-        (outcome->phase == PHASE_VERIFY && severity == KV_CHECK_NOTE))
+    /* What could not be had back is worth a line, whatever was asked for. */
+    const bool salvage = strncmp(what, "salvage", strlen("salvage")) == 0;
+    if (outcome->opening && severity != KV_CHECK_NOTE)
+        outcome->found_opening++;
+    if (!is_told(outcome, severity, salvage))
         return;
+    tool_progress_clear(&outcome->progress);
     if (outcome->request->json) {
         tool_json_open(&outcome->json, NULL, '{');
         tool_json_string(&outcome->json, "part", outcome->part);
-        tool_json_string(&outcome->json, "severity", words[severity]);
+        tool_json_string(&outcome->json, "severity", severity_words[severity]);
         tool_json_bool(&outcome->json, "after_repair", outcome->phase == PHASE_VERIFY);
         tool_json_string(&outcome->json, "what", what);
         tool_json_string(&outcome->json, "text", text);
         tool_json_close(&outcome->json, '}');
+    } else if (salvage) {
+        printf("%s: salvage: %s\n", outcome->request->image, text);
     } else if (severity != KV_CHECK_NOTE || outcome->request->verbose) {
         printf("%s: %s%s: %s\n", outcome->request->image,
-               outcome->phase == PHASE_VERIFY ? "left: " : "", words[severity], text);
+               outcome->phase == PHASE_VERIFY ? "left: " : "", severity_words[severity], text);
     }
+}
+
+/* kv_check_options.progress. */
+static void step(void *context, uint64_t done, uint64_t total)
+{
+    struct outcome *outcome = context;
+    tool_progress_step(&outcome->progress, done, total);
+}
+
+/* kv_show_key_fn. */
+static bool show_key(void *context, const void *key, size_t key_len, char *text, size_t text_cap)
+{
+    const struct outcome *outcome = context;
+    return fs_check_show_key(outcome->store, key, key_len, text, text_cap);
 }
 
 /* What the store says while it opens and closes. */
 static void log_line(void *context, enum kv_log_level level, const char *line)
 {
-    const struct outcome *outcome = context;
+    struct outcome *outcome = context;
+    tool_progress_clear(&outcome->progress);
     if (level <= KV_LOG_WARNING)
         tool_complain("%s", line);
     else if (outcome->request->verbose && !outcome->request->json)
@@ -167,6 +214,32 @@ static int parse(int argc, char **argv, struct request *request)
 
 /* ---- checking ----------------------------------------------------------------- */
 
+/* Does this error come of a damaged store? */
+static bool is_damage(int err)
+{
+    return err == -EBADMSG || err == -EUCLEAN || err == -EIO || err == -ESTALE;
+}
+
+/* The filesystem of a store that was checked. */
+static int check_files(struct kv_store *store, const struct kv_check_options *options,
+                       bool store_damaged, struct outcome *outcome, struct kv_check_result *in_fs)
+{
+    outcome->part = "filesystem";
+    const bool looking = outcome->phase == PHASE_LOOK && store_damaged;
+    /* It is looked at when the store is mended: what it has lost is known only then. */
+    if (looking && outcome->request->repair == REPAIR_ALWAYS) {
+        outcome->files_unseen = true;
+        return 0;
+    }
+    const int err = fs_check(store, options, in_fs);
+    if (!looking || !is_damage(err))
+        return err;
+    outcome->files_unseen = true;
+    report(outcome, KV_CHECK_NOTE, "not-checked",
+           "the store is too damaged to look at the filesystem in it");
+    return 0;
+}
+
 /*
  * One pass over store and filesystem.
  *
@@ -176,21 +249,38 @@ static int parse(int argc, char **argv, struct request *request)
  */
 static int check_pass(struct kv_store *store, bool repair, struct outcome *outcome, uint64_t *found)
 {
+    static const char *const stages[] = {
+        [PHASE_LOOK] = "checking", [PHASE_MEND] = "mending", [PHASE_VERIFY] = "verifying"};
+    const enum repair_mode mode = outcome->request->repair;
     const struct kv_check_options options = {
-        .repair = repair, .read_blobs = true, .report = report, .context = outcome};
+        .repair = repair,
+        .read_blobs = true,
+        .estimate = outcome->phase == PHASE_LOOK && (mode == REPAIR_NEVER || mode == REPAIR_ASK),
+        .report = report,
+        .context = outcome,
+        .progress = step,
+        .show_key = show_key};
     struct kv_check_result in_store = {0}, in_fs = {0};
 
     outcome->part = "store";
+    tool_progress_stage(&outcome->progress, stages[outcome->phase]);
     int err = kv_check(store, &options, &in_store);
-    if (err)
-        return err;
-    outcome->part = "filesystem";
-    err = fs_check(store, &options, &in_fs);
+    if (!err) {
+        tool_progress_stage(&outcome->progress, "files");
+        err = check_files(store, &options, in_store.damaged > 0, outcome, &in_fs);
+    }
+    tool_progress_clear(&outcome->progress);
     if (err)
         return err;
     outcome->counts = in_store;
+    if (outcome->phase != PHASE_VERIFY)
+        outcome->saved = in_store;
     if (outcome->phase == PHASE_LOOK)
         outcome->damaged = in_store.damaged + in_fs.damaged;
+    if (outcome->phase == PHASE_MEND && outcome->files_unseen) {
+        outcome->found += in_fs.repairable + in_fs.damaged;
+        outcome->damaged += in_fs.damaged;
+    }
     *found = in_store.repairable + in_store.damaged + in_fs.repairable + in_fs.damaged;
     return 0;
 }
@@ -215,7 +305,7 @@ static int check_and_mend(struct kv_store *store, struct outcome *outcome)
     int err = check_pass(store, false, outcome, &outcome->found);
     outcome->left = outcome->found;
     if (err || outcome->found == 0 || !confirm(outcome))
-        return err;
+        goto out;
 
     outcome->phase = PHASE_MEND;
     uint64_t ignored;
@@ -223,9 +313,14 @@ static int check_and_mend(struct kv_store *store, struct outcome *outcome)
     if (!err)
         err = kv_checkpoint(store);
     if (err)
-        return err;
+        goto out;
     outcome->phase = PHASE_VERIFY;
-    return check_pass(store, false, outcome, &outcome->left);
+    err = check_pass(store, false, outcome, &outcome->left);
+out:
+    outcome->found += outcome->found_opening;
+    if (outcome->request->repair == REPAIR_NEVER) /* mended in memory only */
+        outcome->left += outcome->found_opening;
+    return err;
 }
 
 /* Open, check, close. Returns 0, or a negative errno with the words in `error`. */
@@ -236,13 +331,22 @@ static int check_image(struct outcome *outcome, struct kv_error *error)
     const bool past_damage = request->repair == REPAIR_NEVER || request->repair == REPAIR_ALWAYS;
     const struct kv_open_options options = {.read_only = request->repair == REPAIR_NEVER,
                                             .repair = past_damage,
+                                            .report = report,
+                                            .report_context = outcome,
+                                            .show_key = show_key,
                                             .log = log_line,
                                             .log_context = outcome};
     struct kv_store *store;
+    outcome->part = "store";
+    outcome->opening = true;
+    tool_progress_stage(&outcome->progress, "opening");
     int err = kv_open(request->image, &options, &store, error);
+    outcome->opening = false;
     if (err)
         return err;
+    outcome->store = store;
     err = check_and_mend(store, outcome);
+    outcome->store = NULL;
     const int close_err = kv_close(store);
     if (!err)
         err = close_err;
@@ -320,6 +424,12 @@ static void finish_json(struct outcome *outcome, bool skipped, int status,
     tool_json_number(json, "pages", outcome->counts.pages);
     tool_json_number(json, "keys", outcome->counts.keys);
     tool_json_number(json, "blobs", outcome->counts.blobs);
+    tool_json_number(json, "shared_blobs", outcome->counts.shared_blobs);
+    tool_json_number(json, "found_with_loss", outcome->damaged);
+    tool_json_number(json, "salvaged_keys", outcome->saved.salvaged_keys);
+    tool_json_number(json, "stale_keys", outcome->saved.stale_keys);
+    tool_json_number(json, "dropped_keys", outcome->saved.dropped_keys);
+    tool_json_number(json, "lost_ranges", outcome->saved.lost_ranges);
     if (status == TOOL_FSCK_ERROR)
         tool_json_string(json, "error", error->text);
     tool_json_close(json, '}');
@@ -340,6 +450,7 @@ int main(int argc, char **argv)
     struct kv_error error = {""};
     struct kv_image_info info;
     tool_json_init(&outcome.json, stdout);
+    tool_progress_init(&outcome.progress, !request.json);
     if (request.json) {
         tool_json_open(&outcome.json, NULL, '{');
         tool_json_open(&outcome.json, "findings", '[');
@@ -347,12 +458,15 @@ int main(int argc, char **argv)
 
     int err = 0;
     bool skipped = false;
-    if (kv_image_holder(request.image) > 0) {
+    if (kv_image_holder(request.image)) {
         err = -EBUSY;
     } else {
         err = kv_image_info(request.image, &info, &error);
         skipped = !err && info.clean && !info.superblock_damaged && !request.force;
-        if (!err && !skipped)
+        /* Without a superblock there may still be the backup; whoever opens looks for it. */
+        const bool no_superblock = is_damage(err) || err == -EMEDIUMTYPE;
+        if ((!err && !skipped) ||
+            (no_superblock && request.repair != REPAIR_ASK && request.repair != REPAIR_SAFELY))
             err = check_image(&outcome, &error);
     }
     status = conclude(err, &outcome, &error);

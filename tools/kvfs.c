@@ -24,6 +24,7 @@
 #include "kv/kv.h"
 #include "tools/json.h"
 #include "tools/keys.h"
+#include "tools/kvfs_scrub.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
 
@@ -36,6 +37,7 @@ struct command {
     const char *options; /* short ones, for getopt */
     int operands_least, operands_most;
     int (*run)(const char *options_given, char **operands);
+    int (*run_at_rate)(const char *target, const char *rate); /* instead of run; takes --rate */
 };
 
 /* Complain about what failed; a key that is not well formed is a mistake of usage. */
@@ -484,7 +486,7 @@ static const struct command commands[] = {
      "  -j, --json  one JSON object\n"
      "\n"
      "Example: kvfs info data.img\n",
-     "j", 1, 1, run_info},
+     "j", 1, 1, run_info, NULL},
     {"ls", "[-l] [-R] [--json] IMAGE|DIR [KEY]",
      "List keys in byte order: all at the top, or those below KEY.\n"
      "\n"
@@ -493,35 +495,45 @@ static const struct command commands[] = {
      "  -j, --json       a JSON array\n"
      "\n"
      "Example: kvfs ls -l data.img users/42\n",
-     "lRj", 1, 2, run_ls},
+     "lRj", 1, 2, run_ls, NULL},
     {"get", "IMAGE|DIR KEY",
      "Write the value of KEY to standard output.\n"
      "\n"
      "Example: kvfs get data.img users/42/name\n",
-     "", 2, 2, run_get},
+     "", 2, 2, run_get, NULL},
     {"put", "IMAGE|DIR KEY [FILE]",
      "Store FILE, or standard input, as the value of KEY. Directories on the way are made. An\n"
      "old value is replaced as a whole; the new one is durable when kvfs returns.\n"
      "\n"
      "Example: echo Ada | kvfs put data.img users/42/name\n",
-     "", 2, 3, run_put},
+     "", 2, 3, run_put, NULL},
     {"rm", "[-r] IMAGE|DIR KEY",
      "Remove KEY.\n"
      "\n"
      "  -r, --recursive  also a directory, with all keys in it\n"
      "\n"
      "Example: kvfs rm -r data.img users/42\n",
-     "r", 2, 2, run_rm},
+     "r", 2, 2, run_rm, NULL},
     {"sync", "DIR",
      "Return when everything under the mount is durable.\n"
      "\n"
      "Example: kvfs sync /mnt\n",
-     "", 1, 1, run_sync},
+     "", 1, 1, run_sync, NULL},
+    {"scrub", "[--rate MiB/s] DIR|IMAGE",
+     "Read everything that is in use and verify its checksums: of a mount, while it is used, or\n"
+     "of an image. What is damaged is named, and left as it is: fsck.kvfs mends.\n"
+     "\n"
+     "  --rate MiB/s  read no faster\n"
+     "\n"
+     "Exit status: 0 nothing wrong, 1 did not run to its end, 2 usage, 4 damage was found.\n"
+     "\n"
+     "Example: kvfs scrub --rate 50 /mnt\n",
+     "", 1, 1, NULL, tool_scrub},
     {"umount", "DIR|IMAGE",
      "Unmount, and return when everything is durable and the image is released.\n"
      "\n"
      "Example: kvfs umount /mnt\n",
-     "", 1, 1, run_umount},
+     "", 1, 1, run_umount, NULL},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 
@@ -546,14 +558,13 @@ static void print_usage(FILE *out)
 static int run_command(const struct command *command, int argc, char **argv)
 {
     static const struct option long_options[] = {
-        {"json", no_argument, NULL, 'j'},
-        {"long", no_argument, NULL, 'l'},
-        {"recursive", no_argument, NULL, 'R'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
+        {"json", no_argument, NULL, 'j'},      {"long", no_argument, NULL, 'l'},
+        {"recursive", no_argument, NULL, 'R'}, {"rate", required_argument, NULL, 'm'},
+        {"help", no_argument, NULL, 'h'},      {0},
     };
     char options_given[16] = "";
     char accepted[16];
+    const char *rate = NULL;
     size_t count = 0;
     snprintf(accepted, sizeof accepted, "%sh", command->options);
     for (int option; (option = getopt_long(argc, argv, accepted, long_options, NULL)) != -1;) {
@@ -565,6 +576,10 @@ static int run_command(const struct command *command, int argc, char **argv)
             option = 'r';
         if (option == '?')
             return STATUS_USAGE; /* getopt_long has complained */
+        if (option == 'm' && command->run_at_rate) {
+            rate = optarg;
+            continue;
+        }
         if (!given(command->options, (char)option)) {
             tool_complain("%s: %s: no such option; kvfs %s --help shows all", command->name,
                           argv[optind - 1], command->name);
@@ -578,6 +593,8 @@ static int run_command(const struct command *command, int argc, char **argv)
         tool_complain("usage: kvfs %s %s", command->name, command->synopsis);
         return STATUS_USAGE;
     }
+    if (command->run_at_rate)
+        return command->run_at_rate(argv[optind], rate);
     return command->run(options_given, argv + optind);
 }
 

@@ -133,14 +133,17 @@ static int parse(int argc, char **argv, struct request *request)
     return -1;
 }
 
-/* Put an empty root directory into the image that kv_create has made. */
-static int format(const char *image, struct kv_error *error)
+/* Make the image and put an empty root directory into it, under one lock. */
+static int make(const struct request *request, bool is_new, struct kv_error *error)
 {
+    const char *image = request->image;
     struct kv_store *store;
-    int err = kv_open(image, NULL, &store, error);
+    int err = kv_create_open(image, &request->create, &store, error);
     if (err)
         return err;
     err = fs_format(store, getuid(), getgid(), 0755);
+    if (err && is_new)
+        (void)unlink(image); /* while it is ours: later it may be another's */
     const int close_err = kv_close(store);
     if (!err)
         err = close_err;
@@ -180,7 +183,7 @@ int main(int argc, char **argv)
         return status;
 
     struct kv_error error = {""};
-    if (kv_image_holder(request.image) > 0) {
+    if (kv_image_holder(request.image)) {
         tool_describe_holder(request.image, &error);
         tool_complain("%s", error.text);
         return STATUS_FAILED;
@@ -198,12 +201,10 @@ int main(int argc, char **argv)
         return STATUS_FAILED;
     }
 
-    int err = kv_create(request.image, &request.create, &error);
-    if (!err)
-        err = format(request.image, &error);
+    const int err = make(&request, is_new, &error);
     if (err) {
-        if (is_new)
-            (void)unlink(request.image); /* it may not have come so far */
+        if (err == -EBUSY && kv_image_holder(request.image))
+            tool_describe_holder(request.image, &error);
         if (*error.text)
             tool_complain("%s", error.text);
         else

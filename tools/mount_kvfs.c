@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -38,6 +39,7 @@ static const char usage[] =
 
 static const char usage_end[] =
     "                     nonempty: also when DIR is not empty\n"
+    "                     auto_unmount: leave no dead mount when the daemon dies\n"
     "                     and those of mount(8): rw, noatime, nodev, noexec, nosuid, ...\n"
     "  -h, --help  -V, --version\n"
     "\n"
@@ -138,6 +140,10 @@ static int apply_option(const char *name, const char *value, struct request *req
     struct fs_mount_options *options = &request->options;
     if (strcmp(name, "nonempty") == 0) {
         request->nonempty = true;
+        return TOOL_MOUNT_OK;
+    }
+    if (strcmp(name, "auto_unmount") == 0) {
+        options->auto_unmount = true;
         return TOOL_MOUNT_OK;
     }
     if (strcmp(name, "remount") == 0) {
@@ -299,11 +305,15 @@ static int check_directory(const struct request *request)
     DIR *dir = opendir(request->dir);
     if (!dir) {
         const int err = errno;
-        const char *remedy = err == ENOENT     ? "; make it with mkdir -p"
-                             : err == ENOTDIR  ? "; give an empty directory"
-                             : err == ENOTCONN ? "; a dead mount lies there, remove it with umount"
-                                               : "";
-        tool_complain("%s: %s%s", request->dir, tool_error_text(err), remedy);
+        const char *remedy = err == ENOENT    ? "; make it with mkdir -p"
+                             : err == ENOTDIR ? "; give an empty directory"
+                                              : "";
+        if (err == ENOTCONN)
+            tool_complain("%s: the dead mount of a daemon that is gone lies there; remove it with: "
+                          "umount %s",
+                          request->dir, request->dir);
+        else
+            tool_complain("%s: %s%s", request->dir, tool_error_text(err), remedy);
         return err == EACCES ? TOOL_MOUNT_USAGE : TOOL_MOUNT_FAILED;
     }
     const bool is_empty = is_empty_directory(dir);
@@ -333,6 +343,17 @@ static int check_fuse(void)
 
 /* ---- remount ------------------------------------------------------------------- */
 
+/* Did its daemon open the image read-only? Then no flag makes the mount writable. */
+static bool daemon_is_read_only(const char *dir)
+{
+    char stats[65536];
+    const ssize_t length = getxattr(dir, FS_XATTR_STATS, stats, sizeof stats - 1);
+    if (length < 0)
+        return false; /* the kernel will have its say */
+    stats[length] = '\0';
+    return strstr(stats, "\"read_only\": true") != NULL;
+}
+
 /* Change the flags of a mount that is there; its daemon goes on. */
 static int remount(const struct request *request)
 {
@@ -342,6 +363,12 @@ static int remount(const struct request *request)
     if (tool_mount_of_path(request->dir, &found)) {
         tool_complain("%s: not mounted, so it can not be remounted; leave out -o remount",
                       request->dir);
+        return TOOL_MOUNT_FAILED;
+    }
+    if (!(flags & MS_RDONLY) && daemon_is_read_only(found.dir)) {
+        tool_complain("%s: was mounted read-only and can not become writable; unmount it and mount "
+                      "it again",
+                      found.dir);
         return TOOL_MOUNT_FAILED;
     }
     if (mount(NULL, found.dir, NULL, flags, NULL) == 0)
@@ -429,10 +456,25 @@ static int serve(struct fs_mount *mount, struct log_target *target)
     return err || close_err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/*
+ * From here on those that ask a daemon to end are only ever read by fs_mount_serve: none may end
+ * the process on its own, not even between the mount's end and the exit.
+ */
+static void block_end_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL); /* the arguments are ours */
+}
+
 static int run_in_foreground(struct request *request)
 {
     struct log_target target = {.to_terminal = true};
     struct verdict verdict;
+    block_end_signals();
     request->options.log = log_line;
     request->options.log_context = &target;
     struct fs_mount *mount = open_mount(&request->options, &verdict);
@@ -449,6 +491,7 @@ static int run_in_foreground(struct request *request)
 static void detach(void)
 {
     (void)!chdir("/"); /* a daemon that keeps another directory busy still works */
+    (void)umask(077);  /* it makes no files */
     const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null < 0)
         return;
@@ -463,6 +506,7 @@ static int run_daemon(struct request *request, int verdict_fd)
 {
     struct log_target target = {.to_terminal = true, .to_syslog = true};
     struct verdict verdict;
+    block_end_signals();
     (void)setsid(); /* a fresh child leads no group, so it can not fail */
     openlog("mount.kvfs", LOG_PID, LOG_DAEMON);
     request->options.log = log_line;
@@ -567,7 +611,7 @@ int main(int argc, char **argv)
         status = TOOL_MOUNT_FAILED;
         goto out;
     }
-    if (kv_image_holder(image) > 0) { /* before DIR, which is then often its mount point */
+    if (kv_image_holder(image)) { /* before DIR, which is then often its mount point */
         struct kv_error error;
         tool_describe_holder(image, &error);
         tool_complain("%s", error.text);
@@ -589,6 +633,7 @@ int main(int argc, char **argv)
     request.options.image = image;
     request.options.dir = dir;
     request.options.extra = request.extra;
+    request.options.confine = true;
     status = request.foreground ? run_in_foreground(&request) : run_in_background(&request);
 out:
     free(dir);

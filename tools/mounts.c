@@ -119,15 +119,18 @@ static bool is_kvfs_device(const struct mount_line *line, const void *device)
     return is_kvfs(line) && line->device == *(const dev_t *)device;
 }
 
-static bool is_kvfs_of_image(const struct mount_line *line, const void *image)
+/* An image, and the root of the process whose mount table is searched for it. */
+struct image_seen_from {
+    const char *image, *root;
+};
+
+static bool is_kvfs_of_image(const struct mount_line *line, const void *wanted)
 {
-    const struct stat *wanted = image;
-    struct stat found;
-    if (!is_kvfs(line) || stat(line->source, &found))
-        return false;
-    if (S_ISBLK(wanted->st_mode))
-        return S_ISBLK(found.st_mode) && found.st_rdev == wanted->st_rdev;
-    return found.st_dev == wanted->st_dev && found.st_ino == wanted->st_ino;
+    const struct image_seen_from *seen = wanted;
+    char path[PATH_MAX];
+    return is_kvfs(line) &&
+           (size_t)snprintf(path, sizeof path, "%s%s", seen->root, line->source) < sizeof path &&
+           kv_image_same(path, seen->image);
 }
 
 /*
@@ -181,17 +184,20 @@ int tool_mount_of_image(const char *path, struct tool_mount *mount)
     struct stat image;
     if (stat(path, &image))
         return -errno;
-    const int err = find_line(OWN_TABLE, is_kvfs_of_image, &image, mount);
+    const struct image_seen_from here = {.image = path, .root = ""};
+    const int err = find_line(OWN_TABLE, is_kvfs_of_image, &here, mount);
     if (err != -ENOENT)
         return err;
 
-    /* The daemon may live in another mount namespace. */
+    /* The daemon may live in another mount namespace, or under another root. */
     const int holder = kv_image_holder(path);
     if (holder <= 0)
         return -ENOENT;
-    char table[64];
+    char table[64], root[64];
     snprintf(table, sizeof table, "/proc/%d/mountinfo", holder);
-    return find_line(table, is_kvfs_of_image, &image, mount);
+    snprintf(root, sizeof root, "/proc/%d/root", holder);
+    const struct image_seen_from there = {.image = path, .root = root};
+    return find_line(table, is_kvfs_of_image, &there, mount);
 }
 
 bool tool_is_mount_point(const char *dir)
@@ -228,6 +234,11 @@ void tool_describe_holder(const char *path, struct kv_error *error)
                  "%.80s: in use by process %d (%s), mounted on %.80s; unmount it with: "
                  "kvfs umount %.80s",
                  path, holder, name, mount.dir, mount.dir);
+    else if (mounted && holder < 0)
+        snprintf(error->text, sizeof error->text,
+                 "%.80s: in use by a process in another PID namespace, mounted on %.80s; unmount "
+                 "it with: kvfs umount %.80s",
+                 path, mount.dir, mount.dir);
     else if (mounted)
         snprintf(error->text, sizeof error->text,
                  "%.80s: in use, mounted on %.80s; unmount it with: kvfs umount %.80s", path,
@@ -236,8 +247,8 @@ void tool_describe_holder(const char *path, struct kv_error *error)
         snprintf(error->text, sizeof error->text,
                  "%.200s: in use by process %d (%s); wait for it or end it", path, holder, name);
     else
-        snprintf(error->text, sizeof error->text,
-                 "%.200s: in use by a process that can not be seen from here; end it first", path);
+        snprintf(error->text, sizeof error->text, "%.200s: in use by a process %s; end it first",
+                 path, holder < 0 ? "in another PID namespace" : "that can not be seen from here");
 }
 
 bool tool_device_in_use(const char *path)

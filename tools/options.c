@@ -149,19 +149,11 @@ int tool_parse_codec(const char *text, struct kv_codec_spec *codec)
     return 0;
 }
 
-int tool_parse_sync_mode(const char *text, enum kv_sync_mode *mode)
+int tool_parse_choice(const char *text, const char *const *names, uint32_t *index)
 {
-    static const struct {
-        const char *name;
-        enum kv_sync_mode mode;
-    } modes[] = {
-        {"fsync", KV_SYNC_FSYNC},
-        {"always", KV_SYNC_ALWAYS},
-        {"checkpoint", KV_SYNC_CHECKPOINT},
-    };
-    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++)
-        if (strcmp(text, modes[i].name) == 0) {
-            *mode = modes[i].mode;
+    for (uint32_t i = 0; names[i]; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *index = i;
             return 0;
         }
     return -EINVAL;

@@ -47,8 +47,8 @@ KV_MUST_CHECK int tool_parse_bool(const char *text, bool *value);
 /* "none", "lz4", "zstd", "zstd:1" to "zstd:19". */
 KV_MUST_CHECK int tool_parse_codec(const char *text, struct kv_codec_spec *codec);
 
-/* "fsync", "always", "checkpoint". */
-KV_MUST_CHECK int tool_parse_sync_mode(const char *text, enum kv_sync_mode *mode);
+/* Which of the names it is; they end with NULL. */
+KV_MUST_CHECK int tool_parse_choice(const char *text, const char *const *names, uint32_t *index);
 
 /* "8-4-4-4-12" hexadecimal digits. */
 KV_MUST_CHECK int tool_parse_uuid(const char *text, uint8_t uuid[16]);

@@ -80,6 +80,9 @@ void test_mount_begin(struct test_mount *mount, const struct fs_mount_options *o
     mount->options.image = mount->image;
     mount->options.dir = mount->dir;
     mount->options.allow_other = true;
+    const char *transport = getenv("KVFS_TRANSPORT");
+    if (transport && strcmp(transport, "dev") == 0)
+        mount->options.transport = FS_TRANSPORT_DEVICE;
     make_image(mount, image_mib);
     test_mount_start(mount);
 }

@@ -614,6 +614,13 @@ START_TEST(attributes_need_an_owner_a_name_and_to_be_announced)
     const struct fs_key hard = ino_key(FS_KEY_INODE, 5);
     const struct fs_record record = get_record(&b, &hard);
     ck_assert_uint_eq(record.flags, FS_RECORD_XATTRS | FS_RECORD_CAPABILITY);
+
+    const struct fs_key entry = entry_key(1, "symlink");
+    struct fs_record boastful = get_record(&b, &entry);
+    boastful.flags |= FS_RECORD_XATTRS | FS_RECORD_ACCESS_ACL;
+    put_record(&b, &entry, &boastful);
+    expect(&b, "attribute-missing");
+    ck_assert_uint_eq(get_record(&b, &entry).flags, 0);
     ck_assert_int_eq(fs_xattr_get(store, 5, record.flags, FS_XATTR_CAPABILITY, NULL, 0, &length),
                      0);
     bench_close(&b);

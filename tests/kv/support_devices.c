@@ -285,22 +285,35 @@ size_t crash_walk_pending(const struct crash_walk *walk)
     return walk->position - walk->flushed_position;
 }
 
+void crash_tear(const uint8_t *old, const uint8_t *new, const struct crash_choice *choice,
+                uint8_t *out)
+{
+    KV_ASSERT(choice->torn_bytes % 512 == 0 && choice->torn_bytes <= KV_BLOCK_BYTES);
+    const size_t kept = choice->torn_bytes;
+    if (new)
+        memcpy(out, new, kept);
+    else
+        memset(out, 0, kept);
+
+    if (choice->rest == TORN_REST_OLD && old) {
+        memcpy(out + kept, old + kept, KV_BLOCK_BYTES - kept);
+    } else if (choice->rest == TORN_REST_RANDOM) {
+        struct test_random random = {choice->random_seed};
+        for (size_t i = kept; i < KV_BLOCK_BYTES; i += sizeof(uint64_t)) {
+            const uint64_t word = test_random_next(&random);
+            memcpy(out + i, &word, sizeof word);
+        }
+    } else {
+        memset(out + kept, 0, KV_BLOCK_BYTES - kept);
+    }
+}
+
 /* Make the block's bytes those of a torn write over what the table holds. */
 static void tear(struct memory_device *state, const struct recorded_event *event,
                  const struct crash_choice *choice)
 {
-    KV_ASSERT(choice->torn_bytes % 512 == 0 && choice->torn_bytes <= KV_BLOCK_BYTES);
-    static const uint8_t zeros[KV_BLOCK_BYTES];
-    const uint8_t *old = state->table[event->block];
-    const size_t kept = choice->torn_bytes;
-
-    uint8_t *bytes = copy_block(old && choice->rest == TORN_REST_OLD ? old : zeros);
-    memcpy(bytes, event->bytes ? event->bytes : zeros, kept);
-    if (choice->rest == TORN_REST_RANDOM) {
-        struct test_random random = {choice->random_seed};
-        for (size_t i = kept; i < KV_BLOCK_BYTES; i++)
-            bytes[i] = (uint8_t)test_random_next(&random);
-    }
+    uint8_t *bytes = must(malloc(KV_BLOCK_BYTES));
+    crash_tear(state->table[event->block], event->bytes, choice, bytes);
     free(state->owned[event->block]);
     state->owned[event->block] = bytes;
     state->table[event->block] = bytes;

@@ -80,6 +80,13 @@ struct crash_choice {
 };
 
 /*
+ * What a torn write leaves of a block: `old` is what was there, `new` what was to be written
+ * (NULL: zeros). out: KV_BLOCK_BYTES.
+ */
+void crash_tear(const uint8_t *old, const uint8_t *new, const struct crash_choice *choice,
+                uint8_t *out);
+
+/*
  * A fresh memory device in the state that a choice leaves. It borrows from the recorder, which
  * must outlive it; what is written to it is its own.
  */

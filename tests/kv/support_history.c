@@ -311,6 +311,58 @@ static int read_store(struct kv_store *store, struct history *into)
     return err == -ENOENT ? 0 : err;
 }
 
+/* The digest of what the cursor is on, as put_entry makes it. `room` grows as needed. */
+static int digest_stored(struct kv_store *store, struct kv_cursor *cursor, uint8_t **room,
+                         size_t *room_bytes, uint64_t *digest)
+{
+    struct kv_blob_ref ref;
+    const void *stored;
+    size_t stored_len, key_len;
+    int err = kv_cursor_value(cursor, &stored, &stored_len);
+    if (err)
+        return err;
+    const uint8_t *key = kv_cursor_key(cursor, &key_len);
+    if (key[0] != HISTORY_BLOB_KEY) {
+        *digest = digest_entry(key, key_len, stored, stored_len);
+        return 0;
+    }
+    if (stored_len < sizeof ref)
+        return -EUCLEAN;
+    const size_t head_len = stored_len - sizeof ref;
+    memcpy(&ref, (const uint8_t *)stored + head_len, sizeof ref);
+    const size_t value_len = head_len + kv_blob_length(&ref);
+    if (value_len > *room_bytes) {
+        *room = must(realloc(*room, value_len));
+        *room_bytes = value_len;
+    }
+    if (head_len)
+        memcpy(*room, stored, head_len);
+    err = kv_blob_read(store, &ref, 0, *room + head_len, value_len - head_len);
+    *digest = digest_entry(key, key_len, *room, value_len);
+    return err;
+}
+
+int history_digest(struct kv_store *store, uint64_t *digest)
+{
+    struct kv_cursor *cursor = NULL;
+    int err = kv_cursor_open(store, NULL, 0, NULL, 0, &cursor);
+    if (err)
+        return err;
+    uint8_t *room = NULL;
+    size_t room_bytes = 0;
+    *digest = 0;
+    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        uint64_t entry = 0;
+        err = digest_stored(store, cursor, &room, &room_bytes, &entry);
+        if (err)
+            break;
+        *digest += entry;
+    }
+    free(room);
+    kv_cursor_close(cursor);
+    return err == -ENOENT ? 0 : err;
+}
+
 static bool same_entry(const struct history_entry *a, const struct history_entry *b)
 {
     return a->value_len == b->value_len && a->head_len == b->head_len &&

@@ -64,6 +64,9 @@ void history_del_range(struct history *history, const void *lower, size_t lower_
 void history_patch(struct history *history, const void *key, size_t key_len, size_t offset,
                    const void *bytes, size_t length);
 
+/* Of all that the store holds: what the version that is the same has as its digest. */
+KV_MUST_CHECK int history_digest(struct kv_store *store, uint64_t *digest);
+
 /*
  * Read the whole store and find the newest version in [first, last] that it is in.
  *

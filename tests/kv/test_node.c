@@ -777,8 +777,8 @@ START_TEST(each_broken_rule_is_seen)
     BREAK(header->flags = 2);
     BREAK(header->flags = KV_NODE_HIGH_INF);
     BREAK(header->tree = 2);
-    BREAK(header->reserved1[7] = 1);
-    BREAK(header->reserved0[0] = 1);
+    BREAK(header->reserved[1] = 1);
+    BREAK(header->stored_order.b[0] = 1);
     BREAK(header->stored_codec = 1);
     BREAK(header->stored_bytes.b[0] = 1);
     BREAK(header->stored_digest.b[0] = 1);

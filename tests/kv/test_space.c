@@ -58,7 +58,8 @@ static void memory_close(struct kv_device *device)
     (void)device; /* the test's */
 }
 
-static const struct kv_device_ops memory_ops = {memory_submit, memory_discard, memory_close};
+static const struct kv_device_ops memory_ops = {
+    .submit = memory_submit, .discard = memory_discard, .close = memory_close};
 
 #define LOG_ID      77u
 #define FIRST_BLOCK 16u

@@ -752,7 +752,8 @@ static void faulty_close(struct kv_device *device)
 
 static struct faulty *faulty_open(const struct test_dir *dir)
 {
-    static const struct kv_device_ops ops = {faulty_submit, faulty_discard, faulty_close};
+    static const struct kv_device_ops ops = {
+        .submit = faulty_submit, .discard = faulty_discard, .close = faulty_close};
     struct faulty *const faulty = calloc(1, sizeof *faulty);
     ck_assert_ptr_nonnull(faulty);
     ck_assert_int_eq(kv_device_open(dir->image, 0, &faulty->below, NULL), 0);

@@ -9,6 +9,8 @@
 #include <check.h>
 
 #define PAGE_ID  77u
+#define BLOCK    4321u
+#define ORDER    5u
 #define IMAGE_ID 0x1122334455667788ull
 #define EPOCH    9u
 
@@ -36,6 +38,14 @@ static void fill_leaf(uint8_t *node, size_t node_bytes, size_t noise_bytes)
     free(scratch);
 }
 
+static size_t store_page(const uint8_t *node, size_t node_bytes, struct kv_codec_spec spec,
+                         uint8_t *stored, enum kv_codec *used)
+{
+    const size_t length = kv_stored_page_pack(node, node_bytes, spec, ORDER, stored, used);
+    kv_stored_page_seal(stored, length, IMAGE_ID, BLOCK);
+    return length;
+}
+
 START_TEST(a_page_of_every_size_and_codec_comes_back)
 {
     for (size_t node_bytes = KV_NODE_BYTES_MIN; node_bytes <= KV_NODE_BYTES_MAX; node_bytes *= 2)
@@ -47,8 +57,7 @@ START_TEST(a_page_of_every_size_and_codec_comes_back)
 
             enum kv_codec used;
             const struct kv_codec_spec spec = {codecs[i % 3], 0};
-            const size_t length =
-                kv_stored_page_pack(copy, node_bytes, spec, IMAGE_ID, stored, &used);
+            const size_t length = store_page(copy, node_bytes, spec, stored, &used);
 
             ck_assert_uint_le(length, node_bytes);
             if (node_bytes == KV_BLOCK_BYTES)
@@ -60,7 +69,7 @@ START_TEST(a_page_of_every_size_and_codec_comes_back)
             else
                 ck_assert_uint_lt(kv_blocks_for(length), kv_blocks_for(node_bytes));
             ck_assert_uint_eq(kv_stored_page_length(stored, node_bytes), length);
-            ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID));
+            ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID, BLOCK));
             ck_assert_int_eq(kv_stored_page_unpack(stored, length, (uint8_t)used, PAGE_ID, EPOCH,
                                                    back, node_bytes),
                              0);
@@ -91,14 +100,14 @@ START_TEST(a_page_stays_plain_when_its_header_takes_what_packing_saves)
         enum kv_codec alone, used;
         const size_t packed = kv_codec_pack(spec, node + header, node_bytes - header, rest,
                                             node_bytes - header, &alone);
-        const size_t length = kv_stored_page_pack(node, node_bytes, spec, IMAGE_ID, stored, &used);
+        const size_t length = store_page(node, node_bytes, spec, stored, &used);
         const bool saves = alone == KV_CODEC_LZ4 && header + packed <= KV_BLOCK_BYTES;
         seen += alone == KV_CODEC_LZ4 && !saves;
         ck_assert_int_eq(used, saves ? KV_CODEC_LZ4 : KV_CODEC_NONE);
         ck_assert_uint_eq(length, saves ? header + packed : node_bytes);
-        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID));
+        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID, BLOCK));
         if (!saves)
-            ck_assert_mem_eq(stored, node, node_bytes);
+            ck_assert_mem_eq(stored + header, node + header, node_bytes - header);
     }
     ck_assert_uint_gt(seen, 0);
     free(node);
@@ -114,7 +123,7 @@ START_TEST(only_what_led_to_a_page_unpacks_it)
     fill_leaf(node, node_bytes, 0);
     enum kv_codec used;
     const struct kv_codec_spec spec = {KV_CODEC_LZ4, 0};
-    const size_t length = kv_stored_page_pack(node, node_bytes, spec, IMAGE_ID, stored, &used);
+    const size_t length = store_page(node, node_bytes, spec, stored, &used);
     ck_assert_int_eq(used, KV_CODEC_LZ4);
     const struct {
         size_t length;
@@ -140,7 +149,7 @@ START_TEST(only_what_led_to_a_page_unpacks_it)
 }
 END_TEST
 
-START_TEST(a_page_with_any_bit_changed_or_of_another_image_is_not_genuine)
+START_TEST(a_page_with_any_bit_changed_or_out_of_place_is_not_genuine)
 {
     const size_t node_bytes = 8192;
     for (unsigned i = 0; i < 3; i++) {
@@ -148,15 +157,16 @@ START_TEST(a_page_with_any_bit_changed_or_of_another_image_is_not_genuine)
         fill_leaf(node, node_bytes, 0);
         enum kv_codec used;
         const struct kv_codec_spec spec = {codecs[i], 0};
-        const size_t length = kv_stored_page_pack(node, node_bytes, spec, IMAGE_ID, stored, &used);
-        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID));
-        ck_assert(!kv_stored_page_genuine(stored, length, IMAGE_ID + 1));
+        const size_t length = store_page(node, node_bytes, spec, stored, &used);
+        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID, BLOCK));
+        ck_assert(!kv_stored_page_genuine(stored, length, IMAGE_ID + 1, BLOCK));
+        ck_assert(!kv_stored_page_genuine(stored, length, IMAGE_ID, BLOCK + 1));
         for (size_t at = 0; at < length; at++) {
             stored[at] ^= (uint8_t)(1u << at % 8);
-            ck_assert(!kv_stored_page_genuine(stored, length, IMAGE_ID));
+            ck_assert(!kv_stored_page_genuine(stored, length, IMAGE_ID, BLOCK));
             stored[at] ^= (uint8_t)(1u << at % 8);
         }
-        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID));
+        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID, BLOCK));
         free(node);
         free(stored);
     }
@@ -170,7 +180,7 @@ START_TEST(what_begins_otherwise_has_no_length)
     fill_leaf(node, node_bytes, 0);
     enum kv_codec used;
     const struct kv_codec_spec spec = {KV_CODEC_NONE, 0};
-    (void)kv_stored_page_pack(node, node_bytes, spec, IMAGE_ID, stored, &used);
+    (void)store_page(node, node_bytes, spec, stored, &used);
     ck_assert_uint_eq(kv_stored_page_length(stored, node_bytes), node_bytes);
 
     struct kv_disk_node *const header = (struct kv_disk_node *)changed;
@@ -200,7 +210,7 @@ int main(void)
     tcase_add_test(tests, a_page_of_every_size_and_codec_comes_back);
     tcase_add_test(tests, a_page_stays_plain_when_its_header_takes_what_packing_saves);
     tcase_add_test(tests, only_what_led_to_a_page_unpacks_it);
-    tcase_add_test(tests, a_page_with_any_bit_changed_or_of_another_image_is_not_genuine);
+    tcase_add_test(tests, a_page_with_any_bit_changed_or_out_of_place_is_not_genuine);
     tcase_add_test(tests, what_begins_otherwise_has_no_length);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -152,6 +152,52 @@ START_TEST(a_torn_write_leaves_the_superblock_before)
 }
 END_TEST
 
+static enum kv_superblock_twin twin_of(struct fixture *f)
+{
+    struct kv_disk_superblock taken;
+    enum kv_superblock_twin twin;
+    ck_assert_int_eq(kv_superblock_read(f->device, "image", false, &taken, &twin, &f->error), 0);
+    return twin;
+}
+
+/* A clean image is opened: the first superblock goes to the slot that the last one ended with. */
+START_TEST(the_first_write_after_a_clean_close_may_be_torn)
+{
+    struct fixture f;
+    fixture_init(&f);
+    ck_assert_int_eq(f.superblock.clean, 1);
+    ck_assert_int_eq(kv_superblock_mark_used(f.device, &f.superblock), 0);
+    change_block(&f, KV_SUPERBLOCK_B_BLOCK - slot_of_last(&f), 600, 1);
+    ck_assert_int_eq((int)twin_of(&f), KV_TWIN_TORN);
+    fixture_release(&f);
+}
+END_TEST
+
+/* It becomes clean: the second copy and the backup are still on their way. */
+START_TEST(the_second_copy_of_a_clean_superblock_may_be_torn)
+{
+    struct fixture f;
+    fixture_init(&f);
+    write_epoch(&f, 100);
+    change_block(&f, KV_SUPERBLOCK_B_BLOCK - slot_of_last(&f), 600, 1);
+    ck_assert_int_eq((int)twin_of(&f), KV_TWIN_TORN);
+    fixture_release(&f);
+}
+END_TEST
+
+START_TEST(a_copy_that_fails_after_a_clean_close_is_damaged)
+{
+    struct fixture f;
+    fixture_init(&f);
+    for (uint64_t block = 0; block <= KV_SUPERBLOCK_B_BLOCK; block += KV_SUPERBLOCK_B_BLOCK) {
+        change_block(&f, block, 600, 1);
+        ck_assert_int_eq((int)twin_of(&f), KV_TWIN_DAMAGED);
+        change_block(&f, block, 600, 1);
+    }
+    fixture_release(&f);
+}
+END_TEST
+
 START_TEST(with_both_damaged_only_the_backup_helps)
 {
     struct fixture f;
@@ -287,6 +333,9 @@ int main(void)
     tcase_add_test(superblock, slots_are_written_in_turn_and_the_newest_is_taken);
     tcase_add_test(superblock, a_changed_bit_anywhere_makes_a_copy_unfit);
     tcase_add_test(superblock, a_torn_write_leaves_the_superblock_before);
+    tcase_add_test(superblock, the_first_write_after_a_clean_close_may_be_torn);
+    tcase_add_test(superblock, the_second_copy_of_a_clean_superblock_may_be_torn);
+    tcase_add_test(superblock, a_copy_that_fails_after_a_clean_close_is_damaged);
     tcase_add_test(superblock, with_both_damaged_only_the_backup_helps);
     tcase_add_test(superblock, what_is_no_image_is_told_from_what_is_damaged);
     tcase_add_test(superblock, no_superblock_passes_with_a_geometry_that_can_not_be);

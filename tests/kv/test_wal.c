@@ -97,7 +97,8 @@ static void disk_close(struct kv_device *device)
     (void)device; /* the test's */
 }
 
-static const struct kv_device_ops disk_ops = {disk_submit, disk_discard, disk_close};
+static const struct kv_device_ops disk_ops = {
+    .submit = disk_submit, .discard = disk_discard, .close = disk_close};
 
 /* Of what was not flushed, some blocks arrive, some do not, some are torn between sectors. */
 static void disk_cut_power(struct disk *disk)

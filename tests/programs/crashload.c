@@ -189,10 +189,14 @@ static void note_record(struct promise *promise, const struct record *record)
 
 /* ---- small steps that change the file system ----------------------------------------- */
 
-/* Has the file system gone away under us, which is what the test is about? */
+/*
+ * Has the file system gone away under us, which is what the test is about? What was on its way
+ * over a ring is cancelled or interrupted.
+ */
 static bool is_crash(int err)
 {
-    return err == -ENOTCONN || err == -ECONNABORTED || err == -EIO || err == -ENODEV;
+    return err == -ENOTCONN || err == -ECONNABORTED || err == -EIO || err == -ENODEV ||
+           err == -ECANCELED || err == -EINTR;
 }
 
 static void format_path(const struct worker *worker, const char *prefix, uint32_t file,

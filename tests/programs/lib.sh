@@ -14,7 +14,8 @@
 #
 # Environment: KVFS_LARGE=1 the large sizes; KVFS_TMP where to work (/tmp); KVFS_KEEP=1 keep what
 # a failed test leaves; KVFS_LOG=FILE run the daemon in the foreground with its log there;
-# KVFS_REQUIRE=1 fail where a test would be skipped; KVFS_SEED; KVFS_MOUNT_OPTIONS more of -o.
+# KVFS_REQUIRE=1 fail where a test would be skipped; KVFS_SEED; KVFS_MOUNT_OPTIONS more of -o;
+# KVFS_TRANSPORT=dev not the ring: skipped where there is no ring, since it would be no other.
 
 say() {
     echo "== $*"
@@ -69,6 +70,11 @@ fi
 for program in mkfs.kvfs mount.kvfs fsck.kvfs kvfs; do
     [ -x "$bin/$program" ] || fail "$bin/$program is not there: build it first"
 done
+
+if [ "${KVFS_TRANSPORT-}" = dev ] &&
+    ! grep -q '[Y1]' /sys/module/fuse/parameters/enable_uring 2>/dev/null; then
+    need_or_skip "without the ring every test uses /dev/fuse; this one would be no other"
+fi
 
 tmp=$(mktemp -d "${KVFS_TMP:-/tmp}/kvfs-test.XXXXXX")
 chmod 755 "$tmp"
@@ -167,6 +173,9 @@ mount_image() {
     local extra=()
     if [ -n "${KVFS_MOUNT_OPTIONS-}" ]; then
         extra=(-o "$KVFS_MOUNT_OPTIONS")
+    fi
+    if [ -n "${KVFS_TRANSPORT-}" ]; then
+        extra+=(-o "transport=$KVFS_TRANSPORT")
     fi
     if [ -n "${KVFS_LOG-}" ]; then
         "$bin/mount.kvfs" "$image" "$mnt" -f "$@" "${extra[@]}" >>"$KVFS_LOG" 2>&1 &

@@ -310,6 +310,13 @@ if [ "$can_mount" = yes ]; then
     works  info_of_the_image_shows_the_dir  kvfs info --json image
     out_has info_of_the_image_shows_the_dir "\"mounted_on\":\"$work/dir\""
     works  sync_returns                     kvfs sync dir
+    works  scrub_of_a_mount_finds_nothing   kvfs scrub dir
+    out_has scrub_says_what_it_read         'MiB read, nothing wrong$'
+    works  a_scrub_can_be_slow              kvfs scrub --rate 100.5 dir
+    refuses a_rate_is_a_number              2 'rate fast: give MiB per second' kvfs scrub --rate fast dir
+    refuses scrub_wants_a_mount_or_an_image 1 'not in a kvfs mount' kvfs scrub .
+    works  statistics_count_the_scrubs      getfattr -n system.kvfs.stats --only-values dir
+    out_has statistics_count_the_scrubs     '"scrubs": 2,'
     if [ "$(id -u)" -eq 0 ]; then
         works  remount_makes_it_read_only   mount.kvfs image dir -o remount,ro,nosuid
         refuses a_mount_that_became_read_only_is_not_written 1 'read-only' kvfs put dir key /dev/null
@@ -330,6 +337,7 @@ if [ "$can_mount" = yes ]; then
     works  what_was_written_last_is_there   kvfs get image last
     out_is what_was_written_last_is_there   last
     works  the_image_is_sound               fsck.kvfs -n -f image
+    works  scrub_takes_an_image             kvfs scrub image
 
     printf '[mount]\nro = yes\n' >ro.conf
     works  a_file_sets_options              mount.kvfs -c ro.conf image dir

@@ -43,6 +43,7 @@ static void assert_same_settings(const struct fs_mount_options *a, const struct 
     ck_assert_int_eq(a->allow_other, b->allow_other);
     ck_assert_int_eq(a->writeback, b->writeback);
     ck_assert_uint_eq(a->threads, b->threads);
+    ck_assert_int_eq(a->transport, b->transport);
     ck_assert_uint_eq(a->memory_budget_bytes, b->memory_budget_bytes);
     ck_assert_uint_eq(a->hot_percent, b->hot_percent);
     ck_assert_int_eq(a->buffered_io, b->buffered_io);
@@ -124,6 +125,7 @@ START_TEST(a_mistake_in_a_file_is_named_with_file_line_and_key)
     } cases[] = {
         {"[mount]\nro = yes\ncolour = red\n", 3, "unknown key \"colour\""},
         {"[mount]\n\nthreads = many\n", 3, "key \"threads\": \"many\""},
+        {"[mount]\ntransport = pigeon\n", 2, "key \"transport\": \"pigeon\""},
         {"[mount]\nthreads = 0\n", 2, "key \"threads\": \"0\""},
         {"[memory]\nmemory_budget = 1M\n", 2, "key \"memory_budget\": \"1M\""},
         {"[memory]\nmemory_budget = 64X\n", 2, "key \"memory_budget\": \"64X\""},

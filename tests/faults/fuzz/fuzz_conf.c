@@ -59,13 +59,14 @@ static void check_word(const char *word)
     uint64_t number;
     bool yes;
     struct kv_codec_spec codec;
-    enum kv_sync_mode mode;
+    static const char *const choices[] = {"fsync", "always", "checkpoint", NULL};
+    uint32_t choice;
     uint8_t uuid[16];
     struct kv_error error = {""};
     kv_ignore(tool_parse_duration(word, &number));
     kv_ignore(tool_parse_number(word, &number));
     kv_ignore(tool_parse_bool(word, &yes));
-    kv_ignore(tool_parse_sync_mode(word, &mode));
+    kv_ignore(tool_parse_choice(word, choices, &choice));
     if (!tool_parse_codec(word, &codec)) {
         char text[TOOL_CODEC_TEXT];
         tool_format_codec(&codec, text);

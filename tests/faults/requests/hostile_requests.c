@@ -93,8 +93,10 @@ static void open_session(struct harness *harness)
     /* To libfuse this is a device that somebody else has opened and mounted. */
     snprintf(device, sizeof device, "/dev/fd/%d", ends[1]);
     KV_ASSERT(fuse_session_mount(harness->session, device) == 0);
-    const struct fs_transport_hooks hooks = fs_protocol_hooks(&harness->fuse.protocol);
-    KV_ASSERT(fs_transport_open(harness->session, 1, &hooks, &harness->transport) == 0);
+    const struct fs_transport_hooks hooks =
+        fs_protocol_hooks(&harness->fuse.protocol, test_log_nothing, NULL);
+    KV_ASSERT(fs_transport_open(harness->session, FS_TRANSPORT_DEVICE, 1, &hooks,
+                                &harness->transport, NULL) == 0);
     KV_ASSERT(fs_transport_start(harness->transport) == 0);
 }
 

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Mounting while allocations fail: each in turn, once or from then on, in mount.kvfs and all its
+# libraries.
+#
+#    mount_memory.sh BIN MEMORY_FAULTS_SO
+#
+# Either the image is mounted, and can be unmounted and mounted again; or mount.kvfs says why not,
+# and leaves no mount, no process and no lock. It never crashes.
+#
+# Environment: MEMORY_POINTS how many points to try (40, large: all); and that of
+# tests/programs/lib.sh.
+set -euo pipefail
+# shellcheck source=../../programs/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../programs/lib.sh"
+faults=$(realpath "$2")
+size MEMORY_POINTS 40 1000000
+seen=$tmp/seen
+ulimit -c 0 # a crash shows in the status
+
+# try_mount AFTER once|lasting: until it is mounted ($daemon) or has ended ($status, $words).
+try_mount() {
+    local tenths=600
+    rm -f "$seen"
+    status=
+    KVFS_MEMORY_FAULTS=$1:$2:$seen LD_PRELOAD=$faults \
+        "$bin/mount.kvfs" "$image" "$mnt" -f </dev/null >"$tmp/words" 2>&1 &
+    daemon=$!
+    until is_mounted; do
+        if [ ! -e "/proc/$daemon/exe" ]; then
+            status=0
+            wait "$daemon" || status=$?
+            daemon=
+            break
+        fi
+        [ "$tenths" -gt 0 ] || fail "$1 $2: neither mounted nor ended"
+        tenths=$((tenths - 1))
+        sleep 0.02
+    done
+    words=$(cat "$tmp/words")
+}
+
+allocations() {
+    od -An -tu8 -N8 "$seen" | tr -d ' '
+}
+
+# End what was mounted. The daemon may still be short of memory, so it may end badly, with words,
+# or may have ended already.
+end_mount() {
+    local umount_status=0 ended=0
+    echo content >"$mnt/file" 2>/dev/null || true
+    cat "$mnt/file" >/dev/null 2>&1 || true
+    if is_mounted; then
+        timeout -k 5 120 "$bin/kvfs" umount "$mnt" >"$tmp/umount.out" 2>&1 || umount_status=$?
+        [ "$umount_status" = 0 ] || grep -q "the log is replayed\|not mounted" "$tmp/umount.out" ||
+            fail "$1: kvfs umount: status $umount_status: $(cat "$tmp/umount.out")"
+    fi
+    wait "$daemon" || ended=$?
+    daemon=
+    case $ended in
+    0) ;;
+    32) [ -s "$tmp/words" ] || fail "$1: the daemon ended with status 32 without a word" ;;
+    *) fail "$1: the daemon ended with status $ended: $(cat "$tmp/words")" ;;
+    esac
+    ! is_mounted || fail "$1: still mounted"
+}
+
+expect_nothing_left() {
+    ! is_mounted || fail "$1: status $status, but it is mounted: $words"
+    [ -z "$(find_daemon)" ] || fail "$1: status $status, but a process has the image open: $words"
+    [ -n "$words" ] || fail "$1: status $status without a word"
+}
+
+make_image 16M
+try_mount 1000000000 once
+[ -z "$status" ] || fail "mount.kvfs: status $status: $words"
+total=$(allocations)
+end_mount "no fault"
+step=$((2 * total / MEMORY_POINTS))
+[ "$step" -ge 1 ] || step=1
+say "$total allocations until it is mounted, every ${step}th is tried twice"
+
+mounted=0
+refused=0
+for ((after = KVFS_SEED % step; after < total; after += step)); do
+    for how in once lasting; do
+        try_mount "$after" "$how"
+        case $status in
+        "")
+            end_mount "$after $how"
+            mounted=$((mounted + 1))
+            ;;
+        1 | 2 | 32)
+            expect_nothing_left "$after $how"
+            refused=$((refused + 1))
+            ;;
+        *) fail "$after $how: status $status: $words" ;;
+        esac
+    done
+done
+fsck_clean
+say "seed $KVFS_SEED: $((mounted + refused)) points of $((2 * total)), $mounted mounted, $refused refused"

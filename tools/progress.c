@@ -1,0 +1,68 @@
+/*
+ * tools/progress.c: a line on a terminal that says how far something has come.
+ *
+ * Owns       nothing.
+ * Invariant  nothing is written unless it is enabled.
+ * Locks      none.
+ */
+#include "tools/progress.h"
+
+#include <time.h>
+#include <unistd.h>
+
+#define DRAW_EVERY_NS  100000000ull
+#define DRAW_FIRST_NS  500000000ull
+#define BAR_CHARACTERS 40u
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+void tool_progress_init(struct tool_progress *progress, bool wished)
+{
+    const char *term = getenv("TERM");
+    *progress = (struct tool_progress){.stage = ""};
+    progress->enabled = wished && isatty(STDERR_FILENO) && (!term || strcmp(term, "dumb") != 0);
+}
+
+void tool_progress_stage(struct tool_progress *progress, const char *stage)
+{
+    progress->stage = stage;
+    if (!progress->enabled)
+        return;
+    progress->started_ns = now_ns();
+    progress->next_ns = progress->started_ns + DRAW_FIRST_NS;
+}
+
+void tool_progress_step(struct tool_progress *progress, uint64_t done, uint64_t total)
+{
+    if (!progress->enabled || !total)
+        return;
+    const uint64_t now = now_ns();
+    if (now < progress->next_ns)
+        return;
+    progress->next_ns = now + DRAW_EVERY_NS;
+    const double part = done < total ? (double)done / (double)total : 1.0;
+    const unsigned filled = (unsigned)(part * BAR_CHARACTERS);
+    char bar[BAR_CHARACTERS + 1];
+    memset(bar, '.', BAR_CHARACTERS);
+    memset(bar, '#', filled);
+    bar[BAR_CHARACTERS] = '\0';
+    fprintf(stderr, "\r\033[K%-11s [%s] %3u%% %llus", progress->stage, bar,
+            (unsigned)(part * 100.0),
+            (unsigned long long)((now - progress->started_ns) / 1000000000ull));
+    (void)fflush(stderr); /* a line for the eye only */
+    progress->shown = true;
+}
+
+void tool_progress_clear(struct tool_progress *progress)
+{
+    if (!progress->shown)
+        return;
+    fputs("\r\033[K", stderr);
+    (void)fflush(stderr); /* likewise */
+    progress->shown = false;
+}
