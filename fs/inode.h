@@ -27,7 +27,7 @@ struct fs_volume {
     bool (*keeps_setgid)(uint32_t gid); /* immutable after open */
     bool (*kills_privileges)(void);     /* immutable after open */
     bool (*is_owner)(uint32_t uid);     /* immutable after open */
-    pthread_mutex_t rename_mutex; /* one rename between directories at a time */
+    pthread_mutex_t rename_mutex;       /* one rename between directories at a time */
     pthread_mutex_t ino_mutex;
     uint64_t ino_next;                     /* ino_mutex: the next to hand out */
     uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
