@@ -105,7 +105,8 @@ int fs_acl_validate(const void *acl, size_t length)
 
 static uint32_t shape_bits(const struct shape *shape)
 {
-    const struct fs_disk_acl_entry *const group = shape->mask ? shape->mask : shape->group;
+    const struct fs_disk_acl_entry *const group =
+        shape->mask && !KV_PLANT(acl_mask_ignored) ? shape->mask : shape->group;
     return (uint32_t)kv_le16_get(shape->user->perm) << 6 | (uint32_t)kv_le16_get(group->perm) << 3 |
            kv_le16_get(shape->other->perm);
 }

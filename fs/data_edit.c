@@ -208,7 +208,8 @@ int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, u
     fs_data_walk_close(&walk);
     if (err != -ENOENT)
         return err;
-    memset(buf + (at - offset), 0, end - at);
+    if (!KV_PLANT(hole_not_zeroed))
+        memset(buf + (at - offset), 0, end - at);
     return 0;
 }
 

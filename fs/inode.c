@@ -173,7 +173,8 @@ int fs_change_kill_privileges(struct fs_volume *volume, struct fs_data_change *c
 {
     struct fs_record *record = &item->record;
     if (kill_mode_bits && !S_ISDIR(record->mode)) {
-        record->mode &= ~(uint32_t)S_ISUID;
+        if (!KV_PLANT(setuid_kept))
+            record->mode &= ~(uint32_t)S_ISUID;
         if ((record->mode & S_ISGID) && !keeps_setgid(volume, record))
             record->mode &= ~(uint32_t)S_ISGID;
     }

@@ -275,7 +275,7 @@ bool fs_inode_table_unref(struct fs_inode_table *table, uint64_t ino, uint64_t c
     struct fs_inode **link = find_link(shard, ino);
     if (link) {
         /* The count comes from the kernel: it is input, so it may be any number. */
-        (*link)->references -= kv_min_u64(count, (*link)->references);
+        (*link)->references -= kv_min_u64(count + KV_PLANT(forget_miscounted), (*link)->references);
         if ((*link)->references == 0) {
             orphan = (*link)->type == FS_KEY_ORPHAN;
             if (!orphan)

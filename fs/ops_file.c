@@ -43,7 +43,8 @@ static int finish_change(struct fs_volume *volume, struct fs_data_change *change
     int err = fs_change_kill_privileges(volume, change, item, kill_privileges);
     if (err)
         return err;
-    item->record.mtime_ns = item->record.ctime_ns = fs_time_now();
+    if (!KV_PLANT(write_keeps_mtime))
+        item->record.mtime_ns = item->record.ctime_ns = fs_time_now();
     err = fs_change_put(change, item);
     return err ? err : fs_change_apply(volume, change, flags);
 }

@@ -72,7 +72,7 @@ static int put_under(struct rename *rename, struct fs_data_change *change, struc
     }
     item->key = at->entry;
     int err = fs_change_put(change, item);
-    if (!err && S_ISDIR(item->record.mode))
+    if (!err && S_ISDIR(item->record.mode) && !KV_PLANT(rename_leaves_parent))
         err = fs_change_put_parent(change, what->ino, at->directory, at->name, at->name_len);
     return err ? err : fs_inode_table_reserve(what->ino, &item->key, &what->move);
 }

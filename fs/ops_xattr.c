@@ -75,7 +75,7 @@ static int set_access_acl(struct fs_volume *volume, struct fs_data_change *chang
     if (err)
         return err;
     record->mode = (record->mode & ~0777u) | bits;
-    if (kill_setgid)
+    if (kill_setgid && !KV_PLANT(setgid_kept))
         record->mode &= ~(uint32_t)S_ISGID;
     if (minimal)
         return remove_list(volume, change, record, FS_XATTR_ACCESS_ACL);
@@ -88,10 +88,10 @@ static int set_default_acl(struct fs_volume *volume, struct fs_data_change *chan
     const int err = fs_acl_validate(acl, length);
     if (err == -ENODATA)
         return remove_list(volume, change, record, FS_XATTR_DEFAULT_ACL);
+    if (!S_ISDIR(record->mode)) /* first, as the kernel has it elsewhere */
+        return -EACCES;
     if (err)
         return err;
-    if (!S_ISDIR(record->mode))
-        return -EACCES;
     return set_attribute(volume, change, record, FS_XATTR_DEFAULT_ACL, acl, length, flags);
 }
 

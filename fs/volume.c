@@ -136,7 +136,7 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     if (!volume->table || !volume->locks)
         goto out;
     err = 0;
-    if (!volume->read_only) {
+    if (!volume->read_only && !KV_PLANT(orphans_kept_at_mount)) {
         const int orphan_err = run_orphans(volume);
         if (orphan_err)
             fs_volume_log(volume, KV_LOG_WARNING,
@@ -211,7 +211,7 @@ int fs_ino_allocate(struct fs_volume *volume, uint64_t *ino)
 {
     int err = 0;
     pthread_mutex_lock(&volume->ino_mutex);
-    if (volume->ino_next == volume->ino_limit)
+    if (volume->ino_next == volume->ino_limit && !KV_PLANT(inode_numbers_not_covered))
         err = extend_numbers(volume);
     if (!err)
         *ino = volume->ino_next++;

@@ -140,7 +140,7 @@ int fs_xattr_set(struct kv_store *store, uint64_t ino, uint32_t *flags, const ch
         return err;
     if (err && (set_flags & XATTR_REPLACE))
         return -ENODATA;
-    if (!err && (set_flags & XATTR_CREATE))
+    if (!err && (set_flags & XATTR_CREATE) && !KV_PLANT(xattr_create_overwrites))
         return -EEXIST;
     if (err) {
         size_t names_bytes;

@@ -61,7 +61,7 @@ static int share_ref(struct kv_store *store, const struct kv_blob_ref *ref)
     int err = kv_blobs_extent(&store->blobs, ref, &block, &block_count);
     if (!err)
         err = ref_count(store, block, &count);
-    return err ? err : set_ref_count(store, block, count + 1);
+    return err ? err : set_ref_count(store, block, count + (KV_PLANT(share_counted_twice) ? 2 : 1));
 }
 
 static int drop_ref(struct kv_store *store, const struct kv_blob_ref *ref)
@@ -73,7 +73,7 @@ static int drop_ref(struct kv_store *store, const struct kv_blob_ref *ref)
         err = ref_count(store, block, &count);
     if (err)
         return err;
-    if (count > 1)
+    if (count > (KV_PLANT(shared_blob_freed) ? 2 : 1))
         return set_ref_count(store, block, count - 1);
     const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
     return kv_space_free(store->space, epoch, block, block_count);

@@ -65,7 +65,9 @@ void kv_backing_close(struct kv_backing *backing)
 
 bool kv_backing_has(const struct kv_backing *backing, uint64_t piece)
 {
-    return !backing->bits || (backing->bits[piece / 64] >> (piece % 64) & 1);
+    if (!backing->bits)
+        return true;
+    return piece < backing->piece_count && (backing->bits[piece / 64] >> (piece % 64) & 1);
 }
 
 bool kv_backing_refused(const struct kv_backing *backing)

@@ -38,6 +38,7 @@ KV_MUST_CHECK int kv_backing_open(const struct kv_backing_config *config,
                                   struct kv_backing **backing);
 void kv_backing_close(struct kv_backing *backing);
 
+/* A piece beyond the last one is not backed on a thin device. */
 bool kv_backing_has(const struct kv_backing *backing, uint64_t piece);
 
 /*

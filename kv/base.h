@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kv/plant.h"
+
 #ifndef KV_MUST_CHECK
 #define KV_MUST_CHECK __attribute__((warn_unused_result))
 #endif

@@ -556,7 +556,7 @@ static void note_next(const struct kv_btree *btree, const void *leaf, struct kv_
                       void *next, size_t *next_len, bool *more)
 {
     const struct kv_bytes high = kv_node_high(leaf, btree->node_bytes);
-    *more = high.data &&
+    *more = high.data && !KV_PLANT(range_ends_at_fence) &&
             (!upper.data || kv_key_compare(high.data, high.length, upper.data, upper.length) < 0);
     if (*more) {
         memcpy(next, high.data, high.length);
@@ -589,7 +589,7 @@ int kv_btree_del_leaf(struct kv_btree *btree, struct kv_bytes lower, struct kv_b
         err = kv_pager_dirty(btree->pager, leaf);
         if (!err) {
             kv_pager_latch(btree->pager, leaf);
-            for (unsigned slot = end; slot > first; slot--)
+            for (unsigned slot = end; slot > first + KV_PLANT(range_keeps_first_key); slot--)
                 kv_node_remove(leaf->bytes, btree->node_bytes, slot - 1);
             kv_pager_unlatch(btree->pager, leaf);
             err = merge_upwards(btree, &path);

@@ -259,7 +259,7 @@ uint32_t kv_cache_victim(struct kv_cache *cache, uint32_t *dirty, uint32_t dirty
                 demote_one(cache);
             continue;
         }
-        if (frame->flags & KV_FRAME_DIRTY) {
+        if ((frame->flags & KV_FRAME_DIRTY) && !KV_PLANT(dirty_page_evicted)) {
             move_to(cache, index, KV_TIER_WARM);
             if (dirty_max)
                 dirty[(*dirty_count)++] = index;

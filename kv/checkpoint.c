@@ -42,6 +42,8 @@ static int run(struct kv_checkpoint *checkpoint, bool clean)
     int err = pass_gate(checkpoint, &notes);
     if (err)
         return err;
+    if (KV_PLANT(log_trimmed_early))
+        kv_wal_trim(checkpoint->wal, notes.log_tail);
     err = kv_pager_write_epoch(checkpoint->pager, notes.epoch);
     if (err)
         return err;
@@ -51,7 +53,7 @@ static int run(struct kv_checkpoint *checkpoint, bool clean)
         return err;
     uint64_t bitmap_digest, used_blocks;
     err = kv_space_write(checkpoint->space, notes.epoch, &bitmap_digest, &used_blocks);
-    if (!err)
+    if (!err && !KV_PLANT(flush_left_out))
         err = kv_device_flush(checkpoint->device);
     if (err)
         return err;

@@ -1216,7 +1216,7 @@ void kv_node_split(void *node, size_t node_bytes, unsigned at, struct kv_bytes s
     KV_ASSERT(at <= count);
 
     init_like(right, node_bytes, node, right_id, separator, kv_node_high(node, node_bytes));
-    append_slots(right, node, node_bytes, at, count);
+    append_slots(right, node, node_bytes, at + (KV_PLANT(split_loses_key) && at < count), count);
     set_hint(right, hint > at ? hint - at : 0);
 
     init_like(scratch, node_bytes, node, kv_le64_get(header_of(node)->page_id),
@@ -1259,7 +1259,8 @@ void kv_node_merge(void *left, const void *right, size_t node_bytes, void *scrat
     KV_ASSERT(kv_node_level(left) == kv_node_level(right));
 
     init_like(scratch, node_bytes, left, kv_le64_get(header_of(left)->page_id),
-              kv_node_low(left, node_bytes), kv_node_high(right, node_bytes));
+              kv_node_low(left, node_bytes),
+              kv_node_high(KV_PLANT(merge_keeps_old_fence) ? left : right, node_bytes));
     append_slots(scratch, left, node_bytes, 0, left_count);
     append_slots(scratch, right, node_bytes, 0, kv_node_count(right));
     set_hint(scratch, right_hint ? left_count + right_hint : left_hint);

@@ -562,7 +562,7 @@ static int place_block(struct kv_pagemap *map, uint64_t epoch, struct map_block 
     if (err)
         return err;
     err = kv_space_commit(map->space, epoch, place, 1);
-    if (!err && kv_le64_get(old->block))
+    if (!err && kv_le64_get(old->block) && !KV_PLANT(map_block_leaked))
         err = kv_space_free(map->space, epoch, kv_le64_get(old->block), 1);
     if (err)
         return err;

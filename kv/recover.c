@@ -21,12 +21,12 @@ static int claim_blob(struct kv_store *store, const struct kv_blob_ref *ref, boo
     int err = kv_blobs_extent(&store->blobs, ref, &block, &count);
     if (err)
         return err;
-    if (!known_durable) {
+    if (!known_durable && !KV_PLANT(torn_blob_applied)) {
         err = kv_blobs_verify(&store->blobs, ref);
         if (err)
             return err == -EBADMSG ? -ECANCELED : err;
     }
-    return kv_space_claim(store->space, block, count);
+    return KV_PLANT(blob_not_claimed) ? 0 : kv_space_claim(store->space, block, count);
 }
 
 /* Claim (or, to undo it, release) the first `limit` new blobs of a record. */
@@ -134,7 +134,8 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
 {
     int err = 0;
     if (store->log_end.records) {
-        struct replay replay = {.store = store, .left = store->log_end.records};
+        struct replay replay = {.store = store,
+                                .left = store->log_end.records - KV_PLANT(last_record_lost)};
         struct kv_wal_end end;
         pthread_mutex_lock(&store->writer);
         err = kv_wal_replay(store->wal, replay_record, &replay, &end);

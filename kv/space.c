@@ -714,7 +714,7 @@ static int load_group(struct kv_space *space, uint32_t index, uint64_t epoch,
             continue;
         }
         const uint64_t stamp = kv_le64_get(copies[copy].header.epoch);
-        if (stamp > epoch)
+        if (stamp > epoch && !KV_PLANT(bitmap_epoch_ignored))
             rewrite = true;
         else if (best < 0 || stamp > kv_le64_get(copies[best].header.epoch))
             best = copy;
@@ -728,7 +728,7 @@ static int load_group(struct kv_space *space, uint32_t index, uint64_t epoch,
     group->active = (uint8_t)best;
     group->active_epoch = kv_le64_get(copies[best].header.epoch);
     group->active_digest = kv_le64_get(copies[best].header.digest);
-    group->dirty = rewrite;
+    group->dirty = rewrite && !KV_PLANT(dead_bitmap_left);
     memcpy(group->committed, copies[best].bits, KV_GROUP_BITMAP_BYTES);
     busy_from_committed(space, group);
     return 0;
@@ -913,8 +913,8 @@ static bool search(struct kv_space *space, enum search_where where, uint32_t cou
 /* Clusters that data may break. */
 static uint64_t spare_clusters(const struct kv_space *space)
 {
-    const uint64_t kept =
-        space->reserved_clusters + emergency_clusters(space, blocks_in_reach(space));
+    const uint64_t kept = (KV_PLANT(reserve_given_away) ? 0 : space->reserved_clusters) +
+                          emergency_clusters(space, blocks_in_reach(space));
     return space->whole_clusters > kept ? space->whole_clusters - kept : 0;
 }
 
@@ -1163,10 +1163,11 @@ static int write_batch(struct kv_space *space, uint64_t epoch, uint32_t *next,
         const uint64_t digest =
             encode_copy(image, config, index, epoch, group->used_count, group->committed);
         entries[index] = (struct digest_entry){kv_le64_of(epoch), kv_le64_of(digest)};
-        ios[io_count++] = (struct kv_io){.kind = KV_IO_WRITE,
-                                         .block = copy_block(config, index, !group->active),
-                                         .block_count = KV_GROUP_COPY_BLOCKS,
-                                         .buf = image};
+        ios[io_count++] = (struct kv_io){
+            .kind = KV_IO_WRITE,
+            .block = copy_block(config, index, !group->active != KV_PLANT(active_bitmap_written)),
+            .block_count = KV_GROUP_COPY_BLOCKS,
+            .buf = image};
         if (group->other_unknown)
             ios[io_count++] = (struct kv_io){.kind = KV_IO_WRITE,
                                              .block = copy_block(config, index, group->active),
@@ -1258,7 +1259,8 @@ void kv_space_written(struct kv_space *space, uint64_t epoch)
             uint32_t index, first;
             const bool located = locate(space, run->block, run->count, &index, &first);
             KV_ASSERT(located);
-            leave(space, &space->groups[index], first, run->count);
+            if (!KV_PLANT(freed_space_lost))
+                leave(space, &space->groups[index], first, run->count);
         }
         changes_empty(changes);
     }

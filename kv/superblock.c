@@ -38,7 +38,8 @@ static int judge_copy(const struct kv_disk_superblock *superblock)
 {
     if (memcmp(superblock->magic, KV_SUPERBLOCK_MAGIC, sizeof superblock->magic) != 0)
         return -EMEDIUMTYPE;
-    if (kv_le64_get(superblock->digest) != digest_of(superblock)) {
+    if (kv_le64_get(superblock->digest) != digest_of(superblock) &&
+        !KV_PLANT(superblock_digest_ignored)) {
         /* A later version may keep its digest elsewhere: say the version, if it is one. */
         const uint32_t version = kv_le32_get(superblock->version);
         const bool other_version = version > KV_FORMAT_VERSION && version < 0x10000;
@@ -278,10 +279,12 @@ int kv_superblock_write(struct kv_device *device, struct kv_disk_superblock *sup
     superblock->digest = kv_le64_of(digest_of(superblock));
     memcpy(io, superblock, sizeof *superblock);
     struct kv_io write = {.kind = KV_IO_WRITE,
-                          .block = sequence & 1 ? KV_SUPERBLOCK_B_BLOCK : KV_SUPERBLOCK_A_BLOCK,
+                          .block = (sequence & 1) && !KV_PLANT(superblock_slot_fixed)
+                                       ? KV_SUPERBLOCK_B_BLOCK
+                                       : KV_SUPERBLOCK_A_BLOCK,
                           .block_count = 1,
                           .buf = io};
-    int err = kv_device_submit(device, &write, 1, true);
+    int err = kv_device_submit(device, &write, 1, !KV_PLANT(superblock_not_flushed));
     if (!err) {
         write.block = KV_SUPERBLOCK_A_BLOCK + KV_SUPERBLOCK_B_BLOCK - write.block;
         err = kv_device_submit(device, &write, 1, false);

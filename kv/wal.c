@@ -257,7 +257,7 @@ static bool decode_block(const struct kv_wal *wal, uint8_t *bytes, uint64_t posi
            kv_le64_get(header.position) == position && block->epoch <= KV_EPOCH_MAX &&
            block->payload_bytes > 0 && block->payload_bytes <= KV_LOG_PAYLOAD_BYTES &&
            block->durable <= position && block->restart <= KV_LOG_PAYLOAD_BYTES + 1 &&
-           block_digest(bytes) == block->digest;
+           (block_digest(bytes) == block->digest || KV_PLANT(log_digest_ignored));
 }
 
 /* Blocks of one lap from the tail, a chunk at a time. */
@@ -345,7 +345,8 @@ static int follow_chain(struct ring_reader *reader, struct log_shape *shape)
             return err;
         if (!decode_block(wal, bytes, shape->end, &block))
             return 0;
-        if (block.link != link && !(block.restart && block.link == restart_link(link)))
+        if (block.link != link && !(block.restart && block.link == restart_link(link)) &&
+            !KV_PLANT(log_link_ignored))
             return 0;
         if (block.restart) {
             err = note_restart(shape, shape->end, block.restart);
@@ -379,7 +380,7 @@ static void look_for_voucher(struct ring_reader *reader, struct log_shape *shape
         shape->epoch_max = kv_max_u64(shape->epoch_max, block.epoch);
         shape->known_durable = kv_max_u64(shape->known_durable, block.durable);
     }
-    shape->damaged = shape->known_durable > shape->end;
+    shape->damaged = shape->known_durable > shape->end && !KV_PLANT(log_damage_cut_off);
 }
 
 /* ---- replay, second pass: the records ------------------------------------------- */
@@ -437,7 +438,8 @@ static int finish_record(struct record_parser *parser, uint64_t position, enum r
     const bool known_durable = position < parser->shape->known_durable;
 
     parser->have = 0;
-    if (kv_digest(body, length, parser->start) != kv_le64_get(header.digest)) {
+    if (kv_digest(body, length, parser->start) != kv_le64_get(header.digest) &&
+        !KV_PLANT(record_digest_ignored)) {
         *state = REPLAY_ENDED;
         return known_durable ? -EBADMSG : 0;
     }
@@ -466,6 +468,11 @@ static int parse_block(struct record_parser *parser, uint64_t position,
         size_t wanted = wanted_bytes(parser);
         if (wanted - parser->have > left_bytes) {
             *state = REPLAY_ENDED; /* its end was never written */
+            if (KV_PLANT(torn_record_applied) &&
+                parser->have > sizeof(struct kv_disk_record_header))
+                return parser->visit(
+                    parser->context, parser->bytes + sizeof(struct kv_disk_record_header),
+                    parser->have - sizeof(struct kv_disk_record_header), parser->epoch, false);
             return 0;
         }
         int err = parser_reserve(parser, wanted);
@@ -534,8 +541,9 @@ static void resume_after(struct kv_wal *wal, const struct log_shape *shape,
     /* What was read may be in the host's cache only: nothing is durable before a flush. */
     wal->durable = wal->open_tail;
     wal->fill = 0;
-    wal->link = restart_link(parser->resume_link);
-    wal->restart = (uint64_t)parser->kept_bytes + 1;
+    wal->link =
+        KV_PLANT(restart_link_plain) ? parser->resume_link : restart_link(parser->resume_link);
+    wal->restart = KV_PLANT(restart_keeps_all) ? 0 : (uint64_t)parser->kept_bytes + 1;
     pthread_mutex_unlock(&wal->mutex);
 }
 
@@ -591,7 +599,7 @@ static void seal_current(struct kv_wal *wal)
         .payload_bytes = kv_le32_of(wal->fill),
         .log_id = kv_le64_of(wal->log_id),
         .position = kv_le64_of(wal->sealed),
-        .durable = kv_le64_of(wal->durable),
+        .durable = kv_le64_of(KV_PLANT(durable_position_lied) ? wal->sealed : wal->durable),
         .epoch = kv_le64_of(wal->epoch),
         .link = kv_le64_of(wal->link),
         .restart = kv_le64_of(wal->restart),
@@ -639,13 +647,14 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     pthread_mutex_unlock(&wal->mutex);
     int err = 0;
     if (io_count)
-        err = kv_device_submit(wal->device, ios, io_count, mode == LEAD_FLUSH);
+        err = kv_device_submit(wal->device, ios, io_count,
+                               mode == LEAD_FLUSH && !KV_PLANT(sync_without_flush));
     else if (mode == LEAD_FLUSH)
         err = kv_device_flush(wal->device);
     pthread_mutex_lock(&wal->mutex);
     wal->leading = false;
 
-    if (err) {
+    if (err && !KV_PLANT(failed_flush_forgotten)) {
         wal->error = err;
     } else {
         wal->written = to;
@@ -718,8 +727,9 @@ static bool has_room(const struct kv_wal *wal, size_t length)
 {
     const uint64_t used = next_position(wal) - wal->tail;
     const uint64_t wanted = record_blocks(length);
-    return used <= wal->block_count && wanted <= wal->block_count - used &&
-           wanted <= backed_end(wal) - next_position(wal);
+    return (used <= wal->block_count && wanted <= wal->block_count - used &&
+            wanted <= backed_end(wal) - next_position(wal)) ||
+           KV_PLANT(log_room_unchecked);
 }
 
 /*
@@ -814,6 +824,8 @@ int kv_wal_sync(struct kv_wal *wal, uint64_t position)
     KV_ASSERT(position <= next_position(wal));
     while (!wal->error && wal->durable < position) {
         if (wal->leading) {
+            if (KV_PLANT(follower_acked_early))
+                break;
             pthread_cond_wait(&wal->changed, &wal->mutex);
             continue;
         }

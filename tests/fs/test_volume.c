@@ -423,6 +423,50 @@ START_TEST(a_mode_names_a_type_that_there_is)
 }
 END_TEST
 
+START_TEST(what_had_no_name_at_a_crash_is_deleted_at_the_next_open)
+{
+    const struct fs_new_node node = {.mode = S_IFREG | 0644};
+    struct fs_record record;
+    struct fs_key key;
+    ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, "open", 4, &node, &record), 0);
+    ck_assert_int_eq(fs_unlink(volume, FS_ROOT_INO, "open", 4), 0);
+    fs_key_ino(&key, FS_KEY_ORPHAN, record.file.ino);
+    size_t length;
+    ck_assert_int_eq(kv_get(store, key.bytes, key.length, NULL, 0, &length), -ERANGE);
+    ck_assert_int_eq(fs_sync(volume), 0);
+
+    /* Closing the volume deletes it too, but not durably. */
+    fs_volume_close(volume);
+    kv_abandon(store);
+    scratch_mount(&scratch);
+    store = scratch.store;
+    ck_assert_int_eq(kv_get(store, key.bytes, key.length, NULL, 0, &length), -ERANGE);
+    open_volume();
+    ck_assert_int_eq(kv_get(store, key.bytes, key.length, NULL, 0, &length), -ENOENT);
+}
+END_TEST
+
+START_TEST(an_access_list_takes_the_setgid_bit_from_who_is_not_in_the_group)
+{
+    static const uint8_t list[] = {2,  0, 0, 0,                      /* version */
+                                   1,  0, 6, 0, 255, 255, 255, 255,  /* owner rw- */
+                                   4,  0, 5, 0, 255, 255, 255, 255,  /* group r-x */
+                                   32, 0, 4, 0, 255, 255, 255, 255}; /* others r-- */
+    const struct fs_new_node node = {.mode = S_IFREG | 02755};
+    struct fs_record record;
+    ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, "file", 4, &node, &record), 0);
+    const uint64_t ino = record.file.ino;
+    for (int kill = 0; kill < 2; kill++) {
+        ck_assert_int_eq(
+            fs_setxattr(volume, ino, "system.posix_acl_access", list, sizeof list, 0, kill != 0),
+            0);
+        ck_assert_int_eq(fs_getattr(volume, ino, &record), 0);
+        ck_assert_uint_eq(record.mode & 07777u, kill ? 0654u : 02654u);
+    }
+    fs_forget(volume, ino, 1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("volume");
@@ -434,6 +478,8 @@ int main(void)
     tcase_add_test(tcase, damage_in_one_record_leaves_the_rest_usable);
     tcase_add_test(tcase, a_directory_does_not_move_into_itself);
     tcase_add_test(tcase, a_mode_names_a_type_that_there_is);
+    tcase_add_test(tcase, what_had_no_name_at_a_crash_is_deleted_at_the_next_open);
+    tcase_add_test(tcase, an_access_list_takes_the_setgid_bit_from_who_is_not_in_the_group);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

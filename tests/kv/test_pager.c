@@ -495,6 +495,29 @@ END_TEST
 /* ---- reading together
  * ---------------------------------------------------------------------------- */
 
+START_TEST(a_view_ends_with_the_next_change_of_its_page)
+{
+    struct scene *const scene = scene_new(NODE_BYTES, BUDGET_BYTES, KV_CODEC_NONE);
+    struct kv_pager *const pager = scene->pages.pager;
+    struct kv_page_view view, again;
+    struct kv_page page;
+    ck_assert_int_eq(try_new(scene, 0), 0);
+    ck_assert_int_eq(kv_pager_view(pager, scene->ids[0], &view), 0);
+    ck_assert(kv_pager_view_valid(&view));
+    ck_assert_int_eq(kv_pager_pin(pager, scene->ids[0], &page), 0);
+    ck_assert_int_eq(kv_pager_dirty(pager, &page), 0);
+    ck_assert(kv_pager_view_valid(&view));
+    kv_pager_latch(pager, &page);
+    ck_assert(!kv_pager_view_valid(&view));
+    kv_pager_unlatch(pager, &page);
+    ck_assert(!kv_pager_view_valid(&view));
+    ck_assert_int_eq(kv_pager_view(pager, scene->ids[0], &again), 0);
+    ck_assert(kv_pager_view_valid(&again));
+    kv_pager_unpin(pager, &page);
+    scene_free(scene);
+}
+END_TEST
+
 START_TEST(missing_pages_are_read_with_one_submission)
 {
     struct scene *const scene = scene_new(NODE_BYTES, BUDGET_BYTES, KV_CODEC_LZ4);
@@ -652,6 +675,7 @@ static Suite *pager_suite(void)
     tcase_add_test(pager, a_writer_that_is_ahead_waits_for_the_checkpoint);
     tcase_add_test(pager, a_page_can_be_freed_in_every_state);
     tcase_add_test(pager, what_no_page_has_is_stale);
+    tcase_add_test(pager, a_view_ends_with_the_next_change_of_its_page);
     tcase_add_test(pager, missing_pages_are_read_with_one_submission);
     tcase_add_test(pager, asking_for_more_pages_than_there_are_frames_does_not_hang);
     tcase_add_test(pager, a_damaged_page_is_said_and_the_others_can_be_read);

@@ -3,11 +3,14 @@
  */
 #include "kv/wal.h"
 
+#include "kv/codec.h"
 #include "kv/format.h"
 
 #include <check.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- random numbers ---------------------------------------------------------- */
 
@@ -548,6 +551,27 @@ START_TEST(blocks_of_another_lap_and_of_another_image_are_not_replayed)
 }
 END_TEST
 
+/* Change a byte of a record and give its block a digest that fits. */
+START_TEST(a_record_with_another_digest_is_no_record_even_in_a_whole_block)
+{
+    struct fixture f;
+    fixture_init(&f, 64, 4);
+    const struct record records[] = {{1, 100, 1}, {2, 100, 1}, {3, 100, 1}};
+    for (size_t i = 0; i < 3; i++) /* a block each */
+        (void)append_synced(&f, &records[i]);
+    uint8_t *const block = f.disk.bytes + (FIRST_BLOCK + 2) * (size_t)KV_BLOCK_BYTES;
+    struct kv_disk_log_header header;
+    block[sizeof header + sizeof(struct kv_disk_record_header) + 50] ^= 1;
+    memcpy(&header, block, sizeof header);
+    header.digest = kv_le64_of(0);
+    memcpy(block, &header, sizeof header);
+    header.digest = kv_le64_of(kv_digest(block, KV_BLOCK_BYTES, 0));
+    memcpy(block, &header, sizeof header);
+    expect_records(&f, records, 2);
+    fixture_release(&f);
+}
+END_TEST
+
 START_TEST(a_ring_that_does_not_fit_is_refused)
 {
     struct fixture f;
@@ -764,6 +788,71 @@ START_TEST(threads_share_flushes_and_each_record_is_there)
 }
 END_TEST
 
+/* The disk holds a flush up until it is told to go on. */
+struct held_flush {
+    struct kv_device base;
+    struct disk *disk;
+    struct kv_wal *wal;
+    sem_t begun, go_on;
+    bool done;  /* atomic */
+    bool early; /* atomic */
+};
+
+static int held_submit(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
+{
+    struct held_flush *held = (struct held_flush *)device;
+    if (flush) {
+        sem_post(&held->begun);
+        sem_wait(&held->go_on);
+    }
+    const int err = disk_submit(&held->disk->base, ios, io_count, flush);
+    if (flush)
+        __atomic_store_n(&held->done, true, __ATOMIC_RELEASE);
+    return err;
+}
+
+static void *sync_held(void *argument)
+{
+    struct held_flush *held = argument;
+    const int err = kv_wal_sync(held->wal, 1);
+    KV_ASSERT(err == 0);
+    if (!__atomic_load_n(&held->done, __ATOMIC_ACQUIRE))
+        __atomic_store_n(&held->early, true, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+START_TEST(nobody_is_told_of_a_flush_before_its_end)
+{
+    static const struct kv_device_ops ops = {
+        .submit = held_submit, .discard = disk_discard, .close = disk_close};
+    struct fixture f;
+    fixture_init(&f, 64, 4);
+    kv_wal_close(f.wal);
+    f.wal = NULL;
+    struct held_flush held = {.base = {.ops = &ops, .block_count = f.disk.base.block_count},
+                              .disk = &f.disk};
+    ck_assert_int_eq(sem_init(&held.begun, 0, 0), 0);
+    ck_assert_int_eq(sem_init(&held.go_on, 0, 0), 0);
+    ck_assert_int_eq(kv_wal_open(&held.base, &f.config, &f.wal), 0);
+    held.wal = f.wal;
+    const struct record record = {1, 100, 1};
+    (void)append(&f, &record);
+
+    pthread_t leader, follower;
+    ck_assert_int_eq(pthread_create(&leader, NULL, sync_held, &held), 0);
+    sem_wait(&held.begun);
+    ck_assert_int_eq(pthread_create(&follower, NULL, sync_held, &held), 0);
+    usleep(50 * 1000); /* time enough to return too early, should it be that bad */
+    sem_post(&held.go_on);
+    ck_assert_int_eq(pthread_join(follower, NULL), 0);
+    ck_assert_int_eq(pthread_join(leader, NULL), 0);
+    ck_assert(!held.early);
+    sem_destroy(&held.begun);
+    sem_destroy(&held.go_on);
+    fixture_release(&f);
+}
+END_TEST
+
 START_TEST(a_failed_flush_fails_everyone_who_waits_and_all_that_come_later)
 {
     struct shared *shared = calloc(1, sizeof *shared);
@@ -818,6 +907,7 @@ int main(void)
     tcase_add_test(damage, damage_is_seen_when_much_was_appended_without_a_sync);
     tcase_add_test(damage, random_bytes_in_the_ring_never_make_a_record);
     tcase_add_test(damage, blocks_of_another_lap_and_of_another_image_are_not_replayed);
+    tcase_add_test(damage, a_record_with_another_digest_is_no_record_even_in_a_whole_block);
     tcase_add_test(damage, a_ring_that_does_not_fit_is_refused);
     suite_add_tcase(suite, damage);
 
@@ -836,6 +926,7 @@ int main(void)
     TCase *threads = tcase_create("threads");
     tcase_set_timeout(threads, 120);
     tcase_add_test(threads, threads_share_flushes_and_each_record_is_there);
+    tcase_add_test(threads, nobody_is_told_of_a_flush_before_its_end);
     tcase_add_test(threads, a_failed_flush_fails_everyone_who_waits_and_all_that_come_later);
     tcase_add_test(threads, a_failed_write_fails_appends_and_seals_too);
     suite_add_tcase(suite, threads);
