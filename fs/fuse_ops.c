@@ -16,6 +16,7 @@
 #include "fs/fuse_ops.h"
 
 #include <fuse_lowlevel.h>
+#include <linux/fuse.h>
 
 #include "fs/cookie.h"
 #include "fs/mount.h"
@@ -69,8 +70,8 @@ static struct fuse_entry_param entry_of(const struct fs_record *record)
 static void reply_entry(fuse_req_t req, const struct fs_record *record)
 {
     const struct fuse_entry_param entry = entry_of(record);
-    struct fs_volume *volume = volume_of(req);    /* the reply frees the request */
-    if (fuse_reply_entry(req, &entry) == -ENOENT) /* interrupted: the kernel did not count */
+    struct fs_volume *volume = volume_of(req); /* the reply frees the request */
+    if (fuse_reply_entry(req, &entry))         /* interrupted: the kernel did not count */
         fs_forget(volume, record->file.ino, 1);
 }
 
@@ -465,6 +466,17 @@ static bool add_entry(void *context, const struct fs_dirent *dirent)
     return true;
 }
 
+/* A listing with attributes did not arrive: the kernel counted none of its entries. */
+static void forget_listed(struct fs_volume *volume, const char *bytes, size_t length)
+{
+    struct fuse_direntplus entry;
+    for (size_t at = 0; at < length; at += FUSE_DIRENTPLUS_SIZE(&entry)) {
+        memcpy(&entry, bytes + at, offsetof(struct fuse_direntplus, dirent.name));
+        if (entry.entry_out.nodeid) /* "." and ".." have none */
+            fs_forget(volume, entry.entry_out.nodeid, 1);
+    }
+}
+
 static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie, bool with_attributes)
 {
     struct listing_buffer buffer = {
@@ -478,10 +490,11 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie, bool
         err =
             fs_readdir(volume_of(req), ino, (uint64_t)cookie, with_attributes, add_entry, &buffer);
     /* What came before an error goes out; the next request runs into it and reports it. */
+    struct fs_volume *volume = volume_of(req);
     if (err && !buffer.used)
         reply_err(req, "readdir", ino, NULL, err);
-    else
-        (void)fuse_reply_buf(req, buffer.bytes, buffer.used);
+    else if (fuse_reply_buf(req, buffer.bytes, buffer.used) && with_attributes)
+        forget_listed(volume, buffer.bytes, buffer.used);
 }
 
 static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie,

@@ -389,6 +389,40 @@ START_TEST(damage_in_one_record_leaves_the_rest_usable)
 }
 END_TEST
 
+START_TEST(a_directory_does_not_move_into_itself)
+{
+    const struct fs_new_node node = {.mode = S_IFDIR | 0755};
+    struct fs_record outer, inner, other;
+    ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, "outer", 5, &node, &outer), 0);
+    const uint64_t ino = outer.file.ino;
+    ck_assert_int_eq(fs_create(volume, &root_caller, ino, "inner", 5, &node, &inner), 0);
+    ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, "other", 5, &node, &other), 0);
+    ck_assert_int_eq(fs_rename(volume, FS_ROOT_INO, "outer", 5, ino, "x", 1, 0), -EINVAL);
+    ck_assert_int_eq(fs_rename(volume, FS_ROOT_INO, "outer", 5, inner.file.ino, "x", 1, 0),
+                     -EINVAL);
+    ck_assert_int_eq(
+        fs_rename(volume, ino, "inner", 5, FS_ROOT_INO, "outer", 5, FS_RENAME_EXCHANGE), -EINVAL);
+    ck_assert_int_eq(fs_rename(volume, FS_ROOT_INO, "other", 5, inner.file.ino, "x", 1, 0), 0);
+    ck_assert_int_eq(fs_rename(volume, ino, "inner", 5, FS_ROOT_INO, "y", 1, 0), 0);
+    fs_forget(volume, ino, 1);
+    fs_forget(volume, inner.file.ino, 1);
+    fs_forget(volume, other.file.ino, 1);
+    expect_sound();
+}
+END_TEST
+
+START_TEST(a_mode_names_a_type_that_there_is)
+{
+    struct fs_record record;
+    struct fs_new_node node = {.mode = 0170000 | 0644};
+    ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, "x", 1, &node, &record), -EINVAL);
+    node.mode = 0xffff0000u | S_IFREG | 0644;
+    ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, "x", 1, &node, &record), 0);
+    ck_assert_uint_eq(record.mode, S_IFREG | 0644);
+    fs_forget(volume, record.file.ino, 1);
+}
+END_TEST
+
 START_TEST(what_had_no_name_at_a_crash_is_deleted_at_the_next_open)
 {
     const struct fs_new_node node = {.mode = S_IFREG | 0644};
@@ -442,6 +476,8 @@ int main(void)
     tcase_add_test(tcase, threads_that_fight_over_names_leave_a_sound_tree);
     tcase_add_test(tcase, an_unknown_inode_is_stale);
     tcase_add_test(tcase, damage_in_one_record_leaves_the_rest_usable);
+    tcase_add_test(tcase, a_directory_does_not_move_into_itself);
+    tcase_add_test(tcase, a_mode_names_a_type_that_there_is);
     tcase_add_test(tcase, what_had_no_name_at_a_crash_is_deleted_at_the_next_open);
     tcase_add_test(tcase, an_access_list_takes_the_setgid_bit_from_who_is_not_in_the_group);
     suite_add_tcase(suite, tcase);

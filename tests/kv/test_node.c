@@ -822,6 +822,70 @@ START_TEST(each_broken_rule_is_seen)
 }
 END_TEST
 
+/* A leaf that holds more in one cell than is ever put into one could not be split around it. */
+START_TEST(a_cell_larger_than_any_that_is_stored_is_refused)
+{
+    const size_t node_bytes = KV_NODE_BYTES_MIN;
+    const size_t fixed = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + 1;
+    const size_t most = kv_node_cell_limit(node_bytes) - fixed;
+    uint8_t *const scratch = node_new(node_bytes);
+    uint8_t *const node = node_new(node_bytes);
+    for (unsigned more = 0; more < 2; more++) {
+        kv_node_init(node, node_bytes, 9, 0, 0, bytes_of("", 0), bytes_of(NULL, 0));
+        ck_assert(kv_node_insert(node, node_bytes, 0, "k", 1, KV_VALUE_INLINE,
+                                 bytes_of(scratch, most + more), scratch));
+        ck_assert_int_eq(kv_node_validate(node, node_bytes, 9), more ? -EUCLEAN : 0);
+    }
+    free(node);
+    free(scratch);
+}
+END_TEST
+
+/* Pages that are valid by themselves do not belong together for that. */
+START_TEST(a_child_is_what_its_parent_says)
+{
+    const size_t node_bytes = KV_NODE_BYTES_MIN;
+    uint8_t *const scratch = node_new(node_bytes);
+    uint8_t *const parent = node_new(node_bytes);
+    uint8_t *const child = node_new(node_bytes);
+    const struct kv_bytes none = bytes_of(NULL, 0), empty = bytes_of("", 0);
+    const struct kv_bytes b = bytes_of("b", 1), c = bytes_of("c", 1), z = bytes_of("z", 1);
+
+    kv_node_init(parent, node_bytes, 1, 0, 1, empty, none);
+    ck_assert(kv_node_insert_child(parent, node_bytes, 0, "", 0, 5, scratch));
+    ck_assert(kv_node_insert_child(parent, node_bytes, 1, "b", 1, 6, scratch));
+    ck_assert(kv_node_insert_child(parent, node_bytes, 2, "c", 1, 7, scratch));
+    ck_assert(kv_node_is_root(parent, node_bytes, 0));
+    ck_assert(!kv_node_is_root(parent, node_bytes, 1));
+
+    const struct {
+        uint8_t tree, level;
+        struct kv_bytes low, high;
+        int slot; /* the only one that it belongs to; -1: none */
+    } cases[] = {{0, 0, empty, b, 0}, {0, 0, b, c, 1},      {0, 0, c, none, 2}, {0, 0, b, none, -1},
+                 {0, 0, c, z, -1},    {0, 0, empty, c, -1}, {1, 0, b, c, -1},   {0, 1, b, c, -1}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        kv_node_init(child, node_bytes, 5, cases[i].tree, cases[i].level, cases[i].low,
+                     cases[i].high);
+        for (int slot = 0; slot < 3; slot++)
+            ck_assert_int_eq(kv_node_is_child(parent, node_bytes, (unsigned)slot, child),
+                             slot == cases[i].slot);
+    }
+    kv_node_init(child, node_bytes, 5, 0, 0, b, c);
+    ck_assert(!kv_node_is_root(child, node_bytes, 0));
+    ck_assert(kv_node_covers_racy(child, node_bytes, "b", 1));
+    ck_assert(kv_node_covers_racy(child, node_bytes, "bz", 2));
+    ck_assert(!kv_node_covers_racy(child, node_bytes, "c", 1));
+    ck_assert(!kv_node_covers_racy(child, node_bytes, "a", 1));
+    ck_assert(kv_node_covers_before(child, node_bytes, c));
+    ck_assert(!kv_node_covers_before(child, node_bytes, b));
+    ck_assert(!kv_node_covers_before(child, node_bytes, none));
+    free(child);
+    free(parent);
+    free(scratch);
+}
+END_TEST
+
 static Suite *node_suite(void)
 {
     Suite *const suite = suite_create("node");
@@ -837,6 +901,8 @@ static Suite *node_suite(void)
     tcase_add_test(damaged, damaged_nodes_are_refused_or_harmless);
     tcase_add_test(damaged, garbage_is_refused_and_racy_reads_of_it_end);
     tcase_add_test(damaged, each_broken_rule_is_seen);
+    tcase_add_test(damaged, a_cell_larger_than_any_that_is_stored_is_refused);
+    tcase_add_test(damaged, a_child_is_what_its_parent_says);
     suite_add_tcase(suite, damaged);
     return suite;
 }

@@ -523,7 +523,8 @@ static void bound_answer(struct made_request *request)
         request->length < sizeof(struct fuse_in_header) + sizeof in)
         return;
     memcpy(&in, body, sizeof in);
-    if (in.size > 131072 && in.size < 0x200000)
+    const bool refused = request->opcode == FUSE_READ && in.size >= 0x200000;
+    if (in.size > 131072 && !refused)
         in.size %= 131072;
     memcpy(body, &in, sizeof in);
 }
