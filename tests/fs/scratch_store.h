@@ -30,7 +30,10 @@ static inline void scratch_mount(struct scratch_store *scratch)
 static inline void scratch_open(struct scratch_store *scratch, uint64_t size_bytes,
                                 uint32_t node_bytes, uint32_t extent_bytes)
 {
-    strcpy(scratch->directory, "/tmp/kvfs-test-XXXXXX");
+    const char *tmp = getenv("TMPDIR");
+    const int length = snprintf(scratch->directory, sizeof scratch->directory,
+                                "%s/kvfs-test-XXXXXX", tmp ? tmp : "/tmp");
+    ck_assert_int_lt(length, sizeof scratch->directory);
     ck_assert_ptr_nonnull(mkdtemp(scratch->directory));
     snprintf(scratch->path, sizeof scratch->path, "%s/image", scratch->directory);
     const struct kv_create_options options = {

@@ -39,9 +39,16 @@ void test_fill(void *out, size_t length, uint64_t identity)
     }
 }
 
+const char *test_tmp(void)
+{
+    enum { TMP_BYTES_MAX = 40 };
+    const char *named = getenv("TMPDIR");
+    return named && named[0] == '/' && strlen(named) <= TMP_BYTES_MAX ? named : "/tmp";
+}
+
 void test_dir_make(struct test_dir *dir)
 {
-    snprintf(dir->dir, sizeof dir->dir, "/tmp/kvfs-test-XXXXXX");
+    snprintf(dir->dir, sizeof dir->dir, "%s/kvfs-test-XXXXXX", test_tmp());
     const char *const made = mkdtemp(dir->dir);
     KV_ASSERT(made);
     snprintf(dir->image, sizeof dir->image, "%s/image", dir->dir);

@@ -24,6 +24,9 @@ uint64_t test_env(const char *name, uint64_t otherwise);
 /* Bytes that `identity` alone decides; about half of them compress well. */
 void test_fill(void *out, size_t length, uint64_t identity);
 
+/* Where temporary files go: TMPDIR, unless it is too long for a test's buffers, or /tmp. */
+const char *test_tmp(void);
+
 /* A fresh directory and the path of an image in it. */
 struct test_dir {
     char dir[64];

@@ -13,9 +13,11 @@ top=$(cd "$here/../../.." && pwd)
 bin=$(cd "$1" && pwd)
 shift
 seconds=60
-out=$(mktemp "${TMPDIR:-/tmp}/kvfs-plant.XXXXXX")
-trap 'rm -f "$out"' EXIT
-export KVFS_SEED=${KVFS_PLANT_SEED:-42} KVFS_SOAK_OPS=${KVFS_SOAK_OPS:-20000}
+# What fails or hangs leaves its files behind: all of it goes with this directory.
+TMPDIR=$(mktemp -d "/tmp/kvfs-plant.XXXXXX")
+trap 'rm -rf "$TMPDIR"' EXIT
+out=$TMPDIR/out
+export TMPDIR KVFS_SEED=${KVFS_PLANT_SEED:-42} KVFS_SOAK_OPS=${KVFS_SOAK_OPS:-20000}
 echo "KVFS_SEED=$KVFS_SEED"
 
 # run BUG PROGRAM CASE: what the program ends with; 0 when it can not even be run.

@@ -246,7 +246,7 @@ static void check_body(struct harness *harness, const struct waiting *waiting, c
         KV_ASSERT(length == 0);
         break;
     default:
-        KV_ASSERT(!"an operation that nobody serves was answered");
+        KV_ASSERT(false && "an operation that nobody serves was answered");
     }
 }
 

@@ -50,7 +50,10 @@ static void remove_files(void *context)
 
 void volume_image_make(struct volume_image *image, uint64_t size_bytes)
 {
-    *image = (struct volume_image){.directory = "/tmp/kvfs-soak-XXXXXX"};
+    const char *tmp = getenv("TMPDIR");
+    *image = (struct volume_image){0};
+    SOAK_MUST((size_t)snprintf(image->directory, sizeof image->directory, "%s/kvfs-soak-XXXXXX",
+                               tmp ? tmp : "/tmp") < sizeof image->directory);
     SOAK_MUST(mkdtemp(image->directory) != NULL);
     snprintf(image->path, sizeof image->path, "%s/image", image->directory);
     soak_at_failure(remove_files, image);
