@@ -438,6 +438,24 @@ static void await_release(const char *image, int holder)
     }
 }
 
+/*
+ * Take the mount away. One that is busy may be so for a moment only, because somebody, a scrub that
+ * asks how far it is, just looks at it: that is waited for.
+ */
+static int unmount(const char *dir)
+{
+    enum { TRIES = 50 };
+    const struct timespec pause = {.tv_nsec = 20000000};
+    for (int tries = 1;; tries++) {
+        const int err = geteuid() != 0                       ? unmount_by_helper(dir)
+                        : umount2(dir, UMOUNT_NOFOLLOW) == 0 ? 0
+                                                             : -errno;
+        if (err != -EBUSY || tries == TRIES)
+            return err;
+        (void)nanosleep(&pause, NULL); /* a shorter pause does no harm */
+    }
+}
+
 static int run_umount(const char *options, char **operands)
 {
     (void)options;
@@ -448,11 +466,7 @@ static int run_umount(const char *options, char **operands)
     if (!mount.read_only)
         (void)!sync_mount(&mount); /* shortens what follows; its failure shows in the end */
 
-    int err;
-    if (geteuid() == 0)
-        err = umount2(mount.dir, UMOUNT_NOFOLLOW) ? -errno : 0;
-    else
-        err = unmount_by_helper(mount.dir);
+    int err = unmount(mount.dir);
     if (err == -EBUSY) {
         tool_complain("%s: busy; end what uses it, fuser -vm %s shows that", mount.dir, mount.dir);
         return STATUS_FAILED;
