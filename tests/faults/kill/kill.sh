@@ -10,6 +10,8 @@
 set -euo pipefail
 # shellcheck source=tests/programs/lib.sh
 source "$(dirname "$0")/../../programs/lib.sh"
+# shellcheck source=tests/programs/lib-sqlite.sh
+source "$(dirname "$0")/../../programs/lib-sqlite.sh"
 
 need sqlite3 sqlite3
 need stdbuf coreutils
@@ -81,69 +83,22 @@ check_shell() {
 
 # ---- SQLite ----------------------------------------------------------------------------
 
-# Endless transactions, each of which moves money and leaves a numbered row. What sqlite3 prints
-# comes after the COMMIT before it, so a number that was seen is durable.
-transactions() {
-    local n=$1
-    echo "PRAGMA synchronous=EXTRA; PRAGMA busy_timeout=5000;"
-    while :; do
-        n=$((n + 1))
-        echo "BEGIN IMMEDIATE;
-            UPDATE account SET balance = balance - $((n % 97)) WHERE id = $((n % accounts));
-            UPDATE account SET balance = balance + $((n % 97))
-                WHERE id = $(((n * 7 + 3) % accounts));
-            INSERT INTO step VALUES ($n, randomblob($((n * 37 % 3000))));
-            COMMIT;
-            SELECT 'committed', $n;" || return 0
-    done
-}
-
-sqlite_client() {
-    transactions "$1" 2>/dev/null | stdbuf -oL sqlite3 -bail "$2" >"$3" 2>"$3.err" || true
-}
-
-sql() {
-    sqlite3 -bail -cmd '.timeout 5000' "$1" "$2"
-}
+declare -A steps=()
 
 make_databases() {
     local mode
     for mode in delete wal; do
-        rm -f "$mnt/$mode.db" "$mnt/$mode.db-journal" "$mnt/$mode.db-wal" "$mnt/$mode.db-shm"
-        sql "$mnt/$mode.db" "PRAGMA journal_mode=$mode;
-            CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL);
-            CREATE TABLE step (n INTEGER PRIMARY KEY, filler BLOB);
-            WITH RECURSIVE i(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM i
-                WHERE n < $accounts - 1) INSERT INTO account SELECT n, 0 FROM i;" >/dev/null
-        sync "$mnt/$mode.db"
+        bank_make "$mnt/$mode.db" "$mode" "$accounts"
         steps[$mode]=0
     done
-    sync "$mnt"
 }
 
-# Whole, every committed step there, none missing in between, no money made or lost.
 check_database() {
-    local mode=$1 seen answer
-    # With a rollback journal a commit ends by deleting it and syncing its directory. If the
-    # directory can not even be opened, because the daemon has just died, SQLite takes that for a
-    # system without such a thing and says "committed": only the next transaction confirms it.
-    seen=$(sed -n 's/^committed|//p' "$tmp/$mode.out" | tail -n 2)
-    if [ "$mode" = delete ]; then
-        seen=$(head -n 1 <<<"$seen")
-        [ -z "$seen" ] || [ "$seen" -gt "$((steps[$mode] + 1))" ] || seen=${steps[$mode]}
-    else
-        seen=${seen##*$'\n'}
-    fi
-    [ -z "$seen" ] || committed_all=$((committed_all + seen - steps[$mode]))
-    answer=$(sql "$mnt/$mode.db" "PRAGMA integrity_check;
-        SELECT coalesce(max(n), 0), count(*), (SELECT sum(balance) FROM account) FROM step;")
-    [[ $answer =~ ^ok$'\n'([0-9]+)\|([0-9]+)\|0$ ]] || fail "$mode.db: $answer"
-    [ "${BASH_REMATCH[1]}" = "${BASH_REMATCH[2]}" ] || fail "$mode.db: a step is missing"
-    [ "${BASH_REMATCH[1]}" -ge "${seen:-${steps[$mode]}}" ] ||
-        fail "$mode.db: $seen was committed, ${BASH_REMATCH[1]} is the last one"
-    steps[$mode]=${BASH_REMATCH[1]}
+    local mode=$1 committed
+    committed=$(bank_committed "$tmp/$mode.out" "$mode" "${steps[$mode]}")
+    committed_all=$((committed_all + committed - steps[$mode]))
+    steps[$mode]=$(bank_check "$mnt/$mode.db" "$committed")
 }
-declare -A steps=()
 
 # ---- kills ------------------------------------------------------------------------------
 
@@ -173,7 +128,7 @@ start_clients() {
     clients=("$job")
     for mode in delete wal; do
         : >"$tmp/$mode.out"
-        background sqlite_client "${steps[$mode]}" "$mnt/$mode.db" "$tmp/$mode.out"
+        background bank_work "$mnt/$mode.db" "$accounts" "${steps[$mode]}" "$tmp/$mode.out"
         clients+=("$job")
     done
 }
