@@ -3,31 +3,12 @@
  *
  * Owns nothing; reads counters, the store's statistics and the inode table.
  */
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "fs/fuse_ops.h"
+#include "fs/text.h"
 
-struct text {
-    char *out;
-    size_t cap, length; /* length: what it takes, also beyond cap */
-};
-
-static void add(struct text *text, const char *format, ...) KV_PRINTF(2, 3);
-
-static void add(struct text *text, const char *format, ...)
-{
-    const bool fits = text->length < text->cap;
-    va_list args;
-    va_start(args, format);
-    const int length = vsnprintf(fits ? text->out + text->length : NULL,
-                                 fits ? text->cap - text->length : 0, format, args);
-    va_end(args);
-    if (length > 0)
-        text->length += (size_t)length;
-}
-
-static void add_store(struct text *text, const struct kv_stats *stats)
+static void add_store(struct fs_text *text, const struct kv_stats *stats)
 {
     const struct {
         const char *name;
@@ -71,27 +52,27 @@ static void add_store(struct text *text, const struct kv_stats *stats)
         {"scrub_findings", stats->scrub_findings},
         {"scrub_finished_ns", stats->scrub_finished_ns},
     };
-    add(text, "{\"direct_io\": %s", stats->direct_io ? "true" : "false");
+    fs_text_add(text, "{\"direct_io\": %s", stats->direct_io ? "true" : "false");
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
-        add(text, ", \"%s\": %llu", figures[i].name, (unsigned long long)figures[i].value);
-    add(text, "}");
+        fs_text_add(text, ", \"%s\": %llu", figures[i].name, (unsigned long long)figures[i].value);
+    fs_text_add(text, "}");
 }
 
 size_t fs_fuse_stats_json(struct fs_fuse *fuse, char *out, size_t cap)
 {
-    struct text text = {.out = out, .cap = cap};
+    struct fs_text text = {.out = out, .cap = cap};
     struct kv_stats stats;
     uint64_t inode_count, inode_bytes;
     kv_store_stats(fs_volume_store(fuse->volume), &stats);
     fs_volume_usage(fuse->volume, &inode_count, &inode_bytes);
 
-    add(&text, "{\"read_only\": %s, \"requests\": ", fuse->read_only ? "true" : "false");
+    fs_text_add(&text, "{\"read_only\": %s, \"requests\": ", fuse->read_only ? "true" : "false");
     const bool fits = text.length < cap;
     text.length += fs_counters_json(&fuse->counters, fits ? out + text.length : NULL,
                                     fits ? cap - text.length : 0);
-    add(&text, ", \"inodes\": {\"known\": %llu, \"memory_bytes\": %llu}, \"store\": ",
-        (unsigned long long)inode_count, (unsigned long long)inode_bytes);
+    fs_text_add(&text, ", \"inodes\": {\"known\": %llu, \"memory_bytes\": %llu}, \"store\": ",
+                (unsigned long long)inode_count, (unsigned long long)inode_bytes);
     add_store(&text, &stats);
-    add(&text, "}\n");
+    fs_text_add(&text, "}\n");
     return text.length;
 }

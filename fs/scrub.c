@@ -9,8 +9,9 @@
 
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdatomic.h>
+
+#include "fs/text.h"
 
 struct fs_scrub {
     struct fs_volume *volume; /* immutable */
@@ -223,35 +224,16 @@ void fs_scrub_stop(struct fs_scrub *scrub, bool for_good)
 
 /* ---- the text ------------------------------------------------------------------------ */
 
-struct text {
-    char *out;
-    size_t cap, length; /* length: what it takes, also beyond cap */
-};
-
-static void add(struct text *text, const char *format, ...) KV_PRINTF(2, 3);
-
-static void add(struct text *text, const char *format, ...)
-{
-    const bool fits = text->length < text->cap;
-    va_list args;
-    va_start(args, format);
-    const int length = vsnprintf(fits ? text->out + text->length : NULL,
-                                 fits ? text->cap - text->length : 0, format, args);
-    va_end(args);
-    if (length > 0)
-        text->length += (size_t)length;
-}
-
 size_t fs_scrub_text(struct fs_scrub *scrub, char *out, size_t cap)
 {
-    struct text text = {.out = out, .cap = cap};
+    struct fs_text text = {.out = out, .cap = cap};
     pthread_mutex_lock(&scrub->mutex);
-    add(&text, "state %s\nrun %" PRIu64 "\ndone %" PRIu64 "\ntotal %" PRIu64 "\n",
-        scrub->running ? "running" : "idle", scrub->run, scrub->done, scrub->total);
-    add(&text, "error %d\nfindings %" PRIu64 "\n", scrub->error, scrub->findings);
+    fs_text_add(&text, "state %s\nrun %" PRIu64 "\ndone %" PRIu64 "\ntotal %" PRIu64 "\n",
+                scrub->running ? "running" : "idle", scrub->run, scrub->done, scrub->total);
+    fs_text_add(&text, "error %d\nfindings %" PRIu64 "\n", scrub->error, scrub->findings);
     for (unsigned i = 0; i < FS_SCRUB_KEPT; i++)
         if (scrub->lines[i])
-            add(&text, "finding %s\n", scrub->lines[i]);
+            fs_text_add(&text, "finding %s\n", scrub->lines[i]);
     pthread_mutex_unlock(&scrub->mutex);
     return text.length;
 }
