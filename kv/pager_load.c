@@ -9,6 +9,7 @@
 #include "kv/pager_frames.h"
 
 #include "kv/codec.h"
+#include "kv/error.h"
 #include "kv/stored_page.h"
 
 #define PREFETCH_MAX KV_PAGES_AT_ONCE
@@ -111,7 +112,7 @@ static void run_loads(struct kv_pager *pager, struct load *loads, size_t count)
     read_loads(pager, loads, count);
     for (size_t i = 0; i < count; i++) {
         const int err = loads[i].err;
-        if (err == -EBADMSG || err == -EUCLEAN || err == -EIO)
+        if (kv_error_is_damage(err))
             pager->config.on_damage(pager->config.context, loads[i].page_id, err);
     }
 }

@@ -92,12 +92,6 @@ static void on_page_damage(void *context, uint64_t page_id, int error)
 
 /* ---- assembling the layers ----------------------------------------------------------- */
 
-/* Does this error say that the image is damaged? */
-static bool is_damage(int error)
-{
-    return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
-}
-
 static int open_space(struct kv_store *store, const struct kv_disk_superblock *sb)
 {
     const uint64_t first = kv_le64_get(sb->group_first_block);
@@ -115,7 +109,7 @@ static int open_space(struct kv_store *store, const struct kv_disk_superblock *s
     }
     int err = kv_space_open(store->device, &config, kv_le64_get(sb->epoch),
                             kv_le64_get(sb->bitmap_digest), &store->space);
-    if (store->repair && is_damage(err)) {
+    if (store->repair && kv_error_is_damage(err)) {
         kv_store_log(store, KV_LOG_WARNING,
                      "the allocation bitmaps are damaged (%s); they are made anew", strerror(-err));
         store->bitmaps_rebuilt = true;
@@ -520,7 +514,7 @@ static int read_superblock(struct kv_store *store, const char *name,
 {
     int err =
         kv_superblock_read(store->device, name, false, superblock, &store->superblock_twin, error);
-    if (!store->repair || (!is_damage(err) && err != -EMEDIUMTYPE))
+    if (!store->repair || (!kv_error_is_damage(err) && err != -EMEDIUMTYPE))
         return err;
     enum kv_superblock_twin neither;
     err = kv_superblock_read(store->device, name, true, superblock, &neither, error);
