@@ -72,6 +72,8 @@ struct kv_store {
     bool threads_running;
 };
 
+#define KV_BUDGET_MIN (8ull << 20) /* of memory_budget_bytes */
+
 void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);
 /* Turn read-only, once, and say why. Returns `error`. */
@@ -112,6 +114,10 @@ KV_MUST_CHECK int kv_store_checkpoint(struct kv_store *store, bool clean, bool a
 KV_MUST_CHECK int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch);
 /* Ask the background for a checkpoint; without background, nothing. */
 void kv_store_want_checkpoint(struct kv_store *store);
+
+/* The background threads. Stopping waits for them; without any, nothing. */
+KV_MUST_CHECK int kv_store_start_threads(struct kv_store *store);
+void kv_store_stop_threads(struct kv_store *store);
 
 /* Read a large value: the contents of `count` references. */
 KV_MUST_CHECK int kv_store_read_large(struct kv_store *store, const struct kv_blob_ref *refs,
