@@ -26,7 +26,8 @@ def run(command, timeout=STEP_SECONDS_MAX, **options):
     try:
         out, words = process.communicate(timeout=timeout)
     except BaseException as reason:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if isinstance(reason, subprocess.TimeoutExpired):
             raise Failed(f"{command[0]}: not done after {timeout} s") from None
@@ -47,12 +48,8 @@ def drop_caches():
 
 
 def cpu_ns(pid):
-    """CPU that all threads of a process have used."""
-    total = 0
-    for task in pathlib.Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(OSError):  # a thread may just have ended
-            total += int((task / "schedstat").read_text().split()[0])
-    return total
+    """CPU that a process has used, with the threads of it that have ended."""
+    return time.clock_gettime_ns((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
 
 
 def await_quiet(pid, seconds=3.0):
