@@ -108,7 +108,8 @@ class Visit:
                 return
             block = 1 << 20 if rate == "mib_per_s" else 4096
             figures = dict(per(max(1, result[side]["bytes"] // block)))
-        figures["p50_us"] = result[side]["p50_ns"] / 1000
+        if "--fsync" not in options:  # fio's latency is that of the write without its fsync
+            figures["p50_us"] = result[side]["p50_ns"] / 1000
         self.add(row, result[side][rate], figures)
 
 
