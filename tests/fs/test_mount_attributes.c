@@ -15,6 +15,7 @@
 
 #include "fs/acl.h"
 #include "support_mount.h"
+#include "tests/run.h"
 
 #define OTHER_USER  4711u
 #define OTHER_GROUP 4712u
@@ -420,9 +421,5 @@ int main(void)
     tcase_add_test(tcase, the_mount_table_names_the_image);
     tcase_add_test(tcase, a_read_only_mount_changes_nothing);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

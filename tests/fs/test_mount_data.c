@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "support_mount.h"
+#include "tests/run.h"
 
 static struct test_mount mount;
 
@@ -384,9 +385,5 @@ int main(void)
     tcase_add_test(tcase, everything_is_there_after_a_remount);
     tcase_add_test(tcase, a_write_the_kernel_still_holds_is_no_hole);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

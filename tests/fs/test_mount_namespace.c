@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "support_mount.h"
+#include "tests/run.h"
 
 static struct test_mount mount;
 
@@ -411,9 +412,5 @@ int main(void)
     tcase_add_test(tcase, nothing_is_made_in_a_removed_directory);
     tcase_add_test(tcase, a_file_without_a_name_can_be_given_one);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

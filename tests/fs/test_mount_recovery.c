@@ -15,6 +15,7 @@
 
 #include "fs/record.h"
 #include "support_mount.h"
+#include "tests/run.h"
 
 static struct test_mount mount;
 
@@ -187,9 +188,5 @@ int main(void)
     tcase_add_test(tcase, a_signal_ends_the_daemon_as_unmounting_does);
     tcase_add_test(tcase, a_signal_ends_the_daemon_also_while_files_are_open);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "support_mount.h"
+#include "tests/run.h"
 
 #define ENTRY_COUNT 1000
 
@@ -236,9 +237,5 @@ int main(void)
     tcase_add_test(tcase, what_is_cached_costs_no_request);
     tcase_add_test(tcase, the_table_of_requests_per_operation);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

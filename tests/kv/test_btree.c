@@ -7,6 +7,7 @@
 #include "support_devices.h"
 #include "support_pages.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -610,9 +611,5 @@ int main(void)
     steps_wanted = test_env("KVFS_STEPS", 4000);
     printf("seed: %" PRIu64 " (KVFS_SEED), steps: %" PRIu64 " (KVFS_STEPS)\n", seed_start,
            steps_wanted);
-    SRunner *const runner = srunner_create(btree_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(btree_suite());
 }

@@ -7,6 +7,7 @@
 #include "kv/store.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -557,9 +558,5 @@ int main(void)
     tcase_add_test(store, a_failed_open_closes_what_it_was_given);
     tcase_add_test(store, each_sync_mode_keeps_what_it_promises);
     suite_add_tcase(suite, store);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -6,6 +6,7 @@
  */
 #include "kv/check_walk.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -1109,9 +1110,5 @@ int main(void)
                         (int)test_env("KVFS_STEPS", 4));
     suite_add_tcase(suite, much);
 
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return test_run(suite);
 }
