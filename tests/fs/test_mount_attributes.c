@@ -14,28 +14,11 @@
 #include <unistd.h>
 
 #include "fs/acl.h"
-#include "support_mount.h"
+#include "one_mount.h"
 #include "tests/run.h"
 
 #define OTHER_USER  4711u
 #define OTHER_GROUP 4712u
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 64);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
 
 static void make(const char *name, mode_t mode)
 {

@@ -12,25 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "support_mount.h"
+#include "one_mount.h"
 #include "tests/run.h"
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 256);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
 
 static int make(const char *name)
 {

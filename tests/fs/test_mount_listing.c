@@ -12,22 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "support_mount.h"
+#include "one_mount.h"
 #include "tests/run.h"
 
 #define ENTRY_COUNT 3000
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 128);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
 
 static void touch(const char *path)
 {

@@ -14,25 +14,8 @@
 #include <unistd.h>
 
 #include "fs/record.h"
-#include "support_mount.h"
+#include "one_mount.h"
 #include "tests/run.h"
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 64);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
 
 /* Keys of a type in the image, which is not mounted. */
 static unsigned count_keys(enum fs_key_type type)

@@ -14,27 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "support_mount.h"
+#include "one_mount.h"
 #include "tests/run.h"
 
 #define ENTRY_COUNT 1000
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 64);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
 
 /* Requests so far but for forgets, which come late and are not waited for. */
 static uint64_t requests_now(void)
