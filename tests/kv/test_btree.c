@@ -275,8 +275,7 @@ static void overwrite(struct scene *scene)
                                   offset, (struct kv_bytes){entry->value + offset, length}));
 }
 
-/* ---- looking ----------------------------------------------------------------------------------
- */
+/* ---- looking ----------------------------------------------------------------- */
 
 static void expect_get(struct scene *scene, const struct name *name)
 {
@@ -434,8 +433,7 @@ static int root_level(struct scene *scene)
     return level;
 }
 
-/* ---- tests --------------------------------------------------------------------------------------
- */
+/* ---- tests ------------------------------------------------------------------- */
 
 static void step(struct scene *scene, bool growing)
 {

@@ -196,8 +196,7 @@ START_TEST(a_checkpoint_empties_the_log)
 }
 END_TEST
 
-/* ---- failures ----------------------------------------------------------------------------------
- */
+/* ---- failures ---------------------------------------------------------------- */
 
 struct caller {
     struct kv_store *store;

@@ -272,8 +272,7 @@ static void expect_no_leak(struct scene *scene)
     ck_assert_uint_eq(stats_of(scene).dirty, 0);
 }
 
-/* ---- the budget -------------------------------------------------------------------------------
- */
+/* ---- the budget -------------------------------------------------------------- */
 
 START_TEST(ten_times_the_memory_goes_through_the_budget)
 {
@@ -351,8 +350,7 @@ START_TEST(a_scan_leaves_the_pages_that_are_used_in_memory)
 }
 END_TEST
 
-/* ---- two epochs at once
- * -------------------------------------------------------------------------- */
+/* ---- two epochs at once ------------------------------------------------------ */
 
 /* Each time the checkpoint writes, the next epoch changes some pages, makes and frees some. */
 static void disturb(void *context)
@@ -446,8 +444,7 @@ START_TEST(a_writer_that_is_ahead_waits_for_the_checkpoint)
 }
 END_TEST
 
-/* ---- freeing pages
- * ------------------------------------------------------------------------------- */
+/* ---- freeing pages ----------------------------------------------------------- */
 
 START_TEST(a_page_can_be_freed_in_every_state)
 {
@@ -493,8 +490,7 @@ START_TEST(what_no_page_has_is_stale)
 }
 END_TEST
 
-/* ---- reading together
- * ---------------------------------------------------------------------------- */
+/* ---- reading together -------------------------------------------------------- */
 
 START_TEST(a_view_ends_with_the_next_change_of_its_page)
 {
@@ -558,8 +554,7 @@ START_TEST(asking_for_more_pages_than_there_are_frames_does_not_hang)
 }
 END_TEST
 
-/* ---- damage, failures
- * ---------------------------------------------------------------------------- */
+/* ---- damage, failures -------------------------------------------------------- */
 
 START_TEST(a_damaged_page_is_said_and_the_others_can_be_read)
 {

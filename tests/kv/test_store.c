@@ -130,8 +130,7 @@ START_TEST(the_blobs_of_a_large_value_are_read_together)
 }
 END_TEST
 
-/* ---- without room ------------------------------------------------------------------------------
- */
+/* ---- without room ------------------------------------------------------------ */
 
 START_TEST(a_batch_of_hundreds_fits_into_the_least_image)
 {
@@ -279,8 +278,7 @@ START_TEST(life_goes_on_at_the_edge_of_full)
 }
 END_TEST
 
-/* ---- waiting for each other --------------------------------------------------------------------
- */
+/* ---- waiting for each other -------------------------------------------------- */
 
 struct writer {
     struct kv_store *store;
@@ -338,8 +336,7 @@ START_TEST(an_empty_batch_changes_nothing)
 }
 END_TEST
 
-/* ---- failures before the first change ---------------------------------------------------------
- */
+/* ---- failures before the first change ---------------------------------------- */
 
 START_TEST(a_page_that_can_not_be_had_fails_its_batch_and_no_other)
 {
@@ -384,8 +381,7 @@ START_TEST(a_page_that_can_not_be_had_fails_its_batch_and_no_other)
 }
 END_TEST
 
-/* ---- a device that fails amid threads -----------------------------------------------------------
- */
+/* ---- a device that fails amid threads ---------------------------------------- */
 
 struct crowd {
     struct kv_store *store;
@@ -494,8 +490,7 @@ START_TEST(a_failed_open_closes_what_it_was_given)
 }
 END_TEST
 
-/* ---- sync modes ---------------------------------------------------------------------------------
- */
+/* ---- sync modes -------------------------------------------------------------- */
 
 START_TEST(each_sync_mode_keeps_what_it_promises)
 {

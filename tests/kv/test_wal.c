@@ -721,8 +721,7 @@ START_TEST(a_trim_makes_what_was_never_written_durable)
 }
 END_TEST
 
-/* ---- threads and failures ----------------------------------------------------------------------
- */
+/* ---- threads and failures ---------------------------------------------------- */
 
 #define THREADS        4
 #define THREAD_RECORDS 200
