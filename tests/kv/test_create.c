@@ -6,6 +6,7 @@
 #include "kv/store.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -183,9 +184,5 @@ int main(void)
     tcase_add_test(create, nothing_of_the_image_before_is_left);
     tcase_add_test(create, a_file_that_could_not_become_an_image_is_removed);
     suite_add_tcase(suite, create);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }
