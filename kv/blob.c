@@ -145,7 +145,7 @@ static void end_load(struct kv_blobs *blobs, struct load *load)
     kv_buffers_give(blobs->buffers, load->stored, load->room);
 }
 
-/* Bytes of a blob that was read and verified. */
+/* Bytes of a blob that was read and verified. When they are not all of it, all is kept. */
 static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t offset, void *buf,
                        size_t length)
 {
@@ -154,6 +154,8 @@ static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t o
     const uint8_t codec = load->disk.ptr.codec;
     if (codec == KV_CODEC_NONE) {
         memcpy(buf, load->stored + offset, length);
+        if (blobs->cache && length < raw)
+            kv_blob_cache_keep(blobs->cache, &load->disk, load->stored);
         return 0;
     }
     if (offset == 0 && length == raw)
@@ -164,6 +166,8 @@ static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t o
     const int err = kv_codec_unpack(codec, load->stored, stored_len, whole, raw);
     if (!err)
         memcpy(buf, whole + offset, length);
+    if (!err && blobs->cache)
+        kv_blob_cache_keep(blobs->cache, &load->disk, whole);
     kv_buffers_give(blobs->buffers, whole, raw);
     return err;
 }
@@ -189,6 +193,9 @@ int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_ref *ref, size_t 
     const size_t raw = kv_blob_length(ref);
     if (offset > raw || length > raw - offset)
         return -ERANGE;
+    const struct kv_disk_blob_ref disk = disk_ref(ref);
+    if (blobs->cache && kv_blob_cache_copy(blobs->cache, &disk, offset, buf, length))
+        return 0;
     struct load load;
     int err = load_one(blobs, ref, &load);
     if (err)

@@ -10,6 +10,7 @@
 #ifndef KV_BLOB_H
 #define KV_BLOB_H
 
+#include "kv/blob_cache.h"
 #include "kv/buffer.h"
 #include "kv/device.h"
 #include "kv/format.h"
@@ -21,7 +22,8 @@ struct kv_blobs {
     struct kv_device *device;
     struct kv_space *space;
     struct kv_buffers *buffers;
-    struct kv_codec_spec codec; /* default */
+    struct kv_blob_cache *cache; /* NULL: none */
+    struct kv_codec_spec codec;  /* default */
     _Atomic uint64_t reads, read_bytes, writes, write_bytes;
 };
 

@@ -110,8 +110,9 @@ struct kv_open_options {
     uint64_t memory_budget_bytes; /* 0 = 256 MiB; the least is 8 MiB */
     uint32_t commit_interval_ms;  /* 0 = 1000 */
     uint32_t hot_percent;         /* of the frames; 0 = 33 */
-    bool buffered_io;             /* host page cache instead of O_DIRECT */
-    bool no_background; /* no threads yet, or ever: then the caller checkpoints and syncs */
+    uint32_t blob_percent; /* of the budget, for blobs that are read in part: 0..75; 0 = none */
+    bool buffered_io;      /* host page cache instead of O_DIRECT */
+    bool no_background;    /* no threads yet, or ever: then the caller checkpoints and syncs */
     /*
      * fsck: open what is damaged, as far as it goes, for kv_check to mend. The log may be
      * damaged before its durable end (it ends there), the backup superblock is used when both
@@ -263,7 +264,8 @@ KV_MUST_CHECK int kv_blob_write(struct kv_store *store, const void *bytes, size_
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
 
 /*
- * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE).
+ * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE). All of
+ * a blob that is read in part stays in memory, as long as blob_percent of the budget allows.
  * The caller sees to it that the reference is not dropped meanwhile.
  */
 KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset,
@@ -355,7 +357,8 @@ struct kv_stats {
     uint64_t memory_budget_bytes, memory_used_bytes;
     uint64_t frames_total, frames_hot, frames_warm, frames_dirty;
     uint64_t page_hits, page_misses, page_evictions, page_writes, page_write_bytes;
-    uint64_t blob_reads, blob_read_bytes, blob_writes, blob_write_bytes;
+    uint64_t blob_reads, blob_read_bytes, blob_writes, blob_write_bytes; /* of the device */
+    uint64_t blob_hits, blob_misses, blob_cached_bytes; /* of what blob_percent is for */
     uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;
     uint64_t log_records, log_bytes, log_flushes, log_used_bytes, log_total_bytes;
     uint64_t checkpoints, batches, gets;
