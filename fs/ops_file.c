@@ -49,8 +49,8 @@ static int finish_change(struct fs_volume *volume, struct fs_data_change *change
     return err ? err : fs_change_apply(volume, change, flags);
 }
 
-int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
-             size_t length, bool kill_privileges)
+static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
+                       size_t length, bool kill_privileges, bool tight)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -59,6 +59,7 @@ int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void
     int err = fs_data_change_init(&change, volume->store);
     if (err)
         return err;
+    change.tight = tight;
     fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
     fs_lock_take(volume->locks, &locks);
     err = load_regular(volume, ino, &item);
@@ -69,6 +70,44 @@ int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void
         err = finish_change(volume, &change, &item, kill_privileges, 0);
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);
+    return err;
+}
+
+int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
+             size_t length, bool kill_privileges)
+{
+    return write_whole(volume, ino, offset, buf, length, kill_privileges, false);
+}
+
+/* Half of a write for which there was no room, up to a whole block, and not more than there is. */
+static size_t shorten(struct fs_volume *volume, uint64_t offset, size_t length)
+{
+    struct kv_stats stats;
+    kv_store_stats(volume->store, &stats);
+    const uint64_t most = kv_min_u64(length / 2, stats.available_bytes);
+    const uint64_t end = (offset + most) / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
+    return end > offset ? (size_t)(end - offset) : 0;
+}
+
+int fs_write_most(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
+                  size_t length, bool kill_privileges, size_t *written)
+{
+    const uint8_t *const bytes = buf;
+    size_t step = length;
+    bool tight = false;
+    int err = 0;
+    *written = 0;
+    while (*written < length && !err) {
+        step = kv_min_u64(kv_min_u64(step, FS_WRITE_MAX), length - *written);
+        err = write_whole(volume, ino, offset + *written, bytes + *written, step, kill_privileges,
+                          tight);
+        if (!err)
+            *written += step;
+        else if (err == -ENOSPC && (step = shorten(volume, offset + *written, step))) {
+            tight = true;
+            err = 0;
+        }
+    }
     return err;
 }
 
