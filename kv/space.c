@@ -450,7 +450,7 @@ static uint64_t map_clusters(const struct kv_space *space, uint64_t blocks)
 /* Whole clusters that data leaves to the pages that will refer to it: for one batch ... */
 static uint64_t batch_clusters(const struct kv_space *space)
 {
-    return kv_min_u64(KV_SPACE_BATCH_CLUSTERS, space->cluster_count / 16);
+    return kv_min_u64(KV_SPACE_BATCHES_CLUSTERS, space->cluster_count / 16);
 }
 
 /*

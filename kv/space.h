@@ -26,8 +26,10 @@
 
 struct kv_space;
 
-/* What a batch that refers to one piece of data reserves at most; data leaves it alone. */
-#define KV_SPACE_BATCH_CLUSTERS 24u
+/* What a batch that refers to one piece of data reserves at most; data leaves it alone, and some
+ * more for the pages of the batches before. */
+#define KV_SPACE_BATCH_CLUSTERS   24u
+#define KV_SPACE_BATCHES_CLUSTERS 32u
 
 struct kv_space_config {
     uint64_t group_first_block;
