@@ -79,33 +79,48 @@ int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void
     return write_whole(volume, ino, offset, buf, length, kill_privileges, false);
 }
 
-/* Half of a write for which there was no room, up to a whole block, and not more than there is. */
-static size_t shorten(struct fs_volume *volume, uint64_t offset, size_t length)
+/* From this length on it is worth a look whether a write will fit before it is tried. */
+#define LARGE_WRITE_BYTES 65536u
+
+/* So many bytes from `offset` on as end with a whole block, at most `most`; 0: none. */
+static size_t whole_blocks(uint64_t offset, uint64_t most)
+{
+    const uint64_t end = (offset + most) / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
+    return end > offset ? (size_t)(end - offset) : 0;
+}
+
+static uint64_t available_bytes(struct fs_volume *volume)
 {
     struct kv_stats stats;
     kv_store_stats(volume->store, &stats);
-    const uint64_t most = kv_min_u64(length / 2, stats.available_bytes);
-    const uint64_t end = (offset + most) / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
-    return end > offset ? (size_t)(end - offset) : 0;
+    return stats.available_bytes;
 }
 
 int fs_write_most(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
                   size_t length, bool kill_privileges, size_t *written)
 {
     const uint8_t *const bytes = buf;
-    size_t step = length;
+    size_t step = kv_min_u64(length, FS_WRITE_MAX);
     bool tight = false;
     int err = 0;
+    if (step >= LARGE_WRITE_BYTES) {
+        const uint64_t room = available_bytes(volume);
+        tight = room < step;
+        if (tight) /* what then does not fit was not there to be promised */
+            step = whole_blocks(offset, kv_max_u64(room, KV_BLOCK_BYTES));
+    }
     *written = 0;
     while (*written < length && !err) {
-        step = kv_min_u64(kv_min_u64(step, FS_WRITE_MAX), length - *written);
+        step = kv_min_u64(step, length - *written);
         err = write_whole(volume, ino, offset + *written, bytes + *written, step, kill_privileges,
                           tight);
-        if (!err)
+        if (!err) {
             *written += step;
-        else if (err == -ENOSPC && (step = shorten(volume, offset + *written, step))) {
+        } else if (err == -ENOSPC) {
+            const uint64_t most = kv_min_u64(step / 2, available_bytes(volume));
+            step = whole_blocks(offset + *written, most);
             tight = true;
-            err = 0;
+            err = step ? 0 : err;
         }
     }
     return err;
