@@ -404,6 +404,8 @@ static int load_stored(struct kv_store *store, struct kv_span key, struct stored
                 return bad;
         }
         stored->length = kv_large_length(refs, stored->ref_count);
+        if (stored->length > KV_VALUE_MAX)
+            return -EUCLEAN;
     }
     return 0;
 }

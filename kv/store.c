@@ -676,7 +676,8 @@ static int get_refs(struct kv_store *store, const void *key, size_t key_len,
     *count = length / sizeof *refs;
     if (kind != KV_VALUE_LARGE)
         return -EAGAIN;
-    return *count <= KV_LARGE_REFS_MAX ? 0 : -EUCLEAN;
+    const bool sane = *count <= KV_LARGE_REFS_MAX && kv_large_length(refs, *count) <= KV_VALUE_MAX;
+    return sane ? 0 : -EUCLEAN;
 }
 
 /*
