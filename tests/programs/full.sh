@@ -26,7 +26,7 @@ within_percent() {
 
 # The space of a deleted file is back when the kernel has let go of it, which may take a moment.
 expect_available() {
-    local tries=50 now
+    local tries=600 now
     until now=$(available_bytes) && within_percent "$now" "$1" 2 "$1"; do
         tries=$((tries - 1))
         [ "$tries" -gt 0 ] || fail "$1 bytes were free, after the deletion only $now"

@@ -69,7 +69,7 @@ umount_from() {
 is_refused() {
     local words=$1 status=0
     shift
-    timeout 30 "$@" >out 2>&1 || status=$?
+    timeout 50 "$@" >out 2>&1 || status=$?
     [ "$status" -ne 0 ] || fail "not refused: $*"
     [ "$status" -ne 124 ] || fail "waits instead of refusing: $*"
     grep -Eq "$words" out || fail "$*: says $(cat out), not $words"
@@ -177,7 +177,7 @@ is_whole
 
 # Wait until a file is there, or its maker has ended.
 await() {
-    local tenths=300
+    local tenths=600
     until [ -e "$1" ]; do
         [ $((tenths--)) -gt 0 ] || fail "$1 does not come"
         sleep 0.1
@@ -304,17 +304,20 @@ for in_namespace in "" "unshare -mpf --mount-proc"; do
         ) 9<>"$image" &
     else
         # Also not seen from here: in a PID namespace is who sleeps, and /proc is not of it.
-        unshare -mpf --mount-proc sh -c 'flock -x 9 && : >locked && sleep 2' 9<>"$image" &
+        mkfifo finish.sleeper
+        unshare -mpf --mount-proc sh -c \
+            'flock -x 9 && : >locked && read -r _ <finish.sleeper' 9<>"$image" &
     fi
     sleeper=$!
     await locked
     rm locked
     if [ -n "$in_namespace" ]; then
         # shellcheck disable=SC2086
-        timeout 30 $in_namespace "$bin/kvfs" put "$image" key value ||
+        timeout 59 $in_namespace "$bin/kvfs" put "$image" key value ||
             fail "not waited for: the last request of a dead owner"
     else
         is_refused "in use by process" "$bin/kvfs" put "$image" key value
+        echo >finish.sleeper
     fi
     wait "$sleeper"
 done
