@@ -8,6 +8,8 @@
  */
 #include "kv/check_walk.h"
 
+#include "kv/error.h"
+
 #include <stdarg.h>
 
 /* ---- findings ------------------------------------------------------------------ */
@@ -24,12 +26,6 @@ void kv_walk_report(struct kv_walk *walk, enum kv_check_severity severity, const
     walk->damaged += severity == KV_CHECK_DAMAGE;
     if (walk->report)
         walk->report(walk->context, severity, what, text);
-}
-
-/* Does this error say something of the image, and not of us? */
-static bool is_damage(int error)
-{
-    return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
 }
 
 /* ---- growing arrays --------------------------------------------------------------- */
@@ -146,7 +142,7 @@ static int visit_map(void *context, int level, uint64_t index, const struct kv_d
     struct kv_walk *walk = context;
     if (level < 0)
         return visit_page_ptr(walk, index, ptr);
-    if (error && !is_damage(error))
+    if (error && !kv_error_is_damage(error))
         return error;
     const uint64_t block = kv_le64_get(ptr->block);
     const bool inside = kv_space_contains(walk->store->space, block, 1);
@@ -194,7 +190,7 @@ static int verify_blobs(struct kv_walk *walk)
         uint32_t block_count;
         if (!results[i])
             continue;
-        if (!is_damage(results[i]))
+        if (!kv_error_is_damage(results[i]))
             return results[i];
         walk->bad_blobs++;
         const int err =
@@ -263,7 +259,7 @@ static int flag_blobs_below(void *context, int level, uint64_t index, const stru
     struct kv_walk *walk = context;
     const uint64_t count = kv_blocks_for(kv_le32_get(ptr->length_bytes));
     if (level >= 0 && error)
-        return is_damage(error) ? KV_PAGEMAP_SKIP : error;
+        return kv_error_is_damage(error) ? KV_PAGEMAP_SKIP : error;
     if (level < 0 && !in_use(walk, index))
         return 0; /* leaves the map, and the blob may be right */
     const uint64_t block = kv_le64_get(ptr->block);
@@ -465,7 +461,7 @@ static int take_page(struct kv_walk *walk, const struct expected *expected,
     if (expected->page_id >= kv_pagemap_next_id(walk->store->map))
         return unusable_page(walk, expected, "page-structure", "its number was never given", 0);
     const int err = read->err == -ESTALE ? -EUCLEAN : read->err; /* a place that is none */
-    if (is_damage(err))
+    if (kv_error_is_damage(err))
         return unusable_page(walk, expected, word_for(err), strerror(-err), err);
     if (err)
         return err;

@@ -26,9 +26,8 @@
 
 struct kv_space;
 
-/* What a batch that refers to one piece of data reserves at most; data leaves it alone, and some
- * more for the pages of the batches before. */
-#define KV_SPACE_BATCH_CLUSTERS   24u
+/* What data leaves to the pages that will refer to it: a batch that refers to one piece reserves 24
+ * at most, and there are the pages of the batches before. */
 #define KV_SPACE_BATCHES_CLUSTERS 32u
 
 struct kv_space_config {
