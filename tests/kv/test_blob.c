@@ -7,6 +7,7 @@
 #include "support_devices.h"
 #include "support_pages.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -246,9 +247,5 @@ int main(void)
     tcase_add_test(blob, on_fragmented_space_less_is_taken_and_said);
     tcase_add_test(blob, a_failed_write_gives_the_space_back);
     suite_add_tcase(suite, blob);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

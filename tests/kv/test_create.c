@@ -6,6 +6,7 @@
 #include "kv/store.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -255,9 +256,5 @@ int main(void)
     tcase_add_test(create, an_empty_file_that_could_not_become_an_image_is_empty_again);
     tcase_add_test(create, of_many_that_make_one_image_one_succeeds_and_the_others_leave_it_alone);
     suite_add_tcase(suite, create);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/run.h"
 #include "tools/config.h"
 
 static char dir[] = "/tmp/kvfs-config-XXXXXX";
@@ -192,9 +193,5 @@ int main(void)
     tcase_add_test(tests, a_mistake_in_an_option_is_named);
     suite_add_tcase(suite, tests);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }
