@@ -11,6 +11,7 @@
 #include "fs/format.h"
 #include "fs/volume.h"
 #include "scratch_store.h"
+#include "tests/run.h"
 
 #define FILE_COUNT 400u
 
@@ -168,9 +169,5 @@ int main(void)
     tcase_add_test(tcase, what_statfs_promises_can_be_written);
     tcase_add_test(tcase, space_full_of_holes_is_written_to_the_end);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }
