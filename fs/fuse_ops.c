@@ -343,19 +343,13 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
                      struct fuse_file_info *fi)
 {
-    (void)fi;
-    size_t done = 0;
-    int err = 0;
+    size_t done;
     serving = req;
-    while (done < size && !err) {
-        const size_t step = kv_min_u64(size - done, FS_WRITE_MAX);
-        err = fs_write(volume_of(req), ino, (uint64_t)offset + done, bytes + done, step,
-                       kills_privileges(req));
-        if (!err)
-            done += step;
-    }
+    const int err = fs_write_most(volume_of(req), ino, (uint64_t)offset, bytes, size,
+                                  kills_privileges(req), &done);
     serving = NULL;
-    if (err && !done)
+    /* A program takes a short write for what it is; the kernel, of its own pages, does not. */
+    if (err && (!done || fi->writepage))
         reply_err(req, "write", ino, NULL, err);
     else
         (void)fuse_reply_write(req, done);
