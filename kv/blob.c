@@ -145,7 +145,19 @@ static void end_load(struct kv_blobs *blobs, struct load *load)
     kv_buffers_give(blobs->buffers, load->stored, load->room);
 }
 
-/* Bytes of a blob that was read and verified. When they are not all of it, all is kept. */
+/* Blobs up to this length are kept when they were read whole, too: reading 32 KiB takes the device
+ * hardly longer than reading one block. */
+#define KEEP_WHOLE_BYTES 32768u
+
+static void keep(struct kv_blobs *blobs, const struct load *load, const uint8_t *content,
+                 size_t wanted)
+{
+    const size_t raw = kv_le32_get(load->disk.raw_bytes);
+    if (blobs->cache && (wanted < raw || raw <= KEEP_WHOLE_BYTES))
+        kv_blob_cache_keep(blobs->cache, &load->disk, content);
+}
+
+/* Bytes of a blob that was read and verified. */
 static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t offset, void *buf,
                        size_t length)
 {
@@ -154,20 +166,23 @@ static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t o
     const uint8_t codec = load->disk.ptr.codec;
     if (codec == KV_CODEC_NONE) {
         memcpy(buf, load->stored + offset, length);
-        if (blobs->cache && length < raw)
-            kv_blob_cache_keep(blobs->cache, &load->disk, load->stored);
+        keep(blobs, load, load->stored, length);
         return 0;
     }
-    if (offset == 0 && length == raw)
-        return kv_codec_unpack(codec, load->stored, stored_len, buf, raw);
+    if (offset == 0 && length == raw) {
+        const int err = kv_codec_unpack(codec, load->stored, stored_len, buf, raw);
+        if (!err)
+            keep(blobs, load, buf, length);
+        return err;
+    }
     uint8_t *whole = kv_buffers_take(blobs->buffers, raw);
     if (!whole)
         return -ENOMEM;
     const int err = kv_codec_unpack(codec, load->stored, stored_len, whole, raw);
     if (!err)
         memcpy(buf, whole + offset, length);
-    if (!err && blobs->cache)
-        kv_blob_cache_keep(blobs->cache, &load->disk, whole);
+    if (!err)
+        keep(blobs, load, whole, length);
     kv_buffers_give(blobs->buffers, whole, raw);
     return err;
 }

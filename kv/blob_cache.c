@@ -1,5 +1,5 @@
 /*
- * kv/blob_cache.c: the contents of blobs that were read in part.
+ * kv/blob_cache.c: the contents of blobs that were read lately.
  *
  * Owns       an arena of chunks, which is never given back while the store is open, and who
  *            uses them: a content is a chain of chunks and goes by the number of its first.
@@ -17,7 +17,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
-#define CHUNK_BYTES 16384u
+#define CHUNK_BYTES 4096u
 #define NONE        UINT32_MAX
 
 /* One for each chunk; all but `next_chunk` only count for the first of a content. */

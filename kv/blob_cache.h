@@ -1,8 +1,9 @@
 /*
- * kv/blob_cache.h: the contents of blobs that were read in part, verified and unpacked.
+ * kv/blob_cache.h: the contents of blobs that were read lately, verified and unpacked.
  *
  * A blob is the unit of checksum and compression, so the first read of a part of it costs the
- * whole. What was got that way stays here, in case the other parts are wanted. A reference names
+ * whole. What was got that way stays here, in case the other parts are wanted; and so does a small
+ * blob, which costs a read of its own. Who reads large ones whole goes by. A reference names
  * one content for ever (its epoch and digest are part of it), so nothing here is ever out of date.
  *
  * Threads: any; one mutex inside, not held while bytes are copied.

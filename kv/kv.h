@@ -110,7 +110,7 @@ struct kv_open_options {
     uint64_t memory_budget_bytes; /* 0 = 256 MiB; the least is 8 MiB */
     uint32_t commit_interval_ms;  /* 0 = 1000 */
     uint32_t hot_percent;         /* of the frames; 0 = 33 */
-    uint32_t blob_percent; /* of the budget, for blobs that are read in part: 0..75; 0 = none */
+    uint32_t blob_percent; /* of the budget, for blobs that were read lately: 0..75; 0 = none */
     bool buffered_io;      /* host page cache instead of O_DIRECT */
     bool no_background;    /* no threads yet, or ever: then the caller checkpoints and syncs */
     /*
@@ -265,8 +265,8 @@ void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
 
 /*
  * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE). All of
- * a blob that is read in part stays in memory, as long as blob_percent of the budget allows.
- * The caller sees to it that the reference is not dropped meanwhile.
+ * a blob that is small or read in part stays in memory, as far as blob_percent of the budget
+ * allows. The caller sees to it that the reference is not dropped meanwhile.
  */
 KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset,
                                void *buf, size_t length);
