@@ -270,6 +270,16 @@ void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
  */
 KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset,
                                void *buf, size_t length);
+
+/* Bytes [offset, offset + length) of a blob, and where they go. */
+struct kv_blob_part {
+    struct kv_blob_ref ref;
+    void *buf; /* where it is aligned to 4096 and all of a blob is wanted, a copy may be saved */
+    size_t offset, length;
+};
+/* The same for several; the device reads them at the same time. The first error is returned. */
+KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts,
+                                    size_t count);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
 
