@@ -69,6 +69,20 @@ int kv_blob_notes_add(struct kv_blob_notes *notes, uint64_t block, uint32_t bloc
     return 0;
 }
 
+/* A blob is never longer than KV_BLOB_MAX, so those that reach into a run begin near it. */
+struct kv_blob_note *kv_blob_notes_next_in(const struct kv_blob_notes *notes, uint64_t block,
+                                           uint64_t block_count, uint64_t *at)
+{
+    const uint64_t longest = KV_BLOB_MAX / KV_BLOCK_BYTES;
+    const uint64_t first = block > longest ? block - longest : 1;
+    for (*at = kv_max_u64(*at, first); *at < block + block_count;) {
+        struct kv_blob_note *note = kv_blob_notes_find(notes, (*at)++);
+        if (note && note->block + note->block_count > block)
+            return note;
+    }
+    return NULL;
+}
+
 static int compare_notes(const void *a, const void *b)
 {
     const uint64_t x = (*(struct kv_blob_note *const *)a)->block;

@@ -13,6 +13,7 @@
 enum kv_blob_note_flags {
     KV_BLOB_COUNTED = 1, /* the refs tree has an entry for it */
     KV_BLOB_CLASHES = 2, /* shares blocks with something else */
+    KV_BLOB_ON_PAGE = 4, /* with a map block, or with a page that is in use */
 };
 
 struct kv_blob_note {
@@ -38,6 +39,12 @@ struct kv_blob_note *kv_blob_notes_find(const struct kv_blob_notes *notes, uint6
 KV_MUST_CHECK int kv_blob_notes_add(struct kv_blob_notes *notes, uint64_t block,
                                     uint32_t block_count, const struct kv_blob_ref *ref,
                                     struct kv_blob_note **note, bool *fresh);
+/*
+ * Of the notes, one that shares a block of the run with it, looked for from *at on, where 0 is the
+ * beginning; *at is moved past it. NULL: no further one.
+ */
+struct kv_blob_note *kv_blob_notes_next_in(const struct kv_blob_notes *notes, uint64_t block,
+                                           uint64_t block_count, uint64_t *at);
 /* Flag all blobs that share blocks with another one as clashing. -ENOMEM. */
 KV_MUST_CHECK int kv_blob_notes_find_overlaps(struct kv_blob_notes *notes);
 void kv_blob_notes_release(struct kv_blob_notes *notes);

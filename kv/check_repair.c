@@ -180,11 +180,42 @@ struct sweep {
     struct kv_mended *mended;
 };
 
-/* Is something else where this reference points to? Then the digest tells. */
+/* Does a blob that was kept already share blocks with this one, and is another? */
+static bool clashes_with_kept(const struct sweep *sweep, const struct kv_blob_ref *ref,
+                              uint64_t block, uint32_t block_count)
+{
+    const struct kv_blob_note *kept;
+    for (uint64_t at = 0; (kept = kv_blob_notes_next_in(&sweep->holders, block, block_count, &at));)
+        if (kept->block != block || kept->identity != kv_blob_identity(ref))
+            return true;
+    return false;
+}
+
+/* Do two references of a value, the one at `until` and one before it, name the same blocks? */
+static bool clashes_within(struct sweep *sweep, uint8_t kind, struct kv_bytes value, size_t until,
+                           const struct kv_blob_ref *ref, uint64_t block, uint32_t block_count)
+{
+    struct kv_blob_ref other;
+    for (size_t at = 0; kv_value_next_ref(kind, value, &at, &other) && at < until;) {
+        uint64_t other_block;
+        uint32_t other_count;
+        if (kv_blobs_extent(&sweep->store->blobs, &other, &other_block, &other_count))
+            return true;
+        const bool apart = other_block + other_count <= block || block + block_count <= other_block;
+        if (!apart && kv_blob_identity(&other) != kv_blob_identity(ref))
+            return true;
+    }
+    return false;
+}
+
+/*
+ * Is something else where this reference points to? Then the digest tells; and of two that both
+ * verify the first to be met is kept.
+ */
 static int judge_value(struct sweep *sweep, uint8_t kind, struct kv_bytes value, bool *bad)
 {
     struct kv_blob_ref ref;
-    *bad = false;
+    *bad = !kv_value_sane(kind, value);
     for (size_t at = 0; !*bad && kv_value_next_ref(kind, value, &at, &ref);) {
         uint64_t block;
         uint32_t block_count;
@@ -195,12 +226,13 @@ static int judge_value(struct sweep *sweep, uint8_t kind, struct kv_bytes value,
         const struct kv_blob_note *note = kv_blob_notes_find(sweep->found, block);
         if (!note || !(note->flags & KV_BLOB_CLASHES))
             continue;
-        const int err = kv_blobs_verify(&sweep->store->blobs, &ref);
+        *bad = note->flags & KV_BLOB_ON_PAGE ||
+               clashes_with_kept(sweep, &ref, block, block_count) ||
+               clashes_within(sweep, kind, value, at, &ref, block, block_count);
+        const int err = *bad ? 0 : kv_blobs_verify(&sweep->store->blobs, &ref);
         if (err == -ENOMEM)
             return err;
-        /* Of two that both verify and say different things, the first to be met is kept. */
-        const struct kv_blob_note *kept = kv_blob_notes_find(&sweep->holders, block);
-        *bad = err != 0 || (kept && kept->identity != kv_blob_identity(&ref));
+        *bad = *bad || err;
     }
     return 0;
 }

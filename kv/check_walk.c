@@ -8,6 +8,8 @@
  */
 #include "kv/check_walk.h"
 
+#include "kv/error.h"
+
 #include <stdarg.h>
 
 /* ---- findings ------------------------------------------------------------------ */
@@ -24,12 +26,6 @@ void kv_walk_report(struct kv_walk *walk, enum kv_check_severity severity, const
     walk->damaged += severity == KV_CHECK_DAMAGE;
     if (walk->report)
         walk->report(walk->context, severity, what, text);
-}
-
-/* Does this error say something of the image, and not of us? */
-static bool is_damage(int error)
-{
-    return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
 }
 
 /* ---- growing arrays --------------------------------------------------------------- */
@@ -146,7 +142,7 @@ static int visit_map(void *context, int level, uint64_t index, const struct kv_d
     struct kv_walk *walk = context;
     if (level < 0)
         return visit_page_ptr(walk, index, ptr);
-    if (error && !is_damage(error))
+    if (error && !kv_error_is_damage(error))
         return error;
     const uint64_t block = kv_le64_get(ptr->block);
     const bool inside = kv_space_contains(walk->store->space, block, 1);
@@ -194,7 +190,7 @@ static int verify_blobs(struct kv_walk *walk)
         uint32_t block_count;
         if (!results[i])
             continue;
-        if (!is_damage(results[i]))
+        if (!kv_error_is_damage(results[i]))
             return results[i];
         walk->bad_blobs++;
         const int err =
@@ -210,6 +206,16 @@ static int verify_later(struct kv_walk *walk, const struct kv_blob_ref *ref)
 {
     walk->unverified[walk->unverified_count++] = *ref;
     return walk->unverified_count == KV_BLOBS_AT_ONCE ? verify_blobs(walk) : 0;
+}
+
+bool kv_value_sane(uint8_t kind, struct kv_bytes value)
+{
+    struct kv_blob_ref ref;
+    uint64_t length = 0;
+    size_t count = 0;
+    while (kind == KV_VALUE_LARGE && kv_value_next_ref(kind, value, &count, &ref))
+        length += kv_blob_length(&ref);
+    return count <= KV_LARGE_REFS_MAX && length <= KV_VALUE_MAX;
 }
 
 static int visit_ref(struct kv_walk *walk, uint64_t page_id, const struct kv_blob_ref *ref)
@@ -239,6 +245,39 @@ static int visit_ref(struct kv_walk *walk, uint64_t page_id, const struct kv_blo
     return fresh && walk->read_blobs ? verify_later(walk, ref) : 0;
 }
 
+static bool in_use(const struct kv_walk *walk, uint64_t page_id)
+{
+    const struct kv_walk_pages *pages = find_pages(walk, page_id / KV_MAP_FANOUT);
+    const unsigned bit = page_id % KV_MAP_FANOUT;
+    return pages && ((pages->visited[bit / 64] >> bit % 64) & 1);
+}
+
+/* kv_pagemap_visit_fn: does one of the clashing blobs lie where this lies? */
+static int flag_blobs_below(void *context, int level, uint64_t index, const struct kv_disk_ptr *ptr,
+                            int error)
+{
+    struct kv_walk *walk = context;
+    const uint64_t count = kv_blocks_for(kv_le32_get(ptr->length_bytes));
+    if (level >= 0 && error)
+        return kv_error_is_damage(error) ? KV_PAGEMAP_SKIP : error;
+    if (level < 0 && !in_use(walk, index))
+        return 0; /* leaves the map, and the blob may be right */
+    const uint64_t block = kv_le64_get(ptr->block);
+    struct kv_blob_note *note;
+    if (!kv_space_contains(walk->store->space, block, count))
+        return 0;
+    for (uint64_t at = 0; (note = kv_blob_notes_next_in(&walk->blobs, block, count, &at));)
+        note->flags |= note->flags & KV_BLOB_CLASHES ? KV_BLOB_ON_PAGE : 0;
+    return 0;
+}
+
+/* Which of the blobs that share blocks can not stay whatever their digests say? */
+static int judge_clashes(struct kv_walk *walk)
+{
+    const int err = kv_blob_notes_find_overlaps(&walk->blobs);
+    return err ? err : kv_pagemap_walk(walk->store->map, flag_blobs_below, walk);
+}
+
 /* ---- leaves -------------------------------------------------------------------------------- */
 
 static int visit_keys_leaf(struct kv_walk *walk, uint64_t page_id, const uint8_t *node)
@@ -249,6 +288,12 @@ static int visit_keys_leaf(struct kv_walk *walk, uint64_t page_id, const uint8_t
         uint8_t kind;
         const struct kv_bytes value = kv_node_value(node, slot, &kind);
         struct kv_blob_ref ref;
+        if (!kv_value_sane(kind, value)) {
+            walk->bad_values++;
+            kv_walk_report(walk, KV_CHECK_DAMAGE, "blob-reference",
+                           "page %llu has a value that is larger than any can be",
+                           (unsigned long long)page_id);
+        }
         for (size_t at = 0; kv_value_next_ref(kind, value, &at, &ref);) {
             const int err = visit_ref(walk, page_id, &ref);
             if (err)
@@ -416,7 +461,7 @@ static int take_page(struct kv_walk *walk, const struct expected *expected,
     if (expected->page_id >= kv_pagemap_next_id(walk->store->map))
         return unusable_page(walk, expected, "page-structure", "its number was never given", 0);
     const int err = read->err == -ESTALE ? -EUCLEAN : read->err; /* a place that is none */
-    if (is_damage(err))
+    if (kv_error_is_damage(err))
         return unusable_page(walk, expected, word_for(err), strerror(-err), err);
     if (err)
         return err;
@@ -541,7 +586,7 @@ int kv_walk_run(struct kv_walk *walk)
         return err;
     find_uncounted(walk);
     find_leaked(walk);
-    return walk->bad_values ? kv_blob_notes_find_overlaps(&walk->blobs) : 0;
+    return walk->bad_values ? judge_clashes(walk) : 0;
 }
 
 struct kv_bytes kv_walk_hole_low(const struct kv_walk_hole *hole)

@@ -103,5 +103,7 @@ bool kv_walk_next_leaked(const struct kv_walk *walk, uint64_t *page_id);
  * there are no more.
  */
 bool kv_value_next_ref(uint8_t kind, struct kv_bytes value, size_t *at, struct kv_blob_ref *ref);
+/* Has a large value no more blobs, and is it no longer, than what can be put? */
+bool kv_value_sane(uint8_t kind, struct kv_bytes value);
 
 #endif

@@ -31,6 +31,11 @@ struct kv_io {
     int result;           /* out: 0 or negative errno */
 };
 
+static inline uint64_t kv_io_bytes(const struct kv_io *io)
+{
+    return (uint64_t)io->block_count * KV_BLOCK_BYTES;
+}
+
 struct kv_device_counts {
     uint64_t reads, read_bytes, writes, write_bytes, flushes;
 };

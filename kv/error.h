@@ -1,5 +1,5 @@
 /*
- * kv/error.h: writing the words that go with a negative errno.
+ * kv/error.h: what a negative errno says, and the words that go with it.
  *
  * Owns       nothing; struct kv_error is the caller's (kv/kv.h).
  */
@@ -18,5 +18,11 @@
  * Keeps errno as it is. Threads: any, each with its own error.
  */
 void kv_error_set(struct kv_error *error, const char *format, ...) KV_PRINTF(2, 3);
+
+/* Does this error say something of the image, and not of us? */
+static inline bool kv_error_is_damage(int error)
+{
+    return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
+}
 
 #endif

@@ -133,7 +133,7 @@ static_assert(sizeof(struct kv_disk_bitmap_header) == KV_BLOCK_BYTES, "bitmap he
  * A block of the log ring. Position p lies at ring block p % block_count.
  * `link` is the digest of the block at position - 1: a block left over from
  * another history can not continue this one. The first block after a replay
- * holds a digest of that digest instead, see kv/wal.c.
+ * holds a digest of that digest instead, see kv/wal_replay.c.
  */
 struct kv_disk_log_header {
     kv_le32 magic; /* KV_LOG_MAGIC */

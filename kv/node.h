@@ -38,7 +38,7 @@ static inline size_t kv_node_cell_max(size_t node_bytes)
 }
 /*
  * The most that any cell may take: the references of a value of KV_VALUE_MAX always fit, also
- * next to the longest key in the smallest node (see kv/node.c on why they do).
+ * next to the longest key in the smallest node (see kv/node_split.c on why they do).
  */
 #define KV_NODE_REFS_MIN (KV_VALUE_MAX / KV_BLOB_MAX)
 static inline size_t kv_node_cell_limit(size_t node_bytes)
@@ -86,8 +86,16 @@ void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes);
 
 /* ---- reading, node held ------------------------------------------------- */
 
-unsigned kv_node_count(const void *node);
-uint8_t kv_node_level(const void *node);
+static inline unsigned kv_node_count(const void *node)
+{
+    return kv_le16_get(((const struct kv_disk_node *)node)->slot_count);
+}
+
+static inline uint8_t kv_node_level(const void *node)
+{
+    return ((const struct kv_disk_node *)node)->level;
+}
+
 struct kv_bytes kv_node_low(const void *node, size_t node_bytes);
 struct kv_bytes kv_node_high(const void *node, size_t node_bytes); /* data NULL: none */
 

@@ -221,6 +221,8 @@ static int read_block(struct kv_pagemap *map, uint32_t level, uint64_t index,
         if (kv_le64_get(out[i].block) &&
             kv_le64_get(out[i].birth_epoch) > kv_le64_get(ptr->birth_epoch))
             return -EUCLEAN;
+    if (level == 0 && index == 0)
+        memset(&out[0], 0, sizeof out[0]); /* id 0 is never a page, whatever lies there */
     return 0;
 }
 

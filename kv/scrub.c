@@ -17,6 +17,7 @@
  */
 #include "kv/check_walk.h"
 #include "kv/codec.h"
+#include "kv/error.h"
 
 #include <stdarg.h>
 #include <time.h>
@@ -44,12 +45,6 @@ struct scrub {
     uint64_t first_block;
     uint32_t group_count;
 };
-
-/* Does this error say something of the image, and not of us? */
-static bool is_damage(int error)
-{
-    return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
-}
 
 /* ---- telling ------------------------------------------------------------------------- */
 
@@ -165,7 +160,7 @@ static int scrub_superblocks(struct scrub *scrub)
     if (failed)
         return -EIO;
     for (unsigned i = 0; i < 3; i++) {
-        if (errors[i] && !is_damage(errors[i]))
+        if (errors[i] && !kv_error_is_damage(errors[i]))
             return errors[i];
         if (errors[i])
             report(scrub, "superblock-copy", errors[i], no_key, "the %s", names[i]);
@@ -185,7 +180,7 @@ static int scrub_bitmaps(struct scrub *scrub)
         pthread_mutex_unlock(&store->checkpoint.mutex);
         if (failed)
             err = -EIO;
-        else if (is_damage(err)) {
+        else if (kv_error_is_damage(err)) {
             report(scrub, "bitmap", err, no_key, "the allocation bitmap of group %u", group);
             err = 0;
         }
@@ -216,7 +211,7 @@ static int scrub_log(struct scrub *scrub)
         pthread_mutex_unlock(&store->checkpoint.mutex);
         const uint64_t blocks = position - from;
         scrub->result->log_blocks += blocks;
-        if (is_damage(err)) {
+        if (kv_error_is_damage(err)) {
             report(scrub, "log-damaged", err, no_key,
                    "the log at position %llu; what it holds is in memory, a checkpoint saves it",
                    (unsigned long long)position);
@@ -242,7 +237,7 @@ static int scrub_map_block(struct scrub *scrub, uint32_t level, uint64_t index)
         return 0;
     if (failed)
         return -EIO;
-    if (is_damage(err)) {
+    if (kv_error_is_damage(err)) {
         report(scrub, "map-damaged", err, no_key, "block %llu of level %u of the page map",
                (unsigned long long)index, level);
         scrub->map_is_damaged = true;
@@ -322,7 +317,7 @@ static int confirm_blob(struct scrub *scrub, uint64_t page_id, const struct kv_d
     pthread_mutex_lock(&store->checkpoint.mutex);
     pthread_mutex_lock(&store->writer);
     int err = find_holder(scrub, key, ref);
-    if (is_damage(err)) {
+    if (kv_error_is_damage(err)) {
         struct kv_disk_ptr now;
         err = kv_pagemap_get(store->map, page_id, &now);
         if (!err && memcmp(&now, page, sizeof now) != 0)
@@ -353,10 +348,10 @@ static int scrub_blob(struct scrub *scrub, uint64_t page_id, const struct kv_dis
         return err;
     err = kv_blobs_verify(&store->blobs, ref);
     const bool is_whole = !err;
-    if (is_damage(err))
+    if (kv_error_is_damage(err))
         err = confirm_blob(scrub, page_id, page, key, ref);
     /* One that is gone is not noted: another may lie there soon, or another key hold it. */
-    if (is_damage(err)) {
+    if (kv_error_is_damage(err)) {
         report(scrub, "blob-damaged", err, key, "key %s: the blob at block %llu",
                key_text(key, text), (unsigned long long)block);
         err = note_seen(scrub, block, false, &seen);
@@ -419,7 +414,7 @@ static enum page_state read_page(struct scrub *scrub, uint64_t page_id, unsigned
         *error = kv_pager_read_stored(store->pager, page_id, ptr, scrub->node);
         if (!*error)
             return PAGE_WHOLE;
-        if (!is_damage(*error))
+        if (!kv_error_is_damage(*error))
             return PAGE_UNKNOWN;
         before = *ptr;
     }
@@ -449,7 +444,7 @@ static int scrub_page(struct scrub *scrub, uint64_t page_id, bool *skip_block)
     case PAGE_GONE:
         return 0;
     case PAGE_UNKNOWN:
-        if (!is_damage(error))
+        if (!kv_error_is_damage(error))
             return error;
         /* The map block was told of; should it have been whole a moment ago, it is now. */
         if (!scrub->map_is_damaged)

@@ -72,6 +72,8 @@ struct kv_store {
     bool threads_running;
 };
 
+#define KV_BUDGET_MIN (8ull << 20) /* of memory_budget_bytes */
+
 void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);
 /* Turn read-only, once, and say why. Returns `error`. */
@@ -95,7 +97,7 @@ KV_MUST_CHECK int kv_store_assemble(struct kv_store *store,
 /* Release the layers and the device; writes nothing. */
 void kv_store_disassemble(struct kv_store *store);
 
-/* kv/apply.c: redo operations, for batches and for replay. Under the writer lock. */
+/* kv/apply_redo.c: redo operations, for batches and for replay. Under the writer lock. */
 KV_MUST_CHECK int kv_store_apply_record(struct kv_store *store, const uint8_t *body, size_t length);
 /* About how many pages applying a record may dirty; del_pages: those that its ranges cover. */
 uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes,
@@ -112,6 +114,10 @@ KV_MUST_CHECK int kv_store_checkpoint(struct kv_store *store, bool clean, bool a
 KV_MUST_CHECK int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch);
 /* Ask the background for a checkpoint; without background, nothing. */
 void kv_store_want_checkpoint(struct kv_store *store);
+
+/* The background threads. Stopping waits for them; without any, nothing. */
+KV_MUST_CHECK int kv_store_start_threads(struct kv_store *store);
+void kv_store_stop_threads(struct kv_store *store);
 
 /* Read a large value: the contents of `count` references. */
 KV_MUST_CHECK int kv_store_read_large(struct kv_store *store, const struct kv_blob_ref *refs,

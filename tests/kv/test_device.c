@@ -1,5 +1,5 @@
 /*
- * tests/kv/test_device.c: tests kv/device.c and kv/device_overlay.c.
+ * tests/kv/test_device.c: tests kv/device*.c.
  *
  * Files live in a fresh directory under $TMPDIR or /tmp. What is not there everywhere (O_DIRECT,
  * hole punching) is only asked not to do harm.

@@ -2,7 +2,7 @@
  * tests/faults/daemon/log_jump.c: power cuts while the log goes round in the part that has room.
  *
  * Given      a log of which the host has room for the first part only, so that checkpoints let
- *            it jump back to its start (kv/wal.c), and a recorder below.
+ *            it jump back to its start (kv/wal_room.c), and a recorder below.
  * When       one thread applies batches and one syncs them, checkpoints run beside both, and the
  * power is cut before or after any write: with all that was pending, none of it, or some; sometimes
  * again during recovery. Then       the store opens; what was synced is there, and all there is is

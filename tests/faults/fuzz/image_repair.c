@@ -433,7 +433,7 @@ static void seal_records(const struct log_ring *ring, uint8_t *stream, size_t le
     }
 }
 
-/* The first block after a replay carries a digest of a digest: see the head of kv/wal.c. */
+/* The first block after a replay carries a digest of a digest: see the head of kv/wal_replay.c. */
 static uint64_t link_after(uint64_t link, const struct kv_disk_log_header *header)
 {
     if (!kv_le64_get(header->restart))

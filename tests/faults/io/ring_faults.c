@@ -2,7 +2,7 @@
  * tests/faults/io/ring_faults.c: requests to the kernel's ring that fail on order.
  *
  * Owns       the names io_uring_submit_and_wait, io_uring_queue_init and fdatasync, which are
- *            found here before liburing and libc: all that kv/device.c asks the kernel by.
+ *            found here before liburing and libc: all that kv/device_ring.c asks the kernel by.
  * Invariant  a request that is to fail goes to the kernel as one that does nothing, which
  *            completes while it is submitted; its completion is rewritten in the ring before
  *            the caller can see it. What is torn is really transferred in part.

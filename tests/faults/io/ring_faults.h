@@ -1,8 +1,8 @@
 /*
  * tests/faults/io/ring_faults.h: requests to the kernel's ring that fail on order.
  *
- * ring_faults.c puts itself between kv/device.c and liburing: linked into a test program, or
- * preloaded into any program that is built with kvfs (ring-faults.so). What is under test runs
+ * ring_faults.c puts itself between kv/device_ring.c and liburing: linked into a test program,
+ * or preloaded into any program that is built with kvfs (ring-faults.so). What is under test runs
  * its real path through the real ring: a request that is to fail is changed before the kernel
  * takes it and its completion when it comes back.
  *

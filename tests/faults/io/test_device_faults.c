@@ -1,6 +1,6 @@
 /*
- * tests/faults/io/test_device_faults.c: what kv/device.c makes of the kernel's answers, one kind
- * at a time.
+ * tests/faults/io/test_device_faults.c: what kv/device_ring.c makes of the kernel's answers, one
+ * kind at a time.
  */
 #include "kv/device.h"
 #include "ring_faults.h"

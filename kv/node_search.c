@@ -1,0 +1,324 @@
+/*
+ * kv/node_search.c: find a key in a node, also while another thread changes the node.
+ *
+ * Owns       nothing: every function looks at the caller's node_bytes of memory.
+ * Invariant  a racy function takes each number from the node exactly once, bounds it, and only
+ *            then uses it as an offset; so a torn or damaged node gives a wrong answer, never a
+ *            wrong access.
+ * Locks      none. Who holds the node, and so needs no version, searches it with the same code.
+ */
+#include "kv/node_layout.h"
+
+/*
+ * Pieces of the racy functions: compiled into them, and like them not looked at by the
+ * thread sanitizer. They must not call memcpy or memcmp, which it intercepts everywhere.
+ */
+#if defined(__clang__)
+#define RACY_PIECE static inline __attribute__((always_inline, no_sanitize("thread")))
+#elif defined(__SANITIZE_THREAD__)
+#define RACY_PIECE static inline __attribute__((always_inline, no_sanitize_thread))
+#else
+#define RACY_PIECE static inline __attribute__((always_inline))
+#endif
+
+typedef uint16_t unaligned_u16 __attribute__((may_alias, aligned(1)));
+typedef uint32_t unaligned_u32 __attribute__((may_alias, aligned(1)));
+typedef uint64_t unaligned_u64 __attribute__((may_alias, aligned(1)));
+typedef uint64_t unaligned_pair
+    __attribute__((vector_size(16), may_alias, aligned(1))); /* 16 bytes at once */
+
+/* The racy readers take header fields and slots as whole words. */
+static_assert(offsetof(struct kv_disk_node, level) == 4, "read alone");
+static_assert(offsetof(struct kv_disk_node, slot_count) == 6, "read alone");
+static_assert(offsetof(struct kv_disk_node, low_bytes) == 32, "read with the next three");
+static_assert(offsetof(struct kv_disk_node, high_bytes) == 34, "read with low_bytes");
+static_assert(offsetof(struct kv_disk_node, prefix_bytes) == 36, "read with low_bytes");
+static_assert(offsetof(struct kv_disk_slot, head) == 4, "a slot is read as one word");
+
+RACY_PIECE uint16_t load_u16(const uint8_t *at)
+{
+    return *(const volatile unaligned_u16 *)at;
+}
+
+RACY_PIECE uint64_t load_u64(const uint8_t *at)
+{
+    return *(const volatile unaligned_u64 *)at;
+}
+
+RACY_PIECE void copy_bytes(uint8_t *dst, const uint8_t *src, size_t length)
+{
+    size_t i = 0;
+    for (; length - i >= 64; i += 64) {
+        const unaligned_pair a = *(const volatile unaligned_pair *)(src + i);
+        const unaligned_pair b = *(const volatile unaligned_pair *)(src + i + 16);
+        const unaligned_pair c = *(const volatile unaligned_pair *)(src + i + 32);
+        const unaligned_pair d = *(const volatile unaligned_pair *)(src + i + 48);
+        *(unaligned_pair *)(dst + i) = a;
+        *(unaligned_pair *)(dst + i + 16) = b;
+        *(unaligned_pair *)(dst + i + 32) = c;
+        *(unaligned_pair *)(dst + i + 48) = d;
+    }
+    for (; length - i >= 8; i += 8)
+        *(unaligned_u64 *)(dst + i) = load_u64(src + i);
+    for (; i < length; i++)
+        dst[i] = ((const volatile uint8_t *)src)[i];
+}
+
+/* The order of `length` bytes of the caller's key and of the node's. */
+RACY_PIECE int compare_bytes(const uint8_t *key, const uint8_t *stored, size_t length)
+{
+    size_t i = 0;
+    for (; length - i >= 8; i += 8) {
+        const uint64_t a = *(const unaligned_u64 *)(key + i);
+        const uint64_t b = load_u64(stored + i);
+        if (a != b)
+            return __builtin_bswap64(a) < __builtin_bswap64(b) ? -1 : 1;
+    }
+    for (; i < length; i++) {
+        const uint8_t b = ((const volatile uint8_t *)stored)[i];
+        if (key[i] != b)
+            return key[i] < b ? -1 : 1;
+    }
+    return 0;
+}
+
+/* A node's header, read once; offsets in it are inside the node. */
+struct shape {
+    unsigned count;
+    unsigned prefix_bytes;
+    unsigned heap_end;
+    unsigned high_bytes;
+    uint8_t level;
+    bool high_infinite;
+};
+
+RACY_PIECE bool load_shape(const uint8_t *node, size_t node_bytes, struct shape *shape)
+{
+    const uint64_t lengths = load_u64(node + offsetof(struct kv_disk_node, low_bytes));
+    const unsigned low_bytes = (uint16_t)lengths;
+    const unsigned high_bytes = (uint16_t)(lengths >> 16);
+
+    const uint8_t flags = *(const volatile uint8_t *)(node + offsetof(struct kv_disk_node, flags));
+    shape->level = *(const volatile uint8_t *)(node + offsetof(struct kv_disk_node, level));
+    shape->count = load_u16(node + offsetof(struct kv_disk_node, slot_count));
+    shape->prefix_bytes = (uint16_t)(lengths >> 32);
+    if (shape->count > (node_bytes - HEADER_BYTES) / SLOT_BYTES)
+        return false;
+    if (low_bytes + high_bytes > node_bytes - HEADER_BYTES || shape->prefix_bytes > low_bytes)
+        return false;
+    shape->heap_end = (unsigned)node_bytes - low_bytes - high_bytes;
+    shape->high_bytes = high_bytes;
+    shape->high_infinite = flags & KV_NODE_HIGH_INF;
+    return true;
+}
+
+RACY_PIECE uint64_t load_slot(const uint8_t *node, unsigned slot)
+{
+    return load_u64(node + HEADER_BYTES + SLOT_BYTES * slot);
+}
+
+RACY_PIECE uint32_t load_head(const uint8_t *node, unsigned slot)
+{
+    return *(const volatile unaligned_u32 *)(node + HEADER_BYTES + SLOT_BYTES * slot + 4);
+}
+
+/* The first slot in [first, end) whose head is not below `head` (or, `above`: is above it). */
+RACY_PIECE unsigned find_head(const uint8_t *node, unsigned first, unsigned end, uint32_t head,
+                              bool above)
+{
+    unsigned length = end - first;
+    while (length > 1) {
+        /* Both places where the next step may look: it need not wait for this one. */
+        const unsigned half = length / 2;
+        const unsigned next_half = (length - half) / 2;
+        __builtin_prefetch(node + HEADER_BYTES + SLOT_BYTES * (first + next_half));
+        __builtin_prefetch(node + HEADER_BYTES + SLOT_BYTES * (first + half + next_half));
+        const uint32_t middle = load_head(node, first + half - 1);
+        const bool right = above ? middle <= head : middle < head;
+        first += right ? half : 0;
+        length -= half;
+    }
+    if (length) {
+        const uint32_t last = load_head(node, first);
+        first += above ? last <= head : last < head;
+    }
+    return first;
+}
+
+/* How the key's part after the prefix stands to that of a slot; false: nonsense. */
+RACY_PIECE bool compare_slot(const uint8_t *node, size_t node_bytes, uint8_t level, unsigned slot,
+                             const uint8_t *suffix, size_t suffix_len, int *order)
+{
+    const uint64_t word = load_slot(node, slot);
+    const size_t header_bytes =
+        level ? sizeof(struct kv_disk_inner_cell) : sizeof(struct kv_disk_leaf_cell);
+    const size_t offset = (uint16_t)word + header_bytes;
+    const size_t stored_len = (uint16_t)(word >> 16);
+    if (offset + stored_len > node_bytes)
+        return false;
+
+    const size_t shared = suffix_len < stored_len ? suffix_len : stored_len;
+    *order = compare_bytes(suffix, node + offset, shared);
+    if (*order == 0)
+        *order = (suffix_len > stored_len) - (suffix_len < stored_len);
+    return true;
+}
+
+/*
+ * The first slot from `first` on whose key is >= key. false: the bytes make no sense.
+ * Heads decide nearly always; among equal heads the whole keys are compared.
+ */
+RACY_PIECE bool find_slot(const uint8_t *node, size_t node_bytes, const struct shape *shape,
+                          unsigned first, const uint8_t *key, size_t key_len, unsigned *slot,
+                          bool *exact)
+{
+    const size_t prefix = shape->prefix_bytes;
+    const size_t shared = key_len < prefix ? key_len : prefix;
+    const int prefix_order = compare_bytes(key, node + shape->heap_end, shared);
+
+    *exact = false;
+    if (prefix_order != 0 || key_len < prefix) {
+        *slot = prefix_order > 0 ? shape->count : first;
+        return true;
+    }
+
+    const uint8_t *const suffix = key + prefix;
+    const size_t suffix_len = key_len - prefix;
+    uint32_t head = 0;
+    if (suffix_len >= HEAD_BYTES) {
+        head = __builtin_bswap32(*(const unaligned_u32 *)suffix);
+    } else {
+        for (size_t i = 0; i < HEAD_BYTES; i++)
+            head = head << 8 | (i < suffix_len ? suffix[i] : 0u);
+    }
+
+    unsigned low = find_head(node, first, shape->count, head, false);
+    unsigned high = low;
+    if (low < shape->count && load_head(node, low) == head) {
+        high = low + 1;
+        if (high < shape->count && load_head(node, high) == head)
+            high = find_head(node, high + 1, shape->count, head, true);
+    }
+    while (low < high) {
+        const unsigned middle = low + (high - low) / 2;
+        int order;
+        if (!compare_slot(node, node_bytes, shape->level, middle, suffix, suffix_len, &order))
+            return false;
+        if (order == 0) {
+            *slot = middle;
+            *exact = true;
+            return true;
+        }
+        if (order > 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *slot = low;
+    return true;
+}
+
+KV_RACY uint8_t kv_node_level_racy(const void *node)
+{
+    return *((const volatile uint8_t *)node + offsetof(struct kv_disk_node, level));
+}
+
+KV_RACY uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const void *key,
+                                    size_t key_len, unsigned *slot)
+{
+    struct shape shape;
+    unsigned found;
+    bool exact;
+    if (!load_shape(node, node_bytes, &shape) || !shape.level || !shape.count)
+        return UINT64_MAX;
+    if (!find_slot(node, node_bytes, &shape, 1, key, key_len, &found, &exact))
+        return UINT64_MAX;
+    found -= exact ? 0 : 1;
+
+    const size_t offset = (uint16_t)load_slot(node, found);
+    if (offset + sizeof(struct kv_disk_inner_cell) > node_bytes)
+        return UINT64_MAX;
+    const uint64_t child = load_u64((const uint8_t *)node + offset);
+    if (!child || child > KV_PAGE_ID_MAX)
+        return UINT64_MAX;
+    *slot = found;
+    return child;
+}
+
+KV_RACY int kv_node_value_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
+                               void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind)
+{
+    struct shape shape;
+    unsigned slot;
+    bool exact;
+    if (!load_shape(node, node_bytes, &shape) || shape.level)
+        return -EAGAIN;
+    if (!find_slot(node, node_bytes, &shape, 0, key, key_len, &slot, &exact))
+        return -EAGAIN;
+    if (!exact)
+        return -ENOENT;
+
+    const uint64_t word = load_slot(node, slot);
+    const size_t offset = (uint16_t)word;
+    const size_t stored_len = (uint16_t)(word >> 16);
+    if (offset + sizeof(struct kv_disk_leaf_cell) > node_bytes)
+        return -EAGAIN;
+    const uint8_t *const cell = (const uint8_t *)node + offset;
+    const size_t length = load_u16(cell + offsetof(struct kv_disk_leaf_cell, value_bytes));
+    const size_t value_at = offset + sizeof(struct kv_disk_leaf_cell) + stored_len;
+    if (value_at + length > node_bytes)
+        return -EAGAIN;
+
+    *kind = *(const volatile uint8_t *)(cell + offsetof(struct kv_disk_leaf_cell, kind));
+    *value_len = length;
+    copy_bytes(buf, (const uint8_t *)node + value_at, length < buf_cap ? length : buf_cap);
+    return 0;
+}
+
+KV_RACY bool kv_node_covers_racy(const void *node, size_t node_bytes, const void *key,
+                                 size_t key_len)
+{
+    struct shape shape;
+    if (!load_shape(node, node_bytes, &shape))
+        return false;
+    const uint8_t *const bytes = node;
+    const size_t high_len = shape.high_bytes;
+    const size_t low_len = node_bytes - shape.heap_end - high_len;
+    const size_t low_shared = key_len < low_len ? key_len : low_len;
+    const int low_order = compare_bytes(key, bytes + shape.heap_end, low_shared);
+    if (low_order < 0 || (low_order == 0 && key_len < low_len))
+        return false;
+    if (shape.high_infinite)
+        return true;
+    const size_t high_shared = key_len < high_len ? key_len : high_len;
+    const int high_order = compare_bytes(key, bytes + node_bytes - high_len, high_shared);
+    return high_order < 0 || (high_order == 0 && key_len < high_len);
+}
+
+KV_RACY void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes)
+{
+    copy_bytes(dst, node, node_bytes);
+}
+
+/* ---- the same, node held -------------------------------------------------------- */
+
+KV_RACY unsigned kv_node_search(const void *node, size_t node_bytes, const void *key,
+                                size_t key_len, bool *exact)
+{
+    struct shape shape;
+    unsigned slot;
+    const bool sane = load_shape(node, node_bytes, &shape) &&
+                      find_slot(node, node_bytes, &shape, shape.level && shape.count ? 1 : 0, key,
+                                key_len, &slot, exact);
+    KV_ASSERT(sane);
+    return slot;
+}
+
+unsigned kv_node_child_slot(const void *node, size_t node_bytes, const void *key, size_t key_len)
+{
+    KV_ASSERT(kv_node_level(node) > 0);
+    KV_ASSERT(kv_node_count(node) > 0);
+    bool exact;
+    const unsigned slot = kv_node_search(node, node_bytes, key, key_len, &exact);
+    return exact ? slot : slot - 1;
+}

@@ -1,0 +1,192 @@
+/*
+ * kv/pager_frames.h: the pager's frames and lists, what every part of it works on. For
+ * kv/pager*.c only, hence the short names.
+ *
+ * Invariant  a frame's version is odd while its bytes change, while it loads, and while it
+ *            is free. A page that is dirty in the closing epoch is either claimed (copied and
+ *            being written), or unchanged since the gate: whoever wants to change it first
+ *            copies it to a shadow. The versions of one page reach the device in the order
+ *            of their epochs, so `stored_block` is always the one before.
+ * Locks      pager->mutex guards frames, queues, lists and counts; never held over a device
+ *            call. Versions and the hash are atomic and read without it. The functions here are
+ *            called, and return, with the mutex, unless they say otherwise.
+ *
+ * Waiting    A thread waits for a frame or a page while others load or write; these never wait
+ *            for a frame with a frame in hand, and need no memory. After a failed write nobody
+ *            waits any more: dirty frames stay as they are, the rest can be read on.
+ */
+#ifndef KV_PAGER_FRAMES_H
+#define KV_PAGER_FRAMES_H
+
+#include "kv/pager.h"
+
+#include <pthread.h>
+
+#define WRITE_BATCH_MAX 256u /* pages */
+
+struct shadow {
+    struct shadow *next;
+    uint64_t page_id;
+    uint32_t frame;
+    uint8_t bytes[];
+};
+
+struct dirty_list {
+    uint32_t head, tail; /* tail: dirty for the longest time */
+    uint64_t count;
+    uint64_t writing; /* claimed pages of this epoch that are not on the device yet */
+};
+
+/* One page on its way to the device. */
+struct claim {
+    uint32_t frame;
+    uint64_t page_id, epoch, order;
+    struct shadow *shadow; /* its bytes, or NULL: the frame's */
+    uint64_t block;        /* where it goes */
+    uint32_t block_count;
+    uint64_t old_block, old_epoch; /* where and since when its version before lies */
+    uint32_t old_bytes;            /* 0: there is none */
+    struct kv_disk_ptr ptr;
+};
+
+/* Memory for writing pages, taken at open: making room must not need memory. */
+struct write_batch {
+    struct claim claims[WRITE_BATCH_MAX];
+    size_t count, max;
+    uint8_t *raw;    /* copies of the pages, count * node_bytes */
+    uint8_t *packed; /* what is written, each page in whole blocks */
+    struct kv_io ios[WRITE_BATCH_MAX];
+};
+
+struct kv_pager {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed; /* a load or a write ended, or a frame can leave */
+    struct kv_pager_config config;
+    struct kv_cache cache;
+    uint64_t epoch;                 /* mutex; the open one */
+    struct dirty_list dirty[2];     /* mutex; by the low bit of the epoch */
+    struct shadow *shadows;         /* mutex; all of epoch - 1 */
+    size_t shadow_count;            /* mutex */
+    size_t shadows_max;             /* immutable */
+    uint64_t credit;                /* mutex; clusters reserved, not yet used by a dirty page */
+    struct write_batch *checkpoint; /* whoever runs kv_pager_write_epoch */
+    struct write_batch *early;      /* whoever set early_busy */
+    bool early_busy;                /* mutex */
+    unsigned frame_waiters;         /* mutex */
+    int failure;                    /* mutex; sticky: a write failed */
+    uint64_t order;                 /* mutex; pages claimed so far */
+    uint64_t changes;               /* the writer's */
+    uint64_t misses, writes, write_bytes; /* mutex */
+    _Atomic uint64_t hits;                /* not exact: some may be lost */
+};
+
+static inline struct kv_frame *frame_at(struct kv_pager *pager, uint32_t index)
+{
+    return &pager->cache.frames[index];
+}
+
+static inline uint64_t page_id_of(const struct kv_frame *frame)
+{
+    return atomic_load_explicit(&frame->page_id, memory_order_relaxed);
+}
+
+static inline void version_advance(struct kv_frame *frame)
+{
+    /* Release pairs with the acquire loads of kv_pager_view and kv_pager_view_valid. */
+    (void)atomic_fetch_add_explicit(&frame->version, 1, memory_order_acq_rel);
+}
+
+/* May the page be written out now, to make room? */
+static inline bool can_clean(const struct kv_frame *frame)
+{
+    return frame->flags == KV_FRAME_DIRTY && !frame->pins;
+}
+
+static inline void fill_page(struct kv_pager *pager, uint64_t page_id, uint32_t index,
+                             struct kv_page *page)
+{
+    *page = (struct kv_page){
+        .id = page_id, .bytes = kv_cache_bytes(&pager->cache, index), .frame = index};
+}
+
+/* ---- dirty lists ----------------------------------------------------------------- */
+
+static inline void dirty_link(struct kv_pager *pager, uint32_t index, uint64_t epoch)
+{
+    struct dirty_list *list = &pager->dirty[epoch & 1];
+    struct kv_frame *frame = frame_at(pager, index);
+    frame->flags |= KV_FRAME_DIRTY;
+    frame->dirty_epoch = epoch;
+    frame->dirty_prev = KV_FRAME_NONE;
+    frame->dirty_next = list->head;
+    if (list->head != KV_FRAME_NONE)
+        frame_at(pager, list->head)->dirty_prev = index;
+    else
+        list->tail = index;
+    list->head = index;
+    list->count++;
+}
+
+static inline void dirty_unlink(struct kv_pager *pager, uint32_t index)
+{
+    struct kv_frame *frame = frame_at(pager, index);
+    struct dirty_list *list = &pager->dirty[frame->dirty_epoch & 1];
+    if (frame->dirty_prev != KV_FRAME_NONE)
+        frame_at(pager, frame->dirty_prev)->dirty_next = frame->dirty_next;
+    else
+        list->head = frame->dirty_next;
+    if (frame->dirty_next != KV_FRAME_NONE)
+        frame_at(pager, frame->dirty_next)->dirty_prev = frame->dirty_prev;
+    else
+        list->tail = frame->dirty_prev;
+    frame->flags &= (uint8_t)~KV_FRAME_DIRTY;
+    list->count--;
+}
+
+static inline uint64_t dirty_count(const struct kv_pager *pager)
+{
+    return pager->dirty[0].count + pager->dirty[1].count;
+}
+
+/* ---- loading (pager_load.c) ------------------------------------------------------- */
+
+/*
+ * The frame of a page, loaded if need be (*loaded): the mutex is released meanwhile. -ESTALE: there
+ * is no such page; what else reading it says.
+ */
+KV_MUST_CHECK int kv_pager_fault(struct kv_pager *pager, uint64_t page_id, uint32_t *index,
+                                 bool *loaded);
+
+/* ---- making room (pager_room.c) ---------------------------------------------------- */
+
+/*
+ * A frame that is free or can be freed at once, its version odd; or KV_FRAME_NONE, and then up to
+ * dirty_max dirty frames that stand in the way.
+ */
+uint32_t kv_pager_take_frame(struct kv_pager *pager, uint32_t *dirty, uint32_t dirty_max,
+                             uint32_t *dirty_count);
+/*
+ * A frame without a page, its version odd. May release the mutex meanwhile (*released). The caller
+ * has no frame in hand.
+ */
+KV_MUST_CHECK int kv_pager_obtain_frame(struct kv_pager *pager, uint32_t *index, bool *released);
+void kv_pager_give_back_frame(struct kv_pager *pager, uint32_t index);
+/*
+ * Keep some frames clean, so that readers seldom wait for writes, and that there is something
+ * to read with when nothing can be written any more. May release the mutex meanwhile.
+ */
+KV_MUST_CHECK int kv_pager_limit_dirty(struct kv_pager *pager);
+
+/* ---- writing (pager_write.c) ------------------------------------------------------- */
+
+/* Heap only; no mutex. NULL: no memory. */
+struct write_batch *kv_pager_batch_new(size_t node_bytes);
+void kv_pager_batch_free(struct write_batch *batch);
+/* Add a dirty frame's page to a batch; its bytes do not change while it is claimed. */
+void kv_pager_claim_frame(struct kv_pager *pager, struct write_batch *batch, uint32_t index);
+/* Write what a batch has claimed, and empty it; the mutex is released meanwhile. */
+KV_MUST_CHECK int kv_pager_run_batch(struct kv_pager *pager, struct write_batch *batch);
+/* The freed page of a frame leaves memory, the map and the space, in the epoch that freed it. */
+KV_MUST_CHECK int kv_pager_forget_page(struct kv_pager *pager, uint32_t index, uint64_t epoch);
+
+#endif

@@ -1,0 +1,143 @@
+/*
+ * kv/pager_room.c: frames for pages that are to come.
+ *
+ * Owns       which dirty pages are written out early.
+ * Invariant  a frame is taken from its page only when the page is clean, unpinned and not on its
+ *            way; its version is odd from then on. One early write-out at a time.
+ * Locks      pager->mutex, released while pages are written.
+ */
+#include "kv/pager_frames.h"
+
+#define DIRTY_PERCENT 75u /* of the frames; more are written out */
+
+/* Wait until something changes; a frame is wanted. */
+static void wait_for_frame(struct kv_pager *pager)
+{
+    pager->frame_waiters++;
+    pthread_cond_wait(&pager->changed, &pager->mutex);
+    pager->frame_waiters--;
+}
+
+/* Write out some dirty pages that stand in the way. Releases the mutex meanwhile. */
+static int clean_some(struct kv_pager *pager, const uint32_t *dirty, uint32_t dirty_count)
+{
+    if (pager->failure)
+        return pager->failure;
+    if (pager->early_busy) {
+        wait_for_frame(pager);
+        return 0;
+    }
+    struct write_batch *batch = pager->early;
+    for (uint32_t i = 0; i < dirty_count && batch->count < batch->max; i++)
+        if (can_clean(frame_at(pager, dirty[i])))
+            kv_pager_claim_frame(pager, batch, dirty[i]);
+    KV_ASSERT(batch->count > 0);
+    pager->early_busy = true;
+    const int err = kv_pager_run_batch(pager, batch);
+    pager->early_busy = false;
+    return err;
+}
+
+/* A frame that is free or can be freed at once, its version odd; or KV_FRAME_NONE. */
+uint32_t kv_pager_take_frame(struct kv_pager *pager, uint32_t *dirty, uint32_t dirty_max,
+                             uint32_t *dirty_count)
+{
+    *dirty_count = 0;
+    const uint32_t index = kv_cache_take_free(&pager->cache);
+    if (index != KV_FRAME_NONE)
+        return index;
+    const uint32_t victim = kv_cache_victim(&pager->cache, dirty, dirty_max, dirty_count);
+    if (victim == KV_FRAME_NONE)
+        return victim;
+    struct kv_frame *frame = frame_at(pager, victim);
+    version_advance(frame); /* odd: whoever reads it now will see that it left */
+    frame->stored_bytes = 0;
+    kv_cache_remove(&pager->cache, victim);
+    return kv_cache_take_free(&pager->cache);
+}
+
+/*
+ * A frame without a page, its version odd. Called and returns with the mutex; may release it
+ * meanwhile (*released). The caller has no frame in hand.
+ */
+int kv_pager_obtain_frame(struct kv_pager *pager, uint32_t *index, bool *released)
+{
+    uint32_t dirty[64];
+    uint32_t dirty_count;
+    for (;;) {
+        *index = kv_pager_take_frame(pager, dirty, pager->failure ? 0 : 64, &dirty_count);
+        if (*index != KV_FRAME_NONE)
+            return 0;
+        if (pager->failure)
+            return pager->failure;
+        *released = true;
+        if (dirty_count) {
+            const int err = clean_some(pager, dirty, dirty_count);
+            if (err)
+                return err;
+        } else {
+            wait_for_frame(pager);
+        }
+    }
+}
+
+void kv_pager_give_back_frame(struct kv_pager *pager, uint32_t index)
+{
+    /* Through insert and remove, so that the queues have one way in and out. */
+    kv_cache_insert(&pager->cache, index, KV_PAGE_ID_MAX + 1);
+    kv_cache_remove(&pager->cache, index);
+    pthread_cond_broadcast(&pager->changed);
+}
+
+/*
+ * Collect pages to write out, those that are dirty for the longest time first. Pages in hot will
+ * likely be changed again soon: they come last.
+ */
+static uint32_t find_oldest(struct kv_pager *pager, uint32_t *dirty, uint32_t dirty_max)
+{
+    uint32_t found = 0;
+    for (unsigned turn = 0; turn < 4 && !found; turn++) {
+        const struct dirty_list *list = &pager->dirty[(pager->epoch + turn) & 1];
+        for (uint32_t index = list->tail; index != KV_FRAME_NONE && found < dirty_max;
+             index = frame_at(pager, index)->dirty_prev) {
+            const struct kv_frame *frame = frame_at(pager, index);
+            if (can_clean(frame) && (turn >= 2 || frame->tier != KV_TIER_HOT))
+                dirty[found++] = index;
+        }
+    }
+    return found;
+}
+
+/*
+ * Keep some frames clean, so that readers seldom wait for writes, and that there is something
+ * to read with when nothing can be written any more.
+ */
+int kv_pager_limit_dirty(struct kv_pager *pager)
+{
+    const uint64_t limit = (uint64_t)pager->cache.frame_count * DIRTY_PERCENT / 100;
+    uint32_t dirty[64];
+    while (dirty_count(pager) > limit) {
+        const uint32_t found = find_oldest(pager, dirty, 64);
+        if (!found)
+            return 0; /* all are on their way */
+        const int err = clean_some(pager, dirty, found);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+void kv_pager_drop_clean(struct kv_pager *pager)
+{
+    pthread_mutex_lock(&pager->mutex);
+    for (uint32_t i = 0; i < pager->cache.frame_count; i++) {
+        struct kv_frame *frame = frame_at(pager, i);
+        if (!page_id_of(frame) || frame->flags || frame->pins)
+            continue;
+        version_advance(frame); /* odd: whoever reads it now will see that it left */
+        frame->stored_bytes = 0;
+        kv_cache_remove(&pager->cache, i);
+    }
+    pthread_cond_broadcast(&pager->changed);
+    pthread_mutex_unlock(&pager->mutex);
+}

@@ -1,0 +1,261 @@
+/*
+ * kv/store_assemble.c: the layers of a store, one over the other, as a superblock says.
+ *
+ * Owns       the layers, and whatever sizes them: budget, bounds of the log, room that is kept.
+ * Invariant  nothing is allocated before it is known what the image and its log hold.
+ * Locks      none: nobody else knows the store yet, or any more.
+ */
+#include "kv/store.h"
+
+#include "kv/check_repair.h"
+#include "kv/error.h"
+
+#define BUDGET_DEFAULT     (256ull << 20)
+#define LOG_CHECKPOINT_MAX (32ull << 20)
+#define LOG_USED_MAX       (48ull << 20)
+
+struct kv_store *kv_store_new(void)
+{
+    struct kv_store *store = calloc(1, sizeof *store);
+    if (!store)
+        return NULL;
+    /* None of these fails on Linux: they need no memory. */
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&store->checkpoint.mutex, NULL);
+    pthread_mutex_init(&store->writer, NULL);
+    pthread_mutex_init(&store->work_mutex, NULL);
+    pthread_cond_init(&store->work, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    return store;
+}
+
+static void on_pager_failure(void *context, int error, const char *what)
+{
+    (void)kv_store_fail(context, error, what); /* the pager returns the error itself */
+}
+
+static void on_page_damage(void *context, uint64_t page_id, int error)
+{
+    kv_store_log(context, KV_LOG_ERROR, "page %llu can not be read: %s; run fsck.kvfs",
+                 (unsigned long long)page_id, strerror(-error));
+}
+
+static int open_space(struct kv_store *store, const struct kv_disk_superblock *sb)
+{
+    const uint64_t first = kv_le64_get(sb->group_first_block);
+    const uint32_t groups = kv_le32_get(sb->group_count);
+    const struct kv_space_config config = {
+        .group_first_block = first,
+        .group_count = groups,
+        .end_block = kv_min_u64(kv_le64_get(sb->image_blocks) - 1,
+                                first + (uint64_t)groups * KV_GROUP_BLOCKS),
+        .cluster_blocks = (uint32_t)(store->node_bytes / KV_BLOCK_BYTES),
+        .log_id = kv_superblock_log_id(sb)};
+    if (store->superblocks_lost) { /* the backup's bitmaps may hide what was written since */
+        store->bitmaps_rebuilt = true;
+        return kv_space_open_empty(store->device, &config, &store->space);
+    }
+    int err = kv_space_open(store->device, &config, kv_le64_get(sb->epoch),
+                            kv_le64_get(sb->bitmap_digest), &store->space);
+    if (store->repair && kv_error_is_damage(err)) {
+        kv_store_log(store, KV_LOG_WARNING,
+                     "the allocation bitmaps are damaged (%s); they are made anew", strerror(-err));
+        store->bitmaps_rebuilt = true;
+        err = kv_space_open_empty(store->device, &config, &store->space);
+    }
+    return err;
+}
+
+/*
+ * Where the image is sparse, have room on the host for what must be written whatever happens:
+ * the superblocks, and what the space keeps for deletions and checkpoints. The log and the
+ * bitmaps see to their own.
+ */
+static int back_what_is_kept(struct kv_store *store, const struct kv_disk_superblock *sb)
+{
+    const uint64_t blocks[] = {KV_SUPERBLOCK_A_BLOCK, KV_SUPERBLOCK_B_BLOCK,
+                               kv_le64_get(sb->image_blocks) - 1};
+    int err = 0;
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0] && !err; i++)
+        err = kv_device_reserve(store->device, blocks[i], 1);
+    return err ? err : kv_space_back_reserve(store->space);
+}
+
+static void say_host_is_full(struct kv_error *error)
+{
+    kv_error_set(error, "the file system that holds the image has no room for what opening it "
+                        "writes; make room there, or open it read-only");
+}
+
+static int open_pages(struct kv_store *store, const struct kv_disk_superblock *sb,
+                      const struct kv_open_options *options, uint64_t epoch)
+{
+    const uint64_t budget =
+        options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
+    const uint64_t map_share = budget / 16;
+    store->budget_bytes = budget;
+    static const struct kv_pagemap_root nothing;
+    const struct kv_pagemap_root durable = {.ptr = sb->map_root,
+                                            .depth = kv_le32_get(sb->map_depth),
+                                            .page_id_next = kv_le64_get(sb->page_id_next)};
+    const struct kv_pagemap_root root = store->trees_outdated ? nothing : durable;
+    int err = kv_le64_get(root.ptr.birth_epoch) > kv_le64_get(sb->epoch) ? -EUCLEAN : 0;
+    if (!err)
+        err = kv_pagemap_open(store->device, store->space, &root, map_share / KV_BLOCK_BYTES,
+                              &store->map);
+    if (err == -EUCLEAN && store->repair) {
+        kv_store_log(store, KV_LOG_WARNING, "the page map's root makes no sense; it is left out");
+        err = kv_pagemap_open(store->device, store->space, &nothing, map_share / KV_BLOCK_BYTES,
+                              &store->map);
+    }
+    if (err)
+        return err;
+    const struct kv_pager_config config = {.device = store->device,
+                                           .space = store->space,
+                                           .map = store->map,
+                                           .buffers = store->buffers,
+                                           .node_bytes = store->node_bytes,
+                                           .budget_bytes = budget - map_share,
+                                           .hot_percent =
+                                               options->hot_percent ? options->hot_percent : 33,
+                                           .codec = store->blobs.codec,
+                                           .image_id = kv_superblock_log_id(sb),
+                                           .epoch = epoch,
+                                           .on_failure = on_pager_failure,
+                                           .on_damage = on_page_damage,
+                                           .context = store};
+    err = kv_pager_open(&config, &store->pager);
+    for (uint8_t i = 0; i < KV_TREE_COUNT && !err; i++)
+        err = kv_btree_init(&store->trees[i], store->pager, store->node_bytes,
+                            kv_le64_get(sb->tree_root[i]), i);
+    return err;
+}
+
+static void close_pages(struct kv_store *store)
+{
+    for (unsigned i = 0; i < KV_TREE_COUNT; i++)
+        kv_btree_release(&store->trees[i]);
+    kv_pager_close(store->pager);
+    kv_pagemap_close(store->map);
+    store->pager = NULL;
+    store->map = NULL;
+}
+
+/* The space is empty: before anything is allocated, mark what the superblock's trees own. */
+static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock *sb)
+{
+    const struct kv_open_options least = {.memory_budget_bytes = KV_BUDGET_MIN};
+    int err = open_pages(store, sb, &least, kv_le64_get(sb->epoch) + 1);
+    if (!err)
+        err = kv_check_mark_durable(store, sb);
+    close_pages(store);
+    return err;
+}
+
+/*
+ * When the log asks for a checkpoint: often enough that it does not fill up, and that neither a
+ * replay nor what is noted for each moved page grows out of proportion to the memory. While that
+ * checkpoint is under way, writers may go on up to LOG_USED_MAX and then wait for it: however
+ * long the ring and slow the device, a replay has no more to do than that, some 600,000 small
+ * records under scattered keys, which is less than a second's work.
+ */
+static void choose_log_bounds(struct kv_store *store, const struct kv_disk_superblock *sb,
+                              const struct kv_open_options *options)
+{
+    const uint64_t budget =
+        options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
+    const uint64_t log_bytes = kv_le64_get(sb->log_block_count) * KV_BLOCK_BYTES;
+    store->log_checkpoint_bytes =
+        kv_min_u64(log_bytes / 3, kv_min_u64(LOG_CHECKPOINT_MAX, budget / 2));
+}
+
+int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
+                      const struct kv_open_options *options, struct kv_error *error)
+{
+    store->node_bytes = kv_le32_get(sb->node_bytes);
+    store->checkpoint.superblock = *sb;
+    kv_superblock_info(sb, &store->info);
+    store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
+    store->buffers = kv_buffers_new();
+    store->value = malloc(store->node_bytes);
+    if (!store->buffers || !store->value)
+        return -ENOMEM;
+    int err = open_space(store, sb);
+    if (!err)
+        err = back_what_is_kept(store, sb);
+    if (err == -ENOSPC) {
+        say_host_is_full(error);
+        return err;
+    }
+    if (err) {
+        kv_error_set(error,
+                     err == -ENOMEM ? "the allocation bitmaps can not be read (%s)"
+                     : err == -EIO  ? "the allocation bitmaps can not be read (%s); check the "
+                                      "device, or run fsck.kvfs -y"
+                                    : "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
+                     strerror(-err));
+        return err;
+    }
+    store->blobs.device = store->device;
+    store->blobs.space = store->space;
+    store->blobs.buffers = store->buffers;
+    store->blobs.codec = (struct kv_codec_spec){.codec = sb->codec, .level = sb->codec_level};
+    if (store->bitmaps_rebuilt) {
+        err = rebuild_space(store, sb);
+        if (err)
+            return err;
+    }
+    choose_log_bounds(store, sb, options);
+    const struct kv_wal_config config = {.first_block = kv_le64_get(sb->log_first_block),
+                                         .block_count = kv_le64_get(sb->log_block_count),
+                                         .log_id = kv_superblock_log_id(sb),
+                                         .tail = kv_le64_get(sb->log_tail),
+                                         .tail_link = kv_le64_get(sb->log_tail_link),
+                                         .used_blocks_max = LOG_USED_MAX / KV_BLOCK_BYTES};
+    err = kv_wal_open(store->device, &config, &store->wal);
+    if (err == -ENOSPC)
+        say_host_is_full(error);
+    if (!err)
+        err = kv_store_scan_log(store, error);
+    if (err)
+        return err;
+    /* Beyond every epoch that a block of an earlier history may bear: so no block of the log
+     * that is written from now on equals one of that history, and none can be continued by
+     * what it left in the ring. And beyond the two that were open when that history ended
+     * without a word in the log: a page of theirs is never taken for one of ours. */
+    const uint64_t epoch_seen = kv_max_u64(store->log_end.epoch_max, store->epoch_found);
+    const uint64_t epoch = kv_max_u64(kv_le64_get(sb->epoch), epoch_seen) + 3;
+    store->epoch_first = epoch;
+    err = open_pages(store, sb, options, epoch);
+    if (err) {
+        kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs -y",
+                     strerror(-err));
+        return err;
+    }
+    store->checkpoint.gate = &store->writer;
+    store->checkpoint.device = store->device;
+    store->checkpoint.space = store->space;
+    store->checkpoint.map = store->map;
+    store->checkpoint.pager = store->pager;
+    store->checkpoint.wal = store->wal;
+    atomic_init(&store->checkpoint.epoch, epoch);
+    return 0;
+}
+
+void kv_store_disassemble(struct kv_store *store)
+{
+    close_pages(store);
+    kv_wal_close(store->wal);
+    kv_space_close(store->space);
+    kv_buffers_free(store->buffers);
+    kv_device_close(store->device);
+    free(store->value);
+    free(store->dropped);
+    pthread_mutex_destroy(&store->checkpoint.mutex);
+    pthread_mutex_destroy(&store->writer);
+    pthread_mutex_destroy(&store->work_mutex);
+    pthread_cond_destroy(&store->work);
+    free(store);
+}

@@ -1,0 +1,151 @@
+/*
+ * kv/store_background.c: checkpoints of a store, and the two threads that see to them and to the
+ * log in the background.
+ *
+ * Owns       the committer and the checkpointer.
+ * Invariant  one checkpoint at a time; after a failure none is begun.
+ * Locks      checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is
+ *            a leaf: nothing is taken under it.
+ */
+#include "kv/store.h"
+
+#include <time.h>
+
+#define CHECKPOINT_EVERY_S 30u /* when nothing else asks for one */
+
+/* Under checkpoint.mutex. */
+static int checkpoint_locked(struct kv_store *store, bool clean)
+{
+    if (kv_store_failure(store))
+        return -EIO;
+    if (store->trees_outdated) /* a superblock of ours would hide what can still be found */
+        return -EUCLEAN;
+    pthread_mutex_lock(&store->writer);
+    store->changed = false;
+    store->log_since_checkpoint = 0;
+    pthread_mutex_unlock(&store->writer);
+    const int err = kv_checkpoint_run(&store->checkpoint, clean);
+    if (err)
+        (void)kv_store_fail(store, err, "a checkpoint");
+    return err ? -EIO : 0;
+}
+
+int kv_store_checkpoint(struct kv_store *store, bool clean, bool always)
+{
+    if (store->read_only)
+        return -EROFS;
+    pthread_mutex_lock(&store->checkpoint.mutex);
+    pthread_mutex_lock(&store->writer);
+    const bool needed = store->changed || always || clean;
+    pthread_mutex_unlock(&store->writer);
+    int err = needed ? checkpoint_locked(store, clean) : 0;
+    if (!err && kv_store_failure(store))
+        err = -EIO;
+    pthread_mutex_unlock(&store->checkpoint.mutex);
+    return err;
+}
+
+int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch)
+{
+    pthread_mutex_lock(&store->checkpoint.mutex);
+    /* Nobody else is at it now, so an epoch that is closed is also written. */
+    const uint64_t open = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    int err = 0;
+    if (open <= epoch)
+        err = checkpoint_locked(store, false);
+    else if (kv_store_failure(store))
+        err = -EIO;
+    pthread_mutex_unlock(&store->checkpoint.mutex);
+    return err;
+}
+
+int kv_checkpoint(struct kv_store *store)
+{
+    return kv_store_checkpoint(store, false, false);
+}
+
+void kv_store_want_checkpoint(struct kv_store *store)
+{
+    if (!store->threads_running)
+        return;
+    pthread_mutex_lock(&store->work_mutex);
+    store->checkpoint_wanted = true;
+    pthread_cond_broadcast(&store->work);
+    pthread_mutex_unlock(&store->work_mutex);
+}
+
+/* ---- the threads ----------------------------------------------------------------- */
+
+/* Wait for work or the time; false: the store is closing. Under work_mutex. */
+static bool wait_for_work(struct kv_store *store, uint64_t milliseconds, const bool *flag)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    const uint64_t ns = (uint64_t)until.tv_nsec + milliseconds % 1000 * 1000000ull;
+    until.tv_sec += (time_t)(milliseconds / 1000 + ns / 1000000000ull);
+    until.tv_nsec = (long)(ns % 1000000000ull);
+    int timed_out = 0;
+    while (!store->stopping && !(flag && *flag) && !timed_out)
+        timed_out = pthread_cond_timedwait(&store->work, &store->work_mutex, &until);
+    return !store->stopping;
+}
+
+/* Every commit_interval what was applied becomes durable. */
+static void *run_committer(void *context)
+{
+    struct kv_store *store = context;
+    pthread_mutex_lock(&store->work_mutex);
+    while (wait_for_work(store, store->commit_interval_ms, NULL)) {
+        pthread_mutex_unlock(&store->work_mutex);
+        if (!kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
+            kv_ignore(kv_sync(store)); /* a failure is said and kept by kv_store_fail */
+        pthread_mutex_lock(&store->work_mutex);
+    }
+    pthread_mutex_unlock(&store->work_mutex);
+    return NULL;
+}
+
+static void *run_checkpointer(void *context)
+{
+    struct kv_store *store = context;
+    pthread_mutex_lock(&store->work_mutex);
+    while (wait_for_work(store, CHECKPOINT_EVERY_S * 1000ull, &store->checkpoint_wanted)) {
+        store->checkpoint_wanted = false;
+        pthread_mutex_unlock(&store->work_mutex);
+        if (!kv_store_failure(store))
+            kv_ignore(kv_checkpoint(store)); /* likewise */
+        pthread_mutex_lock(&store->work_mutex);
+    }
+    pthread_mutex_unlock(&store->work_mutex);
+    return NULL;
+}
+
+int kv_store_start_threads(struct kv_store *store)
+{
+    int err = pthread_create(&store->committer, NULL, run_committer, store);
+    if (err)
+        return -err;
+    err = pthread_create(&store->checkpointer, NULL, run_checkpointer, store);
+    store->threads_running = !err;
+    if (!err)
+        return 0;
+    pthread_mutex_lock(&store->work_mutex);
+    store->stopping = true;
+    pthread_cond_broadcast(&store->work);
+    pthread_mutex_unlock(&store->work_mutex);
+    pthread_join(store->committer, NULL);
+    return -err;
+}
+
+void kv_store_stop_threads(struct kv_store *store)
+{
+    if (!store->threads_running)
+        return;
+    pthread_mutex_lock(&store->work_mutex);
+    store->stopping = true;
+    pthread_cond_broadcast(&store->work);
+    pthread_mutex_unlock(&store->work_mutex);
+    pthread_join(store->committer, NULL);
+    pthread_join(store->checkpointer, NULL);
+    store->threads_running = false;
+}

@@ -1,0 +1,155 @@
+/*
+ * kv/store_read.c: values by their keys, one at a time and many together.
+ *
+ * Owns       nothing.
+ * Invariant  what is returned was stored under the key at one moment of the call.
+ * Locks      none: optimistic reads (kv/btree.h).
+ */
+#include "kv/store.h"
+
+size_t kv_large_length(const struct kv_blob_ref *refs, size_t count)
+{
+    size_t length = 0;
+    for (size_t i = 0; i < count; i++)
+        length += kv_blob_length(&refs[i]);
+    return length;
+}
+
+int kv_store_read_large(struct kv_store *store, const struct kv_blob_ref *refs, size_t count,
+                        uint8_t *buf)
+{
+    int err = 0;
+    for (size_t at = 0; at < count && !err; at += KV_BLOBS_AT_ONCE) {
+        const size_t now = kv_min_u64(count - at, KV_BLOBS_AT_ONCE);
+        err = kv_blobs_read_whole(&store->blobs, refs + at, now, buf);
+        buf += kv_large_length(refs + at, now);
+    }
+    return err;
+}
+
+/* References of the large value under `key`, or -EAGAIN when it is not large any more. */
+static int get_refs(struct kv_store *store, const void *key, size_t key_len,
+                    struct kv_blob_ref *refs, size_t *count)
+{
+    size_t length;
+    uint8_t kind;
+    const int err = kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, refs,
+                                 KV_LARGE_REFS_MAX * sizeof *refs, &length, &kind);
+    if (err)
+        return err;
+    *count = length / sizeof *refs;
+    if (kind != KV_VALUE_LARGE)
+        return -EAGAIN;
+    const bool sane = *count <= KV_LARGE_REFS_MAX && kv_large_length(refs, *count) <= KV_VALUE_MAX;
+    return sane ? 0 : -EUCLEAN;
+}
+
+/*
+ * Read a large value. Its blobs may be freed and their blocks written anew while we read:
+ * then the digests fail, and the key refers to something else by now.
+ */
+static int get_large(struct kv_store *store, const void *key, size_t key_len, void *buf,
+                     size_t buf_cap, size_t *value_len)
+{
+    struct kv_blob_ref refs[KV_LARGE_REFS_MAX], again[KV_LARGE_REFS_MAX];
+    size_t count, again_count;
+    int err = get_refs(store, key, key_len, refs, &count);
+    while (!err) {
+        *value_len = kv_large_length(refs, count);
+        if (*value_len > buf_cap)
+            return -ERANGE;
+        const int read_err = kv_store_read_large(store, refs, count, buf);
+        if (!read_err)
+            return 0;
+        err = get_refs(store, key, key_len, again, &again_count);
+        if (!err && again_count == count && !memcmp(refs, again, count * sizeof *refs))
+            return read_err;
+        memcpy(refs, again, sizeof refs);
+        count = again_count;
+    }
+    return err;
+}
+
+static int get_one(struct kv_store *store, const void *key, size_t key_len, void *buf,
+                   size_t buf_cap, size_t *value_len)
+{
+    if (key_len < 1 || key_len > KV_KEY_MAX)
+        return -EINVAL;
+    for (;;) {
+        uint8_t kind;
+        int err =
+            kv_btree_get(&store->trees[KV_TREE_KEYS], key, key_len, buf, buf_cap, value_len, &kind);
+        if (err)
+            return err;
+        if (kind != KV_VALUE_LARGE)
+            return *value_len <= buf_cap ? 0 : -ERANGE;
+        err = get_large(store, key, key_len, buf, buf_cap, value_len);
+        if (err != -EAGAIN)
+            return err;
+    }
+}
+
+int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf, size_t buf_cap,
+           size_t *value_len)
+{
+    (void)atomic_fetch_add_explicit(&store->gets, 1, memory_order_relaxed);
+    return get_one(store, key, key_len, buf, buf_cap, value_len);
+}
+
+/* ---- many together --------------------------------------------------------------- */
+
+#define LOOKUPS_AT_ONCE 64u
+
+/* Look with what is in memory. -EAGAIN: *missing is not. */
+static int look_up(struct kv_store *store, struct kv_lookup *lookup, uint64_t *missing)
+{
+    uint8_t kind;
+    if (lookup->key_len < 1 || lookup->key_len > KV_KEY_MAX)
+        return -EINVAL;
+    const int err =
+        kv_btree_get_resident(&store->trees[KV_TREE_KEYS], lookup->key, lookup->key_len,
+                              lookup->buf, lookup->buf_cap, &lookup->value_len, &kind, missing);
+    if (err)
+        return err;
+    if (kind == KV_VALUE_LARGE)
+        return get_one(store, lookup->key, lookup->key_len, lookup->buf, lookup->buf_cap,
+                       &lookup->value_len);
+    return lookup->value_len <= lookup->buf_cap ? 0 : -ERANGE;
+}
+
+/*
+ * All lookups go down the tree together: each round takes them as far as memory reaches, then
+ * all pages that are missing are read with one submission. What others keep pushing out of
+ * memory meanwhile is left to get_one.
+ */
+static void look_up_together(struct kv_store *store, struct kv_lookup *lookups, size_t count)
+{
+    uint64_t missing[LOOKUPS_AT_ONCE];
+    struct kv_lookup *pending[LOOKUPS_AT_ONCE];
+    size_t pending_count = count;
+    for (size_t i = 0; i < count; i++)
+        pending[i] = &lookups[i];
+    for (unsigned round = 0; pending_count && round < 2 * KV_TREE_DEPTH_MAX; round++) {
+        size_t left = 0;
+        for (size_t i = 0; i < pending_count; i++) {
+            struct kv_lookup *lookup = pending[i];
+            lookup->result = look_up(store, lookup, &missing[left]);
+            if (lookup->result == -EAGAIN)
+                pending[left++] = lookup;
+        }
+        pending_count = left;
+        if (left)
+            kv_pager_prefetch(store->pager, missing, left);
+    }
+    for (size_t i = 0; i < pending_count; i++)
+        pending[i]->result = get_one(store, pending[i]->key, pending[i]->key_len, pending[i]->buf,
+                                     pending[i]->buf_cap, &pending[i]->value_len);
+}
+
+int kv_get_many(struct kv_store *store, struct kv_lookup *lookups, size_t count)
+{
+    (void)atomic_fetch_add_explicit(&store->gets, count, memory_order_relaxed);
+    for (size_t at = 0; at < count; at += LOOKUPS_AT_ONCE)
+        look_up_together(store, lookups + at, kv_min_u64(count - at, LOOKUPS_AT_ONCE));
+    return 0;
+}

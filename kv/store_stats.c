@@ -1,0 +1,75 @@
+/*
+ * kv/store_stats.c: what a store is and does, in figures.
+ *
+ * Owns       nothing; the layers count.
+ * Locks      each layer's own, one after the other: the figures are not of one moment.
+ */
+#include "kv/store.h"
+
+void kv_store_info(struct kv_store *store, struct kv_image_info *info)
+{
+    *info = store->info;
+    info->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+}
+
+static uint64_t relaxed(const uint64_t *counter)
+{
+    return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+static void stats_of_space(struct kv_store *store, struct kv_stats *stats)
+{
+    struct kv_space_stats space;
+    kv_space_stats(store->space, &space);
+    const uint64_t free_blocks = space.total_blocks - space.busy_blocks + space.deferred_blocks;
+    stats->total_bytes = space.total_blocks * KV_BLOCK_BYTES;
+    stats->free_bytes = free_blocks * KV_BLOCK_BYTES;
+    stats->available_bytes = space.available_blocks * KV_BLOCK_BYTES;
+}
+
+void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
+{
+    memset(stats, 0, sizeof *stats);
+    stats_of_space(store, stats);
+    struct kv_pager_stats pager;
+    kv_pager_stats(store->pager, &pager);
+    stats->memory_used_bytes = pager.memory_bytes + kv_pagemap_memory(store->map);
+    stats->memory_budget_bytes = store->budget_bytes;
+    stats->frames_total = pager.frames;
+    stats->frames_hot = pager.hot;
+    stats->frames_warm = pager.warm;
+    stats->frames_dirty = pager.dirty;
+    stats->page_hits = pager.hits;
+    stats->page_misses = pager.misses;
+    stats->page_evictions = pager.evictions;
+    stats->page_writes = pager.writes;
+    stats->page_write_bytes = pager.write_bytes;
+    stats->page_count = kv_pagemap_used_ids(store->map);
+    struct kv_wal_stats wal;
+    kv_wal_stats(store->wal, &wal);
+    stats->log_records = wal.records;
+    stats->log_bytes = wal.record_bytes;
+    stats->log_flushes = wal.flushes;
+    stats->log_used_bytes = wal.used_blocks * KV_BLOCK_BYTES;
+    stats->log_total_bytes = wal.total_blocks * KV_BLOCK_BYTES;
+    stats->blob_reads = atomic_load_explicit(&store->blobs.reads, memory_order_relaxed);
+    stats->blob_read_bytes = atomic_load_explicit(&store->blobs.read_bytes, memory_order_relaxed);
+    stats->blob_writes = atomic_load_explicit(&store->blobs.writes, memory_order_relaxed);
+    stats->blob_write_bytes = atomic_load_explicit(&store->blobs.write_bytes, memory_order_relaxed);
+    const struct kv_device_counts *counts = &store->device->counts;
+    stats->device_reads = relaxed(&counts->reads);
+    stats->device_read_bytes = relaxed(&counts->read_bytes);
+    stats->device_writes = relaxed(&counts->writes);
+    stats->device_write_bytes = relaxed(&counts->write_bytes);
+    stats->device_flushes = relaxed(&counts->flushes);
+    stats->direct_io = store->device->direct_io;
+    stats->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    stats->scrubs = atomic_load_explicit(&store->scrubs, memory_order_relaxed);
+    stats->scrub_bytes = atomic_load_explicit(&store->scrub_bytes, memory_order_relaxed);
+    stats->scrub_findings = atomic_load_explicit(&store->scrub_findings, memory_order_relaxed);
+    stats->scrub_finished_ns =
+        atomic_load_explicit(&store->scrub_finished_ns, memory_order_relaxed);
+    stats->batches = atomic_load_explicit(&store->batches, memory_order_relaxed);
+    stats->gets = atomic_load_explicit(&store->gets, memory_order_relaxed);
+    stats->checkpoints = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
+}

@@ -1,0 +1,71 @@
+/*
+ * kv/wal_ring.h: the log's ring and its blocks, what every part of the log works on. For kv/wal*.c
+ * only, hence the short names.
+ *
+ * Invariant  durable <= written <= sealed <= next, next - tail <= block_count; a trim may move
+ *            tail and durable past written, what lies between is then never written. A block
+ *            that was handed to the device is never changed. No block is sealed more than
+ *            WINDOW_BLOCKS after `durable`.
+ * Locks      wal->mutex guards everything that is not marked otherwise. The leader of a flush
+ *            releases it while the device works; it reads sealed blocks of the buffer, which
+ *            nobody changes before `written` has passed them.
+ * On disk    struct kv_disk_log_header, payload, zeroes. The payloads are one stream of bytes:
+ *            a record, and its header, may begin and end anywhere in a block.
+ */
+#ifndef KV_WAL_RING_H
+#define KV_WAL_RING_H
+
+#include "kv/format.h"
+#include "kv/wal.h"
+
+#include <pthread.h>
+
+/* How far blocks may be sealed beyond what is durable: 8 MiB. */
+#define WINDOW_BLOCKS 2048u
+
+/* Blocks that replay reads at once. */
+#define READ_BLOCKS 256u
+
+struct kv_wal {
+    struct kv_device *device; /* immutable after open */
+    uint64_t first_block;     /* immutable after open, as are the next five */
+    uint64_t block_count;
+    uint64_t used_blocks_max; /* of them, when a record comes; at most block_count */
+    uint64_t log_id;
+    uint64_t open_tail, open_link; /* where replay begins */
+
+    pthread_mutex_t mutex;
+    pthread_cond_t changed; /* durable, written, leading or error changed */
+
+    /* Block p lies at p % buffer_blocks of the buffer, for written <= p < next. */
+    uint8_t *buffer;        /* immutable after open */
+    uint32_t buffer_blocks; /* immutable after open */
+
+    uint64_t backed_blocks; /* whoever appends; slots that have room on the host */
+    bool stuck;             /* whoever appends; that could not grow when it was last wanted */
+    uint64_t tail, durable, written, sealed;
+    uint32_t fill;    /* payload bytes in the block at `sealed`, which is being filled */
+    uint64_t epoch;   /* of that block */
+    uint64_t link;    /* what that block's `link` must be */
+    uint64_t restart; /* what its `restart` must be */
+    bool leading;     /* somebody is writing or flushing */
+    int error;        /* the failure that ended the log's use, or 0 */
+    uint64_t records, record_bytes, flushes;
+};
+
+static inline uint64_t next_position(const struct kv_wal *wal)
+{
+    return wal->sealed + (wal->fill > 0);
+}
+
+/* The digest of a block, which it also holds; its bytes change only meanwhile (wal_replay.c). */
+uint64_t kv_wal_block_digest(uint8_t *block);
+
+/* ---- room (wal_room.c) ------------------------------------------------------------- */
+
+/* The first position from the next one on whose block has no certain room. With the mutex. */
+uint64_t kv_wal_backed_end(const struct kv_wal *wal);
+/* Has the ring room for a record of `length` bytes? With the mutex. */
+bool kv_wal_has_room(const struct kv_wal *wal, size_t length);
+
+#endif

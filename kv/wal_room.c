@@ -1,0 +1,129 @@
+/*
+ * kv/wal_room.c: is there room for a record, in the ring and on the host?
+ *
+ * Owns       backed_blocks and stuck: how much of the ring has room on the host.
+ * Invariant  a slot is used only when it has room; one is given room only while the log that counts
+ *            does not lie there.
+ * Locks      wal->mutex for positions; not held while the device is asked. One thread at a time,
+ *            whoever appends.
+ *
+ * Room on the host. On a thin device (kv/device.h) only the first `backed_blocks` slots of the
+ * ring are certain to have room, and only these are used. It grows when what is logged between
+ * two checkpoints takes more than half of it. Where it can not grow, and where it need not, the
+ * log jumps back to slot 0: the seal of a checkpoint makes everything durable and moves on to
+ * the start of a later lap, more than one lap on, so that there is no room until the trim. Were
+ * there room before, records behind the jump could be promised while a superblock still names a
+ * tail from which no chain leads to them.
+ */
+#include "kv/wal_ring.h"
+
+/* The part of the ring that has room on the host doubles, up to 8 MiB at a time. */
+#define BACK_BLOCKS_MAX 2048u
+/* It grows by choice only while the host has so many times the room that the rest would take. */
+#define BACK_HOST_SHARE 4u
+
+/* The first position from the next one on whose block has no certain room. */
+uint64_t kv_wal_backed_end(const struct kv_wal *wal)
+{
+    if (wal->backed_blocks == wal->block_count)
+        return UINT64_MAX;
+    const uint64_t next = next_position(wal);
+    const uint64_t slot = next % wal->block_count;
+    return slot < wal->backed_blocks ? next - slot + wal->backed_blocks : next;
+}
+
+/*
+ * Have room for at least the first `wanted` slots. What is new is written with zeroes: a flush of
+ * blocks that were written before need not make the host's own notes durable too.
+ * -EAGAIN: the log that counts may lie there, from when the part was larger (an earlier opening).
+ */
+static int back_slots(struct kv_wal *wal, uint64_t wanted)
+{
+    const uint64_t from = wal->backed_blocks;
+    const uint64_t to = kv_min_u64(wanted, wal->block_count);
+    if (to <= from)
+        return 0;
+    pthread_mutex_lock(&wal->mutex);
+    const bool in_use = wal->tail % wal->block_count + (next_position(wal) - wal->tail) > from;
+    pthread_mutex_unlock(&wal->mutex);
+    if (in_use)
+        return -EAGAIN;
+    int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
+    if (!err)
+        err = kv_device_write_zeroes(wal->device, wal->first_block + from, to - from);
+    if (!err)
+        wal->backed_blocks = to;
+    return err;
+}
+
+static bool host_has_plenty(const struct kv_wal *wal)
+{
+    const uint64_t missing = wal->block_count - wal->backed_blocks;
+    return kv_device_room(wal->device) / BACK_HOST_SHARE >= missing;
+}
+
+/* Blocks that a record takes when it begins in a fresh one. */
+static uint64_t record_blocks(size_t length)
+{
+    return ((uint64_t)length + sizeof(struct kv_disk_record_header) + KV_LOG_PAYLOAD_BYTES - 1) /
+           KV_LOG_PAYLOAD_BYTES;
+}
+
+/*
+ * The block that is being filled counts as full: a sync may seal it before the record begins.
+ * Later none is cut short, as a record only waits between blocks.
+ */
+bool kv_wal_has_room(const struct kv_wal *wal, size_t length)
+{
+    const uint64_t used = next_position(wal) - wal->tail;
+    const uint64_t wanted = record_blocks(length);
+    return (used < wal->used_blocks_max && wanted <= wal->block_count - used &&
+            wanted <= kv_wal_backed_end(wal) - next_position(wal)) ||
+           KV_PLANT(log_room_unchecked);
+}
+
+/*
+ * Grow what is backed when that is what a record lacks. It must when the record takes more than
+ * half of it: after a jump each smaller one fits. Else it may; -ENOSPC then is no failure.
+ */
+static int back_record(struct kv_wal *wal, size_t length)
+{
+    const uint64_t wanted = record_blocks(length);
+    const uint64_t backed = wal->backed_blocks;
+    pthread_mutex_lock(&wal->mutex);
+    const bool lacking = wanted > kv_wal_backed_end(wal) - next_position(wal);
+    pthread_mutex_unlock(&wal->mutex);
+    if (wanted > backed / 2)
+        return back_slots(wal, 2 * wanted);
+    if (!lacking)
+        return 0;
+    const int err = host_has_plenty(wal)
+                        ? back_slots(wal, backed + kv_min_u64(backed, BACK_BLOCKS_MAX))
+                        : -ENOSPC;
+    wal->stuck = err != 0;
+    return err == -ENOSPC || err == -EAGAIN ? 0 : err;
+}
+
+int kv_wal_room(struct kv_wal *wal, size_t length)
+{
+    if (length > UINT32_MAX || record_blocks(length) > wal->block_count / 2)
+        return -E2BIG;
+    if (wal->backed_blocks < wal->block_count) {
+        const int err = back_record(wal, length);
+        if (err)
+            return err;
+    }
+    pthread_mutex_lock(&wal->mutex);
+    const bool room = kv_wal_has_room(wal, length);
+    pthread_mutex_unlock(&wal->mutex);
+    return room ? 0 : -EAGAIN;
+}
+
+bool kv_wal_is_short(struct kv_wal *wal)
+{
+    pthread_mutex_lock(&wal->mutex);
+    const bool is_short =
+        wal->stuck && kv_wal_backed_end(wal) - next_position(wal) < wal->backed_blocks / 4;
+    pthread_mutex_unlock(&wal->mutex);
+    return is_short;
+}
