@@ -99,6 +99,8 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len, en
             struct kv_page_view below;
             *missing = child;
             err = view_page(btree, child, how, &below);
+            if (!err && level == 1)
+                kv_node_fetch_leaf(below.bytes); /* while the parent is looked at once more */
             restart = !kv_pager_view_valid(&view);
             if (err && !restart)
                 return err;

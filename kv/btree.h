@@ -40,6 +40,20 @@ KV_MUST_CHECK int kv_btree_get(struct kv_btree *btree, const void *key, size_t k
 KV_MUST_CHECK int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_len,
                                         void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind,
                                         uint64_t *missing);
+/* A key that is looked up together with others. */
+struct kv_btree_lookup {
+    const void *key;
+    size_t key_len;
+    void *buf;
+    size_t buf_cap;
+    size_t value_len; /* out, as the next three */
+    uint64_t missing;
+    uint8_t kind;
+    int result; /* as kv_btree_get_resident returns */
+};
+#define KV_BTREE_TOGETHER 64u
+/* kv_btree_get_resident for up to so many keys; their ways down wait for memory together. */
+void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *lookups, size_t count);
 /* Bring the leaf that covers `key` into memory, with the pages above it. */
 KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */

@@ -147,6 +147,20 @@ uint32_t kv_cache_find_racy(const struct kv_cache *cache, uint64_t page_id)
     return KV_FRAME_NONE;
 }
 
+void kv_cache_fetch_bucket(const struct kv_cache *cache, uint64_t page_id)
+{
+    __builtin_prefetch((const void *)&cache->buckets[bucket_of(cache, page_id)]);
+}
+
+void kv_cache_fetch_frame(const struct kv_cache *cache, uint64_t page_id)
+{
+    /* Acquire as in kv_cache_find_racy. */
+    const uint32_t index =
+        atomic_load_explicit(&cache->buckets[bucket_of(cache, page_id)], memory_order_acquire);
+    if (index < cache->frame_count)
+        __builtin_prefetch(&cache->frames[index]);
+}
+
 uint32_t kv_cache_find(const struct kv_cache *cache, uint64_t page_id)
 {
     uint32_t index =

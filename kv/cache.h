@@ -79,6 +79,9 @@ static inline uint8_t *kv_cache_bytes(const struct kv_cache *cache, uint32_t fra
 
 /* The frame that seems to hold the page, or KV_FRAME_NONE; bounded steps. */
 uint32_t kv_cache_find_racy(const struct kv_cache *cache, uint64_t page_id);
+/* Ask for what finding the page will look at first; the second, when the first has come. */
+void kv_cache_fetch_bucket(const struct kv_cache *cache, uint64_t page_id);
+void kv_cache_fetch_frame(const struct kv_cache *cache, uint64_t page_id);
 /* Note a use. */
 static inline void kv_cache_touch_racy(struct kv_frame *frame)
 {

@@ -63,9 +63,21 @@ void kv_node_init(void *node, size_t node_bytes, uint64_t page_id, uint8_t tree,
 /* Everything that must hold, checked byte by byte; for pages that came from disk. 0 or -EUCLEAN. */
 KV_MUST_CHECK int kv_node_validate(const void *node, size_t node_bytes, uint64_t page_id);
 
+/* Header and slots of a leaf of small values that is two thirds full. */
+#define KV_NODE_FETCH_BYTES 896u
+
 /* ---- reading, racy ------------------------------------------------------ */
 
 uint8_t kv_node_level_racy(const void *node);
+
+/* Ask for the lines of a leaf that a search will want, header and slots, and wait for none. */
+static inline void kv_node_fetch_leaf(const void *node)
+{
+    for (size_t at = 0; at < KV_NODE_FETCH_BYTES; at += 64)
+        __builtin_prefetch((const uint8_t *)node + at);
+}
+/* The same for the cell of `key`, by its head alone; the slots are waited for. */
+void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key, size_t key_len);
 
 /*
  * Inner node: child page id for `key`, and through *slot which it is. UINT64_MAX when the

@@ -145,6 +145,17 @@ RACY_PIECE unsigned find_head(const uint8_t *node, unsigned first, unsigned end,
     return first;
 }
 
+/* The first bytes of the caller's key as a number, as slots hold them. */
+RACY_PIECE uint32_t key_head(const uint8_t *suffix, size_t suffix_len)
+{
+    if (suffix_len >= HEAD_BYTES)
+        return __builtin_bswap32(*(const unaligned_u32 *)suffix);
+    uint32_t head = 0;
+    for (size_t i = 0; i < HEAD_BYTES; i++)
+        head = head << 8 | (i < suffix_len ? suffix[i] : 0u);
+    return head;
+}
+
 /* How the key's part after the prefix stands to that of a slot; false: nonsense. */
 RACY_PIECE bool compare_slot(const uint8_t *node, size_t node_bytes, uint8_t level, unsigned slot,
                              const uint8_t *suffix, size_t suffix_len, int *order)
@@ -184,13 +195,7 @@ RACY_PIECE bool find_slot(const uint8_t *node, size_t node_bytes, const struct s
 
     const uint8_t *const suffix = key + prefix;
     const size_t suffix_len = key_len - prefix;
-    uint32_t head = 0;
-    if (suffix_len >= HEAD_BYTES) {
-        head = __builtin_bswap32(*(const unaligned_u32 *)suffix);
-    } else {
-        for (size_t i = 0; i < HEAD_BYTES; i++)
-            head = head << 8 | (i < suffix_len ? suffix[i] : 0u);
-    }
+    const uint32_t head = key_head(suffix, suffix_len);
 
     unsigned low = find_head(node, first, shape->count, head, false);
     unsigned high = low;
@@ -243,6 +248,23 @@ KV_RACY uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const v
         return UINT64_MAX;
     *slot = found;
     return child;
+}
+
+KV_RACY void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key,
+                                     size_t key_len)
+{
+    struct shape shape;
+    if (!load_shape(node, node_bytes, &shape) || shape.level || key_len < shape.prefix_bytes)
+        return;
+    const uint8_t *const suffix = (const uint8_t *)key + shape.prefix_bytes;
+    const uint32_t head = key_head(suffix, key_len - shape.prefix_bytes);
+    const unsigned slot = find_head(node, 0, shape.count, head, false);
+    if (slot >= shape.count)
+        return;
+    /* A small value may begin anywhere in a line, and its end in the next but one. */
+    const uint8_t *const cell = (const uint8_t *)node + (uint16_t)load_slot(node, slot);
+    for (unsigned line = 0; line < 3; line++)
+        __builtin_prefetch(cell + 64 * line);
 }
 
 KV_RACY int kv_node_value_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,

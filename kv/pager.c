@@ -97,9 +97,7 @@ static bool view_frame(struct kv_pager *pager, uint32_t index, uint64_t page_id,
 static void count_hit(struct kv_pager *pager, uint32_t index)
 {
     kv_cache_touch_racy(frame_at(pager, index));
-    /* Not one atomic step: all readers would wait in line for this number. */
-    const uint64_t hits = atomic_load_explicit(&pager->hits, memory_order_relaxed);
-    atomic_store_explicit(&pager->hits, hits + 1, memory_order_relaxed);
+    kv_counter_add(&pager->hits, 1);
 }
 
 /* *index: where the page was, or KV_FRAME_NONE. */
@@ -145,6 +143,16 @@ bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_
             return false;
     }
     return false;
+}
+
+void kv_pager_fetch_bucket(const struct kv_pager *pager, uint64_t page_id)
+{
+    kv_cache_fetch_bucket(&pager->cache, page_id);
+}
+
+void kv_pager_fetch_frame(const struct kv_pager *pager, uint64_t page_id)
+{
+    kv_cache_fetch_frame(&pager->cache, page_id);
 }
 
 bool kv_pager_view_valid(const struct kv_page_view *view)
@@ -232,7 +240,7 @@ void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats)
         .hot = pager->cache.queues[KV_TIER_HOT].count,
         .warm = pager->cache.queues[KV_TIER_WARM].count,
         .dirty = dirty_count(pager),
-        .hits = atomic_load_explicit(&pager->hits, memory_order_relaxed),
+        .hits = kv_counter_sum(&pager->hits),
         .misses = pager->misses,
         .evictions = pager->cache.evictions,
         .writes = pager->writes,

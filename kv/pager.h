@@ -56,6 +56,12 @@ KV_MUST_CHECK int kv_pager_view(struct kv_pager *pager, uint64_t page_id,
 /* The same without waiting for the device; false: the page is not in memory. */
 bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view);
 /*
+ * Ask the processor's cache for what kv_pager_view_resident will look at: first one, and when
+ * that may have come the other. For who has several pages to look at.
+ */
+void kv_pager_fetch_bucket(const struct kv_pager *pager, uint64_t page_id);
+void kv_pager_fetch_frame(const struct kv_pager *pager, uint64_t page_id);
+/*
  * Bring pages into memory, those that are not there with one submission. Only a hint: what can
  * not be had is left out, and whoever asks for it will hear why.
  */

@@ -18,6 +18,7 @@
 #ifndef KV_PAGER_FRAMES_H
 #define KV_PAGER_FRAMES_H
 
+#include "kv/counter.h"
 #include "kv/pager.h"
 
 #include <pthread.h>
@@ -77,7 +78,7 @@ struct kv_pager {
     uint64_t order;                 /* mutex; pages claimed so far */
     uint64_t changes;               /* the writer's */
     uint64_t misses, writes, write_bytes; /* mutex */
-    _Atomic uint64_t hits;                /* not exact: some may be lost */
+    struct kv_counter hits;
 };
 
 static inline struct kv_frame *frame_at(struct kv_pager *pager, uint32_t index)

@@ -8,6 +8,7 @@
 #include "kv/blob.h"
 #include "kv/btree.h"
 #include "kv/checkpoint.h"
+#include "kv/counter.h"
 
 #define KV_TREE_KEYS  0u /* user keys */
 #define KV_TREE_REFS  1u /* block of a blob -> count, when more than one value refers to it */
@@ -59,7 +60,8 @@ struct kv_store {
 
     _Atomic int failure;        /* sticky; 0 or the negative errno that made the store read-only */
     _Atomic bool host_was_full; /* that was said in the log */
-    _Atomic uint64_t batches, gets;
+    _Atomic uint64_t batches;
+    struct kv_counter gets;
     _Atomic bool scrubbing;
     _Atomic uint64_t scrubs, scrub_bytes, scrub_findings, scrub_finished_ns;
 

@@ -97,26 +97,22 @@ static int get_one(struct kv_store *store, const void *key, size_t key_len, void
 int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf, size_t buf_cap,
            size_t *value_len)
 {
-    (void)atomic_fetch_add_explicit(&store->gets, 1, memory_order_relaxed);
+    kv_counter_add(&store->gets, 1);
     return get_one(store, key, key_len, buf, buf_cap, value_len);
 }
 
 /* ---- many together --------------------------------------------------------------- */
 
-#define LOOKUPS_AT_ONCE 64u
+#define LOOKUPS_AT_ONCE KV_BTREE_TOGETHER
 
-/* Look with what is in memory. -EAGAIN: *missing is not. */
-static int look_up(struct kv_store *store, struct kv_lookup *lookup, uint64_t *missing)
+/* Take what was found in memory. -EAGAIN: a page was not. */
+static int finish_lookup(struct kv_store *store, struct kv_lookup *lookup,
+                         const struct kv_btree_lookup *found)
 {
-    uint8_t kind;
-    if (lookup->key_len < 1 || lookup->key_len > KV_KEY_MAX)
-        return -EINVAL;
-    const int err =
-        kv_btree_get_resident(&store->trees[KV_TREE_KEYS], lookup->key, lookup->key_len,
-                              lookup->buf, lookup->buf_cap, &lookup->value_len, &kind, missing);
-    if (err)
-        return err;
-    if (kind == KV_VALUE_LARGE)
+    if (found->result)
+        return found->result;
+    lookup->value_len = found->value_len;
+    if (found->kind == KV_VALUE_LARGE)
         return get_one(store, lookup->key, lookup->key_len, lookup->buf, lookup->buf_cap,
                        &lookup->value_len);
     return lookup->value_len <= lookup->buf_cap ? 0 : -ERANGE;
@@ -129,18 +125,31 @@ static int look_up(struct kv_store *store, struct kv_lookup *lookup, uint64_t *m
  */
 static void look_up_together(struct kv_store *store, struct kv_lookup *lookups, size_t count)
 {
+    struct kv_btree_lookup found[LOOKUPS_AT_ONCE];
     uint64_t missing[LOOKUPS_AT_ONCE];
     struct kv_lookup *pending[LOOKUPS_AT_ONCE];
-    size_t pending_count = count;
-    for (size_t i = 0; i < count; i++)
-        pending[i] = &lookups[i];
+    size_t pending_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        const bool usable = lookups[i].key_len >= 1 && lookups[i].key_len <= KV_KEY_MAX;
+        lookups[i].result = usable ? -EAGAIN : -EINVAL;
+        if (usable)
+            pending[pending_count++] = &lookups[i];
+    }
     for (unsigned round = 0; pending_count && round < 2 * KV_TREE_DEPTH_MAX; round++) {
+        for (size_t i = 0; i < pending_count; i++)
+            found[i] = (struct kv_btree_lookup){.key = pending[i]->key,
+                                                .key_len = pending[i]->key_len,
+                                                .buf = pending[i]->buf,
+                                                .buf_cap = pending[i]->buf_cap};
+        kv_btree_get_together(&store->trees[KV_TREE_KEYS], found, pending_count);
         size_t left = 0;
         for (size_t i = 0; i < pending_count; i++) {
             struct kv_lookup *lookup = pending[i];
-            lookup->result = look_up(store, lookup, &missing[left]);
-            if (lookup->result == -EAGAIN)
+            lookup->result = finish_lookup(store, lookup, &found[i]);
+            if (lookup->result == -EAGAIN) {
+                missing[left] = found[i].missing;
                 pending[left++] = lookup;
+            }
         }
         pending_count = left;
         if (left)
@@ -153,7 +162,7 @@ static void look_up_together(struct kv_store *store, struct kv_lookup *lookups, 
 
 int kv_get_many(struct kv_store *store, struct kv_lookup *lookups, size_t count)
 {
-    (void)atomic_fetch_add_explicit(&store->gets, count, memory_order_relaxed);
+    kv_counter_add(&store->gets, count);
     for (size_t at = 0; at < count; at += LOOKUPS_AT_ONCE)
         look_up_together(store, lookups + at, kv_min_u64(count - at, LOOKUPS_AT_ONCE));
     return 0;
