@@ -240,7 +240,7 @@ static int scrub_mount(const char *dir, uint64_t bytes_per_second, struct termin
     clear_progress(&terminal);
     free(text);
     /* The directory is still there, but not the attribute: whoever unmounts ends the scrub. */
-    if (err == -EOPNOTSUPP || err == -ENODATA || err == -ENOTCONN)
+    if (err == -EOPNOTSUPP || err == -ENODATA || tool_mount_is_dead(-err))
         err = -ECANCELED;
     return conclude(dir, err, state.done, state.findings);
 }

@@ -308,7 +308,7 @@ static int check_directory(const struct request *request)
         const char *remedy = err == ENOENT    ? "; make it with mkdir -p"
                              : err == ENOTDIR ? "; give an empty directory"
                                               : "";
-        if (err == ENOTCONN)
+        if (tool_mount_is_dead(err))
             tool_complain("%s: the dead mount of a daemon that is gone lies there; remove it with: "
                           "umount %s",
                           request->dir, request->dir);

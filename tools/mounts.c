@@ -133,15 +133,20 @@ static bool is_kvfs_of_image(const struct mount_line *line, const void *wanted)
            kv_image_same(path, seen->image);
 }
 
+bool tool_mount_is_dead(int error)
+{
+    return error == ENOTCONN || error == ECONNABORTED; /* the latter: it died just now */
+}
+
 /*
  * The path without links and dots. The last component is not looked at when it can not be:
- * the root of a dead mount gives ENOTCONN to everyone.
+ * the root of a dead mount gives an error to everyone.
  */
 static int resolve(const char *path, char out[PATH_MAX])
 {
     if (realpath(path, out))
         return 0;
-    if (errno != ENOTCONN && errno != EIO)
+    if (!tool_mount_is_dead(errno) && errno != EIO)
         return -errno;
 
     char copy[PATH_MAX], parent[PATH_MAX];

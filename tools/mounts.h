@@ -32,6 +32,9 @@ KV_MUST_CHECK int tool_mount_of_path(const char *path, struct tool_mount *mount)
  */
 KV_MUST_CHECK int tool_mount_of_image(const char *path, struct tool_mount *mount);
 
+/* Does this errno, of a look at a mount point, say that the daemon of the mount is gone? */
+bool tool_mount_is_dead(int error);
+
 /* Is something mounted on exactly this directory? */
 bool tool_is_mount_point(const char *dir);
 

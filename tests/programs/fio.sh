@@ -22,6 +22,7 @@ run_job() {
     mkdir -p "$mnt/$name-$io"
     if ! (cd "$tmp" && FIO_DIR=$mnt/$name-$io FIO_ENGINE=$engine FIO_DIRECT=$direct \
         FIO_SIZE=$FIO_SIZE FIO_JOBS=$FIO_JOBS FIO_SEED=$KVFS_SEED \
+        FIO_DEPTH=1 FIO_OPS=0 FIO_FSYNC=0 FIO_COMPRESSIBLE=0 \
         fio "$@" "$source_tree/bench/fio/$name.fio" >"$tmp/fio.out" 2>&1); then
         tail -n 30 "$tmp/fio.out" >&2
         fail "$name, $io $*"

@@ -164,7 +164,8 @@ copy_all() {
     say "cp -a"
     cp -a -x "$from" "$to/cp"
     say "rsync -aHAX"
-    rsync -aHAX -x --numeric-ids "$from/" "$to/rsync/"
+    # -1: times that differ by less than a second differ, too
+    rsync -aHAX -x --numeric-ids --modify-window=-1 "$from/" "$to/rsync/"
     say "tar"
     mkdir "$to/tar"
     tar -c -f - --format=posix --one-file-system --xattrs --xattrs-include='*' --acls \

@@ -22,7 +22,7 @@ fi
 # shellcheck source=tests/faults/daemon/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-size HOST_FULL_MIB 72 2048
+size HOST_FULL_MIB 160 2048
 host=$HOST_FULL_DIR/host
 mkdir "$host"
 image=$host/image
@@ -85,7 +85,8 @@ try_host() {
     [ "$(available_bytes)" -le $((HOST_FULL_MIB * 1048576)) ] || fail "df promises more than is there"
     "$bin/test-crashload" run "$mnt" "$tmp/before.log" --seconds 1 --threads 3 --seed "$KVFS_SEED"
 
-    head -c 16000000 /dev/zero >"$host/other" # somebody else's, too; removed in the end
+    # Somebody else's, too; removed in the end.
+    head -c $(($(stat -f -c '%f * %S' "$host") / 4)) /dev/zero >"$host/other"
     fill "$mnt/large"
     local large=$written
     check_promises
