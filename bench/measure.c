@@ -142,6 +142,14 @@ uint64_t measure_latencies_at(const struct measure_latencies *latencies, unsigne
     return latencies->ns[at < latencies->count ? at : latencies->count - 1];
 }
 
+uint64_t measure_latencies_sum(const struct measure_latencies *latencies)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < latencies->count; i++)
+        sum += latencies->ns[i];
+    return sum;
+}
+
 void measure_latencies_release(struct measure_latencies *latencies)
 {
     free(latencies->ns);

@@ -52,6 +52,7 @@ KV_MUST_CHECK int measure_latencies_merge(struct measure_latencies *to,
 void measure_latencies_sort(struct measure_latencies *latencies);
 /* The sample that `permille` of 1000 do not exceed; 0 without samples. Sort first. */
 uint64_t measure_latencies_at(const struct measure_latencies *latencies, unsigned permille);
+uint64_t measure_latencies_sum(const struct measure_latencies *latencies);
 void measure_latencies_release(struct measure_latencies *latencies);
 
 /* The middle one; sorts `values` in place. */

@@ -50,7 +50,7 @@ struct options {
     unsigned thread_count, run_count;
     long daemon_pid; /* 0: none named */
     bool selected[PHASE_COUNT];
-    bool fsync, keep, shuffled, verbose;
+    bool fsync, keep, renamed, shuffled, verbose;
     enum cache_state cache;
 };
 
@@ -439,7 +439,7 @@ static int run_all(struct bench *bench)
     const struct options *options = bench->options;
     int err = 0;
     for (unsigned run = 0; run < options->run_count && !err; run++) {
-        bench->prefix = NAME_PREFIX_OLD;
+        bench->prefix = options->renamed ? NAME_PREFIX_NEW : NAME_PREFIX_OLD;
         if (options->selected[PHASE_CREATE])
             err = make_directories(bench);
         for (enum phase phase = 0; phase < PHASE_COUNT && !err; phase++)
@@ -499,10 +499,12 @@ static void print_json(struct bench *bench, uint64_t daemon_written_bytes)
         if (!options->selected[phase])
             continue;
         struct phase_result *result = &bench->results[phase];
-        printf("%s\"%s\":{\"operations\":%" PRIu64 ",\"ops_per_s\":%.0f,\"p50_ns\":%" PRIu64
-               ",\"p99_ns\":%" PRIu64 ",\"max_ns\":%" PRIu64 ",\"checksum\":\"%016" PRIx64 "\"}",
+        printf("%s\"%s\":{\"operations\":%" PRIu64 ",\"ops_per_s\":%.0f,\"calls_ns\":%" PRIu64
+               ",\"p50_ns\":%" PRIu64 ",\"p99_ns\":%" PRIu64 ",\"max_ns\":%" PRIu64
+               ",\"checksum\":\"%016" PRIx64 "\"}",
                separator, phase_kinds[phase].name, result->operation_count,
                measure_median(result->ops_per_s, options->run_count),
+               measure_latencies_sum(&result->latencies),
                measure_latencies_at(&result->latencies, 500),
                measure_latencies_at(&result->latencies, 990),
                measure_latencies_at(&result->latencies, 1000), result->checksum);
@@ -536,6 +538,7 @@ static void print_usage(FILE *out)
           "  --phases LIST    of create,stat,list,read,rename,unlink (all)\n"
           "  --name NAME      work in DIR/NAME; without create it must hold what --keep left\n"
           "  --keep           leave the files there\n"
+          "  --renamed        what was left there has been through rename\n"
           "  --daemon PID     report memory and written bytes of that process\n"
           "  -v, --verbose    print a table too\n",
           out);
@@ -561,6 +564,7 @@ enum option_key {
     OPTION_PHASES,
     OPTION_NAME,
     OPTION_KEEP,
+    OPTION_RENAMED,
     OPTION_DAEMON,
 };
 
@@ -579,6 +583,7 @@ static const struct option long_options[] = {
     {"phases", required_argument, NULL, OPTION_PHASES},
     {"name", required_argument, NULL, OPTION_NAME},
     {"keep", no_argument, NULL, OPTION_KEEP},
+    {"renamed", no_argument, NULL, OPTION_RENAMED},
     {"daemon", required_argument, NULL, OPTION_DAEMON},
     {"verbose", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
@@ -633,6 +638,9 @@ static int set_option(struct options *options, int key, char *value)
         err = *value == '\0' || strchr(value, '/') || *value == '.' ? -EINVAL : 0;
         options->name = value;
         break;
+    case OPTION_RENAMED:
+        options->renamed = true;
+        break;
     case OPTION_KEEP:
         options->keep = true;
         break;
@@ -660,6 +668,8 @@ static const char *find_contradiction(const struct options *options)
         return "--dirs is more than --files";
     if (!options->selected[PHASE_CREATE] && !options->name)
         return "--phases without create needs --name";
+    if (options->renamed && (options->selected[PHASE_CREATE] || options->selected[PHASE_RENAME]))
+        return "--renamed is for what neither creates nor renames";
     if (options->run_count > 1 && (!options->selected[PHASE_CREATE] || options->keep))
         return "--runs needs the phase create and no --keep";
     return NULL;

@@ -13,7 +13,8 @@
  * extent: so a file written in small pieces is written once to the log and once to its place.
  * Larger writes become extents at once; one that continues a smaller extent takes it in, so that
  * pieces at least double (the logarithmic method of Bentley and Saxe 1980). An overwrite splits the
- * extent below it; a remainder that would keep a mostly dead blob alive is taken in.
+ * extent below it; a remainder that would keep a mostly dead blob alive is taken in. None of this
+ * taking in happens when space is short, for it takes more space until the next checkpoint.
  */
 #include "fs/data_edit.h"
 
@@ -251,7 +252,7 @@ static bool wants_extent(const struct fs_data_edit *edit, const struct survey *s
     const uint64_t size = edit->before.size, length = span->end - span->offset;
     if (kv_max_u64(size, span->end) <= FS_PACKED_FILE_MAX)
         return false;
-    if (length >= FS_DIRECT_BYTES)
+    if (length >= (edit->change->tight ? FS_SHARE_MIN : FS_DIRECT_BYTES))
         return true;
     if ((span->end > size && size > 0) || s->continues_trim) {
         const uint64_t gather = edit->data->extent_bytes / 2;
@@ -430,9 +431,10 @@ static int write_records(struct fs_data_edit *edit, struct span *span,
     if (err)
         return err;
     if (wants_extent(edit, &s, span)) {
-        span->from = s.small_left;
-        span->to = s.small_right;
-        if (span->end > edit->before.size || s.continues_trim)
+        const bool tight = edit->change->tight;
+        span->from = tight ? span->offset : s.small_left;
+        span->to = tight ? span->end : s.small_right;
+        if (!tight && (span->end > edit->before.size || s.continues_trim))
             err = take_in_before(edit, span);
         if (!err)
             err = add_fresh_extents(edit, span, codec);

@@ -64,6 +64,7 @@ struct fs_data_change {
     struct kv_batch *batch; /* owned by the change; the caller adds its own operations too */
     struct kv_blob_ref *blobs;
     size_t blob_count, blob_cap;
+    bool tight; /* space is short: a write of a block or more stores that and nothing else anew */
 };
 
 /* Learn the geometry of `store`, which is borrowed for the life of `data`. */

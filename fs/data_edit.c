@@ -176,11 +176,51 @@ int fs_data_walk_next(struct fs_data_walk *walk)
     return 0;
 }
 
+#define PARTS_MAX 8u /* extents that are read at the same time: a request of 1 MiB */
+
+/* Extents that a read has come by: their bytes are fetched together. */
+struct parts {
+    const struct fs_data *data;
+    struct kv_blob_part items[PARTS_MAX];
+    size_t count;
+};
+
+static int fetch_parts(struct parts *parts)
+{
+    const int err =
+        parts->count ? kv_blob_read_many(parts->data->store, parts->items, parts->count) : 0;
+    parts->count = 0;
+    return err == -ERANGE ? -EUCLEAN : err;
+}
+
+/* [from, to) of a record, into `into`, now or with fetch_parts. */
+static int read_record(struct parts *parts, const struct fs_data_record *r, uint64_t from,
+                       uint64_t to, uint8_t *into)
+{
+    switch (r->kind) {
+    case FS_DATA_PACKED:
+        memcpy(into, r->bytes + (from - r->offset), to - from);
+        break;
+    case FS_DATA_EXTENT:
+        parts->items[parts->count++] =
+            (struct kv_blob_part){.ref = r->blob,
+                                  .buf = into,
+                                  .offset = r->blob_offset + (from - r->offset),
+                                  .length = to - from};
+        break;
+    case FS_DATA_UNWRITTEN:
+        memset(into, 0, to - from);
+        break;
+    }
+    return parts->count == PARTS_MAX ? fetch_parts(parts) : 0;
+}
+
 int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
                        uint8_t *buf, size_t length)
 {
     const uint64_t end = offset + length;
     uint64_t at = offset;
+    struct parts parts = {.data = data};
     struct fs_data_walk walk;
     int err = fs_data_walk_open(&walk, data, file, offset, end);
     while (!err && !(err = fs_data_walk_next(&walk))) {
@@ -188,25 +228,13 @@ int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, u
         const uint64_t from = kv_max_u64(r->offset, offset);
         const uint64_t to = kv_min_u64(fs_data_record_end(r), end);
         memset(buf + (at - offset), 0, from - at);
-        uint8_t *const into = buf + (from - offset);
-        switch (r->kind) {
-        case FS_DATA_PACKED:
-            memcpy(into, r->bytes + (from - r->offset), to - from);
-            break;
-        case FS_DATA_EXTENT:
-            err = kv_blob_read(data->store, &r->blob, r->blob_offset + (from - r->offset), into,
-                               to - from);
-            if (err == -ERANGE)
-                err = -EUCLEAN;
-            break;
-        case FS_DATA_UNWRITTEN:
-            memset(into, 0, to - from);
-            break;
-        }
+        err = read_record(&parts, r, from, to, buf + (from - offset));
         at = to;
     }
     fs_data_walk_close(&walk);
-    if (err != -ENOENT)
+    if (err == -ENOENT)
+        err = fetch_parts(&parts);
+    if (err)
         return err;
     if (!KV_PLANT(hole_not_zeroed))
         memset(buf + (at - offset), 0, end - at);

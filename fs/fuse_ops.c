@@ -22,8 +22,6 @@
 #include "fs/mount.h"
 #include "fs/process.h"
 
-#define MAX_BACKGROUND 64u
-
 static struct fs_fuse *fuse_of(fuse_req_t req)
 {
     return fuse_req_userdata(req);
@@ -87,20 +85,7 @@ static void reply_attr(fuse_req_t req, const struct fs_record *record)
 static void do_init(void *userdata, struct fuse_conn_info *conn)
 {
     const struct fs_fuse *fuse = userdata;
-    const unsigned wanted =
-        FUSE_CAP_ASYNC_READ | FUSE_CAP_DONT_MASK | FUSE_CAP_READDIRPLUS |
-        FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
-        FUSE_CAP_POSIX_ACL | FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_CACHE_SYMLINKS |
-        FUSE_CAP_EXPLICIT_INVAL_DATA | (fuse->writeback ? FUSE_CAP_WRITEBACK_CACHE : 0u);
-    /*
-     * All that libfuse asks for by itself and is not in the list is off: atomic O_TRUNC
-     * (open is never sent, so truncation must come as SETATTR), splice (a copy is cheaper
-     * than a pipe here, and the bytes must pass fs/transport.c), ioctl on directories.
-     */
-    conn->want = conn->capable & wanted;
-    conn->max_background = MAX_BACKGROUND;
-    conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
-    conn->time_gran = 1;
+    fs_protocol_negotiate(conn, fuse->writeback);
 }
 
 /* ---- names ------------------------------------------------------------------------ */
@@ -358,19 +343,13 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
                      struct fuse_file_info *fi)
 {
-    (void)fi;
-    size_t done = 0;
-    int err = 0;
+    size_t done;
     serving = req;
-    while (done < size && !err) {
-        const size_t step = kv_min_u64(size - done, FS_WRITE_MAX);
-        err = fs_write(volume_of(req), ino, (uint64_t)offset + done, bytes + done, step,
-                       kills_privileges(req));
-        if (!err)
-            done += step;
-    }
+    const int err = fs_write_most(volume_of(req), ino, (uint64_t)offset, bytes, size,
+                                  kills_privileges(req), &done);
     serving = NULL;
-    if (err && !done)
+    /* A program takes a short write for what it is; the kernel, of its own pages, does not. */
+    if (err && (!done || fi->writepage))
         reply_err(req, "write", ino, NULL, err);
     else
         (void)fuse_reply_write(req, done);

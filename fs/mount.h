@@ -25,6 +25,7 @@ struct fs_mount_options {
     uint32_t commit_interval_ms;  /* 0: the store's default */
     uint64_t memory_budget_bytes; /* 0: the store's default */
     uint32_t hot_percent;         /* 0: the store's default */
+    uint32_t extent_percent;      /* of the budget, for extents read lately: 0..75 */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
     unsigned threads;             /* most that serve requests at once, 0 = 10 */
     enum fs_transport_kind transport;

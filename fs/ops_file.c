@@ -49,8 +49,8 @@ static int finish_change(struct fs_volume *volume, struct fs_data_change *change
     return err ? err : fs_change_apply(volume, change, flags);
 }
 
-int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
-             size_t length, bool kill_privileges)
+static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
+                       size_t length, bool kill_privileges, bool tight)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -59,6 +59,7 @@ int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void
     int err = fs_data_change_init(&change, volume->store);
     if (err)
         return err;
+    change.tight = tight;
     fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
     fs_lock_take(volume->locks, &locks);
     err = load_regular(volume, ino, &item);
@@ -69,6 +70,59 @@ int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void
         err = finish_change(volume, &change, &item, kill_privileges, 0);
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);
+    return err;
+}
+
+int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
+             size_t length, bool kill_privileges)
+{
+    return write_whole(volume, ino, offset, buf, length, kill_privileges, false);
+}
+
+/* From this length on it is worth a look whether a write will fit before it is tried. */
+#define LARGE_WRITE_BYTES 65536u
+
+/* So many bytes from `offset` on as end with a whole block, at most `most`; 0: none. */
+static size_t whole_blocks(uint64_t offset, uint64_t most)
+{
+    const uint64_t end = (offset + most) / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
+    return end > offset ? (size_t)(end - offset) : 0;
+}
+
+static uint64_t available_bytes(struct fs_volume *volume)
+{
+    struct kv_stats stats;
+    kv_store_stats(volume->store, &stats);
+    return stats.available_bytes;
+}
+
+int fs_write_most(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
+                  size_t length, bool kill_privileges, size_t *written)
+{
+    const uint8_t *const bytes = buf;
+    size_t step = kv_min_u64(length, FS_WRITE_MAX);
+    bool tight = false;
+    int err = 0;
+    if (step >= LARGE_WRITE_BYTES) {
+        const uint64_t room = available_bytes(volume);
+        tight = room < step;
+        if (tight) /* what then does not fit was not there to be promised */
+            step = whole_blocks(offset, kv_max_u64(room, KV_BLOCK_BYTES));
+    }
+    *written = 0;
+    while (*written < length && !err) {
+        step = kv_min_u64(step, length - *written);
+        err = write_whole(volume, ino, offset + *written, bytes + *written, step, kill_privileges,
+                          tight);
+        if (!err) {
+            *written += step;
+        } else if (err == -ENOSPC) {
+            const uint64_t most = kv_min_u64(step / 2, available_bytes(volume));
+            step = whole_blocks(offset + *written, most);
+            tight = true;
+            err = step ? 0 : err;
+        }
+    }
     return err;
 }
 

@@ -3,9 +3,13 @@
  *
  * What libfuse gets to see is whole (fs/request_form.h): it does not look itself.
  */
+#define FUSE_USE_VERSION 314
+
 #include "fs/protocol.h"
 
+#include <fuse_lowlevel.h>
 #include <linux/fuse.h>
+#include <stdio.h>
 #include <sys/sysmacros.h>
 
 #include "fs/request_form.h"
@@ -14,6 +18,8 @@
 #define FS_STATX_BASIC_STATS  0x7ffu
 #define FS_STATX_BTIME        0x800u
 #define FS_FUSE_OVER_IO_URING (1ull << 41)
+
+#define MAX_BACKGROUND 64u
 
 struct fs_fuse_sx_time {
     int64_t tv_sec;
@@ -261,12 +267,34 @@ static size_t see_request(void *context, void *bytes, size_t length)
     }
 }
 
+void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback)
+{
+    const unsigned wanted =
+        FUSE_CAP_ASYNC_READ | FUSE_CAP_DONT_MASK | FUSE_CAP_READDIRPLUS |
+        FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+        FUSE_CAP_POSIX_ACL | FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_CACHE_SYMLINKS |
+        FUSE_CAP_EXPLICIT_INVAL_DATA | (writeback ? FUSE_CAP_WRITEBACK_CACHE : 0u);
+    /*
+     * All that libfuse asks for by itself and is not in the list is off: atomic O_TRUNC
+     * (open is never sent, so truncation must come as SETATTR), splice (a copy is cheaper
+     * than a pipe here, and the bytes must pass fs/transport.c), ioctl on directories.
+     */
+    conn->want = conn->capable & wanted;
+    conn->max_background = MAX_BACKGROUND;
+    conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
+    conn->time_gran = 1;
+}
+
 /* Ask for the ring. False: the kernel does not offer it. */
 static bool ask_for_ring(struct fs_protocol *protocol, uint64_t offered, struct fuse_init_out *out)
 {
     if (!(offered & FS_FUSE_OVER_IO_URING)) {
-        fs_volume_log(protocol->volume, KV_LOG_WARNING,
-                      "requests come over /dev/fuse: the kernel does not offer the ring");
+        static const char line[] =
+            "requests come over /dev/fuse: the kernel does not offer the ring";
+        if (protocol->log)
+            protocol->log(protocol->log_context, KV_LOG_WARNING, line);
+        else
+            fprintf(stderr, "kvfs: %s\n", line);
         return false;
     }
     out->flags |= FUSE_INIT_EXT;
@@ -304,6 +332,8 @@ static bool see_reply(void *context, struct iovec *pieces, int count, bool ring)
 struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol, kv_log_fn *log,
                                             void *log_context)
 {
+    protocol->log = log;
+    protocol->log_context = log_context;
     return (struct fs_transport_hooks){
         .context = protocol,
         .request = see_request,

@@ -19,6 +19,8 @@
 #include "fs/transport.h"
 #include "fs/volume.h"
 
+struct fuse_conn_info;
+
 struct fs_protocol {
     struct fs_volume *volume;
     struct fs_counters *counters;
@@ -26,6 +28,8 @@ struct fs_protocol {
     _Atomic uint64_t init_offered;     /* what the kernel can do: flags, flags2 above */
     _Atomic bool init_done;            /* INIT was answered well: what it offered is settled */
     _Atomic bool kill_privileges_told; /* the kernel says when setuid ends */
+    kv_log_fn *log;                    /* NULL: standard error; immutable */
+    void *log_context;
 };
 
 enum fs_protocol_note {
@@ -38,6 +42,11 @@ enum fs_protocol_note {
 
 void fs_protocol_init(struct fs_protocol *protocol, struct fs_volume *volume,
                       struct fs_counters *counters);
+/*
+ * For libfuse's init: ask the kernel for what kvfs wants, as far as libfuse has a name for it.
+ * The hooks ask for the rest. writeback: the kernel may gather writes.
+ */
+void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback);
 /* The transport's hooks; their context is the protocol, which must outlive the transport. */
 struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol, kv_log_fn *log,
                                             void *log_context);

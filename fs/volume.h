@@ -156,6 +156,13 @@ KV_MUST_CHECK int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offse
  */
 KV_MUST_CHECK int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
                            size_t length, bool kill_privileges);
+/*
+ * The same for any length, in pieces: as much as there is room for. *written: how much, also
+ * after an error.
+ */
+KV_MUST_CHECK int fs_write_most(struct fs_volume *volume, uint64_t ino, uint64_t offset,
+                                const void *buf, size_t length, bool kill_privileges,
+                                size_t *written);
 /* mode: FALLOC_FL_*. -EOPNOTSUPP others than fs/data.h offers. */
 KV_MUST_CHECK int fs_fallocate(struct fs_volume *volume, uint64_t ino, int mode, uint64_t offset,
                                uint64_t length);

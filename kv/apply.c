@@ -303,5 +303,11 @@ void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref)
 int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset, void *buf,
                  size_t length)
 {
-    return kv_blobs_read(&store->blobs, ref, offset, buf, length);
+    const struct kv_blob_part part = {.ref = *ref, .buf = buf, .offset = offset, .length = length};
+    return kv_blobs_read(&store->blobs, &part, 1);
+}
+
+int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts, size_t count)
+{
+    return kv_blobs_read(&store->blobs, parts, count);
 }

@@ -218,10 +218,9 @@ static int read_stored_range(struct kv_store *store, const struct stored *stored
     for (size_t i = 0; i < stored->ref_count && at < have; i++) {
         const size_t length = kv_blob_length(&refs[i]);
         const size_t from = kv_max_u64(at, start), to = kv_min_u64(at + length, have);
-        int err = 0;
-        if (from < to)
-            err =
-                kv_blobs_read(&store->blobs, &refs[i], from - at, out + (from - start), to - from);
+        const struct kv_blob_part part = {
+            .ref = refs[i], .buf = out + (from - start), .offset = from - at, .length = to - from};
+        const int err = from < to ? kv_blobs_read(&store->blobs, &part, 1) : 0;
         if (err)
             return err;
         at += length;

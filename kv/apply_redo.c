@@ -257,15 +257,21 @@ int kv_store_apply_record(struct kv_store *store, const uint8_t *body, size_t le
     return err == -ENOENT ? 0 : err;
 }
 
+#define PAGES_EACH_OP    4u
+#define PAGES_EACH_BATCH 16u
+_Static_assert(PAGES_EACH_BATCH + 2 * PAGES_EACH_OP <= KV_SPACE_BATCHES_CLUSTERS,
+               "a reference to data and the record of its owner");
+
 uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes,
                                uint64_t del_pages)
 {
     /* For each operation its leaf, a new page if that splits, and some of what is above and in
      * the other tree; but each page that is there now is dirtied once and splits at most into
      * two, unless what is added fills more. */
-    uint64_t pages = 4 * (uint64_t)op_count;
+    uint64_t pages = PAGES_EACH_OP * (uint64_t)op_count;
     if (pages > 64)
         pages = kv_min_u64(pages, 2 * kv_pagemap_used_ids(store->map));
     /* Ranges give pages back as they go: no need to reserve more than a few hundred. */
-    return pages + 4 * (bytes / store->node_bytes) + 2 * kv_min_u64(del_pages, 256) + 16;
+    return pages + 4 * (bytes / store->node_bytes) + 2 * kv_min_u64(del_pages, 256) +
+           PAGES_EACH_BATCH;
 }

@@ -108,11 +108,12 @@ struct load {
     struct kv_disk_blob_ref disk;
     uint8_t *stored; /* room bytes */
     size_t room;
+    bool lent; /* `stored` is the caller's: what it wants is all of the blob as it is stored */
 };
 
-/* Check the reference, find memory, fill in the request. */
-static int begin_load(struct kv_blobs *blobs, const struct kv_blob_ref *ref, struct load *load,
-                      struct kv_io *io)
+/* Check the reference, find memory (`target`, unless NULL), fill in the request. */
+static int begin_load(struct kv_blobs *blobs, const struct kv_blob_ref *ref, void *target,
+                      struct load *load, struct kv_io *io)
 {
     uint64_t block;
     uint32_t count;
@@ -121,7 +122,8 @@ static int begin_load(struct kv_blobs *blobs, const struct kv_blob_ref *ref, str
         return err;
     load->disk = disk_ref(ref);
     load->room = count * (size_t)KV_BLOCK_BYTES;
-    load->stored = kv_buffers_take(blobs->buffers, load->room);
+    load->lent = target;
+    load->stored = target ? target : kv_buffers_take(blobs->buffers, load->room);
     if (!load->stored)
         return -ENOMEM;
     *io = (struct kv_io){
@@ -142,7 +144,20 @@ static int verify_load(struct kv_blobs *blobs, const struct load *load)
 
 static void end_load(struct kv_blobs *blobs, struct load *load)
 {
-    kv_buffers_give(blobs->buffers, load->stored, load->room);
+    if (!load->lent)
+        kv_buffers_give(blobs->buffers, load->stored, load->room);
+}
+
+/* Blobs up to this length are kept when they were read whole, too: reading 32 KiB takes the device
+ * hardly longer than reading one block. */
+#define KEEP_WHOLE_BYTES 32768u
+
+static void keep(struct kv_blobs *blobs, const struct load *load, const uint8_t *content,
+                 size_t wanted)
+{
+    const size_t raw = kv_le32_get(load->disk.raw_bytes);
+    if (blobs->cache && (wanted < raw || raw <= KEEP_WHOLE_BYTES))
+        kv_blob_cache_keep(blobs->cache, &load->disk, content);
 }
 
 /* Bytes of a blob that was read and verified. */
@@ -154,83 +169,94 @@ static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t o
     const uint8_t codec = load->disk.ptr.codec;
     if (codec == KV_CODEC_NONE) {
         memcpy(buf, load->stored + offset, length);
+        keep(blobs, load, load->stored, length);
         return 0;
     }
-    if (offset == 0 && length == raw)
-        return kv_codec_unpack(codec, load->stored, stored_len, buf, raw);
+    if (offset == 0 && length == raw) {
+        const int err = kv_codec_unpack(codec, load->stored, stored_len, buf, raw);
+        if (!err)
+            keep(blobs, load, buf, length);
+        return err;
+    }
     uint8_t *whole = kv_buffers_take(blobs->buffers, raw);
     if (!whole)
         return -ENOMEM;
     const int err = kv_codec_unpack(codec, load->stored, stored_len, whole, raw);
     if (!err)
         memcpy(buf, whole + offset, length);
+    if (!err)
+        keep(blobs, load, whole, length);
     kv_buffers_give(blobs->buffers, whole, raw);
     return err;
 }
 
-/* Read and verify one blob; after 0 the caller ends the load. */
-static int load_one(struct kv_blobs *blobs, const struct kv_blob_ref *ref, struct load *load)
+/* Can the device write where the caller wants the bytes? */
+static void *target_of(const struct kv_blob_part *part)
 {
-    struct kv_io io;
-    int err = begin_load(blobs, ref, load, &io);
-    if (err)
-        return err;
-    err = kv_device_submit(blobs->device, &io, 1, false);
-    if (!err)
-        err = verify_load(blobs, load);
-    if (err)
-        end_load(blobs, load);
-    return err;
+    const struct kv_disk_blob_ref disk = disk_ref(&part->ref);
+    const bool as_stored = disk.ptr.codec == KV_CODEC_NONE && part->offset == 0 &&
+                           part->length == kv_le32_get(disk.raw_bytes) &&
+                           part->length == kv_le32_get(disk.ptr.length_bytes);
+    const bool aligned =
+        (uintptr_t)part->buf % KV_BLOCK_BYTES == 0 && part->length % KV_BLOCK_BYTES == 0;
+    return as_stored && aligned ? part->buf : NULL;
 }
 
-int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_ref *ref, size_t offset, void *buf,
-                  size_t length)
+static bool is_cached(struct kv_blobs *blobs, const struct kv_blob_part *part)
 {
-    const size_t raw = kv_blob_length(ref);
-    if (offset > raw || length > raw - offset)
-        return -ERANGE;
-    struct load load;
-    int err = load_one(blobs, ref, &load);
-    if (err)
-        return err;
-    err = unpack_part(blobs, &load, offset, buf, length);
-    end_load(blobs, &load);
-    return err;
+    const struct kv_disk_blob_ref disk = disk_ref(&part->ref);
+    return blobs->cache &&
+           kv_blob_cache_copy(blobs->cache, &disk, part->offset, part->buf, part->length);
 }
 
-int kv_blobs_read_whole(struct kv_blobs *blobs, const struct kv_blob_ref *refs, size_t count,
-                        uint8_t *buf)
+/* At most KV_BLOBS_AT_ONCE parts. What is not in memory is read with one submission. */
+static int read_together(struct kv_blobs *blobs, const struct kv_blob_part *parts, size_t count)
 {
     struct load loads[KV_BLOBS_AT_ONCE];
     struct kv_io ios[KV_BLOBS_AT_ONCE];
+    const struct kv_blob_part *wanted[KV_BLOBS_AT_ONCE];
     size_t begun = 0;
     int err = 0;
-    KV_ASSERT(count <= KV_BLOBS_AT_ONCE);
     for (size_t i = 0; i < count && !err; i++) {
-        err = begin_load(blobs, &refs[i], &loads[i], &ios[i]);
+        const struct kv_blob_part *part = &parts[i];
+        const size_t raw = kv_blob_length(&part->ref);
+        if (part->offset > raw || part->length > raw - part->offset)
+            err = -ERANGE;
+        else if (!is_cached(blobs, part))
+            err = begin_load(blobs, &part->ref, target_of(part), &loads[begun], &ios[begun]);
+        else
+            continue;
+        wanted[begun] = part;
         begun += !err;
     }
-    if (!err && count)
-        err = kv_device_submit(blobs->device, ios, count, false);
-    for (size_t i = 0; i < count && !err; i++) {
-        const size_t raw = kv_blob_length(&refs[i]);
+    if (!err && begun)
+        err = kv_device_submit(blobs->device, ios, begun, false);
+    for (size_t i = 0; i < begun && !err; i++) {
         err = verify_load(blobs, &loads[i]);
-        if (!err)
-            err = unpack_part(blobs, &loads[i], 0, buf, raw);
-        buf += raw;
+        if (!err && !loads[i].lent)
+            err =
+                unpack_part(blobs, &loads[i], wanted[i]->offset, wanted[i]->buf, wanted[i]->length);
+        else if (!err)
+            keep(blobs, &loads[i], loads[i].stored, wanted[i]->length);
     }
     for (size_t i = 0; i < begun; i++)
         end_load(blobs, &loads[i]);
     return err;
 }
 
+int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts, size_t count)
+{
+    int err = 0;
+    for (size_t at = 0; at < count && !err; at += KV_BLOBS_AT_ONCE)
+        err = read_together(blobs, parts + at, kv_min_u64(count - at, KV_BLOBS_AT_ONCE));
+    return err;
+}
+
 int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
 {
-    struct load load;
-    const int err = load_one(blobs, ref, &load);
-    if (!err)
-        end_load(blobs, &load);
-    return err;
+    int result;
+    kv_blobs_verify_many(blobs, ref, 1, &result);
+    return result;
 }
 
 void kv_blobs_verify_many(struct kv_blobs *blobs, const struct kv_blob_ref *refs, size_t count,
@@ -241,7 +267,7 @@ void kv_blobs_verify_many(struct kv_blobs *blobs, const struct kv_blob_ref *refs
     size_t io_count = 0;
     KV_ASSERT(count <= KV_BLOBS_AT_ONCE);
     for (size_t i = 0; i < count; i++) {
-        results[i] = begin_load(blobs, &refs[i], &loads[i], &ios[io_count]);
+        results[i] = begin_load(blobs, &refs[i], NULL, &loads[i], &ios[io_count]);
         if (!results[i])
             ios[io_count++].result = -EIO;
     }

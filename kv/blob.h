@@ -10,6 +10,7 @@
 #ifndef KV_BLOB_H
 #define KV_BLOB_H
 
+#include "kv/blob_cache.h"
 #include "kv/buffer.h"
 #include "kv/device.h"
 #include "kv/format.h"
@@ -21,7 +22,8 @@ struct kv_blobs {
     struct kv_device *device;
     struct kv_space *space;
     struct kv_buffers *buffers;
-    struct kv_codec_spec codec; /* default */
+    struct kv_blob_cache *cache; /* NULL: none */
+    struct kv_codec_spec codec;  /* default */
     _Atomic uint64_t reads, read_bytes, writes, write_bytes;
 };
 
@@ -33,13 +35,10 @@ KV_MUST_CHECK int kv_blobs_extent(const struct kv_blobs *blobs, const struct kv_
 KV_MUST_CHECK int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
                                  const struct kv_codec_spec *codec, uint64_t epoch,
                                  struct kv_blob_ref *ref, size_t *written);
+#define KV_BLOBS_AT_ONCE 8u /* that are read with one submission */
 /* As kv_blob_read of kv.h. */
-KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_ref *ref,
-                                size_t offset, void *buf, size_t length);
-/* The contents of several blobs one after another into buf; read with one submission. */
-#define KV_BLOBS_AT_ONCE 8u
-KV_MUST_CHECK int kv_blobs_read_whole(struct kv_blobs *blobs, const struct kv_blob_ref *refs,
-                                      size_t count, uint8_t *buf);
+KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts,
+                                size_t count);
 /* Is the whole blob on the device as the reference says? -EBADMSG ... */
 KV_MUST_CHECK int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
 /* The same for up to KV_BLOBS_AT_ONCE blobs, read with one submission; a result for each. */

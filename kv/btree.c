@@ -190,6 +190,13 @@ int kv_btree_leaf_before(struct kv_btree *btree, struct kv_bytes key, void *copy
 {
     if (key.data && !key.length)
         return -ENOENT;
+    /* The leaf that covers the key covers what lies just below it, too, unless it begins there. */
+    if (key.data) {
+        const bool there = !kv_btree_leaf_at(btree, key.data, key.length, copy);
+        const struct kv_bytes low = there ? kv_node_low(copy, btree->node_bytes) : key;
+        if (kv_key_compare(low.data, low.length, key.data, key.length) < 0)
+            return 0;
+    }
     for (;;) {
         struct kv_page_view view;
         int err = kv_pager_view(btree->pager, btree->root, &view);

@@ -10,6 +10,8 @@
 #include <pthread.h>
 
 #define CLASS_COUNT 12u /* 4 KiB << 0 .. 4 KiB << 11 */
+#define CLASS_LARGE 6u  /* more than 128 KiB */
+#define KEEP_LARGE  4u
 
 struct kv_buffers {
     pthread_mutex_t mutex;
@@ -69,7 +71,7 @@ void kv_buffers_give(struct kv_buffers *buffers, void *memory, size_t bytes)
     const unsigned class = class_of(bytes);
     if (class < CLASS_COUNT) {
         pthread_mutex_lock(&buffers->mutex);
-        if (buffers->kept_count[class] < KV_BUFFER_KEEP) {
+        if (buffers->kept_count[class] < (class < CLASS_LARGE ? KV_BUFFER_KEEP : KEEP_LARGE)) {
             buffers->kept[class][buffers->kept_count[class]++] = memory;
             memory = NULL;
         }

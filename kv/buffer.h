@@ -2,7 +2,7 @@
  * kv/buffer.h: aligned I/O buffers that are kept and used again.
  *
  * First touch of fresh memory costs more than a small read, so buffers of a few sizes are
- * pooled. At most KV_BUFFER_KEEP of each size are kept.
+ * pooled. At most KV_BUFFER_KEEP of each size are kept, and of sizes above 128 KiB four.
  * Threads: any; one mutex inside.
  */
 #ifndef KV_BUFFER_H
@@ -10,7 +10,7 @@
 
 #include "kv/base.h"
 
-#define KV_BUFFER_KEEP 4u
+#define KV_BUFFER_KEEP 16u /* two threads with eight blobs each */
 
 struct kv_buffers;
 

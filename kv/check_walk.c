@@ -361,8 +361,7 @@ static void find_uncounted(struct kv_walk *walk)
     }
 }
 
-/* ---- trees ------------------------------------------------------------------------------------
- */
+/* ---- trees ------------------------------------------------------------------- */
 
 /* What the parent says of a page. */
 struct expected {

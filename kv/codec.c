@@ -14,6 +14,9 @@
 #include <pthread.h>
 #include <xxhash.h>
 #include <zstd.h>
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h> /* the same digests, by the widest registers that are there */
+#endif
 
 /* Inputs longer than this are sampled before they are packed. */
 #define SAMPLE_THRESHOLD_BYTES 16384u

@@ -238,22 +238,6 @@ static int make_file(const char *path, uint64_t size, bool *created, struct kv_e
     return 0;
 }
 
-/* Give a regular file its size, now that nobody else can be using it. */
-static int fit_file(struct kv_device *device, const char *path, uint64_t size, bool force,
-                    struct kv_error *error)
-{
-    struct stat st;
-    if (stat(path, &st))
-        return -errno;
-    if (!S_ISREG(st.st_mode) || !size || (uint64_t)st.st_size == size)
-        return 0;
-    if (st.st_size > 0 && !force) {
-        kv_error_set(error, "it is there with another size; use -f to overwrite it");
-        return -EEXIST;
-    }
-    return kv_device_resize(device, size);
-}
-
 /* We made an empty file and can not open it as a device: take it away, if nobody uses it. */
 static void remove_empty_file(const char *path)
 {
@@ -267,12 +251,68 @@ static void remove_empty_file(const char *path)
     close(fd);
 }
 
+/*
+ * Make the file if need be, and become its owner. Who was faster may fail and take the file away
+ * again while we wait for the lock: then all over again.
+ */
+static int own_file(const char *path, uint64_t size, struct kv_device **device, bool *created,
+                    struct kv_error *inner, struct kv_error *error)
+{
+    enum { TRIES = 16 };
+    int err = -ENOENT;
+    for (unsigned i = 0; i < TRIES && err == -ENOENT; i++) {
+        error->text[0] = '\0';
+        err = make_file(path, size, created, inner);
+        if (err) /* `inner` has the words, if there are any */
+            return err;
+        err = kv_device_open(path, 0, device, error);
+        if (err && *created)
+            remove_empty_file(path);
+    }
+    return err;
+}
+
+/* Give a regular file its size, now that nobody else can be using it. *was_empty: there was
+ * nothing in it. */
+static int fit_file(struct kv_device *device, const char *path, uint64_t size, bool force,
+                    bool *was_empty, struct kv_error *error)
+{
+    struct stat st;
+    *was_empty = false;
+    if (stat(path, &st))
+        return -errno;
+    if (!S_ISREG(st.st_mode))
+        return 0;
+    *was_empty = st.st_size == 0;
+    if (!size || (uint64_t)st.st_size == size)
+        return 0;
+    if (st.st_size > 0 && !force) {
+        kv_error_set(error, "it is there with another size; use -f to overwrite it");
+        return -EEXIST;
+    }
+    return kv_device_resize(device, size);
+}
+
+/*
+ * What was begun in an empty file ends as it was before: no file, or an empty one. As its owner.
+ * A file that we made and that somebody else was faster to fill is not empty, and not ours.
+ */
+static void undo(struct kv_device *device, const char *path, bool created, bool was_empty)
+{
+    if (!was_empty)
+        return;
+    if (created)
+        unlink(path); /* who waits for the lock will see that */
+    else
+        (void)!kv_device_resize(device, 0); /* if not: it holds no image, may be overwritten */
+}
+
 /* Make the image and remain its owner. */
 static int create(const char *path, const struct kv_create_options *options,
                   struct kv_device **device, struct kv_error *error)
 {
-    struct kv_error inner = {""};
-    bool created = false;
+    struct kv_error inner = {""}, words = {""};
+    bool created = false, was_empty;
     int err = check_options(options, &inner);
     if (!err && options->size_bytes && options->size_bytes < KV_IMAGE_BYTES_MIN) {
         kv_error_set(&inner, "an image of %llu bytes is too small; the least is %llu",
@@ -282,21 +322,18 @@ static int create(const char *path, const struct kv_create_options *options,
     }
     const uint64_t size = options->size_bytes / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
     if (!err)
-        err = make_file(path, size, &created, &inner);
+        err = own_file(path, size, device, &created, &inner, &words);
+    if (err && words.text[0]) {
+        kv_error_set(error, "%s", words.text); /* they name the path themselves */
+        return err;
+    }
     if (err)
         goto out;
-    err = kv_device_open(path, 0, device, error);
-    if (err) {
-        if (created)
-            remove_empty_file(path);
-        return err; /* its words name the path themselves */
-    }
-    err = fit_file(*device, path, size, options->force, &inner);
+    err = fit_file(*device, path, size, options->force, &was_empty, &inner);
     if (!err)
         err = kv_create_on_device(*device, options, &inner);
     if (err) {
-        if (created) /* still as its owner, so it is no image of somebody else */
-            unlink(path);
+        undo(*device, path, created, was_empty);
         kv_device_close(*device);
     }
 out:

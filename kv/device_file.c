@@ -178,7 +178,8 @@ static int measure(struct file_device *file, const char *path, const struct stat
     return 0;
 }
 
-/* Open what is at the path now, and lock it. -ESTALE: something else is there by then. */
+/* Open what is at the path now, lock it, and see how it is then. -ESTALE: something else is
+ * there by then. */
 static int open_and_lock(struct file_device *file, const char *path, unsigned flags,
                          struct stat *image, struct kv_error *error)
 {
@@ -206,11 +207,16 @@ static int open_and_lock(struct file_device *file, const char *path, unsigned fl
         return -errno;
     if (image->st_dev != before.st_dev || image->st_ino != before.st_ino)
         return -ESTALE;
-    err = file->owner ? kv_owner_lock(file->owner, path, file->fd, error) : 0;
+    if (!file->owner)
+        return 0;
+    err = kv_owner_lock(file->owner, path, file->fd, error);
     if (err && err != -EBUSY && err != -ESTALE)
         kv_error_set(error, "can not lock %s: %s; use a file system with flock", path,
                      strerror(-err));
-    return err;
+    if (err)
+        return err;
+    /* Once more: the owner before, while we waited for the lock, may have given it its size. */
+    return fstat(file->fd, image) ? -errno : 0;
 }
 
 static void let_go(struct file_device *file)

@@ -110,8 +110,9 @@ struct kv_open_options {
     uint64_t memory_budget_bytes; /* 0 = 256 MiB; the least is 8 MiB */
     uint32_t commit_interval_ms;  /* 0 = 1000 */
     uint32_t hot_percent;         /* of the frames; 0 = 33 */
-    bool buffered_io;             /* host page cache instead of O_DIRECT */
-    bool no_background; /* no threads yet, or ever: then the caller checkpoints and syncs */
+    uint32_t blob_percent; /* of the budget, for blobs that were read lately: 0..75; 0 = none */
+    bool buffered_io;      /* host page cache instead of O_DIRECT */
+    bool no_background;    /* no threads yet, or ever: then the caller checkpoints and syncs */
     /*
      * fsck: open what is damaged, as far as it goes, for kv_check to mend. The log may be
      * damaged before its durable end (it ends there), the backup superblock is used when both
@@ -263,11 +264,22 @@ KV_MUST_CHECK int kv_blob_write(struct kv_store *store, const void *bytes, size_
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
 
 /*
- * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE).
- * The caller sees to it that the reference is not dropped meanwhile.
+ * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE). All of
+ * a blob that is small or read in part stays in memory, as far as blob_percent of the budget
+ * allows. The caller sees to it that the reference is not dropped meanwhile.
  */
 KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset,
                                void *buf, size_t length);
+
+/* Bytes [offset, offset + length) of a blob, and where they go. */
+struct kv_blob_part {
+    struct kv_blob_ref ref;
+    void *buf; /* where it is aligned to 4096 and all of a blob is wanted, a copy may be saved */
+    size_t offset, length;
+};
+/* The same for several; the device reads them at the same time. The first error is returned. */
+KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts,
+                                    size_t count);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
 
@@ -355,7 +367,8 @@ struct kv_stats {
     uint64_t memory_budget_bytes, memory_used_bytes;
     uint64_t frames_total, frames_hot, frames_warm, frames_dirty;
     uint64_t page_hits, page_misses, page_evictions, page_writes, page_write_bytes;
-    uint64_t blob_reads, blob_read_bytes, blob_writes, blob_write_bytes;
+    uint64_t blob_reads, blob_read_bytes, blob_writes, blob_write_bytes; /* of the device */
+    uint64_t blob_hits, blob_misses, blob_cached_bytes; /* of what blob_percent is for */
     uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;
     uint64_t log_records, log_bytes, log_flushes, log_used_bytes, log_total_bytes;
     uint64_t checkpoints, batches, gets;

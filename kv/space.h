@@ -26,6 +26,10 @@
 
 struct kv_space;
 
+/* What data leaves to the pages that will refer to it: a batch that refers to one piece reserves 24
+ * at most, and there are the pages of the batches before. */
+#define KV_SPACE_BATCHES_CLUSTERS 32u
+
 struct kv_space_config {
     uint64_t group_first_block;
     uint32_t group_count;
@@ -54,7 +58,8 @@ void kv_space_close(struct kv_space *space);
 enum kv_space_purpose {
     KV_SPACE_PAGE, /* backed by a reservation: may break reserved clusters (the caller
                       unreserves after); also page map blocks, from the emergency reserve */
-    KV_SPACE_DATA, /* leaves reservations and the emergency reserve alone */
+    KV_SPACE_DATA, /* leaves alone reservations, the emergency reserve, and the clusters of the
+                      pages that will refer to it */
 };
 
 /*
@@ -125,7 +130,7 @@ struct kv_space_stats {
     uint64_t reserved_blocks;  /* clusters reserved * cluster_blocks */
     uint64_t emergency_blocks; /* kept for deletions and checkpoints */
     uint64_t unbacked_blocks;  /* not busy, but without certain room on the host */
-    /* What can be reserved or written as data before -ENOSPC, when the host keeps what it has. */
+    /* What can be written as data before -ENOSPC, when the host keeps what it has. */
     uint64_t available_blocks;
     bool host_is_full; /* it refused when it was last asked for room */
 };

@@ -165,7 +165,7 @@ KV_MUST_CHECK int kv_space_back_more(struct kv_space *space);
 
 /* ---- what is kept (space_reserve.c) ---------------------------------------------- */
 
-/* Clusters that data may break. */
+/* Clusters that may be broken while there are holes. */
 uint64_t kv_space_spare_clusters(const struct kv_space *space);
 
 #endif

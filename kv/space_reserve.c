@@ -11,6 +11,11 @@
 #define EMERGENCY_CLUSTERS_MIN 64u
 #define EMERGENCY_PART         50u /* of all clusters */
 
+/* Data of extents of 32 blocks needs a page of 4 blocks for 100 of them, when it is half full. */
+#define DATA_BLOCKS_PER_PAGE_BLOCK 512u
+/* Data of single blocks in holes needs a page, so a cluster, for 100 of them, and its copies. */
+#define HOLE_BLOCKS_PER_CLUSTER 64u
+
 /* What is kept of so many blocks that are in use or may be used: for deletions ... */
 static uint64_t emergency_clusters(const struct kv_space *space, uint64_t blocks)
 {
@@ -30,17 +35,37 @@ static uint64_t map_clusters(const struct kv_space *space, uint64_t blocks)
     return kv_min_u64(kv_max_u64(wanted, emergency / 4), emergency / 2);
 }
 
+/* Whole clusters that data leaves to the pages that will refer to it: for batches ... */
+static uint64_t batch_clusters(const struct kv_space *space)
+{
+    return kv_min_u64(KV_SPACE_BATCHES_CLUSTERS, space->cluster_count / 16);
+}
+
+/*
+ * ... and for what goes into the holes that so many free blocks and whole clusters leave. So what
+ * can be written ends with the holes, and not with holes that nothing can refer to any more.
+ */
+static uint64_t hole_clusters(const struct kv_space *space, uint64_t free_blocks,
+                              uint64_t whole_clusters)
+{
+    const uint64_t whole_blocks = whole_clusters * space->config.cluster_blocks;
+    return free_blocks > whole_blocks ? (free_blocks - whole_blocks) / HOLE_BLOCKS_PER_CLUSTER : 0;
+}
+
 /* Blocks that are in use or backed. */
 static uint64_t blocks_in_reach(const struct kv_space *space)
 {
     return space->total_blocks - space->unbacked_blocks;
 }
 
-/* Clusters that data may break. */
+/* Clusters that may be broken while there are holes. */
 uint64_t kv_space_spare_clusters(const struct kv_space *space)
 {
+    const uint64_t backed_free = space->free_blocks - space->unbacked_blocks;
     const uint64_t kept = (KV_PLANT(reserve_given_away) ? 0 : space->reserved_clusters) +
-                          emergency_clusters(space, blocks_in_reach(space));
+                          emergency_clusters(space, blocks_in_reach(space)) +
+                          batch_clusters(space) +
+                          hole_clusters(space, backed_free, space->whole_clusters);
     return space->whole_clusters > kept ? space->whole_clusters - kept : 0;
 }
 
@@ -97,7 +122,11 @@ void kv_space_unreserve(struct kv_space *space, uint64_t cluster_count)
 
 /* ---- figures ---------------------------------------------------------------------------- */
 
-/* Free now or after the next checkpoint, and not kept, when the host gives `room` blocks more. */
+/*
+ * What data can take, now or after the next checkpoint, when the host gives `room` blocks more:
+ * without what is kept and the pages that will refer to it. When nothing is left for these,
+ * nothing can be written, however many holes there are.
+ */
 static uint64_t available_blocks(const struct kv_space *space, uint64_t room)
 {
     const uint64_t cluster = space->config.cluster_blocks;
@@ -105,10 +134,15 @@ static uint64_t available_blocks(const struct kv_space *space, uint64_t room)
     const uint64_t growth = kv_min_u64(pieces * KV_BACKING_PIECE_BLOCKS, space->unbacked_blocks);
     const uint64_t free_blocks =
         space->free_blocks + space->deferred_blocks - (space->unbacked_blocks - growth);
-    const uint64_t kept =
-        (space->reserved_clusters + emergency_clusters(space, blocks_in_reach(space) + growth)) *
-        cluster;
-    return free_blocks > kept ? free_blocks - kept : 0;
+    const uint64_t whole = space->whole_clusters + (space->deferred_blocks + growth) / cluster;
+    const uint64_t kept = space->reserved_clusters +
+                          emergency_clusters(space, blocks_in_reach(space) + growth) +
+                          batch_clusters(space);
+    if (whole < kept)
+        return 0;
+    const uint64_t leave = (kept + hole_clusters(space, free_blocks, whole)) * cluster;
+    const uint64_t left = free_blocks > leave ? free_blocks - leave : 0;
+    return left - left / DATA_BLOCKS_PER_PAGE_BLOCK;
 }
 
 void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats)

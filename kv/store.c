@@ -150,6 +150,12 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
         kv_device_close(options->device);
         return -EINVAL;
     }
+    if (options->blob_percent > KV_BLOB_PERCENT_MAX) {
+        kv_error_set(error, "%u percent of the memory budget for blobs is too much; the most is %u",
+                     options->blob_percent, KV_BLOB_PERCENT_MAX);
+        kv_device_close(options->device);
+        return -EINVAL;
+    }
     struct kv_store *store = store_for(options);
     if (!store) {
         kv_device_close(options->device);

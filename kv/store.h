@@ -74,7 +74,8 @@ struct kv_store {
     bool threads_running;
 };
 
-#define KV_BUDGET_MIN (8ull << 20) /* of memory_budget_bytes */
+#define KV_BUDGET_MIN       (8ull << 20) /* of memory_budget_bytes */
+#define KV_BLOB_PERCENT_MAX 75u          /* of blob_percent */
 
 void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);

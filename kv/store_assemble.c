@@ -95,6 +95,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     const uint64_t budget =
         options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
     const uint64_t map_share = budget / 16;
+    const uint64_t blob_share = budget * options->blob_percent / 100;
     store->budget_bytes = budget;
     static const struct kv_pagemap_root nothing;
     const struct kv_pagemap_root durable = {.ptr = sb->map_root,
@@ -117,7 +118,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .map = store->map,
                                            .buffers = store->buffers,
                                            .node_bytes = store->node_bytes,
-                                           .budget_bytes = budget - map_share,
+                                           .budget_bytes = budget - map_share - blob_share,
                                            .hot_percent =
                                                options->hot_percent ? options->hot_percent : 33,
                                            .codec = store->blobs.codec,
@@ -127,6 +128,10 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .on_damage = on_page_damage,
                                            .context = store};
     err = kv_pager_open(&config, &store->pager);
+    if (!err && blob_share) {
+        store->blobs.cache = kv_blob_cache_new(blob_share);
+        err = store->blobs.cache ? 0 : -ENOMEM;
+    }
     for (uint8_t i = 0; i < KV_TREE_COUNT && !err; i++)
         err = kv_btree_init(&store->trees[i], store->pager, store->node_bytes,
                             kv_le64_get(sb->tree_root[i]), i);
@@ -137,8 +142,10 @@ static void close_pages(struct kv_store *store)
 {
     for (unsigned i = 0; i < KV_TREE_COUNT; i++)
         kv_btree_release(&store->trees[i]);
+    kv_blob_cache_free(store->blobs.cache);
     kv_pager_close(store->pager);
     kv_pagemap_close(store->map);
+    store->blobs.cache = NULL;
     store->pager = NULL;
     store->map = NULL;
 }

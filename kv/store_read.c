@@ -18,11 +18,16 @@ size_t kv_large_length(const struct kv_blob_ref *refs, size_t count)
 int kv_store_read_large(struct kv_store *store, const struct kv_blob_ref *refs, size_t count,
                         uint8_t *buf)
 {
+    struct kv_blob_part parts[KV_BLOBS_AT_ONCE];
     int err = 0;
-    for (size_t at = 0; at < count && !err; at += KV_BLOBS_AT_ONCE) {
-        const size_t now = kv_min_u64(count - at, KV_BLOBS_AT_ONCE);
-        err = kv_blobs_read_whole(&store->blobs, refs + at, now, buf);
-        buf += kv_large_length(refs + at, now);
+    for (size_t at = 0; at < count && !err;) {
+        size_t now = 0;
+        for (; now < KV_BLOBS_AT_ONCE && at < count; now++, at++) {
+            const size_t length = kv_blob_length(&refs[at]);
+            parts[now] = (struct kv_blob_part){.ref = refs[at], .buf = buf, .length = length};
+            buf += length;
+        }
+        err = kv_blobs_read(&store->blobs, parts, now);
     }
     return err;
 }

@@ -54,6 +54,13 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->log_total_bytes = wal.total_blocks * KV_BLOCK_BYTES;
     stats->blob_reads = atomic_load_explicit(&store->blobs.reads, memory_order_relaxed);
     stats->blob_read_bytes = atomic_load_explicit(&store->blobs.read_bytes, memory_order_relaxed);
+    struct kv_blob_cache_stats cached = {0};
+    if (store->blobs.cache)
+        kv_blob_cache_stats(store->blobs.cache, &cached);
+    stats->memory_used_bytes += cached.bytes;
+    stats->blob_hits = cached.hits;
+    stats->blob_misses = cached.misses;
+    stats->blob_cached_bytes = cached.bytes;
     stats->blob_writes = atomic_load_explicit(&store->blobs.writes, memory_order_relaxed);
     stats->blob_write_bytes = atomic_load_explicit(&store->blobs.write_bytes, memory_order_relaxed);
     const struct kv_device_counts *counts = &store->device->counts;

@@ -90,7 +90,7 @@ static unsigned best_peer(const struct size_report *size, const struct row *row)
     for (unsigned engine = 0; engine < ENGINE_COUNT; engine++) {
         const double value = is_peer(engine) ? value_of(size, row, engine) : 0;
         if (value > 0 &&
-            (!best_value || (less_is_better(row) ? value < best_value : value > best_value))) {
+            (best_value == 0 || (less_is_better(row) ? value < best_value : value > best_value))) {
             best = engine;
             best_value = value;
         }

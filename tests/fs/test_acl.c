@@ -2,6 +2,7 @@
  * tests/fs/test_acl.c: fs/acl.c against the rules of POSIX.1e draft 17.
  */
 #include "fs/acl.h"
+#include "tests/run.h"
 
 #include <check.h>
 
@@ -195,9 +196,5 @@ int main(void)
     tcase_add_test(tcase, a_default_list_masks_the_mode_and_the_umask_does_not);
     tcase_add_test(tcase, a_minimal_default_list_leaves_no_access_list);
     suite_add_tcase(suite, tcase);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

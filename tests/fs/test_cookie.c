@@ -7,6 +7,7 @@
 
 #include "fs/cookie.h"
 #include "support_mount.h"
+#include "tests/run.h"
 
 static void expect_name(struct fs_cookies *cookies, uint64_t cookie, const char *want,
                         size_t want_len)
@@ -102,9 +103,5 @@ int main(void)
     tcase_add_test(tcase, the_positions_before_the_first_name_mean_none);
     tcase_add_test(tcase, a_cookie_never_handed_out_is_refused);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -6,6 +6,7 @@
  */
 #include "fs/data.h"
 #include "tests/fs/scratch_store.h"
+#include "tests/run.h"
 
 #define MODEL_MAX 400000u
 #define STEP_MAX  1000
@@ -706,9 +707,5 @@ int main(void)
     tcase_add_test(tcase, a_full_store_refuses_a_write_and_keeps_the_content);
     tcase_add_test(tcase, damaged_records_are_errors_and_never_believed);
     suite_add_tcase(suite, tcase);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -13,6 +13,7 @@
 #include "fs/record.h"
 #include "fs/xattr.h"
 #include "tests/fs/scratch_store.h"
+#include "tests/run.h"
 
 #define CONTENT_BYTES 50000u
 #define NEXT_INO      100u
@@ -772,9 +773,5 @@ int main(void)
     tcase_add_test(tcase, keys_of_unknown_types_are_told_and_left_alone);
     tcase_add_loop_test(tcase, whatever_is_damaged_a_repair_ends_in_a_sound_tree, 0, 100);
     suite_add_tcase(suite, tcase);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -2,6 +2,7 @@
  * tests/fs/test_ino_map.c: fs/ino_map.c against plain arrays.
  */
 #include "fs/ino_map.h"
+#include "tests/run.h"
 
 #include <check.h>
 
@@ -58,9 +59,5 @@ int main(void)
     tcase_add_test(tcase, a_map_finds_what_was_added_and_nothing_else);
     tcase_add_test(tcase, a_set_has_its_numbers_at_both_ends_of_the_range);
     suite_add_tcase(suite, tcase);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

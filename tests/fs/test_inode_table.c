@@ -9,6 +9,7 @@
 #include "fs/cookie.h"
 #include "fs/inode_table.h"
 #include "support_mount.h"
+#include "tests/run.h"
 
 #define INODE_COUNT 500u
 
@@ -182,9 +183,5 @@ int main(void)
     tcase_add_test(tcase, a_million_inodes_take_less_than_120_bytes_each);
     tcase_add_test(tcase, threads_share_the_table);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

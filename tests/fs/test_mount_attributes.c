@@ -14,27 +14,11 @@
 #include <unistd.h>
 
 #include "fs/acl.h"
-#include "support_mount.h"
+#include "one_mount.h"
+#include "tests/run.h"
 
 #define OTHER_USER  4711u
 #define OTHER_GROUP 4712u
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 64);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
 
 static void make(const char *name, mode_t mode)
 {
@@ -420,9 +404,5 @@ int main(void)
     tcase_add_test(tcase, the_mount_table_names_the_image);
     tcase_add_test(tcase, a_read_only_mount_changes_nothing);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -12,24 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "support_mount.h"
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 256);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
+#include "one_mount.h"
+#include "tests/run.h"
 
 static int make(const char *name)
 {
@@ -384,9 +368,5 @@ int main(void)
     tcase_add_test(tcase, everything_is_there_after_a_remount);
     tcase_add_test(tcase, a_write_the_kernel_still_holds_is_no_hole);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

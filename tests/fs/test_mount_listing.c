@@ -12,21 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "support_mount.h"
+#include "one_mount.h"
+#include "tests/run.h"
 
 #define ENTRY_COUNT 3000
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 128);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
 
 static void touch(const char *path)
 {
@@ -239,9 +228,5 @@ int main(void)
     tcase_add_test(tcase, any_position_can_be_gone_back_to_after_its_entry_is_gone);
     tcase_add_test(tcase, dot_and_dotdot_name_the_directory_and_its_parent);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

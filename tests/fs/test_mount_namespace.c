@@ -11,24 +11,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "support_mount.h"
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 64);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
+#include "one_mount.h"
+#include "tests/run.h"
 
 static void put(const char *name, const char *text)
 {
@@ -411,9 +395,5 @@ int main(void)
     tcase_add_test(tcase, nothing_is_made_in_a_removed_directory);
     tcase_add_test(tcase, a_file_without_a_name_can_be_given_one);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

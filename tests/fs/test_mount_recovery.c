@@ -14,24 +14,8 @@
 #include <unistd.h>
 
 #include "fs/record.h"
-#include "support_mount.h"
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 64);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
+#include "one_mount.h"
+#include "tests/run.h"
 
 /* Keys of a type in the image, which is not mounted. */
 static unsigned count_keys(enum fs_key_type type)
@@ -187,9 +171,5 @@ int main(void)
     tcase_add_test(tcase, a_signal_ends_the_daemon_as_unmounting_does);
     tcase_add_test(tcase, a_signal_ends_the_daemon_also_while_files_are_open);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -14,26 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "support_mount.h"
+#include "one_mount.h"
+#include "tests/run.h"
 
 #define ENTRY_COUNT 1000
-
-static struct test_mount mount;
-
-static void setup(void)
-{
-    test_mount_begin(&mount, NULL, 64);
-}
-
-static void teardown(void)
-{
-    test_mount_end(&mount);
-}
-
-static const char *at(const char *name)
-{
-    return test_path(&mount, "%s", name);
-}
 
 /* Requests so far but for forgets, which come late and are not waited for. */
 static uint64_t requests_now(void)
@@ -236,9 +220,5 @@ int main(void)
     tcase_add_test(tcase, what_is_cached_costs_no_request);
     tcase_add_test(tcase, the_table_of_requests_per_operation);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -3,6 +3,7 @@
  * between the two, at the beginning, under load, or at the end.
  */
 #include "tests/fs/support_mount.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <dirent.h>
@@ -246,9 +247,5 @@ int main(void)
     tcase_add_test(tests, a_daemon_that_is_killed_leaves_no_request_waiting);
     tcase_add_test(tests, the_ring_asked_for_by_name_is_had_or_refused_with_the_remedy);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

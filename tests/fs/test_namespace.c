@@ -8,6 +8,7 @@
 #include "fs/format.h"
 #include "fs/namespace.h"
 #include "scratch_store.h"
+#include "tests/run.h"
 
 static struct scratch_store scratch;
 static struct fs_volume *volume;
@@ -182,9 +183,5 @@ int main(void)
     tcase_add_test(tcase, bad_paths_are_refused);
     tcase_add_test(tcase, trees_are_removed_whole);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -6,6 +6,7 @@
 
 #include "fs/record.h"
 #include "support_mount.h"
+#include "tests/run.h"
 
 static struct fs_record sample(uint64_t *state)
 {
@@ -214,9 +215,5 @@ int main(void)
     tcase_add_test(tcase, links_parents_and_the_volume_read_back);
     tcase_add_test(tcase, times_go_to_nanoseconds_and_back);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

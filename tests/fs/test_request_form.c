@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fs/request_form.h"
+#include "tests/run.h"
 
 #define REQUEST_MAX 512u
 
@@ -130,9 +131,5 @@ int main(void)
     tcase_add_test(tests, init_says_how_long_it_is);
     tcase_add_test(tests, the_header_does_not_lie_about_the_length);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -12,6 +12,7 @@
 #include "fs/volume.h"
 #include "scratch_store.h"
 #include "support_mount.h"
+#include "tests/run.h"
 
 #define DIRECTORY_COUNT 4u
 #define NAME_COUNT      12u
@@ -481,9 +482,5 @@ int main(void)
     tcase_add_test(tcase, what_had_no_name_at_a_crash_is_deleted_at_the_next_open);
     tcase_add_test(tcase, an_access_list_takes_the_setgid_bit_from_who_is_not_in_the_group);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

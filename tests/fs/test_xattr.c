@@ -3,6 +3,7 @@
  */
 #include "fs/xattr.h"
 #include "tests/fs/scratch_store.h"
+#include "tests/run.h"
 
 #include <sys/xattr.h>
 
@@ -239,9 +240,5 @@ int main(void)
     tcase_add_test(tcase, without_flags_nothing_is_looked_up);
     tcase_add_test(tcase, deleting_all_leaves_the_neighbours_alone);
     suite_add_tcase(suite, tcase);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -5,6 +5,7 @@
  */
 #include "kv/batch.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -249,9 +250,5 @@ int main(void)
     tcase_add_test(batch, records_give_back_what_was_added);
     tcase_add_test(batch, no_bytes_make_the_decoder_stray);
     suite_add_tcase(suite, batch);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -7,6 +7,7 @@
 #include "support_devices.h"
 #include "support_pages.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -274,8 +275,7 @@ static void overwrite(struct scene *scene)
                                   offset, (struct kv_bytes){entry->value + offset, length}));
 }
 
-/* ---- looking ----------------------------------------------------------------------------------
- */
+/* ---- looking ----------------------------------------------------------------- */
 
 static void expect_get(struct scene *scene, const struct name *name)
 {
@@ -433,8 +433,7 @@ static int root_level(struct scene *scene)
     return level;
 }
 
-/* ---- tests --------------------------------------------------------------------------------------
- */
+/* ---- tests ------------------------------------------------------------------- */
 
 static void step(struct scene *scene, bool growing)
 {
@@ -610,9 +609,5 @@ int main(void)
     steps_wanted = test_env("KVFS_STEPS", 4000);
     printf("seed: %" PRIu64 " (KVFS_SEED), steps: %" PRIu64 " (KVFS_STEPS)\n", seed_start,
            steps_wanted);
-    SRunner *const runner = srunner_create(btree_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(btree_suite());
 }

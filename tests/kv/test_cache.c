@@ -2,6 +2,7 @@
  * tests/kv/test_cache.c: which page leaves memory.
  */
 #include "kv/cache.h"
+#include "tests/run.h"
 
 #include <check.h>
 
@@ -235,9 +236,5 @@ int main(void)
     tcase_add_test(cache, a_page_leaves_even_when_every_page_is_in_use);
     tcase_add_test(cache, a_budget_for_too_few_frames_is_refused);
     suite_add_tcase(suite, cache);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -7,6 +7,7 @@
 #include "kv/store.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -195,8 +196,7 @@ START_TEST(a_checkpoint_empties_the_log)
 }
 END_TEST
 
-/* ---- failures ----------------------------------------------------------------------------------
- */
+/* ---- failures ---------------------------------------------------------------- */
 
 struct caller {
     struct kv_store *store;
@@ -270,9 +270,5 @@ int main(void)
     tcase_add_test(checkpoint, a_checkpoint_empties_the_log);
     tcase_add_test(checkpoint, after_a_failed_checkpoint_there_is_no_other);
     suite_add_tcase(suite, checkpoint);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -5,6 +5,7 @@
  */
 #include "kv/codec.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <pthread.h>
@@ -234,9 +235,5 @@ int main(void)
     tcase_add_test(tcase, threads_come_and_go_with_their_own_contexts);
     suite_add_tcase(suite, tcase);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

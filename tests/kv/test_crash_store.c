@@ -14,6 +14,7 @@
 #include "support_workload.h"
 
 #include "kv/store.h"
+#include "tests/run.h"
 
 #include <check.h>
 
@@ -233,9 +234,5 @@ int main(void)
     tcase_add_loop_test(tcase, a_failed_write_or_flush_loses_nothing_that_was_promised, 0, modes);
     suite_add_tcase(suite, tcase);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

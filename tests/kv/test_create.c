@@ -6,10 +6,13 @@
 #include "kv/store.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MIN_BLOCKS (KV_IMAGE_BYTES_MIN / KV_BLOCK_BYTES)
@@ -169,6 +172,74 @@ START_TEST(a_file_that_could_not_become_an_image_is_removed)
 }
 END_TEST
 
+START_TEST(an_empty_file_that_could_not_become_an_image_is_empty_again)
+{
+    struct kv_create_options options = {.size_bytes = KV_IMAGE_BYTES_MIN, .log_bytes = 15u << 20};
+    struct test_dir dir;
+    struct stat st;
+    test_dir_make(&dir);
+    const int fd = open(dir.image, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    ck_assert_int_eq(kv_create(dir.image, &options, NULL), -ENOSPC);
+    ck_assert_int_eq(stat(dir.image, &st), 0);
+    ck_assert_int_eq(st.st_size, 0);
+    /* So another size is no obstacle. */
+    options = (struct kv_create_options){.size_bytes = 2 * KV_IMAGE_BYTES_MIN};
+    ck_assert_int_eq(kv_create(dir.image, &options, NULL), 0);
+    test_dir_remove(&dir);
+}
+END_TEST
+
+/* In a process of its own: exit with the error of making the image. */
+static void contend(const char *path, int start)
+{
+    const struct kv_create_options options = {.size_bytes = KV_IMAGE_BYTES_MIN};
+    struct kv_error error = {""};
+    char byte;
+    if (read(start, &byte, 1) != 0)
+        _exit(255);
+    const int err = kv_create(path, &options, &error);
+    if (err && err != -EBUSY && err != -EEXIST)
+        fprintf(stderr, "%s\n", error.text);
+    _exit(-err);
+}
+
+START_TEST(of_many_that_make_one_image_one_succeeds_and_the_others_leave_it_alone)
+{
+    enum { PROCESSES = 5, ROUNDS = 40 };
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        struct test_dir dir;
+        int start[2], status, winners = 0;
+        struct kv_store *store;
+        test_dir_make(&dir);
+        ck_assert_int_eq(pipe(start), 0);
+        for (unsigned i = 0; i < PROCESSES; i++) {
+            const pid_t child = fork();
+            ck_assert_int_ge(child, 0);
+            if (child == 0) {
+                close(start[1]);
+                contend(dir.image, start[0]);
+            }
+        }
+        close(start[0]);
+        close(start[1]); /* now */
+        for (unsigned i = 0; i < PROCESSES; i++) {
+            ck_assert_int_gt(wait(&status), 0);
+            ck_assert(WIFEXITED(status));
+            winners += WEXITSTATUS(status) == 0;
+            ck_assert_msg(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == EBUSY ||
+                              WEXITSTATUS(status) == EEXIST,
+                          "%s", strerror(WEXITSTATUS(status)));
+        }
+        ck_assert_int_eq(winners, 1);
+        ck_assert_int_eq(kv_open(dir.image, NULL, &store, NULL), 0);
+        ck_assert_int_eq(kv_close(store), 0);
+        test_dir_remove(&dir);
+    }
+}
+END_TEST
+
 int main(void)
 {
     seed_start = test_env("KVFS_SEED", 1);
@@ -182,10 +253,8 @@ int main(void)
     tcase_add_test(create, an_unfinished_image_is_no_image);
     tcase_add_test(create, nothing_of_the_image_before_is_left);
     tcase_add_test(create, a_file_that_could_not_become_an_image_is_removed);
+    tcase_add_test(create, an_empty_file_that_could_not_become_an_image_is_empty_again);
+    tcase_add_test(create, of_many_that_make_one_image_one_succeeds_and_the_others_leave_it_alone);
     suite_add_tcase(suite, create);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

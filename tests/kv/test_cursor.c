@@ -7,6 +7,7 @@
 #include "kv/kv.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 
@@ -237,9 +238,5 @@ int main(void)
     tcase_add_test(cursor, a_large_value_is_borrowed_until_the_cursor_moves);
     tcase_add_test(cursor, a_large_value_that_changed_meanwhile_is_read_as_it_is_now);
     suite_add_tcase(suite, cursor);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -5,6 +5,7 @@
  * hole punching) is only asked not to do harm.
  */
 #include "kv/device.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -504,9 +505,5 @@ int main(void)
     tcase_add_test(tcase, device_memory_is_aligned_zeroed_and_rounded_up);
     suite_add_tcase(suite, tcase);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -5,6 +5,7 @@
  * KVFS_SEED chooses the random numbers, KVFS_STEPS how many operations each walk makes.
  */
 #include "kv/node.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -916,9 +917,5 @@ int main(void)
         steps_wanted = (unsigned)strtoul(steps, NULL, 0);
     printf("seed: %" PRIu64 " (KVFS_SEED), steps: %u (KVFS_STEPS)\n", seed_start, steps_wanted);
 
-    SRunner *const runner = srunner_create(node_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(node_suite());
 }

@@ -6,6 +6,7 @@
 #include "support_devices.h"
 #include "support_pages.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -479,9 +480,5 @@ int main(void)
 {
     seed_start = test_env("KVFS_SEED", 1);
     printf("seed: %" PRIu64 " (KVFS_SEED)\n", seed_start);
-    SRunner *const runner = srunner_create(pagemap_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(pagemap_suite());
 }

@@ -10,6 +10,7 @@
 #include "support_devices.h"
 #include "support_pages.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -271,8 +272,7 @@ static void expect_no_leak(struct scene *scene)
     ck_assert_uint_eq(stats_of(scene).dirty, 0);
 }
 
-/* ---- the budget -------------------------------------------------------------------------------
- */
+/* ---- the budget -------------------------------------------------------------- */
 
 START_TEST(ten_times_the_memory_goes_through_the_budget)
 {
@@ -350,8 +350,7 @@ START_TEST(a_scan_leaves_the_pages_that_are_used_in_memory)
 }
 END_TEST
 
-/* ---- two epochs at once
- * -------------------------------------------------------------------------- */
+/* ---- two epochs at once ------------------------------------------------------ */
 
 /* Each time the checkpoint writes, the next epoch changes some pages, makes and frees some. */
 static void disturb(void *context)
@@ -445,8 +444,7 @@ START_TEST(a_writer_that_is_ahead_waits_for_the_checkpoint)
 }
 END_TEST
 
-/* ---- freeing pages
- * ------------------------------------------------------------------------------- */
+/* ---- freeing pages ----------------------------------------------------------- */
 
 START_TEST(a_page_can_be_freed_in_every_state)
 {
@@ -492,8 +490,7 @@ START_TEST(what_no_page_has_is_stale)
 }
 END_TEST
 
-/* ---- reading together
- * ---------------------------------------------------------------------------- */
+/* ---- reading together -------------------------------------------------------- */
 
 START_TEST(a_view_ends_with_the_next_change_of_its_page)
 {
@@ -557,8 +554,7 @@ START_TEST(asking_for_more_pages_than_there_are_frames_does_not_hang)
 }
 END_TEST
 
-/* ---- damage, failures
- * ---------------------------------------------------------------------------- */
+/* ---- damage, failures -------------------------------------------------------- */
 
 START_TEST(a_damaged_page_is_said_and_the_others_can_be_read)
 {
@@ -690,9 +686,5 @@ int main(void)
 {
     seed_start = test_env("KVFS_SEED", 1);
     printf("seed: %" PRIu64 " (KVFS_SEED)\n", seed_start);
-    SRunner *const runner = srunner_create(pager_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(pager_suite());
 }

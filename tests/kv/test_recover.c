@@ -7,6 +7,7 @@
 #include "kv/store.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -295,9 +296,5 @@ int main(void)
     tcase_add_test(recover, replay_needs_no_more_space_than_what_it_repeats);
     tcase_add_test(recover, shared_blobs_are_counted_through_a_replay);
     suite_add_tcase(suite, recover);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -5,6 +5,7 @@
 #include "kv/check_walk.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <pthread.h>
@@ -381,9 +382,5 @@ int main(void)
     tcase_add_test(tests, one_scrub_at_a_time);
     tcase_add_test(tests, beside_writers_and_checkpoints_nothing_is_found_that_is_not_there);
     suite_add_tcase(suite, tests);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return test_run(suite);
 }

@@ -4,6 +4,7 @@
 #include "kv/space.h"
 
 #include "kv/format.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <time.h>
@@ -814,9 +815,5 @@ int main(void)
     tcase_add_test(repair, repair_from_nothing_replaces_both_copies);
     suite_add_tcase(suite, repair);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

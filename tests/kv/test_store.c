@@ -7,6 +7,7 @@
 #include "kv/store.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -129,8 +130,7 @@ START_TEST(the_blobs_of_a_large_value_are_read_together)
 }
 END_TEST
 
-/* ---- without room ------------------------------------------------------------------------------
- */
+/* ---- without room ------------------------------------------------------------ */
 
 START_TEST(a_batch_of_hundreds_fits_into_the_least_image)
 {
@@ -278,8 +278,7 @@ START_TEST(life_goes_on_at_the_edge_of_full)
 }
 END_TEST
 
-/* ---- waiting for each other --------------------------------------------------------------------
- */
+/* ---- waiting for each other -------------------------------------------------- */
 
 struct writer {
     struct kv_store *store;
@@ -337,8 +336,7 @@ START_TEST(an_empty_batch_changes_nothing)
 }
 END_TEST
 
-/* ---- failures before the first change ---------------------------------------------------------
- */
+/* ---- failures before the first change ---------------------------------------- */
 
 START_TEST(a_page_that_can_not_be_had_fails_its_batch_and_no_other)
 {
@@ -383,8 +381,7 @@ START_TEST(a_page_that_can_not_be_had_fails_its_batch_and_no_other)
 }
 END_TEST
 
-/* ---- a device that fails amid threads -----------------------------------------------------------
- */
+/* ---- a device that fails amid threads ---------------------------------------- */
 
 struct crowd {
     struct kv_store *store;
@@ -493,8 +490,7 @@ START_TEST(a_failed_open_closes_what_it_was_given)
 }
 END_TEST
 
-/* ---- sync modes ---------------------------------------------------------------------------------
- */
+/* ---- sync modes -------------------------------------------------------------- */
 
 START_TEST(each_sync_mode_keeps_what_it_promises)
 {
@@ -557,9 +553,5 @@ int main(void)
     tcase_add_test(store, a_failed_open_closes_what_it_was_given);
     tcase_add_test(store, each_sync_mode_keeps_what_it_promises);
     suite_add_tcase(suite, store);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

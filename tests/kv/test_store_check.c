@@ -6,6 +6,7 @@
  */
 #include "kv/check_walk.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -38,14 +39,6 @@ static void note_finding(void *context, enum kv_check_severity severity, const c
     snprintf(findings->words[findings->count++], sizeof findings->words[0], "%s", what);
 }
 
-static size_t count_of(const struct findings *findings, const char *word)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < findings->count; i++)
-        count += strcmp(findings->words[i], word) == 0;
-    return count;
-}
-
 static void check_store(struct kv_store *store, bool repair, struct findings *findings)
 {
     memset(findings, 0, sizeof *findings);
@@ -53,13 +46,6 @@ static void check_store(struct kv_store *store, bool repair, struct findings *fi
         .repair = repair, .read_blobs = true, .report = note_finding, .context = findings};
     ck_assert_int_eq(kv_check(store, &options, &findings->result), 0);
     ck_assert_uint_eq(findings->count, findings->result.repairable + findings->result.damaged);
-}
-
-static void expect_clean(struct kv_store *store)
-{
-    static struct findings findings;
-    check_store(store, false, &findings);
-    ck_assert_msg(findings.count == 0, "%s", findings.words[0]);
 }
 
 /* ---- the image ------------------------------------------------------------------------ */
@@ -70,9 +56,10 @@ static const struct kv_open_options quiet = {
 /* An image, and what was put in it. */
 struct scene {
     struct test_dir dir;
-    struct kv_store *store; /* while it is open */
-    bool lost[KEY_COUNT];   /* keys that may be gone */
-    bool any_blob_lost;     /* likewise the keys of shared blobs */
+    struct kv_store *store;   /* while it is open */
+    bool lost[KEY_COUNT];     /* keys that may be gone */
+    bool any_blob_lost;       /* likewise the keys of shared blobs */
+    struct findings findings; /* of the last look, or repair */
 };
 
 static size_t key_of(unsigned number, char key[24])
@@ -189,6 +176,41 @@ static void free_scene(struct scene *scene)
     free(scene);
 }
 
+/* ---- looking, mending ---------------------------------------------------------------- */
+
+static void look(struct scene *scene)
+{
+    check_store(scene->store, false, &scene->findings);
+}
+
+static void mend(struct scene *scene)
+{
+    check_store(scene->store, true, &scene->findings);
+}
+
+static size_t count_of(const struct scene *scene, const char *word)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < scene->findings.count; i++)
+        count += strcmp(scene->findings.words[i], word) == 0;
+    return count;
+}
+
+/* What was found last is `word`, so many times, and nothing else. */
+static void expect_only(const struct scene *scene, const char *word, size_t count)
+{
+    ck_assert_uint_eq(scene->findings.count, count);
+    ck_assert_uint_eq(count_of(scene, word), count);
+}
+
+/* Looks by itself: what was found last stays known. */
+static void expect_clean(struct scene *scene)
+{
+    static struct findings findings;
+    check_store(scene->store, false, &findings);
+    ck_assert_msg(findings.count == 0, "%s", findings.words[0]);
+}
+
 /* Every key that is there has its value; every one that may not be lost is there. */
 static void expect_keys(struct scene *scene)
 {
@@ -239,23 +261,29 @@ static void expect_all_can_be_deleted(struct scene *scene)
     ck_assert_uint_eq(findings.result.blobs, 0);
 }
 
-/*
- * The store is open and damaged: mend it. It must be clean then, and stay so when it is closed
- * and opened; all that may be asked for must be there.
- */
-static void expect_mended(struct scene *scene, struct findings *findings)
+/* The end of most tests: nothing is wrong with the open store, and it does what it should. */
+static void end_sound(struct scene *scene)
 {
-    check_store(scene->store, true, findings);
-    ck_assert_uint_gt(findings->count, 0);
-    ck_assert_uint_eq(findings->result.repaired, findings->count);
-    expect_clean(scene->store);
-    expect_keys(scene);
-    close_scene(scene);
-    open_scene(scene);
-    expect_clean(scene->store);
+    expect_clean(scene);
     expect_keys(scene);
     expect_all_can_be_deleted(scene);
     close_scene(scene);
+    free_scene(scene);
+}
+
+/*
+ * The store is open and damaged: mend it. It must be clean then, and stay so when it is closed
+ * and opened; all that may be asked for must be there. What was mended stays in the findings.
+ */
+static void expect_mended(struct scene *scene)
+{
+    mend(scene);
+    ck_assert_uint_gt(scene->findings.count, 0);
+    ck_assert_uint_eq(scene->findings.result.repaired, scene->findings.count);
+    expect_clean(scene);
+    expect_keys(scene);
+    close_scene(scene);
+    open_scene(scene);
 }
 
 /* ---- where things lie, and harm ----------------------------------------------------------- */
@@ -398,27 +426,23 @@ static const struct {
 START_TEST(a_sound_store_has_no_findings_and_right_figures)
 {
     struct scene *const scene = make_scene(kinds[_i].node_bytes, kinds[_i].codec);
-    static struct findings findings;
     open_scene(scene);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_eq(findings.count, 0);
+    look(scene);
+    ck_assert_uint_eq(scene->findings.count, 0);
     unsigned shared = 0, holders = 0;
     for (unsigned i = 0; i < BLOB_COUNT; i++) {
         shared += holders_of(i) > 1;
         holders += holders_of(i);
     }
-    ck_assert_uint_eq(findings.result.keys, KEY_COUNT + holders);
-    ck_assert_uint_eq(findings.result.shared_blobs, shared);
-    ck_assert_uint_ge(findings.result.blobs, BLOB_COUNT);
-    ck_assert_uint_gt(findings.result.pages, 2);
+    ck_assert_uint_eq(scene->findings.result.keys, KEY_COUNT + holders);
+    ck_assert_uint_eq(scene->findings.result.shared_blobs, shared);
+    ck_assert_uint_ge(scene->findings.result.blobs, BLOB_COUNT);
+    ck_assert_uint_gt(scene->findings.result.pages, 2);
 
-    check_store(scene->store, true, &findings);
-    ck_assert_uint_eq(findings.count, 0);
-    ck_assert_uint_eq(findings.result.repaired, 0);
-    expect_keys(scene);
-    expect_all_can_be_deleted(scene);
-    close_scene(scene);
-    free_scene(scene);
+    mend(scene);
+    ck_assert_uint_eq(scene->findings.count, 0);
+    ck_assert_uint_eq(scene->findings.result.repaired, 0);
+    end_sound(scene);
 }
 END_TEST
 
@@ -433,7 +457,7 @@ START_TEST(a_store_that_is_read_only_can_be_checked_but_not_mended)
 
     options.read_only = true;
     open_with(scene, &options);
-    expect_clean(scene->store);
+    expect_clean(scene);
     expect_keys(scene);
     struct kv_check_result result;
     const struct kv_check_options repair = {.repair = true};
@@ -449,13 +473,11 @@ START_TEST(a_store_that_is_read_only_can_be_checked_but_not_mended)
 }
 END_TEST
 
-/* ---- damaged pages -----------------------------------------------------------------------------
- */
+/* ---- damaged pages ----------------------------------------------------------- */
 
 START_TEST(a_damaged_leaf_loses_its_keys_and_no_others)
 {
     struct scene *const scene = make_scene(kinds[_i].node_bytes, kinds[_i].codec);
-    static struct findings findings;
     open_scene(scene);
     const uint64_t leaf = page_above(scene->store, KEY_COUNT / 2, 0);
     const uint64_t block = block_of_page(scene->store, leaf);
@@ -464,20 +486,18 @@ START_TEST(a_damaged_leaf_loses_its_keys_and_no_others)
     harm(scene, block, 100);
 
     open_scene(scene);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_eq(findings.count, 1);
-    ck_assert_uint_eq(count_of(&findings, "page-checksum"), 1);
-    ck_assert_uint_eq(findings.result.damaged, 1);
-    expect_mended(scene, &findings);
-    ck_assert_uint_eq(count_of(&findings, "page-checksum"), 1);
-    free_scene(scene);
+    look(scene);
+    expect_only(scene, "page-checksum", 1);
+    ck_assert_uint_eq(scene->findings.result.damaged, 1);
+    expect_mended(scene);
+    ck_assert_uint_eq(count_of(scene, "page-checksum"), 1);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(a_damaged_leaf_of_shared_blobs_leaves_right_counts)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     uint64_t ids[KV_TREE_DEPTH_MAX];
     char key[24];
     open_scene(scene);
@@ -490,16 +510,15 @@ START_TEST(a_damaged_leaf_of_shared_blobs_leaves_right_counts)
     harm(scene, block, 2000);
 
     open_scene(scene);
-    expect_mended(scene, &findings);
-    ck_assert_uint_eq(count_of(&findings, "page-checksum"), 1);
-    free_scene(scene);
+    expect_mended(scene);
+    ck_assert_uint_eq(count_of(scene, "page-checksum"), 1);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(a_damaged_inner_page_loses_no_key)
 {
     struct scene *const scene = make_scene(4096, _i ? KV_CODEC_LZ4 : KV_CODEC_NONE);
-    static struct findings findings;
     open_scene(scene);
     const uint64_t root = scene->store->trees[KV_TREE_KEYS].root;
     const uint64_t inner = page_above(scene->store, KEY_COUNT / 2, 1);
@@ -509,16 +528,15 @@ START_TEST(a_damaged_inner_page_loses_no_key)
     harm(scene, block, 77);
 
     open_scene(scene);
-    expect_mended(scene, &findings);
-    ck_assert_uint_eq(count_of(&findings, "page-checksum"), 1);
-    free_scene(scene);
+    expect_mended(scene);
+    ck_assert_uint_eq(count_of(scene, "page-checksum"), 1);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(damaged_roots_lose_no_key)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     uint64_t blocks[KV_TREE_COUNT];
     open_scene(scene);
     for (unsigned tree = 0; tree < KV_TREE_COUNT; tree++)
@@ -529,9 +547,9 @@ START_TEST(damaged_roots_lose_no_key)
             harm(scene, blocks[tree], 60);
 
     open_scene(scene);
-    expect_mended(scene, &findings);
-    ck_assert_uint_ge(count_of(&findings, "page-checksum"), 1);
-    free_scene(scene);
+    expect_mended(scene);
+    ck_assert_uint_ge(count_of(scene, "page-checksum"), 1);
+    end_sound(scene);
 }
 END_TEST
 
@@ -558,21 +576,19 @@ static void misplace_children(struct kv_store *store, uint64_t inner, bool twice
 START_TEST(pages_in_the_wrong_place_are_found_and_their_keys_kept)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_LZ4);
-    static struct findings findings;
     open_scene(scene);
     misplace_children(scene->store, page_above(scene->store, KEY_COUNT / 2, _i == 1 ? 2 : 1),
                       _i == 2);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_ge(count_of(&findings, _i == 2 ? "page-shared" : "page-fences"), 1);
-    expect_mended(scene, &findings);
-    free_scene(scene);
+    look(scene);
+    ck_assert_uint_ge(count_of(scene, _i == 2 ? "page-shared" : "page-fences"), 1);
+    expect_mended(scene);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(a_page_that_nothing_reaches_is_found_and_forgotten)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     struct kv_page page;
     open_scene(scene);
     struct kv_store *const store = scene->store;
@@ -585,79 +601,69 @@ START_TEST(a_page_that_nothing_reaches_is_found_and_forgotten)
     kv_pager_unpin(store->pager, &page);
     pthread_mutex_unlock(&store->writer);
 
-    check_store(store, false, &findings);
-    ck_assert_uint_eq(findings.count, 1);
-    ck_assert_uint_eq(count_of(&findings, "page-leaked"), 1);
-    check_store(store, true, &findings);
+    look(scene);
+    expect_only(scene, "page-leaked", 1);
+    mend(scene);
     struct kv_disk_ptr ptr;
     ck_assert_int_eq(kv_pagemap_get(store->map, id, &ptr), 0);
     ck_assert_uint_eq(kv_le64_get(ptr.block), 0);
-    expect_clean(store);
-    expect_keys(scene);
-    expect_all_can_be_deleted(scene);
-    close_scene(scene);
-    free_scene(scene);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(what_is_in_memory_replaces_what_is_damaged_on_disk)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     open_scene(scene);
     expect_keys(scene); /* so that the pages are in memory */
     for (unsigned up = 0; up < 3; up++)
         harm(scene, block_of_page(scene->store, page_above(scene->store, 4000, up)), 50);
     harm(scene, map_block(scene->store, 0, 0), 50);
 
-    expect_mended(scene, &findings);
-    ck_assert_uint_eq(count_of(&findings, "map-block"), 1);
-    free_scene(scene);
+    expect_mended(scene);
+    ck_assert_uint_eq(count_of(scene, "map-block"), 1);
+    end_sound(scene);
 }
 END_TEST
 
-/* ---- the page map ------------------------------------------------------------------------------
- */
+/* ---- the page map ------------------------------------------------------------ */
 
 START_TEST(a_damaged_map_block_loses_no_key)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     open_scene(scene);
     const uint64_t block = map_block(scene->store, 0, (uint64_t)_i);
     close_scene(scene);
     harm(scene, block, 5);
 
     open_for_repair(scene);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_eq(count_of(&findings, "map-block"), 1);
-    expect_mended(scene, &findings);
-    ck_assert_uint_eq(count_of(&findings, "map-block"), 1);
-    free_scene(scene);
+    look(scene);
+    ck_assert_uint_eq(count_of(scene, "map-block"), 1);
+    expect_mended(scene);
+    ck_assert_uint_eq(count_of(scene, "map-block"), 1);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(a_map_without_its_root_loses_no_key)
 {
     struct scene *const scene = make_scene(4096, _i ? KV_CODEC_LZ4 : KV_CODEC_NONE);
-    static struct findings findings;
     open_scene(scene);
     const uint64_t block = map_block(scene->store, 1, 0);
     close_scene(scene);
     harm(scene, block, 5);
 
     open_for_repair(scene);
-    expect_mended(scene, &findings);
-    ck_assert_uint_eq(count_of(&findings, "map-block"), 1);
-    ck_assert_uint_eq(findings.result.lost_ranges, 0);
-    ck_assert_uint_eq(findings.result.stale_keys, 0);
-    ck_assert_uint_ge(findings.result.salvaged_keys, KEY_COUNT);
-    free_scene(scene);
+    expect_mended(scene);
+    ck_assert_uint_eq(count_of(scene, "map-block"), 1);
+    ck_assert_uint_eq(scene->findings.result.lost_ranges, 0);
+    ck_assert_uint_eq(scene->findings.result.stale_keys, 0);
+    ck_assert_uint_ge(scene->findings.result.salvaged_keys, KEY_COUNT);
+    end_sound(scene);
 }
 END_TEST
 
-/* ---- bitmaps and superblocks ------------------------------------------------------------------
- */
+/* ---- bitmaps and superblocks ------------------------------------------------- */
 
 /* Both copies of the first group's bitmap. */
 static void harm_bitmaps(const struct scene *scene)
@@ -677,23 +683,20 @@ static void expect_open_fails(const struct scene *scene, int error)
 START_TEST(damaged_bitmaps_are_made_anew)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_LZ4);
-    static struct findings findings;
     harm_bitmaps(scene);
     expect_open_fails(scene, -EBADMSG);
 
     open_for_repair(scene);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_eq(findings.count, 1);
-    ck_assert_uint_eq(count_of(&findings, "bitmap"), 1);
-    expect_mended(scene, &findings);
-    free_scene(scene);
+    look(scene);
+    expect_only(scene, "bitmap", 1);
+    expect_mended(scene);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(damaged_bitmaps_and_an_inner_page_lose_no_key)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_LZ4);
-    static struct findings findings;
     open_scene(scene);
     const uint64_t block = block_of_page(scene->store, page_above(scene->store, 6000, 1));
     close_scene(scene);
@@ -703,33 +706,31 @@ START_TEST(damaged_bitmaps_and_an_inner_page_lose_no_key)
     expect_open_fails(scene, -EBADMSG);
 
     open_for_repair(scene);
-    expect_mended(scene, &findings);
-    ck_assert_uint_eq(count_of(&findings, "bitmap"), 1);
-    free_scene(scene);
+    expect_mended(scene);
+    ck_assert_uint_eq(count_of(scene, "bitmap"), 1);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(a_superblock_that_is_damaged_while_open_is_found_and_written_anew)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     const uint64_t block = _i ? KV_SUPERBLOCK_B_BLOCK : KV_SUPERBLOCK_A_BLOCK;
     open_scene(scene);
     harm(scene, block, 40);
-    check_store(scene->store, true, &findings);
-    ck_assert_uint_eq(findings.count, 1);
-    ck_assert_uint_eq(count_of(&findings, "superblock-copy"), 1);
-    ck_assert_uint_eq(findings.result.repaired, 1);
-    expect_clean(scene->store);
+    mend(scene);
+    expect_only(scene, "superblock-copy", 1);
+    ck_assert_uint_eq(scene->findings.result.repaired, 1);
+    expect_clean(scene);
     close_scene(scene);
 
     /* After a clean close no power cut explains it: opening mends it, the check says so. */
     harm(scene, block, 40);
     open_scene(scene);
-    check_store(scene->store, true, &findings);
-    ck_assert_uint_eq(count_of(&findings, "superblock-copy"), 1);
-    ck_assert_uint_eq(findings.result.repaired, 1);
-    expect_clean(scene->store);
+    mend(scene);
+    ck_assert_uint_eq(count_of(scene, "superblock-copy"), 1);
+    ck_assert_uint_eq(scene->findings.result.repaired, 1);
+    expect_clean(scene);
     expect_keys(scene);
     close_scene(scene);
     struct kv_image_info info;
@@ -742,26 +743,22 @@ END_TEST
 START_TEST(without_superblocks_the_backup_opens_the_image)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     harm(scene, KV_SUPERBLOCK_A_BLOCK, 40);
     harm(scene, KV_SUPERBLOCK_B_BLOCK, 40);
     expect_open_fails(scene, -EBADMSG);
 
     open_for_repair(scene);
-    expect_mended(scene, &findings);
-    ck_assert_uint_eq(count_of(&findings, "superblock-copy"), 1);
-    ck_assert_uint_eq(findings.count, 1);
-    free_scene(scene);
+    expect_mended(scene);
+    expect_only(scene, "superblock-copy", 1);
+    end_sound(scene);
 }
 END_TEST
 
-/* ---- blocks and counts
- * --------------------------------------------------------------------------- */
+/* ---- blocks and counts ------------------------------------------------------- */
 
 START_TEST(blocks_that_belong_to_nothing_are_freed)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     open_scene(scene);
     struct kv_store *const store = scene->store;
     uint64_t block;
@@ -773,27 +770,21 @@ START_TEST(blocks_that_belong_to_nothing_are_freed)
     open_scene(scene);
     struct kv_space_stats before, after;
     kv_space_stats(scene->store->space, &before);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_eq(findings.count, 1);
-    ck_assert_uint_eq(count_of(&findings, "block-leaked"), 1);
-    check_store(scene->store, true, &findings);
+    look(scene);
+    expect_only(scene, "block-leaked", 1);
+    mend(scene);
     kv_space_stats(scene->store->space, &after);
     ck_assert_uint_eq(after.busy_blocks - after.deferred_blocks,
                       before.busy_blocks - before.deferred_blocks - 7);
     close_scene(scene);
     open_scene(scene);
-    expect_clean(scene->store);
-    expect_keys(scene);
-    expect_all_can_be_deleted(scene);
-    close_scene(scene);
-    free_scene(scene);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(blocks_in_use_that_are_marked_free_are_marked)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     open_scene(scene);
     struct kv_store *const store = scene->store;
     const uint64_t block = block_of_page(store, page_above(store, 3000, _i ? 1u : 0u));
@@ -801,11 +792,10 @@ START_TEST(blocks_in_use_that_are_marked_free_are_marked)
     close_scene(scene);
 
     open_scene(scene);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_eq(findings.count, 1);
-    ck_assert_uint_eq(count_of(&findings, "block-unmarked"), 1);
-    expect_mended(scene, &findings);
-    free_scene(scene);
+    look(scene);
+    expect_only(scene, "block-unmarked", 1);
+    expect_mended(scene);
+    end_sound(scene);
 }
 END_TEST
 
@@ -838,7 +828,6 @@ static void set_count(struct kv_store *store, unsigned number, uint64_t count)
 START_TEST(wrong_reference_counts_are_corrected)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_LZ4);
-    static struct findings findings;
     open_scene(scene);
     set_count(scene->store, 0, 2);  /* has one holder, and should not be counted */
     set_count(scene->store, 1, 7);  /* two */
@@ -848,11 +837,10 @@ START_TEST(wrong_reference_counts_are_corrected)
     close_scene(scene);
 
     open_scene(scene);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_eq(findings.count, 5);
-    ck_assert_uint_eq(count_of(&findings, "ref-count"), 5);
-    expect_mended(scene, &findings);
-    free_scene(scene);
+    look(scene);
+    expect_only(scene, "ref-count", 5);
+    expect_mended(scene);
+    end_sound(scene);
 }
 END_TEST
 
@@ -881,30 +869,24 @@ static void forge_ref(struct kv_store *store, unsigned from, unsigned to, uint64
 START_TEST(values_that_refer_to_what_is_not_theirs_are_removed)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     const bool outside = _i == 1;
     open_scene(scene);
     forge_ref(scene->store, 3, 0, outside ? 1ull << 40 : 1);
     scene->any_blob_lost = true;
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_ge(count_of(&findings, outside ? "blob-reference" : "block-shared"), 1);
-    check_store(scene->store, true, &findings);
+    look(scene);
+    ck_assert_uint_ge(count_of(scene, outside ? "blob-reference" : "block-shared"), 1);
+    mend(scene);
     char key[24];
     size_t length;
     const size_t key_len = blob_key(0, 0, key);
     ck_assert_int_eq(kv_get(scene->store, key, key_len, NULL, 0, &length), -ENOENT);
-    expect_clean(scene->store);
-    expect_keys(scene);
-    expect_all_can_be_deleted(scene);
-    close_scene(scene);
-    free_scene(scene);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(a_damaged_blob_is_found_and_its_key_kept)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     char key[24];
     uint8_t value[4 + sizeof(struct kv_blob_ref)];
     size_t length;
@@ -920,10 +902,9 @@ START_TEST(a_damaged_blob_is_found_and_its_key_kept)
     harm(scene, block + 1, 17);
 
     open_scene(scene);
-    check_store(scene->store, true, &findings);
-    ck_assert_uint_eq(findings.count, 1);
-    ck_assert_uint_eq(count_of(&findings, "blob-checksum"), 1);
-    ck_assert_uint_eq(findings.result.repaired, 0);
+    mend(scene);
+    expect_only(scene, "blob-checksum", 1);
+    ck_assert_uint_eq(scene->findings.result.repaired, 0);
     ck_assert_int_eq(kv_get(scene->store, key, key_len, value, sizeof value, &length), 0);
     expect_all_can_be_deleted(scene);
     close_scene(scene);
@@ -931,8 +912,7 @@ START_TEST(a_damaged_blob_is_found_and_its_key_kept)
 }
 END_TEST
 
-/* ---- the log ------------------------------------------------------------------------------------
- */
+/* ---- the log ----------------------------------------------------------------- */
 
 /* The ring block that holds the `ahead`th block of the log. */
 static uint64_t log_block(const struct scene *scene, uint64_t ahead)
@@ -946,38 +926,32 @@ static uint64_t log_block(const struct scene *scene, uint64_t ahead)
 START_TEST(a_log_damaged_before_its_durable_end_ends_there)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     crash_with_log(scene, 1000, 500); /* they are there already: none can be lost */
     harm(scene, log_block(scene, 20), 200);
     expect_open_fails(scene, -EBADMSG);
 
     open_for_repair(scene);
-    check_store(scene->store, false, &findings);
-    ck_assert_uint_eq(findings.count, 1);
-    ck_assert_uint_eq(count_of(&findings, "log-damaged"), 1);
-    check_store(scene->store, true, &findings);
+    look(scene);
+    expect_only(scene, "log-damaged", 1);
+    mend(scene);
     expect_keys(scene);
     close_scene(scene);
     /* What lies in the ring behind the damage must not come back to life. */
     for (unsigned round = 0; round < 3; round++) {
         crash_with_log(scene, 2000 * round, 40 + 100 * round);
         open_scene(scene);
-        expect_clean(scene->store);
+        expect_clean(scene);
         expect_keys(scene);
         kv_abandon(scene->store);
     }
     open_scene(scene);
-    expect_keys(scene);
-    expect_all_can_be_deleted(scene);
-    close_scene(scene);
-    free_scene(scene);
+    end_sound(scene);
 }
 END_TEST
 
 START_TEST(damaged_pages_in_the_way_of_the_log_are_mended_first)
 {
     struct scene *const scene = make_scene(4096, KV_CODEC_NONE);
-    static struct findings findings;
     open_scene(scene);
     const uint64_t leaf = page_above(scene->store, 5000, 0);
     const uint64_t blocks[3] = {block_of_page(scene->store, leaf),
@@ -995,15 +969,11 @@ START_TEST(damaged_pages_in_the_way_of_the_log_are_mended_first)
 
     open_for_repair(scene);
     expect_keys(scene);
-    check_store(scene->store, true, &findings);
-    expect_clean(scene->store);
+    mend(scene);
+    expect_clean(scene);
     close_scene(scene);
     open_scene(scene);
-    expect_clean(scene->store);
-    expect_keys(scene);
-    expect_all_can_be_deleted(scene);
-    close_scene(scene);
-    free_scene(scene);
+    end_sound(scene);
 }
 END_TEST
 
@@ -1034,7 +1004,6 @@ static int note_target(void *context, int level, uint64_t index, const struct kv
 START_TEST(much_damage_at_once_loses_what_it_hit_only)
 {
     static struct targets targets;
-    static struct findings findings;
     struct test_random random = {test_env("KVFS_SEED", 1) + (uint64_t)_i};
     printf("seed: %llu (KVFS_SEED)\n", (unsigned long long)random.state);
     struct scene *const scene =
@@ -1060,8 +1029,8 @@ START_TEST(much_damage_at_once_loses_what_it_hit_only)
         harm(scene, targets.blocks[hits[i]], i); /* twice the same page: not the same bit */
 
     open_for_repair(scene);
-    expect_mended(scene, &findings);
-    free_scene(scene);
+    expect_mended(scene);
+    end_sound(scene);
 }
 END_TEST
 
@@ -1109,9 +1078,5 @@ int main(void)
                         (int)test_env("KVFS_STEPS", 4));
     suite_add_tcase(suite, much);
 
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return test_run(suite);
 }

@@ -7,6 +7,7 @@
 #include "kv/format.h"
 #include "kv/kv.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -944,9 +945,5 @@ static Suite *store_suite(void)
 
 int main(void)
 {
-    SRunner *const runner = srunner_create(store_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(store_suite());
 }

@@ -15,6 +15,7 @@
 #include "support_devices.h"
 #include "support_history.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -206,9 +207,5 @@ int main(void)
     tcase_set_timeout(meanwhile, 0);
     tcase_add_test(meanwhile, a_crash_in_a_checkpoint_keeps_what_was_synced_meanwhile);
     suite_add_tcase(suite, meanwhile);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -5,6 +5,7 @@
 #include "kv/codec.h"
 #include "kv/node.h"
 #include "kv/stored_page.h"
+#include "tests/run.h"
 
 #include <check.h>
 
@@ -213,9 +214,5 @@ int main(void)
     tcase_add_test(tests, a_page_with_any_bit_changed_or_out_of_place_is_not_genuine);
     tcase_add_test(tests, what_begins_otherwise_has_no_length);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

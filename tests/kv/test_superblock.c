@@ -7,6 +7,7 @@
 #include "kv/superblock.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -341,9 +342,5 @@ int main(void)
     tcase_add_test(superblock, no_superblock_passes_with_a_geometry_that_can_not_be);
     tcase_add_test(superblock, random_blocks_are_refused_quietly);
     suite_add_tcase(suite, superblock);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -3,6 +3,7 @@
  */
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 
@@ -361,9 +362,5 @@ int main(void)
     tcase_add_test(tcase, a_failed_write_may_have_done_its_first_blocks_and_is_not_flushed);
     suite_add_tcase(suite, tcase);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -5,6 +5,7 @@
 
 #include "kv/codec.h"
 #include "kv/format.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <pthread.h>
@@ -720,8 +721,7 @@ START_TEST(a_trim_makes_what_was_never_written_durable)
 }
 END_TEST
 
-/* ---- threads and failures ----------------------------------------------------------------------
- */
+/* ---- threads and failures ---------------------------------------------------- */
 
 #define THREADS        4
 #define THREAD_RECORDS 200
@@ -931,9 +931,5 @@ int main(void)
     tcase_add_test(threads, a_failed_write_fails_appends_and_seals_too);
     suite_add_tcase(suite, threads);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -26,7 +26,7 @@ within_percent() {
 
 # The space of a deleted file is back when the kernel has let go of it, which may take a moment.
 expect_available() {
-    local tries=50 now
+    local tries=600 now
     until now=$(available_bytes) && within_percent "$now" "$1" 2 "$1"; do
         tries=$((tries - 1))
         [ "$tries" -gt 0 ] || fail "$1 bytes were free, after the deletion only $now"
@@ -58,8 +58,11 @@ for round in 1 2 3; do
     expect_full "$tmp/dd.err"
     written=$(stat -c %s "$mnt/large")
     say "$written bytes were written"
-    within_percent "$written" "$available" 2 "$available" ||
+    # More than was promised may be there; what was promised has to be.
+    if [ "$written" -lt $((available - available / 100)) ] ||
+        ! within_percent "$written" "$available" 2 "$available"; then
         fail "df: $available could be written, $written could"
+    fi
     limited cmp -n "$written" "$random" "$mnt/large" || fail "what was written is damaged"
     check_old_files
 

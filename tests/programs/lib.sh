@@ -140,7 +140,7 @@ cleanup() {
         ! is_mounted || umount -l "$mnt"
         [ "$status" -ne 0 ] || status=1
     fi
-    if [ -n "$daemon" ] && [ "$(find_daemon)" = "$daemon" ] && ! wait_gone "$daemon" 10; then
+    if [ -n "$daemon" ] && [ "$(find_daemon)" = "$daemon" ] && ! wait_gone "$daemon" 60; then
         echo "the daemon, process $daemon, lived on after its file system" >&2
         kill -9 "$daemon"
         [ "$status" -ne 0 ] || status=1
@@ -211,7 +211,7 @@ remount() {
 kill_daemon() {
     [ "$(find_daemon)" = "$daemon" ] || fail "the daemon is gone already"
     kill -9 "$daemon"
-    wait_gone "$daemon" 30 || fail "process $daemon does not die"
+    wait_gone "$daemon" 60 || fail "process $daemon does not die"
 }
 
 detach_dead() {

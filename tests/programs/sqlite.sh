@@ -18,13 +18,28 @@ for mode in delete wal; do
     bank_make "$mnt/$mode.db" "$mode" "$SQLITE_ACCOUNTS"
 done
 
+# Both have something to lose: however busy the machine is, that comes before the kill.
+await_commits() {
+    local mode job tenths=3000
+    for mode in delete wal; do
+        job=${mode}_job
+        until [ "$(grep -c '^committed' "$tmp/$mode.out" 2>/dev/null)" -ge 3 ]; do
+            kill -0 "${!job}" 2>/dev/null && [ $((tenths -= 1)) -gt 0 ] ||
+                fail "$mode: nothing is committed: $(cat "$tmp/$mode.out.err")"
+            sleep 0.1
+        done
+    done
+}
+
 for ((kill = 1; kill <= SQLITE_KILLS; kill++)); do
+    rm -f "$tmp/delete.out" "$tmp/wal.out"
     for mode in delete wal; do
         start=$(sql "$mnt/$mode.db" 'SELECT coalesce(max(n), 0) FROM step')
         background bank_work "$mnt/$mode.db" "$SQLITE_ACCOUNTS" "$start" "$tmp/$mode.out"
         printf -v "${mode}_start" '%s' "$start"
         printf -v "${mode}_job" '%s' "$job"
     done
+    await_commits
     sleep "$SQLITE_SECONDS"
     kill_daemon
     # shellcheck disable=SC2154 # set by printf -v

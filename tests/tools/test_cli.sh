@@ -349,7 +349,7 @@ if [ "$can_mount" = yes ]; then
 
     mount.kvfs -f image dir >out 2>err &
     daemon=$!
-    for _ in {1..100}; do mountpoint -q dir && break; sleep 0.1; done
+    for _ in {1..600}; do mountpoint -q dir && break; sleep 0.1; done
     mountpoint -q dir || problem "f_stays_in_the_foreground: not mounted: $(cat err)"
     kill -INT "$daemon"
     wait "$daemon" || problem "f_ends_when_interrupted: exit status $?"

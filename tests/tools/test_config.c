@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/run.h"
 #include "tools/config.h"
 
 static char dir[] = "/tmp/kvfs-config-XXXXXX";
@@ -46,6 +47,7 @@ static void assert_same_settings(const struct fs_mount_options *a, const struct 
     ck_assert_int_eq(a->transport, b->transport);
     ck_assert_uint_eq(a->memory_budget_bytes, b->memory_budget_bytes);
     ck_assert_uint_eq(a->hot_percent, b->hot_percent);
+    ck_assert_uint_eq(a->extent_percent, b->extent_percent);
     ck_assert_int_eq(a->buffered_io, b->buffered_io);
     ck_assert_int_eq(a->sync, b->sync);
     ck_assert_uint_eq(a->commit_interval_ms, b->commit_interval_ms);
@@ -192,9 +194,5 @@ int main(void)
     tcase_add_test(tests, a_mistake_in_an_option_is_named);
     suite_add_tcase(suite, tests);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/run.h"
 #include "tools/json.h"
 
 /* What `value` looks like as a string of JSON; to be freed. */
@@ -84,9 +85,5 @@ int main(void)
     tcase_add_test(tests, commas_stand_between_members_only);
     suite_add_tcase(suite, tests);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/run.h"
 #include "tools/options.h"
 
 START_TEST(sizes_count_in_powers_of_1024)
@@ -163,9 +164,5 @@ int main(void)
     tcase_add_test(tests, a_bad_component_is_named);
     suite_add_tcase(suite, tests);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

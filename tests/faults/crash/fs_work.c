@@ -677,8 +677,7 @@ static int set_acl(struct fs_work *work, bool by_default)
     return 0;
 }
 
-/* ---- steps --------------------------------------------------------------------------------------
- */
+/* ---- steps ------------------------------------------------------------------- */
 
 static int change(struct fs_work *work, enum work_op op)
 {

@@ -41,19 +41,19 @@ for ((round = 1; round <= ENDS_ROUNDS; round++)); do
     helper=$(ps -o pid= --ppid "$daemon" | tr -d ' ')
     [ -n "$helper" ] || fail "no helper waits for the daemon's end"
     kill_daemon
-    tenths=100
+    tenths=600
     while is_mounted; do
         [ $((tenths -= 1)) -gt 0 ] || fail "auto_unmount left a dead mount"
         sleep 0.1
     done
     [ "$(find "$mnt" | wc -l)" = 1 ] || fail "the mount point is not empty"
-    wait_gone "$helper" 10 || fail "the helper of auto_unmount lives on"
+    wait_gone "$helper" 60 || fail "the helper of auto_unmount lives on"
     mount_image -o auto_unmount
     [ "$(cat "$mnt/auto")" = auto ] || fail "what was durable before the crash is lost"
     helper=$(ps -o pid= --ppid "$daemon" | tr -d ' ')
     umount "$mnt"
     expect_gone "umount with auto_unmount"
-    wait_gone "$helper" 10 || fail "the helper of auto_unmount lives on after umount"
+    wait_gone "$helper" 60 || fail "the helper of auto_unmount lives on after umount"
 
     mount_image
     kill_daemon

@@ -3,9 +3,11 @@
 # lost, deleting works, a crash then is a crash like any other, and with room on the host writing
 # goes on under the same mount. On tmpfs and on ext4 in a loop device, in a mount namespace.
 set -euo pipefail
+# shellcheck source=tests/programs/lib-root.sh
+source "$(dirname "$0")/../../programs/lib-root.sh"
 if [ -z "${HOST_FULL_DIR-}" ]; then
     # The namespace takes its mounts along when it ends, however that comes.
-    unshare --mount true 2>/dev/null || {
+    own_root "$0" "$@" || {
         echo "SKIP: no mount namespace to be had: run it as root"
         exit 77
     }

@@ -84,9 +84,17 @@ echo new >"$mnt/victim"
 others_are_whole
 expect 0 "$bin/kvfs" scrub "$mnt"
 
+await_scrub() {
+    local tenths=600
+    until getfattr -n system.kvfs.scrub --only-values "$mnt" 2>/dev/null | grep -qx 'state running'; do
+        [ $((tenths -= 1)) -gt 0 ] || fail "no scrub begins: $(cat "$tmp/slow")"
+        sleep 0.1
+    done
+}
+
 say "ending scrubs early"
 background "$bin/kvfs" scrub --rate 0.1 "$mnt" >"$tmp/slow" 2>&1
-sleep 0.5
+await_scrub
 expect 1 "$bin/kvfs" scrub "$mnt"
 grep -q 'running already' "$tmp/out" || fail "two scrubs at once: $(cat "$tmp/out")"
 kill -INT "$job"
@@ -96,7 +104,7 @@ wait "$job" || status=$?
 grep -q 'stopped after' "$tmp/slow" || fail "an interrupted scrub says: $(cat "$tmp/slow")"
 expect 0 "$bin/kvfs" scrub "$mnt"
 background "$bin/kvfs" scrub --rate 0.1 "$mnt" >"$tmp/slow" 2>&1
-sleep 0.5
+await_scrub
 umount_image
 status=0
 wait "$job" || status=$?

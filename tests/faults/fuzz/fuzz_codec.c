@@ -77,10 +77,14 @@ static void read_blob(uint8_t codec, uint64_t block, const struct fuzz_input *st
     KV_ASSERT(raw_bytes <= KV_BLOB_MAX);
     KV_ASSERT(first >= GROUP_FIRST);
     KV_ASSERT(first + count <= DEVICE_BLOCKS);
-    uint8_t *const out = malloc(raw_bytes);
+    uint8_t *const out = kv_device_alloc(raw_bytes); /* the device may write here by itself */
     KV_ASSERT(out);
-    kv_ignore(kv_blobs_read(&blobs, &ref, 0, out, raw_bytes));
-    kv_ignore(kv_blobs_read(&blobs, &ref, raw_bytes / 2, out, raw_bytes - raw_bytes / 2));
+    const size_t half = raw_bytes / 2;
+    const struct kv_blob_part parts[] = {
+        {.ref = ref, .buf = out, .length = raw_bytes},
+        {.ref = ref, .buf = out, .offset = half, .length = raw_bytes - half}};
+    kv_ignore(kv_blobs_read(&blobs, &parts[0], 1));
+    kv_ignore(kv_blobs_read(&blobs, &parts[1], 1));
     kv_ignore(kv_blobs_verify(&blobs, &ref));
     free(out);
 }

@@ -4,6 +4,7 @@
  */
 #include "kv/device.h"
 #include "ring_faults.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -159,9 +160,5 @@ int main(void)
     tcase_add_test(faults, what_is_to_be_written_with_a_flush_is_not_after_one_failed);
     tcase_add_loop_test(faults, a_failed_write_leaves_flushes_alone, 0, 2);
     suite_add_tcase(suite, faults);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -343,8 +343,7 @@ static void try_random(struct place *places, uint64_t seed, uint64_t count, stru
     }
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------
- */
+/* ---- the whole --------------------------------------------------------------- */
 
 static bool is_like_ext4(const char *dir)
 {

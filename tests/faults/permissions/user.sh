@@ -3,9 +3,17 @@
 #
 #   user.sh DIR_OF_THE_PROGRAMS
 #
-# Works in a mount namespace of its own, with a /dev/fuse for everyone and its own fuse.conf.
+# Works in a mount namespace of its own, with a /dev/fuse for everyone and an /etc of
+# its own.
 set -euo pipefail
+# shellcheck source=tests/programs/lib-root.sh
+source "$(dirname "$0")/../../programs/lib-root.sh"
 if [ -z "${KVFS_OWN_NAMESPACE-}" ] && [ "$(id -u)" = 0 ]; then
+    own_root "$0" "$@" || {
+        [ "${KVFS_REQUIRE-}" != 1 ] || exit 1
+        echo "SKIP: no mount namespace is to be had"
+        exit 77
+    }
     export KVFS_OWN_NAMESPACE=1
     exec unshare -m --propagation private bash "$0" "$@"
 fi
@@ -21,7 +29,7 @@ end_user() {
     local status=$1
     trap - ERR
     umount -l "$tmp/mine" 2>/dev/null || true
-    umount -l /etc/fuse.conf /dev/fuse "$tmp/dev" 2>/dev/null || true
+    umount -l /etc /dev/fuse "$tmp/dev" 2>/dev/null || true
     cleanup "$status"
 }
 trap - ERR
@@ -67,9 +75,15 @@ cp "$bin"/{mkfs.kvfs,mount.kvfs,fsck.kvfs,kvfs} "$tmp/bin"
 mount -t tmpfs none "$tmp/dev"
 mknod -m 666 "$tmp/dev/fuse" c 10 229
 mount --bind "$tmp/dev/fuse" /dev/fuse
-echo "# empty" >"$tmp/fuse.conf"
-touch /etc/fuse.conf
-mount --bind "$tmp/fuse.conf" /etc/fuse.conf
+cp -a /etc "$tmp/etc"
+mount --bind "$tmp/etc" /etc
+echo "# empty" >/etc/fuse.conf
+# fusermount3 serves only who has a name, and wants a list of mounts.
+sed -Ei "/^[^:]*:[^:]*:($user|$other):/d" /etc/passwd
+for id in "$user" "$other"; do
+    echo "kvfs-test-$id:x:$id:$id::/:/bin/sh" >>/etc/passwd
+done
+[ -e /etc/mtab ] || ln -s ../proc/self/mounts /etc/mtab
 chown "$user:$user" "$tmp/mine"
 
 say "mounted by root: for others only when asked for"
@@ -138,7 +152,7 @@ for option in suid dev; do
     fi
     check test -z "$(options_of "$mine")"
 done
-echo user_allow_other >"$tmp/fuse.conf"
+echo user_allow_other >/etc/fuse.conf
 check start -o allow_other
 check has_option "$mine" nosuid
 check has_option "$mine" nodev

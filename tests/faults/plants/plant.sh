@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../../.." && pwd)
 bin=$(cd "$1" && pwd)
 shift
-seconds=60
+seconds=240
 # What fails or hangs leaves its files behind: all of it goes with this directory.
 TMPDIR=$(mktemp -d "/tmp/kvfs-plant.XXXXXX")
 trap 'rm -rf "$TMPDIR"' EXIT

@@ -14,6 +14,7 @@
 #include "linear.h"
 #include "support_devices.h"
 #include "support_store.h"
+#include "tests/run.h"
 
 #include <check.h>
 #include <inttypes.h>
@@ -475,9 +476,5 @@ int main(void)
     tcase_add_test(linear, the_judge_tells_random_histories_apart);
     tcase_add_test(linear, histories_of_threads_are_linearizable);
     suite_add_tcase(suite, linear);
-    SRunner *const runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return test_run(suite);
 }

@@ -296,8 +296,7 @@ static void drain(struct harness *harness)
         take_reply(harness);
 }
 
-/* ---- requests ---------------------------------------------------------------------------------
- */
+/* ---- requests ---------------------------------------------------------------- */
 
 static bool is_answered(uint32_t opcode)
 {
@@ -419,8 +418,7 @@ static void forget_all(struct harness *harness)
     harness->tables_emptied++;
 }
 
-/* ---- rounds
- * --------------------------------------------------------------------------------------- */
+/* ---- rounds ------------------------------------------------------------------ */
 
 static void print_finding(void *context, enum kv_check_severity severity, const char *what,
                           const char *text)

@@ -268,8 +268,7 @@ static void compare(struct round *round, struct kv_store *store, const struct to
     }
 }
 
-/* ---- rounds -----------------------------------------------------------------------------------
- */
+/* ---- rounds ------------------------------------------------------------------ */
 
 static void make_image(struct round *round, struct kv_device *device, unsigned node_bytes,
                        enum kv_codec codec)

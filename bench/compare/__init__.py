@@ -1,0 +1,1 @@
+"""What bench/fs-compare is made of."""

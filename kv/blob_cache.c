@@ -1,0 +1,267 @@
+/*
+ * kv/blob_cache.c: the contents of blobs that were read lately.
+ *
+ * Owns       an arena of chunks, which is never given back while the store is open, and who
+ *            uses them: a content is a chain of chunks and goes by the number of its first.
+ * Invariant  a chunk is in the free chain or in one content. A content is in the hash and in the
+ *            queue, or somebody is filling it and nobody else knows of it. One with pins stays
+ *            as it is.
+ * Locks      cache->mutex guards all but the bytes of chunks. These belong to who fills them
+ *            until the content is in the hash, and do not change until nobody pins it.
+ *
+ * Eviction is a clock: the queue is in order of arrival, what was used since goes round once more
+ * (second chance), so that one pass over much data leaves what is used again.
+ */
+#include "kv/blob_cache.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#define CHUNK_BYTES 4096u
+#define NONE        UINT32_MAX
+
+/* One for each chunk; all but `next_chunk` only count for the first of a content. */
+struct content {
+    struct kv_disk_blob_ref ref;
+    uint32_t next_chunk; /* of the content, or of the free chain */
+    uint32_t hash_next;
+    uint32_t newer, older; /* in the queue */
+    uint32_t pins;
+    bool used; /* since the clock passed */
+};
+
+struct kv_blob_cache {
+    pthread_mutex_t mutex;
+    uint8_t *arena;           /* immutable, as are the next three */
+    struct content *contents; /* chunk_count of them */
+    uint32_t *buckets;
+    uint32_t chunk_count, bucket_mask;
+    uint32_t free_chain, free_count;
+    uint32_t newest, oldest, queued;
+    struct kv_blob_cache_stats stats;
+};
+
+static uint32_t chunks_for(const struct kv_disk_blob_ref *ref)
+{
+    return (kv_le32_get(ref->raw_bytes) + CHUNK_BYTES - 1) / CHUNK_BYTES;
+}
+
+static uint8_t *chunk_bytes(const struct kv_blob_cache *cache, uint32_t chunk)
+{
+    return cache->arena + (size_t)chunk * CHUNK_BYTES;
+}
+
+struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max)
+{
+    const uint64_t per_chunk = CHUNK_BYTES + sizeof(struct content) + 2 * sizeof(uint32_t);
+    struct kv_blob_cache *cache = calloc(1, sizeof *cache);
+    if (!cache)
+        return NULL;
+    pthread_mutex_init(&cache->mutex, NULL);
+    cache->chunk_count = (uint32_t)kv_min_u64(bytes_max / per_chunk, NONE / 2);
+    uint32_t buckets = 16;
+    while (buckets < cache->chunk_count)
+        buckets *= 2;
+    cache->bucket_mask = buckets - 1;
+    void *arena = mmap(NULL, ((size_t)cache->chunk_count + 1) * CHUNK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    cache->arena = arena == MAP_FAILED ? NULL : arena;
+    cache->contents = calloc((size_t)cache->chunk_count + 1, sizeof *cache->contents);
+    cache->buckets = malloc(buckets * sizeof *cache->buckets);
+    if (!cache->arena || !cache->contents || !cache->buckets) {
+        kv_blob_cache_free(cache);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < buckets; i++)
+        cache->buckets[i] = NONE;
+    cache->newest = cache->oldest = cache->free_chain = NONE;
+    for (uint32_t i = cache->chunk_count; i-- > 0;) {
+        cache->contents[i].next_chunk = cache->free_chain;
+        cache->free_chain = i;
+    }
+    cache->free_count = cache->chunk_count;
+    return cache;
+}
+
+void kv_blob_cache_free(struct kv_blob_cache *cache)
+{
+    if (!cache)
+        return;
+    if (cache->arena)
+        munmap(cache->arena, ((size_t)cache->chunk_count + 1) * CHUNK_BYTES);
+    free(cache->contents);
+    free(cache->buckets);
+    pthread_mutex_destroy(&cache->mutex);
+    free(cache);
+}
+
+/* ---- hash and queue ------------------------------------------------------------- */
+
+static uint32_t *bucket_of(const struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref)
+{
+    const uint64_t mixed = kv_le64_get(ref->ptr.digest) ^ kv_le64_get(ref->ptr.block);
+    return &cache->buckets[(uint32_t)((mixed * 0x9e3779b97f4a7c15ull) >> 32) & cache->bucket_mask];
+}
+
+static uint32_t find(const struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref)
+{
+    uint32_t at = *bucket_of(cache, ref);
+    while (at != NONE && memcmp(&cache->contents[at].ref, ref, sizeof *ref) != 0)
+        at = cache->contents[at].hash_next;
+    return at;
+}
+
+static void queue_push(struct kv_blob_cache *cache, uint32_t at)
+{
+    struct content *content = &cache->contents[at];
+    content->newer = NONE;
+    content->older = cache->newest;
+    if (cache->newest != NONE)
+        cache->contents[cache->newest].newer = at;
+    else
+        cache->oldest = at;
+    cache->newest = at;
+    cache->queued++;
+}
+
+static uint32_t queue_pop(struct kv_blob_cache *cache)
+{
+    const uint32_t at = cache->oldest;
+    cache->oldest = cache->contents[at].newer;
+    if (cache->oldest != NONE)
+        cache->contents[cache->oldest].older = NONE;
+    else
+        cache->newest = NONE;
+    cache->queued--;
+    return at;
+}
+
+/* The chunks of a content that is in neither hash nor queue are free. */
+static void free_chunks(struct kv_blob_cache *cache, uint32_t first)
+{
+    for (uint32_t at = first, next; at != NONE; at = next) {
+        next = cache->contents[at].next_chunk;
+        cache->contents[at].next_chunk = cache->free_chain;
+        cache->free_chain = at;
+        cache->free_count++;
+    }
+}
+
+static void evict(struct kv_blob_cache *cache, uint32_t at)
+{
+    uint32_t *link = bucket_of(cache, &cache->contents[at].ref);
+    while (*link != at)
+        link = &cache->contents[*link].hash_next;
+    *link = cache->contents[at].hash_next;
+    cache->stats.bytes -= kv_le32_get(cache->contents[at].ref.raw_bytes);
+    free_chunks(cache, at);
+}
+
+/* A chain of `count` chunks, or NONE when what is pinned leaves no room for it. */
+static uint32_t take_chunks(struct kv_blob_cache *cache, uint32_t count)
+{
+    /* Twice round: the first turn may clear marks that the second then finds cleared. */
+    for (uint32_t steps = 2 * cache->queued; cache->free_count < count && steps; steps--) {
+        const uint32_t at = queue_pop(cache);
+        struct content *content = &cache->contents[at];
+        if (content->pins || content->used) {
+            content->used = false;
+            queue_push(cache, at);
+        } else {
+            evict(cache, at);
+        }
+    }
+    if (!count || cache->free_count < count)
+        return NONE;
+    const uint32_t first = cache->free_chain;
+    uint32_t last = first;
+    for (uint32_t i = 1; i < count; i++)
+        last = cache->contents[last].next_chunk;
+    cache->free_chain = cache->contents[last].next_chunk;
+    cache->contents[last].next_chunk = NONE;
+    cache->free_count -= count;
+    return first;
+}
+
+/* ---- bytes ------------------------------------------------------------------------ */
+
+static void copy_out(const struct kv_blob_cache *cache, uint32_t chunk, size_t offset, uint8_t *buf,
+                     size_t length)
+{
+    for (; offset >= CHUNK_BYTES; offset -= CHUNK_BYTES)
+        chunk = cache->contents[chunk].next_chunk;
+    while (length) {
+        const size_t part = kv_min_u64(length, CHUNK_BYTES - offset);
+        memcpy(buf, chunk_bytes(cache, chunk) + offset, part);
+        chunk = cache->contents[chunk].next_chunk;
+        buf += part;
+        length -= part;
+        offset = 0;
+    }
+}
+
+static void copy_in(const struct kv_blob_cache *cache, uint32_t chunk, const uint8_t *content,
+                    size_t length)
+{
+    while (length) {
+        const size_t part = kv_min_u64(length, CHUNK_BYTES);
+        memcpy(chunk_bytes(cache, chunk), content, part);
+        chunk = cache->contents[chunk].next_chunk;
+        content += part;
+        length -= part;
+    }
+}
+
+bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                        size_t offset, void *buf, size_t length)
+{
+    pthread_mutex_lock(&cache->mutex);
+    const uint32_t at = find(cache, ref);
+    if (at != NONE) {
+        cache->contents[at].pins++;
+        cache->contents[at].used = true;
+    }
+    cache->stats.hits += at != NONE;
+    cache->stats.misses += at == NONE;
+    pthread_mutex_unlock(&cache->mutex);
+    if (at == NONE)
+        return false;
+    copy_out(cache, at, offset, buf, length);
+    pthread_mutex_lock(&cache->mutex);
+    cache->contents[at].pins--;
+    pthread_mutex_unlock(&cache->mutex);
+    return true;
+}
+
+void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                        const uint8_t *content)
+{
+    pthread_mutex_lock(&cache->mutex);
+    const uint32_t first = find(cache, ref) == NONE ? take_chunks(cache, chunks_for(ref)) : NONE;
+    pthread_mutex_unlock(&cache->mutex);
+    if (first == NONE)
+        return;
+    copy_in(cache, first, content, kv_le32_get(ref->raw_bytes));
+    pthread_mutex_lock(&cache->mutex);
+    if (find(cache, ref) != NONE) { /* somebody else was faster */
+        free_chunks(cache, first);
+    } else {
+        struct content *const entry = &cache->contents[first];
+        uint32_t *const bucket = bucket_of(cache, ref);
+        entry->ref = *ref;
+        entry->hash_next = *bucket;
+        entry->pins = 0;
+        entry->used = false;
+        *bucket = first;
+        queue_push(cache, first);
+        cache->stats.bytes += kv_le32_get(ref->raw_bytes);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+void kv_blob_cache_stats(struct kv_blob_cache *cache, struct kv_blob_cache_stats *stats)
+{
+    pthread_mutex_lock(&cache->mutex);
+    *stats = cache->stats;
+    pthread_mutex_unlock(&cache->mutex);
+}

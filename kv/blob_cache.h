@@ -1,0 +1,34 @@
+/*
+ * kv/blob_cache.h: the contents of blobs that were read lately, verified and unpacked.
+ *
+ * A blob is the unit of checksum and compression, so the first read of a part of it costs the
+ * whole. What was got that way stays here, in case the other parts are wanted; and so does a small
+ * blob, which costs a read of its own. Who reads large ones whole goes by. A reference names
+ * one content for ever (its epoch and digest are part of it), so nothing here is ever out of date.
+ *
+ * Threads: any; one mutex inside, not held while bytes are copied.
+ */
+#ifndef KV_BLOB_CACHE_H
+#define KV_BLOB_CACHE_H
+
+#include "kv/format.h"
+
+struct kv_blob_cache;
+
+struct kv_blob_cache_stats {
+    uint64_t hits, misses, bytes; /* bytes: of contents that are in memory */
+};
+
+/* All memory it will ever use is bytes_max, taken from the system as it fills. NULL: no memory. */
+struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max);
+void kv_blob_cache_free(struct kv_blob_cache *cache); /* NULL is fine */
+
+/* Copy bytes [offset, offset + length), which lie inside the blob. false: it is not here. */
+bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                        size_t offset, void *buf, size_t length);
+/* Keep a copy of `content`, raw_bytes of the reference long, if there is room to be made. */
+void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                        const uint8_t *content);
+void kv_blob_cache_stats(struct kv_blob_cache *cache, struct kv_blob_cache_stats *stats);
+
+#endif
