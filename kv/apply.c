@@ -48,6 +48,8 @@ static int fault_range(struct kv_store *store, const struct kv_redo *redo, uint6
 static int fault_record(struct kv_store *store, const struct kv_record *record, size_t *op_count,
                         uint64_t *range_pages)
 {
+    struct kv_bytes keys[KV_BTREE_TOGETHER];
+    size_t key_count = 0;
     struct kv_redo redo;
     size_t at = 0;
     int err;
@@ -58,11 +60,17 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
         if (redo.kind == KV_REDO_DEL_RANGE)
             err = fault_range(store, &redo, range_pages);
         else
-            err = kv_btree_fault(&store->trees[KV_TREE_KEYS], redo.key.data, redo.key.length);
+            keys[key_count++] = (struct kv_bytes){redo.key.data, redo.key.length};
+        if (!err && key_count == KV_BTREE_TOGETHER) {
+            err = kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count);
+            key_count = 0;
+        }
         if (err)
             return err;
     }
-    return err == -ENOENT ? 0 : err;
+    if (err != -ENOENT)
+        return err;
+    return kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count);
 }
 
 /*
@@ -134,6 +142,7 @@ struct attempt {
     size_t op_count;
     uint64_t range_pages;
     uint64_t epoch; /* that was open when it was tried */
+    uint64_t done;  /* checkpoints that had ended by then */
     bool want_checkpoint;
 };
 
@@ -157,6 +166,7 @@ static void unprepare(struct kv_store *store, struct attempt *attempt)
 static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t *position)
 {
     attempt->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    attempt->done = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
     int err = atomic_load_explicit(&store->failure, memory_order_acquire) ? -EROFS : 0;
     if (!err && !attempt->ready)
         err = prepare(store, attempt);
@@ -180,6 +190,7 @@ static int try_apply(struct kv_store *store, struct attempt *attempt, uint64_t *
 {
     int err = 0;
     attempt->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
+    attempt->done = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
     /* Pages are read in before the lock is taken, so that others need not wait for it. */
     if (!attempt->late && !attempt->ready)
         err = prepare(store, attempt);
@@ -206,15 +217,16 @@ static int apply_attempt(struct kv_store *store, struct attempt *attempt, uint64
 {
     for (unsigned short_of_space = 0;;) {
         int err = try_apply(store, attempt, position);
-        if (err == -ENOSPC && short_of_space++ < CHECKPOINTS_FOR_SPACE &&
-            checkpoint_may_help(store))
-            err = -EAGAIN;
-        if (err != -EAGAIN)
+        const bool no_space = err == -ENOSPC && short_of_space++ < CHECKPOINTS_FOR_SPACE &&
+                              checkpoint_may_help(store);
+        if (err != -EAGAIN && !no_space)
             return err;
         if (attempt->late || !attempt->ready)
             unprepare(store, attempt);
-        /* Each makes the log empty up to here: this ends as soon as others let us in. */
-        err = kv_store_checkpoint_of(store, attempt->epoch);
+        /* Each makes the log shorter: this ends as soon as others let us in. What is under way
+         * may be enough for that; space only comes from what we have changed since. */
+        err = no_space ? kv_store_checkpoint_of(store, attempt->epoch)
+                       : kv_store_checkpoint_after(store, attempt->done);
         if (err)
             return err;
     }

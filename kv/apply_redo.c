@@ -250,8 +250,10 @@ int kv_store_apply_record(struct kv_store *store, const uint8_t *body, size_t le
     int err = share_all(store, body, length);
     struct kv_redo redo;
     size_t at = 0;
+    kv_btree_begin_puts(&store->trees[KV_TREE_KEYS]);
     while (!err && !(err = kv_record_next(body, length, &at, &redo)))
         err = apply_redo(store, &redo);
+    kv_btree_end_puts(&store->trees[KV_TREE_KEYS]);
     return err == -ENOENT ? 0 : err;
 }
 

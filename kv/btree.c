@@ -1,7 +1,7 @@
 /*
  * kv/btree.c: one ordered tree of keys over the pager.
  *
- * Owns       nothing but a scratch page: the tree is its pages.
+ * Owns       nothing but a scratch page and the writer's path: the tree is its pages.
  * Invariant  every key lies in the one leaf whose fences cover it; all leaves are on level 0;
  *            a child's fences are the keys around its slot in the parent.
  * Locks      none of its own. A change latches every page it touches, parent before child
@@ -19,7 +19,7 @@
 #define MERGE_BELOW_PERCENT 30u
 #define MERGE_UP_TO_PERCENT 80u
 
-struct path {
+struct kv_btree_path {
     struct kv_page pages[KV_TREE_DEPTH_MAX];
     unsigned slots[KV_TREE_DEPTH_MAX]; /* which child was taken, or the leaf's slot */
     unsigned depth;                    /* pages pinned */
@@ -31,13 +31,19 @@ int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_by
     *btree =
         (struct kv_btree){.pager = pager, .node_bytes = node_bytes, .root = root, .tree = tree};
     btree->scratch = malloc(node_bytes);
-    return btree->scratch ? 0 : -ENOMEM;
+    btree->path = calloc(1, sizeof *btree->path);
+    if (btree->scratch && btree->path)
+        return 0;
+    kv_btree_release(btree);
+    return -ENOMEM;
 }
 
 void kv_btree_release(struct kv_btree *btree)
 {
     free(btree->scratch);
+    free(btree->path);
     btree->scratch = NULL;
+    btree->path = NULL;
 }
 
 int kv_btree_create(struct kv_btree *btree)
@@ -221,14 +227,64 @@ int kv_btree_leaf_before(struct kv_btree *btree, struct kv_bytes key, void *copy
 
 /* ---- the writer's path -------------------------------------------------------- */
 
-static void path_release(struct kv_btree *btree, struct path *path)
+static void path_release(struct kv_btree *btree, struct kv_btree_path *path)
 {
     while (path->depth)
         kv_pager_unpin(btree->pager, &path->pages[--path->depth]);
 }
 
+/* Is each page of the path what it must be for its place? */
+static bool path_in_place(const struct kv_btree *btree, const struct kv_btree_path *path)
+{
+    if (!kv_node_is_root(path->pages[0].bytes, btree->node_bytes, btree->tree))
+        return false;
+    for (unsigned depth = 1; depth < path->depth; depth++)
+        if (!kv_node_is_child(path->pages[depth - 1].bytes, btree->node_bytes,
+                              path->slots[depth - 1], path->pages[depth].bytes))
+            return false;
+    return true;
+}
+
+/*
+ * Pin the pages from the root to the leaf that covers `key`, if all are in memory, and unpin what
+ * the path held: one step of the pager for them all. false: one is not there, or not in its
+ * place; then the path holds nothing.
+ */
+static bool path_move(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
+{
+    struct kv_page_view views[KV_TREE_DEPTH_MAX];
+    struct kv_page old[KV_TREE_DEPTH_MAX];
+    const unsigned old_count = path->depth;
+    memcpy(old, path->pages, old_count * sizeof *old);
+    uint64_t page_id = btree->root;
+    unsigned depth = 0;
+    bool found = false;
+    while (depth < KV_TREE_DEPTH_MAX && !found) {
+        struct kv_page_view *view = &views[depth];
+        if (!kv_pager_view_resident(btree->pager, page_id, view))
+            break;
+        depth++;
+        found = kv_node_level_racy(view->bytes) == 0;
+        if (found)
+            kv_node_fetch_leaf(view->bytes);
+        else
+            page_id = kv_node_child_racy(view->bytes, btree->node_bytes, key.data, key.length,
+                                         &path->slots[depth - 1]);
+        if (page_id == UINT64_MAX)
+            break;
+    }
+    path->depth = 0;
+    if (!kv_pager_pin_views(btree->pager, views, found ? depth : 0, path->pages, old, old_count))
+        return false;
+    path->depth = found ? depth : 0;
+    if (!found || path_in_place(btree, path))
+        return found;
+    path_release(btree, path);
+    return false;
+}
+
 /* Pin the pages from the root to the leaf that covers `key`. */
-static int path_descend(struct kv_btree *btree, struct kv_bytes key, struct path *path)
+static int path_descend(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
 {
     path->depth = 0;
     uint64_t page_id = btree->root;
@@ -262,7 +318,7 @@ static int path_descend(struct kv_btree *btree, struct kv_bytes key, struct path
 /* ---- splitting ------------------------------------------------------------------ */
 
 /* The root's content moves into a new page below it: the tree is one level higher. */
-static int grow_root(struct kv_btree *btree, struct path *path)
+static int grow_root(struct kv_btree *btree, struct kv_btree_path *path)
 {
     struct kv_page *root = &path->pages[0];
     struct kv_page child;
@@ -294,7 +350,7 @@ static int grow_root(struct kv_btree *btree, struct path *path)
  * (key.data NULL: not a new key of a leaf). When the parent has no room for one more child,
  * the parent is split instead. Either way the caller descends anew.
  */
-static int split_page(struct kv_btree *btree, struct path *path, unsigned at_depth,
+static int split_page(struct kv_btree *btree, struct kv_btree_path *path, unsigned at_depth,
                       struct kv_bytes key, unsigned slot, size_t cell_bytes)
 {
     if (at_depth == 0)
@@ -359,7 +415,7 @@ static int ready_to_merge(struct kv_btree *btree, struct kv_page *const pages[],
 }
 
 /* A root with one child takes over the child's content. */
-static int shrink_root(struct kv_btree *btree, struct path *path)
+static int shrink_root(struct kv_btree *btree, struct kv_btree_path *path)
 {
     struct kv_page *root = &path->pages[0];
     while (kv_node_level(root->bytes) > 0 && kv_node_count(root->bytes) == 1) {
@@ -413,8 +469,8 @@ static int merge_pages(struct kv_btree *btree, struct kv_page *parent, unsigned 
 }
 
 /* Try to merge the page at `depth` with its neighbour on one side. *merged says whether. */
-static int try_merge(struct kv_btree *btree, struct path *path, unsigned depth, bool with_right,
-                     bool *merged)
+static int try_merge(struct kv_btree *btree, struct kv_btree_path *path, unsigned depth,
+                     bool with_right, bool *merged)
 {
     struct kv_page *page = &path->pages[depth];
     struct kv_page *parent = &path->pages[depth - 1];
@@ -442,7 +498,7 @@ static int try_merge(struct kv_btree *btree, struct path *path, unsigned depth, 
 }
 
 /* After deletions in the leaf of `path`: merge upwards as far as pages are nearly empty. */
-static int merge_upwards(struct kv_btree *btree, struct path *path)
+static int merge_upwards(struct kv_btree *btree, struct kv_btree_path *path)
 {
     for (unsigned depth = path->depth - 1; depth > 0; depth--) {
         const struct kv_page *page = &path->pages[depth];
@@ -463,18 +519,38 @@ static int merge_upwards(struct kv_btree *btree, struct path *path)
 
 /* ---- changes -------------------------------------------------------------------- */
 
+/* The path leads to the leaf that covers `key`: as it is, moved, or as it was loaded. */
+static int path_find(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
+{
+    if (path->depth && kv_node_covers_racy(path->pages[path->depth - 1].bytes, btree->node_bytes,
+                                           key.data, key.length))
+        return 0;
+    return path_move(btree, key, path) ? 0 : path_descend(btree, key, path);
+}
+
+void kv_btree_begin_puts(struct kv_btree *btree)
+{
+    btree->keeps_path = true;
+}
+
+void kv_btree_end_puts(struct kv_btree *btree)
+{
+    btree->keeps_path = false;
+    path_release(btree, btree->path);
+}
+
 int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, struct kv_bytes value,
                  struct kv_btree_drop drop)
 {
     const size_t cell_bytes =
         sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key.length + value.length;
     KV_ASSERT(cell_bytes <= kv_node_cell_limit(btree->node_bytes));
-    struct path path;
+    struct kv_btree_path *path = btree->path;
     for (;;) {
-        int err = path_descend(btree, key, &path);
+        int err = path_find(btree, key, path);
         if (err)
             return err;
-        struct kv_page *leaf = &path.pages[path.depth - 1];
+        struct kv_page *leaf = &path->pages[path->depth - 1];
         bool exact;
         const unsigned slot =
             kv_node_search(leaf->bytes, btree->node_bytes, key.data, key.length, &exact);
@@ -496,9 +572,10 @@ int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, stru
             kv_pager_unlatch(btree->pager, leaf);
         }
         if (!err && !fits)
-            err = split_page(btree, &path, path.depth - 1, exact ? (struct kv_bytes){0} : key, slot,
+            err = split_page(btree, path, path->depth - 1, exact ? (struct kv_bytes){0} : key, slot,
                              cell_bytes);
-        path_release(btree, &path);
+        if (err || !fits || !btree->keeps_path)
+            path_release(btree, path);
         if (err || fits)
             return err;
     }
@@ -506,7 +583,8 @@ int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, stru
 
 int kv_btree_del(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_drop drop)
 {
-    struct path path;
+    struct kv_btree_path path;
+    path_release(btree, btree->path);
     int err = path_descend(btree, key, &path);
     if (err)
         return err;
@@ -537,7 +615,8 @@ out:
 int kv_btree_overwrite(struct kv_btree *btree, struct kv_bytes key, size_t offset,
                        struct kv_bytes bytes)
 {
-    struct path path;
+    struct kv_btree_path path;
+    path_release(btree, btree->path);
     int err = path_descend(btree, key, &path);
     if (err)
         return err;
@@ -576,7 +655,8 @@ static void note_next(const struct kv_btree *btree, const void *leaf, struct kv_
 int kv_btree_del_leaf(struct kv_btree *btree, struct kv_bytes lower, struct kv_bytes upper,
                       struct kv_btree_drop drop, void *next, size_t *next_len, bool *more)
 {
-    struct path path;
+    struct kv_btree_path path;
+    path_release(btree, btree->path);
     int err = path_descend(btree, lower, &path);
     if (err)
         return err;

@@ -14,12 +14,16 @@
 #include "kv/node.h"
 #include "kv/pager.h"
 
+struct kv_btree_path;
+
 struct kv_btree {
     struct kv_pager *pager;
     size_t node_bytes;
-    uint64_t root; /* page id */
-    uint8_t tree;  /* which of the store's trees */
-    void *scratch; /* node_bytes, the writer's */
+    uint64_t root;              /* page id */
+    uint8_t tree;               /* which of the store's trees */
+    void *scratch;              /* node_bytes, the writer's */
+    struct kv_btree_path *path; /* the writer's; between begin_puts and end_puts it stays pinned */
+    bool keeps_path;            /* the writer's */
 };
 
 KV_MUST_CHECK int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_bytes,
@@ -56,6 +60,9 @@ struct kv_btree_lookup {
 void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *lookups, size_t count);
 /* Bring the leaf that covers `key` into memory, with the pages above it. */
 KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len);
+/* The same for up to KV_BTREE_TOGETHER keys; what inserting them reads is asked for, too. */
+KV_MUST_CHECK int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
+                                          size_t count);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);
@@ -75,6 +82,12 @@ struct kv_btree_drop {
 
 /* An error of these means that nothing changed but for splits and merges. The cell must not be
  * larger than kv_node_cell_limit. */
+/*
+ * Between these two, kv_btree_put leaves its path pinned, so that keys which lie side by side need
+ * not go down for each. Nothing may be reserved, and no epoch opened, in between.
+ */
+void kv_btree_begin_puts(struct kv_btree *btree);
+void kv_btree_end_puts(struct kv_btree *btree);
 KV_MUST_CHECK int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind,
                                struct kv_bytes value, struct kv_btree_drop drop);
 KV_MUST_CHECK int kv_btree_del(struct kv_btree *btree, struct kv_bytes key,

@@ -6,37 +6,62 @@
  * the next one reads, so that the waits of all overlap.
  *
  * Locks      none: as kv_btree_get. A descent that meets a change, or anything else that is out
- *            of the ordinary, is left to kv_btree_get_resident, which begins anew.
+ *            of the ordinary, is left to who goes down with one key, and begins anew.
  */
 #include "kv/btree.h"
 
 /* One key on its way. */
 struct descent {
-    struct kv_btree_lookup *lookup;
+    const void *key;
+    size_t key_len;
+    size_t index; /* of the caller's keys */
     struct kv_page_view view;
     uint64_t child;
 };
 
-static void look_up_alone(struct kv_btree *btree, struct kv_btree_lookup *lookup)
+struct flock {
+    struct descent descents[KV_BTREE_TOGETHER];
+    size_t count; /* still together */
+    size_t strays[KV_BTREE_TOGETHER];
+    size_t stray_count;
+};
+
+static void flock_add(struct flock *flock, const void *key, size_t key_len)
 {
-    lookup->result =
-        kv_btree_get_resident(btree, lookup->key, lookup->key_len, lookup->buf, lookup->buf_cap,
-                              &lookup->value_len, &lookup->kind, &lookup->missing);
+    const size_t index = flock->count++;
+    KV_ASSERT(index < KV_BTREE_TOGETHER);
+    flock->descents[index] = (struct descent){.key = key, .key_len = key_len, .index = index};
 }
 
-/* Choose the child of the page in view. false: the bytes can not be used. */
-static bool choose_child(struct kv_btree *btree, struct descent *descent)
+/* Take the step `go` with each; those that can not are strays from here on. */
+static void flock_step(struct kv_btree *btree, struct flock *flock, uint8_t level,
+                       bool (*go)(struct kv_btree *btree, struct descent *descent, uint8_t level))
 {
+    const size_t count = flock->count;
+    flock->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct descent *descent = &flock->descents[i];
+        if (!go(btree, descent, level))
+            flock->strays[flock->stray_count++] = descent->index;
+        else if (flock->count++ != i)
+            flock->descents[flock->count - 1] = *descent;
+    }
+}
+
+/* Choose the child, which is of `level`. false: the bytes can not be used. */
+static bool choose_child(struct kv_btree *btree, struct descent *descent, uint8_t level)
+{
+    (void)level;
     unsigned slot;
-    descent->child = kv_node_child_racy(descent->view.bytes, btree->node_bytes,
-                                        descent->lookup->key, descent->lookup->key_len, &slot);
+    descent->child = kv_node_child_racy(descent->view.bytes, btree->node_bytes, descent->key,
+                                        descent->key_len, &slot);
     if (descent->child == UINT64_MAX || !kv_pager_view_valid(&descent->view))
         return false;
     kv_pager_fetch_bucket(btree->pager, descent->child);
     return true;
 }
 
-/* View the child, of `level`, that was chosen. false: it is not there, or not what it should be. */
+/* View the child that was chosen. false: it is not in memory, or things changed. */
 static bool view_child(struct kv_btree *btree, struct descent *descent, uint8_t level)
 {
     struct kv_page_view below;
@@ -49,36 +74,51 @@ static bool view_child(struct kv_btree *btree, struct descent *descent, uint8_t 
     return true;
 }
 
-/* All of them one level down. Those that can not are looked up alone, and left out. */
-static size_t step_down(struct kv_btree *btree, struct descent *descents, size_t count,
-                        uint8_t level)
+/*
+ * All go to the leaves that cover their keys, whose cells are asked for. A page of the wrong level
+ * gives a stray, or is noticed by who reads the leaf.
+ */
+static void flock_descend(struct kv_btree *btree, struct flock *flock)
 {
-    size_t left = 0;
-    for (size_t i = 0; i < count; i++) {
-        struct descent *descent = &descents[i];
-        if (choose_child(btree, descent))
-            descents[left++] = *descent;
-        else
-            look_up_alone(btree, descent->lookup);
+    struct kv_page_view root;
+    uint8_t level = 0;
+    bool usable = kv_pager_view_resident(btree->pager, btree->root, &root);
+    if (usable) {
+        level = kv_node_level_racy(root.bytes);
+        usable = kv_pager_view_valid(&root) && level < KV_TREE_DEPTH_MAX;
     }
-    for (size_t i = 0; i < left; i++)
-        kv_pager_fetch_frame(btree->pager, descents[i].child);
-    count = left;
-    left = 0;
-    for (size_t i = 0; i < count; i++) {
-        struct descent *descent = &descents[i];
-        if (view_child(btree, descent, level))
-            descents[left++] = *descent;
-        else
-            look_up_alone(btree, descent->lookup);
+    if (!usable) {
+        while (flock->count)
+            flock->strays[flock->stray_count++] = --flock->count;
+        return;
     }
-    return left;
+    for (size_t i = 0; i < flock->count; i++)
+        flock->descents[i].view = root;
+    while (level > 0) {
+        level--;
+        flock_step(btree, flock, level, choose_child);
+        for (size_t i = 0; i < flock->count; i++)
+            kv_pager_fetch_frame(btree->pager, flock->descents[i].child);
+        flock_step(btree, flock, level, view_child);
+    }
+    for (size_t i = 0; i < flock->count; i++)
+        kv_node_fetch_cell_racy(flock->descents[i].view.bytes, btree->node_bytes,
+                                flock->descents[i].key, flock->descents[i].key_len);
+}
+
+/* ---- reading ---------------------------------------------------------------------- */
+
+static void look_up_alone(struct kv_btree *btree, struct kv_btree_lookup *lookup)
+{
+    lookup->result =
+        kv_btree_get_resident(btree, lookup->key, lookup->key_len, lookup->buf, lookup->buf_cap,
+                              &lookup->value_len, &lookup->kind, &lookup->missing);
 }
 
 /* The leaf is in view. */
-static void take_value(struct kv_btree *btree, const struct descent *descent)
+static void take_value(struct kv_btree *btree, const struct descent *descent,
+                       struct kv_btree_lookup *lookup)
 {
-    struct kv_btree_lookup *lookup = descent->lookup;
     const uint8_t *leaf = descent->view.bytes;
     lookup->result =
         kv_node_value_racy(leaf, btree->node_bytes, lookup->key, lookup->key_len, lookup->buf,
@@ -93,27 +133,35 @@ static void take_value(struct kv_btree *btree, const struct descent *descent)
 
 void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *lookups, size_t count)
 {
-    KV_ASSERT(count <= KV_BTREE_TOGETHER);
-    struct kv_page_view root;
-    uint8_t level = 0;
-    bool usable = kv_pager_view_resident(btree->pager, btree->root, &root);
-    if (usable) {
-        level = kv_node_level_racy(root.bytes);
-        usable = kv_pager_view_valid(&root) && level > 0 && level < KV_TREE_DEPTH_MAX;
+    struct flock flock;
+    flock.count = flock.stray_count = 0;
+    for (size_t i = 0; i < count; i++)
+        flock_add(&flock, lookups[i].key, lookups[i].key_len);
+    flock_descend(btree, &flock);
+    for (size_t i = 0; i < flock.count; i++)
+        take_value(btree, &flock.descents[i], &lookups[flock.descents[i].index]);
+    for (size_t i = 0; i < flock.stray_count; i++)
+        look_up_alone(btree, &lookups[flock.strays[i]]);
+}
+
+/* ---- before a change ---------------------------------------------------------------- */
+
+int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys, size_t count)
+{
+    /* One by one there is nothing to overlap, and the writer goes down again soon. */
+    int err = 0;
+    if (count < 4) {
+        for (size_t i = 0; i < count && !err; i++)
+            err = kv_btree_fault(btree, keys[i].data, keys[i].length);
+        return err;
     }
-    if (!usable) {
-        for (size_t i = 0; i < count; i++)
-            look_up_alone(btree, &lookups[i]);
-        return;
-    }
-    struct descent descents[KV_BTREE_TOGETHER];
+    struct flock flock;
+    flock.count = flock.stray_count = 0;
     for (size_t i = 0; i < count; i++)
-        descents[i] = (struct descent){.lookup = &lookups[i], .view = root};
-    while (level > 0)
-        count = step_down(btree, descents, count, --level);
-    for (size_t i = 0; i < count; i++)
-        kv_node_fetch_cell_racy(descents[i].view.bytes, btree->node_bytes, descents[i].lookup->key,
-                                descents[i].lookup->key_len);
-    for (size_t i = 0; i < count; i++)
-        take_value(btree, &descents[i]);
+        flock_add(&flock, keys[i].data, keys[i].length);
+    flock_descend(btree, &flock);
+    /* Who arrived in the wrong place is told so where it is looked at closely: by the writer. */
+    for (size_t i = 0; i < flock.stray_count && !err; i++)
+        err = kv_btree_fault(btree, keys[flock.strays[i]].data, keys[flock.strays[i]].length);
+    return err;
 }

@@ -202,18 +202,44 @@ bool kv_pager_pin_resident(struct kv_pager *pager, uint64_t page_id, struct kv_p
     return resident;
 }
 
-void kv_pager_unpin(struct kv_pager *pager, struct kv_page *page)
+/* With the mutex. */
+static void unpin(struct kv_pager *pager, struct kv_page *page)
 {
     if (!page->bytes)
         return;
-    pthread_mutex_lock(&pager->mutex);
     struct kv_frame *frame = frame_at(pager, page->frame);
     KV_ASSERT(frame->pins > 0);
     frame->pins--;
     if (pager->frame_waiters && !frame->pins)
         pthread_cond_broadcast(&pager->changed);
-    pthread_mutex_unlock(&pager->mutex);
     page->bytes = NULL;
+}
+
+void kv_pager_unpin(struct kv_pager *pager, struct kv_page *page)
+{
+    if (!page->bytes)
+        return;
+    pthread_mutex_lock(&pager->mutex);
+    unpin(pager, page);
+    pthread_mutex_unlock(&pager->mutex);
+}
+
+bool kv_pager_pin_views(struct kv_pager *pager, const struct kv_page_view *views, size_t count,
+                        struct kv_page *pages, struct kv_page *old, size_t old_count)
+{
+    pthread_mutex_lock(&pager->mutex);
+    bool valid = true;
+    for (size_t i = 0; i < count && valid; i++)
+        valid = kv_pager_view_valid(&views[i]);
+    for (size_t i = 0; i < count && valid; i++) {
+        struct kv_frame *frame = frame_at(pager, (uint32_t)(views[i].frame - pager->cache.frames));
+        frame->pins++;
+        fill_page(pager, page_id_of(frame), (uint32_t)(frame - pager->cache.frames), &pages[i]);
+    }
+    for (size_t i = 0; i < old_count; i++)
+        unpin(pager, &old[i]);
+    pthread_mutex_unlock(&pager->mutex);
+    return valid;
 }
 
 void kv_pager_latch(struct kv_pager *pager, const struct kv_page *page)

@@ -83,6 +83,13 @@ KV_MUST_CHECK int kv_pager_pin(struct kv_pager *pager, uint64_t page_id, struct 
 bool kv_pager_pin_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page *page);
 void kv_pager_unpin(struct kv_pager *pager, struct kv_page *page);
 
+/*
+ * Pin `count` pages that are in view, and unpin old[0 .. old_count), in one step. false: some view
+ * holds no more; then none of them is pinned.
+ */
+bool kv_pager_pin_views(struct kv_pager *pager, const struct kv_page_view *views, size_t count,
+                        struct kv_page *pages, struct kv_page *old, size_t old_count);
+
 /* The pinned page will be changed in the open epoch. -ENOSPC. May wait for a checkpoint. */
 KV_MUST_CHECK int kv_pager_dirty(struct kv_pager *pager, const struct kv_page *page);
 void kv_pager_latch(struct kv_pager *pager, const struct kv_page *page);

@@ -20,19 +20,22 @@ static int spend_credit(struct kv_pager *pager)
 
 /*
  * The page is dirty in the closing epoch and not yet claimed: keep its present bytes for the
- * checkpoint. When there are too many shadows, wait until the checkpoint claims the page.
+ * checkpoint. When there are too many shadows, wait until the checkpoint has written some, which
+ * it does first: so the writer goes on at its pace. Without memory wait for the page itself.
  */
 static int shadow_page(struct kv_pager *pager, uint32_t index)
 {
     struct kv_frame *frame = frame_at(pager, index);
     struct shadow *shadow = NULL;
-    if (pager->shadow_count < pager->shadows_max)
-        shadow = malloc(sizeof *shadow + pager->config.node_bytes);
-    if (!shadow) {
-        while ((frame->flags & KV_FRAME_DIRTY) && frame->dirty_epoch != pager->epoch &&
-               !pager->failure)
-            pthread_cond_wait(&pager->changed, &pager->mutex);
-        return pager->failure;
+    for (;;) {
+        if (pager->shadow_count < pager->shadows_max)
+            shadow = malloc(sizeof *shadow + pager->config.node_bytes);
+        if (shadow)
+            break;
+        if (pager->failure || !(frame->flags & KV_FRAME_DIRTY) ||
+            frame->dirty_epoch == pager->epoch)
+            return pager->failure;
+        pthread_cond_wait(&pager->changed, &pager->mutex);
     }
     shadow->page_id = page_id_of(frame);
     shadow->frame = index;

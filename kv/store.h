@@ -115,6 +115,8 @@ KV_MUST_CHECK int kv_store_replay(struct kv_store *store, struct kv_error *error
 KV_MUST_CHECK int kv_store_checkpoint(struct kv_store *store, bool clean, bool always);
 /* A checkpoint of `epoch` or a later one, unless somebody made it meanwhile. */
 KV_MUST_CHECK int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch);
+/* Wait for the checkpoint that is under way; make one if none ends that is not among `done`. */
+KV_MUST_CHECK int kv_store_checkpoint_after(struct kv_store *store, uint64_t done);
 /* Ask the background for a checkpoint; without background, nothing. */
 void kv_store_want_checkpoint(struct kv_store *store);
 

@@ -59,6 +59,18 @@ int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch)
     return err;
 }
 
+int kv_store_checkpoint_after(struct kv_store *store, uint64_t done)
+{
+    pthread_mutex_lock(&store->checkpoint.mutex);
+    int err = 0;
+    if (atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed) == done)
+        err = checkpoint_locked(store, false);
+    else if (kv_store_failure(store))
+        err = -EIO;
+    pthread_mutex_unlock(&store->checkpoint.mutex);
+    return err;
+}
+
 int kv_checkpoint(struct kv_store *store)
 {
     return kv_store_checkpoint(store, false, false);
