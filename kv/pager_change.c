@@ -27,15 +27,15 @@ static int shadow_page(struct kv_pager *pager, uint32_t index)
 {
     struct kv_frame *frame = frame_at(pager, index);
     struct shadow *shadow = NULL;
-    for (;;) {
+    while (!shadow) {
+        if (!(frame->flags & KV_FRAME_DIRTY) || frame->dirty_epoch == pager->epoch)
+            return 0; /* the checkpoint came to it meanwhile */
         if (pager->shadow_count < pager->shadows_max)
             shadow = malloc(sizeof *shadow + pager->config.node_bytes);
-        if (shadow)
-            break;
-        if (pager->failure || !(frame->flags & KV_FRAME_DIRTY) ||
-            frame->dirty_epoch == pager->epoch)
+        if (!shadow && pager->failure)
             return pager->failure;
-        pthread_cond_wait(&pager->changed, &pager->mutex);
+        if (!shadow)
+            pthread_cond_wait(&pager->changed, &pager->mutex);
     }
     shadow->page_id = page_id_of(frame);
     shadow->frame = index;

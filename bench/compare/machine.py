@@ -127,8 +127,11 @@ def commit(tree):
 
 
 def mount_of(directory):
-    """The file system that a directory is on: device, type and options."""
-    text = run(["findmnt", "-n", "-o", "SOURCE,FSTYPE,OPTIONS", "--target", directory])
+    """The file system that a directory is on: device, type and options; in a chroot its type."""
+    try:
+        text = run(["findmnt", "-n", "-o", "SOURCE,FSTYPE,OPTIONS", "--target", directory])
+    except Failed:
+        text = run(["stat", "-f", "-c", "%T", directory])
     return " ".join(text.split())
 
 
