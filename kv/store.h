@@ -52,11 +52,12 @@ struct kv_store {
     void *log_context;
 
     pthread_mutex_t writer;
-    uint8_t *value;                         /* writer; node_bytes, a value being patched */
-    struct kv_blob_ref *dropped;            /* writer; references that the operation gave up */
-    size_t dropped_count, dropped_capacity; /* writer */
-    uint64_t log_since_checkpoint;          /* writer; bytes of records, logged or not */
-    bool changed;                           /* writer; since the last checkpoint's gate */
+    uint8_t *value;                /* writer; node_bytes, a value being patched */
+    struct kv_blob_ref *dropped;   /* writer; references that the operation gave up */
+    size_t dropped_count;          /* writer */
+    size_t dropped_capacity;       /* as many as a leaf can hold */
+    uint64_t log_since_checkpoint; /* writer; bytes of records, logged or not */
+    bool changed;                  /* writer; since the last checkpoint's gate */
 
     _Atomic int failure;        /* sticky; 0 or the negative errno that made the store read-only */
     _Atomic bool host_was_full; /* that was said in the log */
