@@ -31,10 +31,15 @@ struct kv_bytes {
     size_t length;
 };
 
-/* Largest cell (header, whole key, value) that a node takes: a quarter of it. */
+/*
+ * Largest cell (slot, header, whole key, value) that a leaf takes: three of them with the longest
+ * fences, so that a value of a block, with something before it, stays inline in 16 KiB. It never
+ * was less than a quarter of the node, which is more in the smallest one.
+ */
 static inline size_t kv_node_cell_max(size_t node_bytes)
 {
-    return node_bytes / 4;
+    const size_t third = (node_bytes - sizeof(struct kv_disk_node) - 2 * (size_t)KV_KEY_MAX) / 3;
+    return third > node_bytes / 4 ? third : node_bytes / 4;
 }
 /*
  * The most that any cell may take: the references of a value of KV_VALUE_MAX always fit, also
