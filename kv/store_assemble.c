@@ -176,6 +176,7 @@ static void choose_log_bounds(struct kv_store *store, const struct kv_disk_super
     const uint64_t log_bytes = kv_le64_get(sb->log_block_count) * KV_BLOCK_BYTES;
     store->log_checkpoint_bytes =
         kv_min_u64(log_bytes / 3, kv_min_u64(LOG_CHECKPOINT_MAX, budget / 2));
+    store->log_bytes_max = kv_min_u64(log_bytes / 2, LOG_USED_MAX);
 }
 
 int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
