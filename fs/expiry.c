@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <sys/xattr.h>
 
+#include "fs/reaper.h"
+
 #define NS_PER_SECOND UINT64_C(1000000000)
 #define TEXT_MAX      32u /* of a duration */
 
@@ -303,10 +305,8 @@ static int remove_due(struct fs_volume *volume, const struct due *due)
     fs_lock_take(volume->locks, &locks);
     const int err = remove_locked(volume, due, &unused);
     fs_lock_drop(volume->locks, &locks);
-    if (!err && unused && fs_orphan_delete(volume, due->ino))
-        fs_volume_log(volume, KV_LOG_WARNING,
-                      "inode %" PRIu64 " could not be deleted; the next mount will try again",
-                      due->ino);
+    if (!err && unused)
+        fs_reaper_add(volume, due->ino);
     return err;
 }
 

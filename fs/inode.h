@@ -21,8 +21,9 @@ struct fs_volume {
     struct fs_data data;          /* immutable after open */
     struct fs_inode_table *table; /* its own locks */
     struct fs_locks *locks;
-    bool read_only; /* immutable after open */
-    kv_log_fn *log; /* immutable after open */
+    struct fs_reaper *reaper; /* its own locks */
+    bool read_only;           /* immutable after open */
+    kv_log_fn *log;           /* immutable after open */
     void *log_context;
     bool (*keeps_setgid)(uint32_t gid); /* immutable after open */
     bool (*kills_privileges)(void);     /* immutable after open */
@@ -43,6 +44,10 @@ struct fs_item {
     struct fs_key key;
     struct fs_record record;
 };
+
+/* What stands under a key. -ENOENT; -EUCLEAN. The caller holds the inode's lock. */
+KV_MUST_CHECK int fs_record_load(struct fs_volume *volume, const struct fs_key *key,
+                                 struct fs_record *record);
 
 /* Fetch a known inode. The caller holds its lock. -ESTALE; -EUCLEAN it should be there. */
 KV_MUST_CHECK int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item);
@@ -125,9 +130,6 @@ KV_MUST_CHECK int fs_directory_is_empty(struct fs_volume *volume, uint64_t direc
 
 /* A number never used before. */
 KV_MUST_CHECK int fs_ino_allocate(struct fs_volume *volume, uint64_t *ino);
-
-/* Delete an inode without name and references: content in steps, attributes, record. */
-KV_MUST_CHECK int fs_orphan_delete(struct fs_volume *volume, uint64_t ino);
 
 /* How a file's content is to be packed; NULL: as the image says. */
 const struct kv_codec_spec *fs_record_codec(const struct fs_record *record,

@@ -8,7 +8,7 @@
  *            inode a name means is peeked at without locks and checked again under them.
  */
 #include "fs/expiry.h"
-#include "fs/inode.h"
+#include "fs/reaper.h"
 
 int fs_lookup(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
               struct fs_record *record)
@@ -31,13 +31,8 @@ int fs_lookup(struct fs_volume *volume, uint64_t directory, const char *name, si
 
 void fs_forget(struct fs_volume *volume, uint64_t ino, uint64_t count)
 {
-    if (!fs_inode_table_unref(volume->table, ino, count) || volume->read_only)
-        return;
-    const int err = fs_orphan_delete(volume, ino);
-    if (err)
-        fs_volume_log(volume, KV_LOG_WARNING,
-                      "inode %llu could not be deleted (%s); the next mount will try again",
-                      (unsigned long long)ino, strerror(-err));
+    if (fs_inode_table_unref(volume->table, ino, count) && !volume->read_only)
+        fs_reaper_add(volume, ino);
 }
 
 /* ---- creating ----------------------------------------------------------------- */
@@ -124,9 +119,9 @@ static bool expired_is_cleared(struct fs_volume *volume, uint64_t directory, con
     return !cleared;
 }
 
-static int create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
-                  const char *name, size_t name_len, const struct fs_new_node *node,
-                  struct fs_record *record)
+static int create_once(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
+                       const char *name, size_t name_len, const struct fs_new_node *node,
+                       struct fs_record *record)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -180,14 +175,15 @@ int fs_create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t
               struct fs_record *record)
 {
     int err;
-    do {
-        err = create(volume, caller, directory, name, name_len, node, record);
-    } while (err == -EEXIST && expired_is_cleared(volume, directory, name, name_len, &err));
+    do
+        err = create_once(volume, caller, directory, name, name_len, node, record);
+    while ((err == -ENOSPC && fs_reap(volume)) ||
+           (err == -EEXIST && expired_is_cleared(volume, directory, name, name_len, &err)));
     return err;
 }
 
-int fs_create_unnamed(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
-                      uint32_t mode, struct fs_record *record)
+static int create_unnamed_once(struct fs_volume *volume, const struct fs_caller *caller,
+                               uint64_t directory, uint32_t mode, struct fs_record *record)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -225,6 +221,16 @@ out:
     fs_lock_drop(volume->locks, &locks);
 out_change:
     fs_data_change_release(&change);
+    return err;
+}
+
+int fs_create_unnamed(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
+                      uint32_t mode, struct fs_record *record)
+{
+    int err;
+    do
+        err = create_unnamed_once(volume, caller, directory, mode, record);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }
 
@@ -310,11 +316,8 @@ static int remove_name(struct fs_volume *volume, uint64_t directory, const char 
         }
     } while (err == -EAGAIN);
 
-    /* The name is gone whatever becomes of this: what is left is deleted at the next mount. */
-    if (!err && unused && fs_orphan_delete(volume, ino))
-        fs_volume_log(volume, KV_LOG_WARNING,
-                      "inode %llu could not be deleted; the next mount will try again",
-                      (unsigned long long)ino);
+    if (!err && unused)
+        fs_reaper_add(volume, ino);
     return err;
 }
 
@@ -436,7 +439,7 @@ int fs_link(struct fs_volume *volume, uint64_t ino, uint64_t directory, const ch
         fs_lock_take(volume->locks, &locks);
         err = link_locked(volume, ino, home, directory, &entry, record);
         fs_lock_drop(volume->locks, &locks);
-    } while (err == -EAGAIN ||
+    } while (err == -EAGAIN || (err == -ENOSPC && fs_reap(volume)) ||
              (err == -EEXIST && expired_is_cleared(volume, directory, name, name_len, &err)));
     return err;
 }

@@ -8,19 +8,9 @@
  *            are two directories.
  */
 #include "fs/expiry.h"
-#include "fs/inode.h"
+#include "fs/reaper.h"
 
 #define DEPTH_MAX (1u << 18) /* of directories; more is a circle */
-
-static void clear_away(struct fs_volume *volume, uint64_t ino)
-{
-    /* The name has changed hands whatever becomes of this: the next mount would do it too. */
-    const int err = fs_orphan_delete(volume, ino);
-    if (err)
-        fs_volume_log(volume, KV_LOG_WARNING,
-                      "inode %llu could not be deleted (%s); the next mount will try again",
-                      (unsigned long long)ino, strerror(-err));
-}
 
 /* One side of a rename: a name in a directory, and what it means. */
 struct side {
@@ -255,8 +245,9 @@ static int rename_once(struct fs_volume *volume, struct rename *rename, unsigned
     return err;
 }
 
-int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
-              uint64_t new_directory, const char *new_name, size_t new_name_len, unsigned flags)
+static int rename_or_fail(struct fs_volume *volume, uint64_t directory, const char *name,
+                          size_t name_len, uint64_t new_directory, const char *new_name,
+                          size_t new_name_len, unsigned flags)
 {
     if (flags & ~(unsigned)(FS_RENAME_NOREPLACE | FS_RENAME_EXCHANGE) ||
         flags == (FS_RENAME_NOREPLACE | FS_RENAME_EXCHANGE))
@@ -281,7 +272,18 @@ int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, si
     if (moves)
         pthread_mutex_unlock(&volume->rename_mutex);
     if (!err && unused)
-        clear_away(volume, rename.to.ino);
+        fs_reaper_add(volume, rename.to.ino);
+    return err;
+}
+
+int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
+              uint64_t new_directory, const char *new_name, size_t new_name_len, unsigned flags)
+{
+    int err;
+    do
+        err = rename_or_fail(volume, directory, name, name_len, new_directory, new_name,
+                             new_name_len, flags);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }
 
@@ -357,8 +359,8 @@ int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory, const
         fs_lock_take(volume->locks, &locks);
         err = publish_locked(volume, ino, &to, &unused);
         fs_lock_drop(volume->locks, &locks);
-    } while (err == -EAGAIN);
+    } while (err == -EAGAIN || (err == -ENOSPC && fs_reap(volume)));
     if (!err && unused)
-        clear_away(volume, to.ino);
+        fs_reaper_add(volume, to.ino);
     return err;
 }

@@ -145,8 +145,8 @@ static int edit(struct fs_volume *volume, struct fs_data_change *change, struct 
                          request->flags);
 }
 
-static int change_attribute(struct fs_volume *volume, uint64_t ino,
-                            const struct set_request *request)
+static int change_attribute_once(struct fs_volume *volume, uint64_t ino,
+                                 const struct set_request *request)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -167,6 +167,16 @@ static int change_attribute(struct fs_volume *volume, uint64_t ino,
         err = fs_change_apply(volume, &change, request->value ? 0 : KV_APPLY_URGENT);
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);
+    return err;
+}
+
+static int change_attribute(struct fs_volume *volume, uint64_t ino,
+                            const struct set_request *request)
+{
+    int err;
+    do
+        err = change_attribute_once(volume, ino, request);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }
 
