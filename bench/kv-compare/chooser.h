@@ -8,6 +8,7 @@
 #define BENCH_KV_COMPARE_CHOOSER_H
 
 #include "bench/kv-compare/workload.h"
+#include "bench/zipf.h"
 
 struct chooser {
     enum workload_pick pick;
@@ -15,7 +16,7 @@ struct chooser {
     uint64_t seed;
     uint64_t at, step; /* numbers drawn so far, from `at` on by `step` */
     unsigned bits;     /* of record_count, for the shuffle */
-    double zipf_zeta, zipf_alpha, zipf_eta, zipf_half;
+    struct zipf zipf;
 };
 
 /* Thread `thread` of `thread_count` draws its share of what one would draw. */

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "bench/kv-compare/comparison.h"
-#include "bench/kv-compare/machine.h"
 #include "bench/measure.h"
 
 #define TIMEOUT_S_MIN 600u
@@ -291,7 +290,7 @@ static int compare(struct options *options)
     comparison->directory = directory;
     err = find_limit(options);
     if (!err) {
-        machine_describe(report, directory);
+        machine_describe(&report->machine, directory);
         err = comparison_run(comparison);
         report_write_tables(report, stdout);
     }

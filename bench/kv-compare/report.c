@@ -57,18 +57,18 @@ struct text_field {
 };
 
 static const struct text_field texts[] = {
-    {"commit", offsetof(struct report, commit)},
-    {"time", offsetof(struct report, time)},
+    {"commit", offsetof(struct report, machine.commit)},
+    {"time", offsetof(struct report, machine.time)},
     {"options", offsetof(struct report, options)},
     {"memory_limit", offsetof(struct report, memory_limit)},
-    {"processor", offsetof(struct report, processor)},
-    {"kernel", offsetof(struct report, kernel)},
-    {"file_system", offsetof(struct report, file_system)},
+    {"processor", offsetof(struct report, machine.processor)},
+    {"kernel", offsetof(struct report, machine.kernel)},
+    {"file_system", offsetof(struct report, machine.file_system)},
 };
 
 static const struct text_field numbers[] = {
-    {"processors", offsetof(struct report, processor_count)},
-    {"memory_bytes", offsetof(struct report, memory_bytes)},
+    {"processors", offsetof(struct report, machine.processor_count)},
+    {"memory_bytes", offsetof(struct report, machine.memory_bytes)},
     {"rounds", offsetof(struct report, round_count)},
     {"value_bytes", offsetof(struct report, value_bytes)},
     {"large_value_bytes", offsetof(struct report, large_value_bytes)},

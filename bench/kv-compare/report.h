@@ -9,12 +9,13 @@
 #include <stdio.h>
 
 #include "bench/kv-compare/rows.h"
+#include "bench/machine.h"
 
 #define REPORT_ROUNDS_MAX 31u
 #define REPORT_SIZES_MAX  4u
 #define REPORT_ENGINES    (ENGINE_COUNT + 1u)
 #define REPORT_RAW        ENGINE_COUNT /* the bare device, behind the engines */
-#define REPORT_TEXT       200u
+#define REPORT_TEXT       MACHINE_TEXT
 
 /* One engine in one row at one size. */
 struct figure {
@@ -34,11 +35,11 @@ struct size_report {
 };
 
 struct report {
-    char processor[REPORT_TEXT], kernel[REPORT_TEXT], file_system[REPORT_TEXT];
-    char commit[REPORT_TEXT], time[REPORT_TEXT], options[REPORT_TEXT];
+    struct machine machine;
+    char options[REPORT_TEXT];
     char memory_limit[REPORT_TEXT];           /* how memory was limited; empty: it was not */
     char versions[ENGINE_COUNT][REPORT_TEXT]; /* empty: not built in */
-    uint64_t memory_bytes, processor_count, round_count, value_bytes, large_value_bytes;
+    uint64_t round_count, value_bytes, large_value_bytes;
     uint64_t seconds_ms; /* of each row that runs for a time */
     unsigned size_count;
     struct size_report *sizes[REPORT_SIZES_MAX]; /* owned */

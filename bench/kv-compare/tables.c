@@ -407,13 +407,14 @@ static void write_failures(const struct size_report *size, FILE *out)
 static void write_head(const struct report *report, FILE *out)
 {
     char memory[CELL];
-    put_bytes(memory, (double)report->memory_bytes);
+    put_bytes(memory, (double)report->machine.memory_bytes);
     fprintf(out,
             "%s, commit %s, options `%s`\n\n%llu × %s, %s, Linux %s, %s; %llu rounds; keys of %u "
             "bytes, values of %llu and %llu\n\n",
-            report->time, report->commit, report->options,
-            (unsigned long long)report->processor_count, report->processor, memory, report->kernel,
-            report->file_system, (unsigned long long)report->round_count, ENGINE_KEY_BYTES,
+            report->machine.time, report->machine.commit, report->options,
+            (unsigned long long)report->machine.processor_count, report->machine.processor, memory,
+            report->machine.kernel, report->machine.file_system,
+            (unsigned long long)report->round_count, ENGINE_KEY_BYTES,
             (unsigned long long)report->value_bytes, (unsigned long long)report->large_value_bytes);
     for (unsigned i = 0; i < ENGINE_COUNT; i++) {
         const struct engine_kind *kind = engine_at(i);

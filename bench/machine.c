@@ -1,5 +1,7 @@
-/* bench/kv-compare/machine.c: see machine.h. */
-#include "bench/kv-compare/machine.h"
+/* bench/machine.c: see machine.h. */
+#include "bench/machine.h"
+
+#include "bench/measure.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -8,10 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
-static void describe_processor(struct report *report)
+static void describe_processor(struct machine *machine)
 {
-    report->processor_count = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
-    report->memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    machine->processor_count = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
+    machine->memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     FILE *in = fopen("/proc/cpuinfo", "re");
     if (!in)
         return;
@@ -20,7 +22,7 @@ static void describe_processor(struct report *report)
         const char *colon = strchr(line, ':');
         if (strncmp(line, "model name", 10) == 0 && colon) {
             line[strcspn(line, "\n")] = '\0';
-            (void)snprintf(report->processor, REPORT_TEXT, "%s", colon + 2); /* enough of it */
+            (void)snprintf(machine->processor, MACHINE_TEXT, "%s", colon + 2); /* enough of it */
             break;
         }
     }
@@ -28,7 +30,7 @@ static void describe_processor(struct report *report)
 }
 
 /* The type of the file system with this device number. */
-static void describe_file_system(struct report *report, const char *directory)
+static void describe_file_system(struct machine *machine, const char *directory)
 {
     struct stat info;
     FILE *in = stat(directory, &info) ? NULL : fopen("/proc/self/mountinfo", "re");
@@ -43,7 +45,7 @@ static void describe_file_system(struct report *report, const char *directory)
             device_major != major(info.st_dev) || device_minor != minor(info.st_dev) ||
             sscanf(rest, " - %63s %127s", type, source) != 2)
             continue;
-        (void)snprintf(report->file_system, REPORT_TEXT, "%s on %s", type, source); /* fits */
+        (void)snprintf(machine->file_system, MACHINE_TEXT, "%s on %s", type, source); /* fits */
         break;
     }
     (void)fclose(in); /* only read */
@@ -65,27 +67,46 @@ static void first_word(const char *command, char *word, size_t word_cap)
         word[0] = '\0';
 }
 
-static void describe_commit(struct report *report)
+static void describe_commit(struct machine *machine)
 {
     char commit[64], change[64];
-    first_word("git -C '" KV_COMPARE_SOURCE "' rev-parse --short=12 HEAD 2>/dev/null", commit,
+    first_word("git -C '" BENCH_SOURCE "' rev-parse --short=12 HEAD 2>/dev/null", commit,
                sizeof commit);
-    first_word("git -C '" KV_COMPARE_SOURCE "' diff --name-only HEAD 2>/dev/null", change,
+    first_word("git -C '" BENCH_SOURCE "' diff --name-only HEAD 2>/dev/null", change,
                sizeof change);
-    (void)snprintf(report->commit, REPORT_TEXT, "%s%s", commit[0] ? commit : "unknown",
+    (void)snprintf(machine->commit, MACHINE_TEXT, "%s%s", commit[0] ? commit : "unknown",
                    change[0] ? ", changed" : ""); /* fits */
 }
 
-void machine_describe(struct report *report, const char *directory)
+void machine_describe(struct machine *machine, const char *directory)
 {
-    describe_processor(report);
-    describe_file_system(report, directory);
-    describe_commit(report);
+    describe_processor(machine);
+    describe_file_system(machine, directory);
+    describe_commit(machine);
     struct utsname system;
     if (!uname(&system))
-        (void)snprintf(report->kernel, REPORT_TEXT, "%s", system.release); /* fits */
+        (void)snprintf(machine->kernel, MACHINE_TEXT, "%s", system.release); /* fits */
     const time_t now = time(NULL);
     struct tm utc;
     if (gmtime_r(&now, &utc))
-        (void)strftime(report->time, REPORT_TEXT, "%Y-%m-%dT%H:%M:%SZ", &utc); /* fits */
+        (void)strftime(machine->time, MACHINE_TEXT, "%Y-%m-%dT%H:%M:%SZ", &utc); /* fits */
+}
+
+void machine_print_json(FILE *out, const struct machine *machine)
+{
+    const struct {
+        const char *name, *text;
+    } texts[] = {{"time", machine->time},
+                 {"commit", machine->commit},
+                 {"kernel", machine->kernel},
+                 {"file_system", machine->file_system},
+                 {"processor", machine->processor}};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        (void)fprintf(out, "\"%s\":", texts[i].name);
+        measure_print_json_string(out, texts[i].text);
+        (void)fputc(',', out);
+    }
+    (void)fprintf(out, "\"processors\":%llu,\"memory_bytes\":%llu",
+                  (unsigned long long)machine->processor_count,
+                  (unsigned long long)machine->memory_bytes);
 }
