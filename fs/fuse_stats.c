@@ -30,6 +30,9 @@ static void add_store(struct fs_text *text, const struct kv_stats *stats)
         {"page_evictions", stats->page_evictions},
         {"page_writes", stats->page_writes},
         {"page_write_bytes", stats->page_write_bytes},
+        {"pages_packed", stats->pages_packed},
+        {"pages_repacked", stats->pages_repacked},
+        {"pages_unpackable", stats->pages_unpackable},
         {"blob_reads", stats->blob_reads},
         {"blob_hits", stats->blob_hits},
         {"blob_misses", stats->blob_misses},
@@ -55,10 +58,22 @@ static void add_store(struct fs_text *text, const struct kv_stats *stats)
         {"scrub_findings", stats->scrub_findings},
         {"scrub_finished_ns", stats->scrub_finished_ns},
     };
+    static const char *const tiers[KV_TIER_COUNT] = {"hot", "warm", "cold", "frozen"};
     fs_text_add(text, "{\"direct_io\": %s", stats->direct_io ? "true" : "false");
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
         fs_text_add(text, ", \"%s\": %llu", figures[i].name, (unsigned long long)figures[i].value);
-    fs_text_add(text, "}");
+    for (unsigned tier = 0; tier < KV_TIER_COUNT; tier++) {
+        const struct kv_tier_stats *of = &stats->tiers[tier];
+        fs_text_add(text, "%s\"%s\": {\"bytes\": %llu, \"bytes_max\": %llu, \"pages\": %llu",
+                    tier ? ", " : ", \"tiers\": {", tiers[tier], (unsigned long long)of->bytes,
+                    (unsigned long long)of->bytes_max, (unsigned long long)of->pages);
+        fs_text_add(text,
+                    ", \"hits\": %llu, \"promotions\": %llu, \"evictions\": %llu, "
+                    "\"ghost_hits\": %llu}",
+                    (unsigned long long)of->hits, (unsigned long long)of->promotions,
+                    (unsigned long long)of->evictions, (unsigned long long)of->ghost_hits);
+    }
+    fs_text_add(text, "}}");
 }
 
 size_t fs_fuse_stats_json(struct fs_fuse *fuse, char *out, size_t cap)

@@ -114,7 +114,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .sync = options->sync,
         .memory_budget_bytes = options->memory_budget_bytes,
         .commit_interval_ms = options->commit_interval_ms,
-        .hot_percent = options->hot_percent,
+        .tiers = options->tiers,
         .blob_percent = options->extent_percent,
         .buffered_io = options->buffered_io,
         .no_background = true, /* see fs_mount_serve */

@@ -24,7 +24,7 @@ struct fs_mount_options {
     enum kv_sync_mode sync;
     uint32_t commit_interval_ms;  /* 0: the store's default */
     uint64_t memory_budget_bytes; /* 0: the store's default */
-    uint32_t hot_percent;         /* 0: the store's default */
+    struct kv_tiers tiers;        /* all 0: the store's defaults */
     uint32_t extent_percent;      /* of the budget, for extents read lately: 0..75 */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
     unsigned threads;             /* most that serve requests at once, 0 = 10 */

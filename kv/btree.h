@@ -5,8 +5,8 @@
  * page changed under them (optimistic lock coupling); the one writer pins its path. Nodes
  * split upwards from a full leaf, and merge below 30 %.
  *
- * Threads: kv_btree_get, _get_resident, _fault, _leaf_at, _leaf_before: any. All others: the
- * writer.
+ * Threads: kv_btree_get, _get_resident, _fault, _leaf_at, _leaf_before, _leaves_ahead: any. All
+ * others: the writer.
  */
 #ifndef KV_BTREE_H
 #define KV_BTREE_H
@@ -70,6 +70,25 @@ KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size
  * is node_bytes more of the caller's. -ENOENT: nothing can be below. */
 KV_MUST_CHECK int kv_btree_leaf_before(struct kv_btree *btree, struct kv_bytes key, void *copy,
                                        void *scratch);
+
+/* Leaves that lie side by side. */
+struct kv_btree_ahead {
+    unsigned max; /* how many to tell of, at most KV_PAGES_AT_ONCE */
+    /* out */
+    unsigned count;
+    uint64_t page_ids[KV_PAGES_AT_ONCE];
+    uint8_t next[KV_KEY_MAX]; /* `more`: where to go on */
+    size_t next_len;
+    bool more;
+};
+/*
+ * The leaves that cover [lower, upper) in order, as far as one page above them tells; upper.length
+ * 0: no end. `scratch`: node_bytes of the caller's. A hint: they may be gone at once. None, when
+ * the root is a leaf.
+ */
+KV_MUST_CHECK int kv_btree_leaves_ahead(struct kv_btree *btree, struct kv_bytes lower,
+                                        struct kv_bytes upper, void *scratch,
+                                        struct kv_btree_ahead *ahead);
 
 /* ---- writing ------------------------------------------------------------------ */
 

@@ -1,13 +1,20 @@
 /*
  * kv/cursor.c: walking the keys in order, over private copies of leaves.
  *
- * Owns       one copied leaf, the bounds, the last large value that was read.
+ * Owns       one copied leaf, the bounds, the last large value that was read, how many leaves were
+ *            read ahead.
  * Invariant  slot lies in the copy, and its key in [lower, upper), or the cursor is on none.
  *            Moving past the copy's edge continues at the fence that stood there, so a key
  *            that stays in the tree is met exactly once, whatever splits and merges happen.
  * Locks      none.
  */
 #include "kv/store.h"
+
+/* A cursor that has passed some leaves in order reads the next ones together, more and more. */
+#define AHEAD_AFTER 2u
+#define AHEAD_MIN   4u
+#define AHEAD_MAX   32u
+#define AHEAD_PART  8u /* and no more than such a part of what hot and warm can hold */
 
 struct kv_cursor {
     struct kv_store *store;
@@ -19,6 +26,8 @@ struct kv_cursor {
     uint8_t key[KV_KEY_MAX]; /* the key that the cursor is on */
     size_t lower_len, upper_len;
     uint8_t lower[KV_KEY_MAX], upper[KV_KEY_MAX]; /* lengths 0: unbounded */
+    unsigned leaves_in_order;                     /* that it passed, one after the other */
+    unsigned leaves_ahead;                        /* of those to come, that were read ahead */
     bool has_large;                               /* the next two are the present key's */
     uint8_t *large;
     size_t large_len;
@@ -152,9 +161,39 @@ static int seek_backward(struct kv_cursor *cursor, struct kv_bytes key)
     }
 }
 
+/*
+ * The leaf that begins at `low` comes next, after others in order. Nothing depends on this: an
+ * error will be met again by who wants the leaf.
+ */
+static void read_ahead(struct kv_cursor *cursor, struct kv_bytes low)
+{
+    struct kv_store *const store = cursor->store;
+    if (cursor->leaves_ahead) {
+        cursor->leaves_ahead--;
+        return;
+    }
+    if (++cursor->leaves_in_order < AHEAD_AFTER)
+        return;
+    const uint64_t room = kv_pager_page_room(store->pager) / AHEAD_PART;
+    const uint64_t window = kv_min_u64(AHEAD_MAX, AHEAD_MIN * cursor->leaves_in_order / 2);
+    struct kv_btree_ahead ahead = {.max = (unsigned)kv_min_u64(window, room)};
+    const struct kv_bytes upper = {.data = cursor->upper, .length = cursor->upper_len};
+    if (kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], low, upper, cursor->scratch, &ahead))
+        return;
+    kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
+    cursor->leaves_ahead = ahead.count ? ahead.count - 1 : 0;
+    cursor->leaves_in_order += ahead.count;
+}
+
+static void end_order(struct kv_cursor *cursor)
+{
+    cursor->leaves_in_order = cursor->leaves_ahead = 0;
+}
+
 int kv_cursor_first(struct kv_cursor *cursor)
 {
     leave_key(cursor);
+    end_order(cursor);
     return seek_forward(cursor, cursor->lower, cursor->lower_len);
 }
 
@@ -170,6 +209,7 @@ int kv_cursor_seek(struct kv_cursor *cursor, const void *key, size_t key_len)
     if (key_len > KV_KEY_MAX)
         return -EINVAL;
     leave_key(cursor);
+    end_order(cursor);
     if (kv_key_compare(key, key_len, cursor->lower, cursor->lower_len) < 0)
         return seek_forward(cursor, cursor->lower, cursor->lower_len);
     return seek_forward(cursor, key, key_len);
@@ -194,7 +234,10 @@ int kv_cursor_next(struct kv_cursor *cursor)
     if (slot < kv_node_count(cursor->leaf))
         return arrive(cursor, slot);
     const struct kv_bytes high = kv_node_high(cursor->leaf, cursor->store->node_bytes);
-    return high.data ? seek_forward(cursor, high.data, high.length) : -ENOENT;
+    if (!high.data)
+        return -ENOENT;
+    read_ahead(cursor, high);
+    return seek_forward(cursor, high.data, high.length);
 }
 
 int kv_cursor_prev(struct kv_cursor *cursor)

@@ -104,12 +104,29 @@ enum kv_check_severity { KV_CHECK_NOTE, KV_CHECK_REPAIRABLE, KV_CHECK_DAMAGE };
 typedef void kv_check_report_fn(void *context, enum kv_check_severity severity, const char *what,
                                 const char *text);
 
+/*
+ * The tiers of memory for pages. Hot and warm are pages as they are used; cold and frozen are pages
+ * that left warm, packed: as they lie on the device or by lz4, and by zstd.
+ */
+enum kv_tier { KV_TIER_HOT, KV_TIER_WARM, KV_TIER_COLD, KV_TIER_FROZEN, KV_TIER_COUNT };
+
+/*
+ * What each tier may take of the memory for pages, in relation to the others: 10, 20, 30, 40 and
+ * 1, 2, 3, 4 are the same. All 0: the defaults. Hot or warm must have some, cold and frozen may
+ * have none. What cold and frozen do not use (nothing has left yet, or it does not pack) is hot's
+ * and warm's.
+ */
+struct kv_tiers {
+    uint32_t ratio[KV_TIER_COUNT]; /* each 0..KV_TIER_RATIO_MAX */
+};
+#define KV_TIER_RATIO_MAX 10000u
+
 struct kv_open_options {
     bool read_only; /* nothing is written; a log that needs replay is replayed in memory */
     enum kv_sync_mode sync;
     uint64_t memory_budget_bytes; /* 0 = 256 MiB; the least is 8 MiB */
     uint32_t commit_interval_ms;  /* 0 = 1000 */
-    uint32_t hot_percent;         /* of the frames; 0 = 33 */
+    struct kv_tiers tiers;        /* of what the budget has for pages */
     uint32_t blob_percent; /* of the budget, for blobs that were read lately: 0..75; 0 = none */
     bool buffered_io;      /* host page cache instead of O_DIRECT */
     bool no_background;    /* no threads yet, or ever: then the caller checkpoints and syncs */
@@ -356,7 +373,48 @@ KV_MUST_CHECK int kv_checkpoint(struct kv_store *store);
 /* 0, or the negative errno of the failure that turned the store read-only. */
 int kv_store_failure(struct kv_store *store);
 
+/* ---- memory ------------------------------------------------------------- */
+
+/*
+ * Bring the keys of [lower, upper) into memory, in order, with many reads at the same time. Large
+ * values and blobs are not read. What was brought in stays as long as anything that was used once.
+ *
+ * lower/upper  borrowed for the call; length 0: unbounded.
+ * bytes_max    of pages, whether they were in memory or not; 0, or more than that: half of what
+ *              hot and warm have for sure.
+ * bytes_read   out, may be NULL: of pages that were looked at.
+ *
+ * Returns 0, also when the range has more than that; -EINVAL a key length out of range. Threads:
+ * any.
+ */
+KV_MUST_CHECK int kv_prefetch(struct kv_store *store, const void *lower, size_t lower_len,
+                              const void *upper, size_t upper_len, uint64_t bytes_max,
+                              uint64_t *bytes_read);
+
+/*
+ * Change what the tiers may take. What is over its share then leaves as others need the memory.
+ * Returns 0; -EINVAL: neither hot nor warm has any, or a ratio is above KV_TIER_RATIO_MAX.
+ * Threads: any.
+ */
+KV_MUST_CHECK int kv_set_tiers(struct kv_store *store, const struct kv_tiers *tiers);
+
 /* ---- figures ------------------------------------------------------------ */
+
+/*
+ * A page that is not in hot or warm is looked for in cold and frozen, then read. ghost_hits tell
+ * what a larger share would have been good for: pages that were read from the device, or unpacked,
+ * and had left lately; those of hot and warm are told together with warm, of cold and frozen with
+ * frozen.
+ */
+struct kv_tier_stats {
+    uint64_t bytes;      /* of memory that it takes now */
+    uint64_t bytes_max;  /* that it may take, as long as others use theirs */
+    uint64_t pages;      /* in it */
+    uint64_t hits;       /* uses of pages that were found in it */
+    uint64_t promotions; /* pages that came up into it because they were used */
+    uint64_t evictions;  /* pages that left it downwards */
+    uint64_t ghost_hits;
+};
 
 struct kv_stats {
     uint64_t total_bytes;     /* that keys and blobs can take */
@@ -367,6 +425,9 @@ struct kv_stats {
     uint64_t memory_budget_bytes, memory_used_bytes;
     uint64_t frames_total, frames_hot, frames_warm, frames_dirty;
     uint64_t page_hits, page_misses, page_evictions, page_writes, page_write_bytes;
+    struct kv_tier_stats tiers[KV_TIER_COUNT];
+    uint64_t pages_packed, pages_repacked; /* by the background: for cold, for frozen */
+    uint64_t pages_unpackable;             /* that gain too little from it */
     uint64_t blob_reads, blob_read_bytes, blob_writes, blob_write_bytes; /* of the device */
     uint64_t blob_hits, blob_misses, blob_cached_bytes; /* of what blob_percent is for */
     uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;

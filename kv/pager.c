@@ -19,6 +19,22 @@
 
 /* ---- open, close ---------------------------------------------------------------- */
 
+/* Shadowed frames can not leave, so they may not be most of the frames. */
+static void limit_shadows(struct kv_pager *pager)
+{
+    pager->shadows_max = kv_min_u64(SHADOWS_BYTES_MAX / pager->config.node_bytes,
+                                    kv_cache_frames_min(&pager->cache) / 4);
+}
+
+void kv_pager_set_tiers(struct kv_pager *pager, const struct kv_tiers *tiers)
+{
+    pthread_mutex_lock(&pager->mutex);
+    kv_cache_set_tiers(&pager->cache, tiers);
+    limit_shadows(pager);
+    pthread_cond_broadcast(&pager->changed); /* who waits for a shadow may have it now */
+    pthread_mutex_unlock(&pager->mutex);
+}
+
 int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
 {
     struct kv_pager *pager = calloc(1, sizeof *pager);
@@ -27,7 +43,7 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
     pager->config = *config;
     pager->epoch = config->epoch;
     int err =
-        kv_cache_init(&pager->cache, config->budget_bytes, config->node_bytes, config->hot_percent);
+        kv_cache_init(&pager->cache, config->budget_bytes, config->node_bytes, &config->tiers);
     if (err)
         goto out_pager;
     pager->checkpoint = kv_pager_batch_new(config->node_bytes);
@@ -45,9 +61,7 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
         atomic_init(&pager->cache.frames[i].version, 1);
     for (unsigned i = 0; i < 2; i++)
         pager->dirty[i].head = pager->dirty[i].tail = KV_FRAME_NONE;
-    /* Shadowed frames can not leave, so they may not be most of the frames. */
-    pager->shadows_max =
-        kv_min_u64(SHADOWS_BYTES_MAX / config->node_bytes, pager->cache.frame_count / 4);
+    limit_shadows(pager);
     *out = pager;
     return 0;
 
@@ -96,8 +110,10 @@ static bool view_frame(struct kv_pager *pager, uint32_t index, uint64_t page_id,
 
 static void count_hit(struct kv_pager *pager, uint32_t index)
 {
-    kv_cache_touch_racy(frame_at(pager, index));
-    kv_counter_add(&pager->hits, 1);
+    struct kv_frame *frame = frame_at(pager, index);
+    const bool hot = atomic_load_explicit(&frame->tier, memory_order_relaxed) == KV_TIER_HOT;
+    kv_cache_touch_racy(frame);
+    kv_counter_add(&pager->hits[hot ? KV_TIER_HOT : KV_TIER_WARM], 1);
 }
 
 /* *index: where the page was, or KV_FRAME_NONE. */
@@ -256,23 +272,55 @@ void kv_pager_unlatch(struct kv_pager *pager, const struct kv_page *page)
     KV_ASSERT(!(atomic_load_explicit(&frame->version, memory_order_relaxed) & 1));
 }
 
+uint64_t kv_pager_page_room(struct kv_pager *pager)
+{
+    pthread_mutex_lock(&pager->mutex);
+    const uint64_t room = kv_cache_frames_min(&pager->cache);
+    pthread_mutex_unlock(&pager->mutex);
+    return room;
+}
+
 /* ---- figures -------------------------------------------------------------------- */
+
+/* What the tiers hold, and what happened in them. */
+static void stats_of_tiers(const struct kv_pager *pager, struct kv_tier_stats *tiers)
+{
+    const struct kv_cache *const cache = &pager->cache;
+    const uint64_t frame_cost = cache->frame_bytes + KV_CACHE_FRAME_COST;
+    const uint64_t cold_max = cache->cold_chunks_max * (uint64_t)KV_CHUNK_BYTES;
+    const uint64_t slabs_max = cache->slabs_max * (uint64_t)cache->frame_bytes;
+    const uint64_t frames_max = kv_cache_frames_min(cache) * frame_cost;
+    memcpy(tiers, cache->counts, sizeof cache->counts);
+    for (enum kv_tier tier = 0; tier < KV_TIER_COUNT; tier++)
+        tiers[tier].pages = cache->queues[tier].count;
+    for (enum kv_tier tier = KV_TIER_HOT; tier <= KV_TIER_WARM; tier++) {
+        tiers[tier].bytes = cache->queues[tier].count * frame_cost;
+        tiers[tier].hits = kv_counter_sum(&pager->hits[tier]);
+    }
+    tiers[KV_TIER_HOT].bytes_max = frames_max * cache->hot_percent / 100;
+    tiers[KV_TIER_WARM].bytes_max = frames_max - tiers[KV_TIER_HOT].bytes_max;
+    for (enum kv_tier tier = KV_TIER_COLD; tier <= KV_TIER_FROZEN; tier++)
+        tiers[tier].bytes = cache->chunks[tier] * (uint64_t)KV_CHUNK_BYTES;
+    tiers[KV_TIER_COLD].bytes_max = cold_max;
+    tiers[KV_TIER_FROZEN].bytes_max = slabs_max - cold_max;
+}
 
 void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats)
 {
     pthread_mutex_lock(&pager->mutex);
     *stats = (struct kv_pager_stats){
         .frames = pager->cache.frame_count,
-        .hot = pager->cache.queues[KV_TIER_HOT].count,
-        .warm = pager->cache.queues[KV_TIER_WARM].count,
         .dirty = dirty_count(pager),
-        .hits = kv_counter_sum(&pager->hits),
         .misses = pager->misses,
         .evictions = pager->cache.evictions,
         .writes = pager->writes,
         .write_bytes = pager->write_bytes,
-        .memory_bytes = (pager->cache.frame_count - pager->cache.queues[KV_TIER_FREE].count) *
-                        (uint64_t)(pager->config.node_bytes + sizeof(struct kv_frame)),
+        .packed = pager->packed,
+        .repacked = pager->repacked,
+        .unpackable = pager->unpackable,
+        .memory_bytes = (pager->cache.frame_count - pager->cache.queues[KV_QUEUE_FREE].count) *
+                        (uint64_t)(pager->config.node_bytes + KV_CACHE_FRAME_COST),
     };
+    stats_of_tiers(pager, stats->tiers);
     pthread_mutex_unlock(&pager->mutex);
 }

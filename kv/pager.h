@@ -28,7 +28,7 @@ struct kv_pager_config {
     struct kv_buffers *buffers;
     size_t node_bytes;
     uint64_t budget_bytes;
-    unsigned hot_percent;
+    struct kv_tiers tiers;
     struct kv_codec_spec codec;
     uint64_t image_id; /* kv_superblock_log_id */
     uint64_t epoch;    /* the first open one */
@@ -41,6 +41,9 @@ struct kv_pager_config {
 
 KV_MUST_CHECK int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **pager);
 void kv_pager_close(struct kv_pager *pager); /* writes nothing */
+
+/* Valid ratios (kv_tiers_valid). Takes effect as pages come and go. */
+void kv_pager_set_tiers(struct kv_pager *pager, const struct kv_tiers *tiers);
 
 /* ---- readers -------------------------------------------------------------- */
 
@@ -66,6 +69,8 @@ void kv_pager_fetch_frame(const struct kv_pager *pager, uint64_t page_id);
  * not be had is left out, and whoever asks for it will hear why.
  */
 void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
+/* How many pages there is room for in hot and warm, whatever else memory is used for. */
+uint64_t kv_pager_page_room(struct kv_pager *pager);
 /* Did nothing change since kv_pager_view? Only then is what was read true. */
 bool kv_pager_view_valid(const struct kv_page_view *view);
 
@@ -124,10 +129,19 @@ KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch);
  */
 KV_MUST_CHECK int kv_pager_help(struct kv_pager *pager, unsigned percent);
 
+/*
+ * What no request should wait for: pack pages that will leave warm soon, pack frozen ones closer.
+ * About pages_max of each at most. Returns how many were worked on; 0: there is nothing to do. One
+ * thread at a time.
+ */
+size_t kv_pager_pack_some(struct kv_pager *pager, size_t pages_max);
+
 struct kv_pager_stats {
-    uint64_t frames, hot, warm, dirty;
-    uint64_t hits, misses, evictions, writes, write_bytes;
+    uint64_t frames, dirty;
+    uint64_t misses, evictions, writes, write_bytes;
+    uint64_t packed, repacked, unpackable;
     uint64_t memory_bytes;
+    struct kv_tier_stats tiers[KV_TIER_COUNT];
 };
 void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats);
 

@@ -59,8 +59,10 @@ int kv_pager_dirty(struct kv_pager *pager, const struct kv_page *page)
         err = shadow_page(pager, page->frame);
     if (!err && !(frame->flags & KV_FRAME_DIRTY)) {
         err = spend_credit(pager);
-        if (!err)
+        if (!err) {
             dirty_link(pager, page->frame, pager->epoch);
+            kv_cache_drop_packed(&pager->cache, page->id);
+        }
     }
     pthread_mutex_unlock(&pager->mutex);
     pager->changes += !err;

@@ -24,6 +24,7 @@
 #include <pthread.h>
 
 #define WRITE_BATCH_MAX 256u /* pages */
+#define DIRTY_PERCENT   75u  /* of the frames; more are written out */
 
 struct shadow {
     struct shadow *next;
@@ -43,6 +44,7 @@ struct claim {
     uint32_t frame;
     uint64_t page_id, epoch, order;
     struct shadow *shadow; /* its bytes, or NULL: the frame's */
+    uint8_t *stored;       /* the page as it is written */
     uint64_t block;        /* where it goes */
     uint32_t block_count;
     uint64_t old_block, old_epoch; /* where and since when its version before lies */
@@ -59,6 +61,12 @@ struct write_batch {
     struct kv_io ios[WRITE_BATCH_MAX];
 };
 
+/* Of kv_pager_pack_some. */
+struct packer {
+    unsigned saved_permille; /* by packing frozen pages closer, of late */
+    unsigned skipped;        /* frozen pages since one was tried, while that saves little */
+};
+
 struct kv_pager {
     pthread_mutex_t mutex;
     pthread_cond_t changed; /* a load or a write ended, or a frame can leave */
@@ -69,17 +77,19 @@ struct kv_pager {
     uint64_t closing_count;     /* mutex; pages of epoch - 1 that it had to write, at the gate */
     struct shadow *shadows;     /* mutex; all of epoch - 1 */
     size_t shadow_count;        /* mutex */
-    size_t shadows_max;         /* immutable */
+    size_t shadows_max;         /* mutex */
     uint64_t credit;            /* mutex; clusters reserved, not yet used by a dirty page */
-    struct write_batch *checkpoint;       /* whoever runs kv_pager_write_epoch */
-    struct write_batch *early;            /* whoever set early_busy: to make room, or to help */
-    bool early_busy;                      /* mutex */
-    unsigned frame_waiters;               /* mutex */
-    int failure;                          /* mutex; sticky: a write failed */
-    uint64_t order;                       /* mutex; pages claimed so far */
-    uint64_t changes;                     /* the writer's */
-    uint64_t misses, writes, write_bytes; /* mutex */
-    struct kv_counter hits;
+    struct write_batch *checkpoint;        /* whoever runs kv_pager_write_epoch */
+    struct write_batch *early;             /* whoever set early_busy: to make room, or to help */
+    bool early_busy;                       /* mutex */
+    unsigned frame_waiters;                /* mutex */
+    int failure;                           /* mutex; sticky: a write failed */
+    uint64_t order;                        /* mutex; pages claimed so far */
+    uint64_t changes;                      /* the writer's */
+    uint64_t misses, writes, write_bytes;  /* mutex */
+    uint64_t packed, repacked, unpackable; /* mutex */
+    struct packer packer;                  /* whoever runs kv_pager_pack_some */
+    struct kv_counter hits[2];             /* of KV_TIER_HOT and KV_TIER_WARM */
 };
 
 static inline struct kv_frame *frame_at(struct kv_pager *pager, uint32_t index)
@@ -169,6 +179,15 @@ static inline uint64_t dirty_count(const struct kv_pager *pager)
 KV_MUST_CHECK int kv_pager_fault(struct kv_pager *pager, uint64_t page_id, uint32_t *index,
                                  bool *loaded);
 
+/* ---- packed pages (pager_pack.c) ---------------------------------------------------- */
+
+/*
+ * Keep a page as it was just read or written, if it is packed so and memory is short. Takes no page
+ * out of its frame that is pinned. false: packing it gains too little.
+ */
+bool kv_pager_keep_stored(struct kv_pager *pager, uint64_t page_id, const struct kv_disk_ptr *ptr,
+                          const void *stored);
+
 /* ---- making room (pager_room.c) ---------------------------------------------------- */
 
 /*
@@ -183,6 +202,11 @@ uint32_t kv_pager_take_frame(struct kv_pager *pager, uint32_t *dirty, uint32_t d
  */
 KV_MUST_CHECK int kv_pager_obtain_frame(struct kv_pager *pager, uint32_t *index, bool *released);
 void kv_pager_give_back_frame(struct kv_pager *pager, uint32_t index);
+/* Are so many frames dirty that some should be written out? */
+static inline bool too_many_dirty(const struct kv_pager *pager, uint32_t frames)
+{
+    return dirty_count(pager) > (uint64_t)frames * DIRTY_PERCENT / 100;
+}
 /*
  * Keep some frames clean, so that readers seldom wait for writes, and that there is something
  * to read with when nothing can be written any more. May release the mutex meanwhile.

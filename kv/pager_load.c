@@ -19,10 +19,24 @@ struct load {
     uint64_t page_id;
     uint8_t *out;    /* node_bytes */
     uint32_t frame;  /* of fault and prefetch: `out` are its bytes */
-    uint8_t *stored; /* what is read: `out` itself, or a buffer of node_bytes */
+    uint8_t *stored; /* what is read: `out` itself, or a buffer of node_bytes; NULL: none yet */
     struct kv_disk_ptr ptr;
+    bool in_memory; /* `stored` holds the page, as the next says */
+    struct kv_packed packed;
     int err;
 };
+
+static bool has_buffer(const struct load *load)
+{
+    return load->stored && load->stored != load->out;
+}
+
+static void release_buffer(struct kv_pager *pager, struct load *load)
+{
+    if (has_buffer(load))
+        kv_buffers_give(pager->config.buffers, load->stored, pager->config.node_bytes);
+    load->stored = NULL;
+}
 
 /* Check the pointer and fill in the request. After an error there is nothing to end. */
 static int begin_load(struct kv_pager *pager, struct load *load, struct kv_io *io)
@@ -35,7 +49,10 @@ static int begin_load(struct kv_pager *pager, struct load *load, struct kv_io *i
         !kv_space_contains(pager->config.space, block, block_count))
         return -EUCLEAN;
     const bool in_place = length == node_bytes && load->ptr.codec == KV_CODEC_NONE;
-    load->stored = in_place ? load->out : kv_buffers_take(pager->config.buffers, node_bytes);
+    if (in_place)
+        release_buffer(pager, load);
+    if (!load->stored)
+        load->stored = in_place ? load->out : kv_buffers_take(pager->config.buffers, node_bytes);
     if (!load->stored)
         return -ENOMEM;
     *io = (struct kv_io){.kind = KV_IO_READ,
@@ -59,9 +76,22 @@ static int end_load(struct kv_pager *pager, struct load *load, int io_err)
     if (!err)
         err = kv_stored_page_unpack(load->stored, length, load->ptr.codec, load->page_id,
                                     kv_le64_get(load->ptr.birth_epoch), load->out, node_bytes);
-    if (load->stored != load->out)
-        kv_buffers_give(pager->config.buffers, load->stored, node_bytes);
     return err;
+}
+
+/*
+ * The page is in memory, packed: verify and unpack, as if it had been read. false: it is not the
+ * version that the page map names, or memory went wrong; then it is read.
+ */
+static bool load_from_memory(struct kv_pager *pager, const struct load *load)
+{
+    const struct kv_packed *const packed = &load->packed;
+    const uint64_t epoch = kv_le64_get(load->ptr.birth_epoch);
+    const uint64_t seed = kv_digest_seed(load->page_id, epoch);
+    return !memcmp(&load->ptr, &packed->ptr, sizeof load->ptr) &&
+           kv_digest(load->stored, packed->length, seed) == packed->digest &&
+           !kv_stored_page_unpack(load->stored, packed->length, packed->codec, load->page_id, epoch,
+                                  load->out, pager->config.node_bytes);
 }
 
 int kv_pager_read_stored(struct kv_pager *pager, uint64_t page_id, const struct kv_disk_ptr *ptr,
@@ -69,10 +99,11 @@ int kv_pager_read_stored(struct kv_pager *pager, uint64_t page_id, const struct 
 {
     struct load load = {.page_id = page_id, .out = out, .ptr = *ptr};
     struct kv_io io;
-    const int err = begin_load(pager, &load, &io);
-    if (err)
-        return err;
-    return end_load(pager, &load, kv_device_submit(pager->config.device, &io, 1, false));
+    int err = begin_load(pager, &load, &io);
+    if (!err)
+        err = end_load(pager, &load, kv_device_submit(pager->config.device, &io, 1, false));
+    release_buffer(pager, &load);
+    return err;
 }
 
 static int find_place(struct kv_pager *pager, struct load *load)
@@ -83,7 +114,10 @@ static int find_place(struct kv_pager *pager, struct load *load)
     return kv_le64_get(load->ptr.block) ? 0 : -ESTALE;
 }
 
-/* Read and verify pages, all with one submission. Without the mutex. */
+/*
+ * Verify pages that are in memory, read and verify the others with one submission. Buffers stay
+ * with the loads. Without the mutex.
+ */
 static void read_loads(struct kv_pager *pager, struct load *loads, size_t count)
 {
     struct kv_io ios[PREFETCH_MAX] = {{.result = 0}};
@@ -92,6 +126,10 @@ static void read_loads(struct kv_pager *pager, struct load *loads, size_t count)
     for (size_t i = 0; i < count; i++) {
         struct load *load = &loads[i];
         load->err = find_place(pager, load);
+        if (!load->err && load->in_memory)
+            load->in_memory = load_from_memory(pager, load);
+        if (load->in_memory)
+            continue;
         if (!load->err)
             load->err = begin_load(pager, load, &ios[io_count]);
         if (!load->err)
@@ -101,7 +139,7 @@ static void read_loads(struct kv_pager *pager, struct load *loads, size_t count)
         kv_ignore(kv_device_submit(pager->config.device, ios, io_count, false));
     for (size_t i = 0, at = 0; i < count; i++) {
         struct load *load = &loads[i];
-        if (!load->err)
+        if (!load->err && !load->in_memory)
             load->err = end_load(pager, load, ios[at++].result);
     }
 }
@@ -124,8 +162,21 @@ void kv_pager_read_many(struct kv_pager *pager, struct kv_page_read *reads, size
     for (size_t i = 0; i < count; i++)
         loads[i] = (struct load){.page_id = reads[i].page_id, .out = reads[i].out};
     read_loads(pager, loads, count);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         reads[i].err = loads[i].err;
+        release_buffer(pager, &loads[i]);
+    }
+}
+
+/* Look for the page among the packed ones. */
+static void find_packed(struct kv_pager *pager, struct load *load)
+{
+    if (!kv_cache_has_packed(&pager->cache, load->page_id))
+        return;
+    load->stored = kv_buffers_take(pager->config.buffers, pager->config.node_bytes);
+    if (load->stored)
+        load->in_memory =
+            kv_cache_copy_packed(&pager->cache, load->page_id, &load->packed, load->stored);
 }
 
 /* Put the page that will be loaded into a frame. With the mutex, as finish_load. */
@@ -135,13 +186,16 @@ static void start_load(struct kv_pager *pager, uint64_t page_id, uint32_t index,
         .page_id = page_id, .out = kv_cache_bytes(&pager->cache, index), .frame = index};
     frame_at(pager, index)->flags = KV_FRAME_LOADING;
     kv_cache_insert(&pager->cache, index, page_id);
-    pager->misses++;
+    find_packed(pager, load);
 }
 
-static void finish_load(struct kv_pager *pager, const struct load *load)
+static void finish_load(struct kv_pager *pager, struct load *load)
 {
     struct kv_frame *frame = frame_at(pager, load->frame);
     frame->flags = 0;
+    pager->misses += !load->in_memory;
+    if (!load->in_memory) /* what was packed of it, if anything, was of no use */
+        kv_cache_drop_packed(&pager->cache, load->page_id);
     if (load->err) {
         kv_cache_remove(&pager->cache, load->frame);
     } else {
@@ -149,7 +203,13 @@ static void finish_load(struct kv_pager *pager, const struct load *load)
         frame->stored_bytes = kv_le32_get(load->ptr.length_bytes);
         frame->stored_epoch = kv_le64_get(load->ptr.birth_epoch);
         version_advance(frame); /* even: readable */
+        frame->pins++;          /* or making room for the packed page could take this frame */
+        if (!load->in_memory)
+            frame->unpackable =
+                !kv_pager_keep_stored(pager, load->page_id, &load->ptr, load->stored);
+        frame->pins--;
     }
+    release_buffer(pager, load);
     pthread_cond_broadcast(&pager->changed);
 }
 
@@ -203,6 +263,9 @@ static size_t start_loads(struct kv_pager *pager, const uint64_t *page_ids, size
         if (index == KV_FRAME_NONE)
             break;
         start_load(pager, page_ids[i], index, &loads[load_count++]);
+        /* Who asked for it will come once more: only then it is used. */
+        atomic_store_explicit(&frame_at(pager, index)->referenced, KV_FRAME_AHEAD,
+                              memory_order_relaxed);
     }
     return load_count;
 }

@@ -8,8 +8,6 @@
  */
 #include "kv/pager_frames.h"
 
-#define DIRTY_PERCENT 75u /* of the frames; more are written out */
-
 /* Wait until something changes; a frame is wanted. */
 static void wait_for_frame(struct kv_pager *pager)
 {
@@ -43,6 +41,8 @@ uint32_t kv_pager_take_frame(struct kv_pager *pager, uint32_t *dirty, uint32_t d
                              uint32_t *dirty_count)
 {
     *dirty_count = 0;
+    if (!pager->cache.queues[KV_QUEUE_FREE].count && kv_cache_has_spare_slab(&pager->cache))
+        kv_cache_free_slab(&pager->cache);
     const uint32_t index = kv_cache_take_free(&pager->cache);
     if (index != KV_FRAME_NONE)
         return index;
@@ -101,7 +101,9 @@ static uint32_t find_oldest(struct kv_pager *pager, uint32_t *dirty, uint32_t di
         for (uint32_t index = list->tail; index != KV_FRAME_NONE && found < dirty_max;
              index = frame_at(pager, index)->dirty_prev) {
             const struct kv_frame *frame = frame_at(pager, index);
-            if (can_clean(frame) && (turn >= 2 || frame->tier != KV_TIER_HOT))
+            const bool hot =
+                atomic_load_explicit(&frame->tier, memory_order_relaxed) == KV_TIER_HOT;
+            if (can_clean(frame) && (turn >= 2 || !hot))
                 dirty[found++] = index;
         }
     }
@@ -114,9 +116,8 @@ static uint32_t find_oldest(struct kv_pager *pager, uint32_t *dirty, uint32_t di
  */
 int kv_pager_limit_dirty(struct kv_pager *pager)
 {
-    const uint64_t limit = (uint64_t)pager->cache.frame_count * DIRTY_PERCENT / 100;
     uint32_t dirty[64];
-    while (dirty_count(pager) > limit) {
+    while (too_many_dirty(pager, kv_cache_frames(&pager->cache))) {
         const uint32_t found = find_oldest(pager, dirty, 64);
         if (!found)
             return 0; /* all are on their way */
@@ -138,6 +139,7 @@ void kv_pager_drop_clean(struct kv_pager *pager)
         frame->stored_bytes = 0;
         kv_cache_remove(&pager->cache, i);
     }
+    kv_cache_drop_all_packed(&pager->cache);
     pthread_cond_broadcast(&pager->changed);
     pthread_mutex_unlock(&pager->mutex);
 }

@@ -66,6 +66,7 @@ int kv_pager_forget_page(struct kv_pager *pager, uint32_t index, uint64_t epoch)
                                  .stored_epoch = frame->stored_epoch};
     const uint64_t page_id = page_id_of(frame);
     KV_ASSERT(atomic_load_explicit(&frame->version, memory_order_relaxed) & 1);
+    KV_ASSERT(!kv_cache_has_packed(&pager->cache, page_id)); /* it was dirty */
     if (frame->flags & KV_FRAME_DIRTY) {
         dirty_unlink(pager, index);
         kv_space_unreserve(pager->config.space, 1);
@@ -120,6 +121,7 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
     enum kv_codec used;
     const size_t length =
         kv_stored_page_pack(raw, node_bytes, pager->config.codec, claim->order, dst, &used);
+    claim->stored = dst;
     claim->block_count = (uint32_t)kv_blocks_for(length);
     memset(dst + length, 0, claim->block_count * (size_t)KV_BLOCK_BYTES - length);
     uint32_t got;
@@ -197,6 +199,11 @@ static int end_claim(struct kv_pager *pager, struct claim *claim, int err)
     pager->write_bytes += claim->block_count * (uint64_t)KV_BLOCK_BYTES;
     if (frame->flags == (KV_FRAME_DIRTY | KV_FRAME_FREED))
         return kv_pager_forget_page(pager, claim->frame, frame->dirty_epoch);
+    /* What is used will not leave soon. */
+    if (!frame->flags && !kv_cache_uses(frame) &&
+        atomic_load_explicit(&frame->tier, memory_order_relaxed) == KV_TIER_WARM)
+        frame->unpackable =
+            !kv_pager_keep_stored(pager, claim->page_id, &claim->ptr, claim->stored);
     return 0;
 }
 

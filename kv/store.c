@@ -156,6 +156,14 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
         kv_device_close(options->device);
         return -EINVAL;
     }
+    if (!kv_tiers_valid(&options->tiers)) {
+        kv_error_set(error,
+                     "the tiers' ratios make no sense: hot or warm must have some, and none may be "
+                     "more than %u",
+                     KV_TIER_RATIO_MAX);
+        kv_device_close(options->device);
+        return -EINVAL;
+    }
     struct kv_store *store = store_for(options);
     if (!store) {
         kv_device_close(options->device);
@@ -201,6 +209,14 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
 fail:
     kv_store_disassemble(store);
     return err;
+}
+
+int kv_set_tiers(struct kv_store *store, const struct kv_tiers *tiers)
+{
+    if (!kv_tiers_valid(tiers))
+        return -EINVAL;
+    kv_pager_set_tiers(store->pager, tiers);
+    return 0;
 }
 
 int kv_start_background(struct kv_store *store)

@@ -119,8 +119,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .buffers = store->buffers,
                                            .node_bytes = store->node_bytes,
                                            .budget_bytes = budget - map_share - blob_share,
-                                           .hot_percent =
-                                               options->hot_percent ? options->hot_percent : 33,
+                                           .tiers = options->tiers,
                                            .codec = store->blobs.codec,
                                            .image_id = kv_superblock_log_id(sb),
                                            .epoch = epoch,

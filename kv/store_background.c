@@ -1,8 +1,8 @@
 /*
- * kv/store_background.c: checkpoints of a store, and the two threads that see to them and to the
- * log in the background.
+ * kv/store_background.c: checkpoints of a store, and the threads that see to them, to the log and
+ * to what leaves memory.
  *
- * Owns       the committer and the checkpointer.
+ * Owns       the committer, the checkpointer and the packer.
  * Invariant  one checkpoint at a time; after a failure none is begun.
  * Locks      checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is
  *            a leaf: nothing is taken under it.
@@ -12,6 +12,12 @@
 #include <time.h>
 
 #define CHECKPOINT_EVERY_S 30u /* when nothing else asks for one */
+/* The packer rests so often as long as it works, and at least so long; without work, longer. */
+#define PACK_REST_TIMES    9u
+#define PACK_EVERY_MS      2u
+#define PACK_EVERY_MS_MAX  1024u
+#define PACK_AT_ONCE       32u  /* pages, so some 2 ms of work */
+#define PACK_AT_CHECKPOINT 128u /* when there is no packer */
 
 /* Under checkpoint.mutex. */
 static int checkpoint_locked(struct kv_store *store, bool clean)
@@ -31,6 +37,8 @@ static int checkpoint_locked(struct kv_store *store, bool clean)
     atomic_store_explicit(&store->log_closing, 0, memory_order_relaxed);
     if (err)
         (void)kv_store_fail(store, err, "a checkpoint");
+    if (!err && !store->threads_running && !clean)
+        (void)kv_pager_pack_some(store->pager, PACK_AT_CHECKPOINT);
     return err ? -EIO : 0;
 }
 
@@ -136,12 +144,46 @@ static void *run_checkpointer(void *context)
     return NULL;
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+static void *run_packer(void *context)
+{
+    struct kv_store *store = context;
+    uint64_t pause_ms = PACK_EVERY_MS;
+    pthread_mutex_lock(&store->work_mutex);
+    while (wait_for_work(store, pause_ms, NULL)) {
+        pthread_mutex_unlock(&store->work_mutex);
+        const uint64_t begun_ns = now_ns();
+        const bool worked = kv_pager_pack_some(store->pager, PACK_AT_ONCE) > 0;
+        const uint64_t rest_ms = (now_ns() - begun_ns) * PACK_REST_TIMES / 1000000;
+        pause_ms = worked ? kv_max_u64(rest_ms, PACK_EVERY_MS)
+                          : kv_min_u64(2 * pause_ms, PACK_EVERY_MS_MAX);
+        pthread_mutex_lock(&store->work_mutex);
+    }
+    pthread_mutex_unlock(&store->work_mutex);
+    return NULL;
+}
+
 int kv_store_start_threads(struct kv_store *store)
 {
-    int err = pthread_create(&store->committer, NULL, run_committer, store);
-    if (err)
-        return -err;
-    err = pthread_create(&store->checkpointer, NULL, run_checkpointer, store);
+    const struct {
+        pthread_t *thread;
+        void *(*run)(void *context);
+    } threads[] = {{&store->committer, run_committer},
+                   {&store->checkpointer, run_checkpointer},
+                   {&store->packer, run_packer}};
+    const size_t all = sizeof threads / sizeof threads[0];
+    size_t started = 0;
+    int err = 0;
+    while (started < all && !err) {
+        err = pthread_create(threads[started].thread, NULL, threads[started].run, store);
+        started += !err;
+    }
     store->threads_running = !err;
     if (!err)
         return 0;
@@ -149,7 +191,8 @@ int kv_store_start_threads(struct kv_store *store)
     store->stopping = true;
     pthread_cond_broadcast(&store->work);
     pthread_mutex_unlock(&store->work_mutex);
-    pthread_join(store->committer, NULL);
+    while (started)
+        pthread_join(*threads[--started].thread, NULL);
     return -err;
 }
 
@@ -163,5 +206,6 @@ void kv_store_stop_threads(struct kv_store *store)
     pthread_mutex_unlock(&store->work_mutex);
     pthread_join(store->committer, NULL);
     pthread_join(store->checkpointer, NULL);
+    pthread_join(store->packer, NULL);
     store->threads_running = false;
 }

@@ -36,10 +36,15 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->memory_used_bytes = pager.memory_bytes + kv_pagemap_memory(store->map);
     stats->memory_budget_bytes = store->budget_bytes;
     stats->frames_total = pager.frames;
-    stats->frames_hot = pager.hot;
-    stats->frames_warm = pager.warm;
+    stats->frames_hot = pager.tiers[KV_TIER_HOT].pages;
+    stats->frames_warm = pager.tiers[KV_TIER_WARM].pages;
     stats->frames_dirty = pager.dirty;
-    stats->page_hits = pager.hits;
+    memcpy(stats->tiers, pager.tiers, sizeof stats->tiers);
+    for (enum kv_tier tier = 0; tier < KV_TIER_COUNT; tier++)
+        stats->page_hits += pager.tiers[tier].hits;
+    stats->pages_packed = pager.packed;
+    stats->pages_repacked = pager.repacked;
+    stats->pages_unpackable = pager.unpackable;
     stats->page_misses = pager.misses;
     stats->page_evictions = pager.evictions;
     stats->page_writes = pager.writes;

@@ -41,7 +41,7 @@ static void open_rows(struct test_pages *pages)
         .buffers = pages->buffers,
         .node_bytes = pages->node_bytes,
         .budget_bytes = pages->budget_bytes,
-        .hot_percent = 33,
+        .tiers = pages->tiers,
         .codec = pages->codec,
         .image_id = pages->space_config.log_id,
         .epoch = pages->epoch,

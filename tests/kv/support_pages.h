@@ -15,6 +15,7 @@ struct test_pages {
     size_t node_bytes;
     uint64_t budget_bytes;
     struct kv_codec_spec codec;
+    struct kv_tiers tiers; /* as given to the pager when it is opened (again) */
 
     struct kv_space *space;
     struct kv_buffers *buffers;

@@ -9,6 +9,8 @@
 #define FRAME_BYTES 4096u
 #define FRAMES      100u
 
+static const struct kv_tiers two_tiers = {.ratio = {33, 67, 0, 0}};
+
 struct fixture {
     struct kv_cache cache;
     uint32_t dirty[FRAMES];
@@ -17,8 +19,8 @@ struct fixture {
 
 static void fixture_init(struct fixture *f)
 {
-    const uint64_t per_frame = FRAME_BYTES + sizeof(struct kv_frame) + 24; /* and its tables */
-    ck_assert_int_eq(kv_cache_init(&f->cache, FRAMES * per_frame, FRAME_BYTES, 33), 0);
+    const uint64_t per_frame = FRAME_BYTES + KV_CACHE_FRAME_COST;
+    ck_assert_int_eq(kv_cache_init(&f->cache, FRAMES * per_frame, FRAME_BYTES, &two_tiers), 0);
     ck_assert_uint_eq(f->cache.frame_count, FRAMES);
 }
 
@@ -62,7 +64,7 @@ static void use(struct fixture *f, uint64_t page_id, unsigned *missed)
 static uint32_t queue_total(const struct fixture *f)
 {
     uint32_t count = 0;
-    for (unsigned tier = 0; tier < KV_TIER_COUNT; tier++)
+    for (unsigned tier = 0; tier < KV_QUEUE_COUNT; tier++)
         count += f->cache.queues[tier].count;
     return count;
 }
@@ -138,7 +140,7 @@ START_TEST(a_new_hot_set_takes_the_place_of_the_old)
         for (uint64_t id = 0; id < 80; id++)
             use(&f, 1 + 100 * set + id, &missed);
         ck_assert_uint_le(missed, 8);
-        ck_assert_uint_le(f.cache.queues[KV_TIER_HOT].count, f.cache.hot_max);
+        ck_assert_uint_le(f.cache.queues[KV_TIER_HOT].count, 33);
     }
     kv_cache_release(&f.cache);
 }
@@ -218,7 +220,7 @@ END_TEST
 START_TEST(a_budget_for_too_few_frames_is_refused)
 {
     struct kv_cache cache;
-    ck_assert_int_eq(kv_cache_init(&cache, 63 * FRAME_BYTES, FRAME_BYTES, 33), -EINVAL);
+    ck_assert_int_eq(kv_cache_init(&cache, 63 * FRAME_BYTES, FRAME_BYTES, &two_tiers), -EINVAL);
     kv_cache_release(&cache);
 }
 END_TEST
