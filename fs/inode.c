@@ -8,6 +8,7 @@
  */
 #include "fs/inode.h"
 
+#include "fs/expiry.h"
 #include "fs/xattr.h"
 
 int fs_record_load(struct fs_volume *volume, const struct fs_key *key, struct fs_record *record)
@@ -33,6 +34,13 @@ int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item)
 
 int fs_item_find(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
                  struct fs_item *item)
+{
+    const int err = fs_item_find_any(volume, directory, name, name_len, item);
+    return !err && fs_is_expired(volume, &item->record) ? -ENOENT : err;
+}
+
+int fs_item_find_any(struct fs_volume *volume, uint64_t directory, const char *name,
+                     size_t name_len, struct fs_item *item)
 {
     uint8_t value[FS_RECORD_BYTES_MAX];
     size_t length;
@@ -71,9 +79,10 @@ int fs_entry_peek(struct fs_volume *volume, uint64_t directory, const char *name
         return err == -ENOENT ? 0 : err == -ERANGE ? -EUCLEAN : err;
     struct fs_entry entry;
     err = fs_entry_decode(value, length, &entry);
-    if (!err)
-        *ino = entry.ino;
-    return err;
+    if (err)
+        return err;
+    *ino = entry.ino;
+    return fs_entry_is_expired(volume, &entry) ? -EKEYEXPIRED : 0;
 }
 
 int fs_key_exists(struct fs_volume *volume, const struct fs_key *key)
@@ -152,6 +161,8 @@ int fs_change_drop_name(struct fs_data_change *change, struct fs_item *item, int
     int err = 0;
     if (item->key.bytes[0] == FS_KEY_INODE)
         err = fs_change_del(change, &item->key);
+    if (!err)
+        err = fs_change_end_expiry(change, record);
     if (!err && is_directory)
         err = fs_change_del_ino(change, FS_KEY_PARENT, record->file.ino);
     fs_key_ino(&item->key, FS_KEY_ORPHAN, record->file.ino);
@@ -212,10 +223,19 @@ int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory)
     int err = kv_cursor_open_prefix(volume->store, prefix.bytes, prefix.length, &cursor);
     if (err)
         return err;
-    err = kv_cursor_first(cursor);
+    bool has_expired = false;
+    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        size_t length;
+        const void *value;
+        struct fs_entry entry;
+        err = kv_cursor_value(cursor, &value, &length);
+        if (err || fs_entry_decode(value, length, &entry) || !fs_entry_is_expired(volume, &entry))
+            break;
+        has_expired = true;
+    }
     kv_cursor_close(cursor);
     if (err == -ENOENT)
-        return 0;
+        return has_expired ? -EKEYEXPIRED : 0;
     return err ? err : -ENOTEMPTY;
 }
 

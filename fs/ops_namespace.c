@@ -7,6 +7,7 @@
  * Locks      directory shared to look up; directory and inode exclusive to change. Which
  *            inode a name means is peeked at without locks and checked again under them.
  */
+#include "fs/expiry.h"
 #include "fs/reaper.h"
 
 int fs_lookup(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
@@ -85,6 +86,8 @@ static int put_new(struct fs_volume *volume, struct fs_data_change *change,
     if (!err)
         err = store_target(volume, change, node, record);
     if (!err)
+        err = fs_change_inherit_expiry(volume, change, &parent->record, item);
+    if (!err)
         err = fs_change_put(change, item);
     if (!err && S_ISDIR(record->mode)) {
         if (parent->record.nlink >= FS_LINK_MAX)
@@ -97,6 +100,23 @@ static int put_new(struct fs_volume *volume, struct fs_data_change *change,
         return err;
     parent->record.mtime_ns = parent->record.ctime_ns = record->btime_ns;
     return fs_change_put(change, parent);
+}
+
+/*
+ * A name is taken. Was it by what has expired, and is that gone now? Then it is to be tried again.
+ * err: in, out: the answer otherwise.
+ */
+static bool expired_is_cleared(struct fs_volume *volume, uint64_t directory, const char *name,
+                               size_t name_len, int *err)
+{
+    uint64_t ino;
+    if (fs_name_check(name, name_len) ||
+        fs_entry_peek(volume, directory, name, name_len, &ino) != -EKEYEXPIRED)
+        return false;
+    const int cleared = fs_expiry_clear_name(volume, directory, name, name_len);
+    if (cleared)
+        *err = cleared;
+    return !cleared;
 }
 
 static int create_once(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
@@ -157,7 +177,8 @@ int fs_create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t
     int err;
     do
         err = create_once(volume, caller, directory, name, name_len, node, record);
-    while (err == -ENOSPC && fs_reap(volume));
+    while ((err == -ENOSPC && fs_reap(volume)) ||
+           (err == -EEXIST && expired_is_cleared(volume, directory, name, name_len, &err)));
     return err;
 }
 
@@ -281,7 +302,7 @@ static int remove_name(struct fs_volume *volume, uint64_t directory, const char 
         struct fs_lock_set locks = FS_LOCK_SET_INIT;
         err = fs_entry_peek(volume, directory, name, name_len, &ino);
         if (err)
-            return err;
+            return err == -EKEYEXPIRED ? -ENOENT : err;
         if (!ino)
             return -ENOENT;
         fs_lock_add(&locks, directory, FS_LOCK_EXCLUSIVE);
@@ -289,6 +310,10 @@ static int remove_name(struct fs_volume *volume, uint64_t directory, const char 
         fs_lock_take(volume->locks, &locks);
         err = remove_locked(volume, directory, name, name_len, ino, as_directory, &unused);
         fs_lock_drop(volume->locks, &locks);
+        if (err == -EKEYEXPIRED) { /* the directory holds nothing else */
+            err = fs_expiry_clear_directory(volume, ino);
+            err = err ? err : -EAGAIN;
+        }
     } while (err == -EAGAIN);
 
     if (!err && unused)
@@ -312,8 +337,9 @@ int fs_rmdir(struct fs_volume *volume, uint64_t directory, const char *name, siz
  * Add what gives the item one more name, `entry`. A file that has a name of its own moves
  * under its I key and its entry becomes a link; one without a name gets its record there.
  */
-static int put_link(struct fs_data_change *change, struct fs_item *item, const struct fs_key *entry,
-                    struct fs_inode_move *move)
+static int put_link(struct fs_volume *volume, struct fs_data_change *change,
+                    const struct fs_record *parent, struct fs_item *item,
+                    const struct fs_key *entry, struct fs_inode_move *move)
 {
     const uint64_t ino = item->record.file.ino;
     const struct fs_key old = item->key;
@@ -334,6 +360,8 @@ static int put_link(struct fs_data_change *change, struct fs_item *item, const s
         item->key = *entry;
         err = fs_change_del(change, &old);
         if (!err)
+            err = fs_change_inherit_expiry(volume, change, parent, item);
+        if (!err)
             err = fs_change_put(change, item);
         break;
     }
@@ -353,6 +381,8 @@ static int link_locked(struct fs_volume *volume, uint64_t ino, uint64_t home, ui
         return -EAGAIN;
     if (S_ISDIR(item.record.mode))
         return -EPERM;
+    if (item.record.expiry_ns)
+        return -EPERM; /* what expires has one name */
     if (item.record.nlink >= FS_LINK_MAX)
         return -EMLINK;
     err = fs_key_exists(volume, entry);
@@ -368,7 +398,7 @@ static int link_locked(struct fs_volume *volume, uint64_t ino, uint64_t home, ui
     item.record.nlink += !KV_PLANT(link_not_counted);
     item.record.ctime_ns = now;
     parent.record.mtime_ns = parent.record.ctime_ns = now;
-    err = put_link(&change, &item, entry, &move);
+    err = put_link(volume, &change, &parent.record, &item, entry, &move);
     if (!err)
         err = fs_change_put(&change, &parent);
     if (!err)
@@ -409,7 +439,8 @@ int fs_link(struct fs_volume *volume, uint64_t ino, uint64_t directory, const ch
         fs_lock_take(volume->locks, &locks);
         err = link_locked(volume, ino, home, directory, &entry, record);
         fs_lock_drop(volume->locks, &locks);
-    } while (err == -EAGAIN || (err == -ENOSPC && fs_reap(volume)));
+    } while (err == -EAGAIN || (err == -ENOSPC && fs_reap(volume)) ||
+             (err == -EEXIST && expired_is_cleared(volume, directory, name, name_len, &err)));
     return err;
 }
 

@@ -6,6 +6,7 @@
  *            crash: numbers are handed out only after the record that covers them is applied.
  * Locks      volume->ino_mutex guards the numbers; it may be held over a kv_apply.
  */
+#include "fs/expiry.h"
 #include "fs/reaper.h"
 
 #include <stdarg.h>
@@ -117,7 +118,9 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     volume->keeps_setgid = options->keeps_setgid;
     volume->kills_privileges = options->kills_privileges;
     volume->is_owner = options->is_owner;
+    volume->now = options->now;
     pthread_mutex_init(&volume->ino_mutex, NULL);
+    fs_expiry_init(volume);
     pthread_mutex_init(&volume->rename_mutex, NULL);
     fs_data_init(&volume->data, store);
 
@@ -152,6 +155,7 @@ out:
         fs_locks_free(volume->locks);
         pthread_mutex_destroy(&volume->rename_mutex);
         pthread_mutex_destroy(&volume->ino_mutex);
+        fs_expiry_release(volume);
         free(volume);
         return explain_open(error, err);
     }
@@ -179,6 +183,7 @@ void fs_volume_close(struct fs_volume *volume)
     fs_locks_free(volume->locks);
     pthread_mutex_destroy(&volume->rename_mutex);
     pthread_mutex_destroy(&volume->ino_mutex);
+    fs_expiry_release(volume);
     free(volume);
 }
 

@@ -37,6 +37,7 @@ struct fs_volume_options {
     bool (*kills_privileges)(void);
     /* May the caller do what the owner `uid` may? NULL: yes. */
     bool (*is_owner)(uint32_t uid);
+    int64_t (*now)(void); /* tests: ns since 1970, for what expires; NULL: the wall clock */
 };
 
 /*
