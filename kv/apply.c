@@ -48,6 +48,9 @@ static int fault_range(struct kv_store *store, const struct kv_redo *redo, uint6
 static int fault_record(struct kv_store *store, const struct kv_record *record, size_t *op_count,
                         uint64_t *range_pages)
 {
+    /* All of it may come into one leaf. */
+    const size_t cell_fixed = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell);
+    size_t room = record->length;
     struct kv_bytes keys[KV_BTREE_TOGETHER];
     size_t key_count = 0;
     struct kv_redo redo;
@@ -61,8 +64,10 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
             err = fault_range(store, &redo, range_pages);
         else
             keys[key_count++] = (struct kv_bytes){redo.key.data, redo.key.length};
+        if (redo.kind == KV_REDO_PATCH) /* may leave a gap */
+            room += redo.argument;
         if (!err && key_count == KV_BTREE_TOGETHER) {
-            err = kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count);
+            err = kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count, SIZE_MAX);
             key_count = 0;
         }
         if (err)
@@ -70,7 +75,8 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
     }
     if (err != -ENOENT)
         return err;
-    return kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count);
+    return kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count,
+                                   room + cell_fixed * *op_count);
 }
 
 /*

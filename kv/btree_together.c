@@ -146,13 +146,14 @@ void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *looku
 
 /* ---- before a change ---------------------------------------------------------------- */
 
-int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys, size_t count)
+int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
+                            size_t room)
 {
     /* One by one there is nothing to overlap, and the writer goes down again soon. */
     int err = 0;
     if (count < 4) {
         for (size_t i = 0; i < count && !err; i++)
-            err = kv_btree_fault(btree, keys[i].data, keys[i].length);
+            err = kv_btree_fault(btree, keys[i].data, keys[i].length, room);
         return err;
     }
     struct flock flock;
@@ -164,6 +165,7 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
         kv_node_fetch_fences(flock.descents[i].view.bytes, btree->node_bytes);
     /* Who arrived in the wrong place is told so where it is looked at closely: by the writer. */
     for (size_t i = 0; i < flock.stray_count && !err; i++)
-        err = kv_btree_fault(btree, keys[flock.strays[i]].data, keys[flock.strays[i]].length);
+        err = kv_btree_fault(btree, keys[flock.strays[i]].data, keys[flock.strays[i]].length,
+                             SIZE_MAX);
     return err;
 }

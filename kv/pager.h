@@ -55,6 +55,11 @@ KV_MUST_CHECK int kv_pager_view(struct kv_pager *pager, uint64_t page_id,
                                 struct kv_page_view *view);
 /* The same without waiting for the device; false: the page is not in memory. */
 bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view);
+/* View a page in the frame where it was before. false: it is not there, or is being changed. */
+bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, uint64_t page_id,
+                         struct kv_page_view *view);
+/* The page that was viewed so is of use. */
+void kv_pager_count_hit(struct kv_pager *pager, const struct kv_page_view *view);
 /*
  * Ask the processor's cache for what kv_pager_view_resident will look at: first one, and when
  * that may have come the other. For who has several pages to look at.
