@@ -53,10 +53,11 @@ struct kv_store {
     void *log_context;
 
     pthread_mutex_t writer;
-    uint8_t *value;                         /* writer; node_bytes, a value being patched */
-    struct kv_blob_ref *dropped;            /* writer; references that the operation gave up */
-    size_t dropped_count, dropped_capacity; /* writer */
-    bool changed;                           /* writer; since the last checkpoint's gate */
+    uint8_t *value;              /* writer; node_bytes, a value being patched */
+    struct kv_blob_ref *dropped; /* writer; references that the operation gave up */
+    size_t dropped_count;        /* writer */
+    size_t dropped_capacity;     /* as many as a leaf can hold */
+    bool changed;                /* writer; since the last checkpoint's gate */
 
     /* Bytes of records, logged or not; changed by the writer, read without its lock. */
     _Atomic uint64_t log_since_checkpoint; /* since the gate of the last checkpoint */

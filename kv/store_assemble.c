@@ -188,7 +188,9 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     store->buffers = kv_buffers_new();
     store->value = malloc(store->node_bytes);
-    if (!store->buffers || !store->value)
+    store->dropped_capacity = store->node_bytes / sizeof *store->dropped;
+    store->dropped = malloc(store->dropped_capacity * sizeof *store->dropped);
+    if (!store->buffers || !store->value || !store->dropped)
         return -ENOMEM;
     int err = open_space(store, sb);
     if (!err)
