@@ -120,7 +120,7 @@ KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch);
 
 struct kv_pager_stats {
     uint64_t frames, hot, warm, dirty;
-    uint64_t hits, misses, evictions, writes, write_bytes;
+    uint64_t hits, misses, evictions, promotions, writes, write_bytes;
     uint64_t memory_bytes;
 };
 void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats);
