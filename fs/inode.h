@@ -111,6 +111,10 @@ KV_MUST_CHECK int fs_directory_is_empty(struct fs_volume *volume, uint64_t direc
 /* A number never used before. */
 KV_MUST_CHECK int fs_ino_allocate(struct fs_volume *volume, uint64_t *ino);
 
+/* A new inode in the directory `parent`: empty, with one name, stamped with the time. */
+struct fs_record fs_record_new(const struct fs_caller *caller, uint64_t ino, uint32_t mode,
+                               const struct fs_record *parent);
+
 /* Delete an inode without name and references: content in steps, attributes, record. */
 KV_MUST_CHECK int fs_orphan_delete(struct fs_volume *volume, uint64_t ino);
 
