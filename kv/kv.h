@@ -388,6 +388,7 @@ struct kv_stats {
     uint64_t checkpoints, batches, gets;
     uint64_t scrubs, scrub_bytes, scrub_findings; /* kv_scrub since the store was opened */
     uint64_t scrub_finished_ns;                   /* since 1970, of the last whole one; 0: none */
+    uint64_t log_limit_bytes;                     /* when so much is in use, writers wait */
     bool direct_io;                               /* O_DIRECT is in use */
     bool host_is_full;                            /* it had no room when it was last asked */
     uint64_t page_promotions;                     /* to the pages that are used again and again */
