@@ -31,6 +31,8 @@ struct node {
     unsigned kind; /* enum file_kind */
     char *content; /* length bytes */
     size_t length;
+    bool written;
+    struct fs_control_batch *batch; /* of KIND_APPLY, what is gathered; NULL: nothing */
 };
 
 struct fs_control {
@@ -101,7 +103,31 @@ static int obey_prefetch(struct fs_control *control, const struct fs_caller *cal
     return err;
 }
 
-enum file_kind { KIND_STATS, KIND_METRICS, KIND_HEALTH, KIND_CONFIG, KIND_PREFETCH, KIND_COUNT };
+/* What can be written, but goes a way of its own. */
+static int obey_nothing(struct fs_control *control, const struct fs_caller *caller,
+                        const char *bytes, size_t length)
+{
+    (void)control;
+    (void)caller;
+    (void)bytes;
+    (void)length;
+    return -EINVAL;
+}
+
+static size_t make_apply(struct fs_control *control, char *out, size_t cap)
+{
+    return fs_control_apply_text(control->parts.apply, out, cap);
+}
+
+enum file_kind {
+    KIND_STATS,
+    KIND_METRICS,
+    KIND_HEALTH,
+    KIND_CONFIG,
+    KIND_PREFETCH,
+    KIND_APPLY,
+    KIND_COUNT
+};
 
 static const struct {
     const char *name;
@@ -116,6 +142,7 @@ static const struct {
     [KIND_HEALTH] = {"health", 0444, make_health, NULL},
     [KIND_CONFIG] = {"config", 0600, make_config, obey_config},
     [KIND_PREFETCH] = {"prefetch", 0600, make_prefetch, obey_prefetch},
+    [KIND_APPLY] = {"apply", 0600, make_apply, obey_nothing},
 };
 
 const char *fs_control_entry(size_t index, uint32_t *type)
@@ -203,6 +230,7 @@ static struct node *find_node(const struct fs_control *control, uint64_t ino)
 
 static void free_node(struct node *node)
 {
+    fs_control_batch_free(node->batch);
     free(node->content);
     free(node);
 }
@@ -288,6 +316,9 @@ void fs_control_forget(struct fs_control *control, uint64_t ino, uint64_t count)
         break;
     }
     pthread_mutex_unlock(&control->mutex);
+    if (gone && gone->batch)
+        fs_volume_log(control->parts.volume, KV_LOG_WARNING,
+                      "apply: a batch ended without a line \"commit\"; nothing of it was done");
     if (gone)
         free_node(gone);
 }
@@ -341,18 +372,47 @@ int fs_control_read(struct fs_control *control, uint64_t ino, uint64_t offset, v
     return node ? 0 : -ESTALE;
 }
 
+/* A write to an `apply`; batch: what the node had gathered, which is not in it meanwhile. */
+static int write_batch(struct fs_control *control, uint64_t ino, const struct fs_caller *caller,
+                       const struct fs_control_piece *piece, struct fs_control_batch *batch,
+                       bool is_second)
+{
+    if (is_second && !batch)
+        return fs_control_apply_refuse(control->parts.apply);
+    const int err = fs_control_apply_write(control->parts.apply, &batch, caller, piece);
+    pthread_mutex_lock(&control->mutex);
+    struct node *node = find_node(control, ino);
+    if (node && !node->batch) {
+        node->batch = batch;
+        batch = NULL;
+    }
+    pthread_mutex_unlock(&control->mutex);
+    fs_control_batch_free(batch); /* the node has gone meanwhile */
+    return err;
+}
+
 int fs_control_write(struct fs_control *control, uint64_t ino, const struct fs_caller *caller,
                      uint64_t offset, const void *bytes, size_t length)
 {
-    (void)offset; /* what was written before has been obeyed already */
-    struct stat stat;
-    const int err = fs_control_getattr(control, ino, &stat);
-    if (err)
-        return err;
+    if (!control)
+        return -ESTALE;
     if (ino == DIRECTORY_INO)
         return -EISDIR;
-    const unsigned kind = (unsigned)(ino & ((1u << SERIAL_SHIFT) - 1));
-    KV_ASSERT(kind < KIND_COUNT); /* we made that number: the node is there */
+    pthread_mutex_lock(&control->mutex);
+    struct node *node = find_node(control, ino);
+    const bool is_second = node && node->written;
+    struct fs_control_batch *batch = node ? node->batch : NULL;
+    const unsigned kind = node ? node->kind : KIND_COUNT;
+    if (node) {
+        node->written = true;
+        node->batch = NULL; /* ours for now */
+    }
+    pthread_mutex_unlock(&control->mutex);
+    if (kind == KIND_COUNT)
+        return -ESTALE;
+    const struct fs_control_piece piece = {.offset = offset, .text = bytes, .length = length};
+    if (kind == KIND_APPLY)
+        return write_batch(control, ino, caller, &piece, batch, is_second);
     return files[kind].obey ? files[kind].obey(control, caller, bytes, length) : -EPERM;
 }
 

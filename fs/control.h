@@ -20,6 +20,7 @@
 
 #include <sys/stat.h>
 
+#include "fs/control_apply.h"
 #include "fs/health.h"
 #include "fs/prefetch.h"
 #include "fs/settings.h"
@@ -36,6 +37,7 @@ struct fs_control_parts {
     struct fs_health *health;
     struct fs_prefetch *prefetch;
     struct fs_settings *settings;
+    struct fs_control_apply *apply;
     const char *name; /* copied; "" is the default */
     bool read_only;
     uint32_t owner, group; /* of the files; who besides root may change settings */

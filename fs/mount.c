@@ -43,6 +43,8 @@ struct fs_mount {
     bool confine, seccomp;
     struct fs_health *health;
     struct fs_prefetch *prefetch;
+    struct fs_notifier *notifier;
+    struct fs_control_apply *apply;
     struct fs_settings *settings;
     _Atomic unsigned log_level; /* enum fs_log_level */
     kv_log_fn *log;             /* where filter_log sends on to */
@@ -146,13 +148,16 @@ static int open_control(const struct fs_mount_options *options, struct fs_mount 
                                                      .log_level = &mount->log_level};
     mount->prefetch = fs_prefetch_new(fuse->volume);
     mount->settings = fs_settings_new(options, &settings_parts);
-    if (!mount->prefetch || !mount->settings)
+    mount->notifier = fs_notifier_new(fuse->volume);
+    mount->apply = mount->notifier ? fs_control_apply_new(fuse->volume, mount->notifier) : NULL;
+    if (!mount->prefetch || !mount->settings || !mount->apply)
         goto no_memory;
     const struct fs_control_parts parts = {.volume = fuse->volume,
                                            .counters = &fuse->counters,
                                            .health = mount->health,
                                            .prefetch = mount->prefetch,
                                            .settings = mount->settings,
+                                           .apply = mount->apply,
                                            .name = options->control,
                                            .read_only = options->read_only,
                                            .owner = fuse->owner,
@@ -425,6 +430,8 @@ int fs_mount_serve(struct fs_mount *mount)
     int err = kv_start_background(mount->store);
     if (!err)
         err = fs_health_start(mount->health);
+    if (!err && mount->notifier)
+        err = fs_notifier_start(mount->notifier, mount->session);
     if (!err)
         err = fs_transport_start(mount->transport);
     if (err)
@@ -439,8 +446,12 @@ int fs_mount_serve(struct fs_mount *mount)
         detach(mount);
         (void)poll(&done, 1, 1000);
     }
+    if (mount->notifier) /* before the workers: one may wait for it */
+        fs_notifier_stop(mount->notifier);
     fs_transport_stop(mount->transport);
 out:
+    if (mount->notifier)
+        fs_notifier_stop(mount->notifier);
     fs_health_stop(mount->health);
     close(signal_fd);
     return err;
@@ -476,6 +487,8 @@ int fs_mount_close(struct fs_mount *mount)
         fuse_session_destroy(mount->session);
     fs_scrub_free(mount->fuse.scrub);
     fs_control_free(mount->fuse.control);
+    fs_control_apply_free(mount->apply);
+    fs_notifier_free(mount->notifier);
     fs_settings_free(mount->settings);
     fs_prefetch_free(mount->prefetch);
     fs_health_free(mount->health);
