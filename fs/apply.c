@@ -39,6 +39,9 @@ static int walk(struct apply_state *state, const char *path, bool make,
         const char *slash = strchrnul(name, '/');
         const size_t name_len = (size_t)(slash - name);
         int err = fs_name_check(name, name_len);
+        if (!err && directory == state->root &&
+            fs_volume_is_reserved(state->volume, name, name_len))
+            err = -EACCES;
         if (!err)
             err = apply_state_entry(state, directory, name, name_len, entry);
         if (err || !*slash)
@@ -284,6 +287,7 @@ static void explain(const struct fs_apply_change *change, int err, struct kv_err
         {-EINVAL, "not a key: names with single slashes between them, none of them . or ..; and no "
                   "directory moves into itself"},
         {-ENAMETOOLONG, "a name in it is longer than 255 bytes"},
+        {-EACCES, "the control directory of the mount stands there"},
         {-EPERM, "a directory can not have a second name"},
     };
     const char *words = strerror(-err);

@@ -161,6 +161,14 @@ const char *fs_control_name(const struct fs_control *control)
     return control->name;
 }
 
+unsigned fs_control_node_count(struct fs_control *control)
+{
+    pthread_mutex_lock(&control->mutex);
+    const unsigned count = control->node_count;
+    pthread_mutex_unlock(&control->mutex);
+    return count;
+}
+
 bool fs_control_has_entry(const struct fs_control *control, uint64_t directory, const char *name)
 {
     if (directory == FS_ROOT_INO)
@@ -448,6 +456,7 @@ int fs_control_new(const struct fs_control_parts *parts, struct fs_control **out
     control->parts = *parts;
     control->made_ns = fs_time_now();
     (void)snprintf(control->name, sizeof control->name, "%s", name);
+    fs_volume_reserve(parts->volume, control->name);
     pthread_mutex_init(&control->mutex, NULL); /* does not fail on Linux */
     *out = control;
     return 0;

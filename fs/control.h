@@ -51,6 +51,7 @@ KV_MUST_CHECK int fs_control_new(const struct fs_control_parts *parts, struct fs
                                  struct kv_error *error);
 void fs_control_free(struct fs_control *control); /* NULL is fine */
 const char *fs_control_name(const struct fs_control *control);
+unsigned fs_control_node_count(struct fs_control *control); /* that are not forgotten */
 
 static inline bool fs_control_owns(uint64_t ino)
 {

@@ -101,8 +101,13 @@ static void add(struct made_request *request, const void *bytes, size_t length)
 static void add_name(struct request_maker *maker, struct made_request *request)
 {
     static const char *const odd[] = {"", ".", "..", "a/b", "/", "../x", "\xff\xfe", "\n"};
+    static const char *const control[] = {".kvfs",  ".kvfs",    ".kvfs",  "stats", "metrics",
+                                          "health", "prefetch", "config", "apply"};
     char name[4200];
-    if (one_in(maker, 12)) {
+    if (one_in(maker, 8)) {
+        snprintf(name, sizeof name, "%s",
+                 control[below(maker, sizeof control / sizeof control[0])]);
+    } else if (one_in(maker, 12)) {
         snprintf(name, sizeof name, "%s", odd[below(maker, sizeof odd / sizeof odd[0])]);
     } else if (one_in(maker, 16)) {
         static const size_t lengths[] = {254, 255, 256, 1000, 4095};
@@ -124,6 +129,7 @@ static void add_xattr_name(struct request_maker *maker, struct made_request *req
                                         "system.posix_acl_access",
                                         "system.posix_acl_default",
                                         "system.kvfs.stats",
+                                        "system.kvfs.control",
                                         "system.kvfs.sync",
                                         "user.",
                                         "nothing"};
@@ -213,10 +219,54 @@ static void add_read(struct request_maker *maker, struct made_request *request, 
     add(request, &in, sizeof in);
 }
 
+/* Lines that files of the control directory may obey, and some that they may not. */
+static size_t make_lines(struct request_maker *maker, char *out, size_t cap)
+{
+    static const char *const lines[] = {
+        "begin",
+        "commit",
+        "put name-1 text",
+        "put name-2/name-3 \"a b\"",
+        "put name-4 @3\nabc\n",
+        "delete name-1",
+        "discard name-5",
+        "rename name-1 name-6",
+        "link name-7 name-1",
+        "mkdir name-8",
+        "inode 2",
+        "inode 99999",
+        "name-1",
+        "**/name-*",
+        "name-2/**",
+        "*",
+        "../x",
+        "metrics=none",
+        "metrics=all",
+        "commit_interval=10ms",
+        "memory_budget=8M",
+        "log_level=error",
+        "alert_interval=1s",
+        "=",
+        "put",
+        "",
+        "# remark",
+        "put .kvfs/x y",
+    };
+    size_t used = 0;
+    for (size_t count = below(maker, 6) + 1; count; count--)
+        used += (size_t)snprintf(out + used, cap - used, "%s%s",
+                                 lines[below(maker, sizeof lines / sizeof lines[0])],
+                                 one_in(maker, 12) ? "" : "\n");
+    return used;
+}
+
 static void add_write(struct request_maker *maker, struct made_request *request)
 {
     static uint8_t content[32768];
-    const size_t length = one_in(maker, 4) ? below(maker, sizeof content) : below(maker, 600);
+    const bool is_text = one_in(maker, 3);
+    const size_t length = is_text            ? make_lines(maker, (char *)content, sizeof content)
+                          : one_in(maker, 4) ? below(maker, sizeof content)
+                                             : below(maker, 600);
     struct fuse_write_in in = {.fh = any_number(maker),
                                .offset = an_offset(maker),
                                .size = (uint32_t)length,
@@ -225,7 +275,8 @@ static void add_write(struct request_maker *maker, struct made_request *request)
     if (!maker->careful && one_in(maker, 16))
         in.size = any_u32(maker);
     add(request, &in, sizeof in);
-    memset(content, (int)below(maker, 256), length);
+    if (!is_text)
+        memset(content, (int)below(maker, 256), length);
     add(request, content, length);
 }
 
