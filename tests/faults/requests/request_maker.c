@@ -13,6 +13,8 @@
 
 #define FUSE_STATX_OPCODE 52u
 #define NAME_COUNT        24u
+/* Its number in every mount (fs/control.c). */
+#define CONTROL_DIRECTORY (1ull << 63)
 
 static size_t below(struct request_maker *maker, size_t limit)
 {
@@ -97,17 +99,24 @@ static void add(struct made_request *request, const void *bytes, size_t length)
     request->length += length;
 }
 
+static void add_control_name(struct request_maker *maker, struct made_request *request)
+{
+    static const char *const names[] = {".kvfs",  "stats", "metrics", "health", "prefetch",
+                                        "config", "apply", "apply",   "config"};
+    const char *const name = names[below(maker, sizeof names / sizeof names[0])];
+    add(request, name, strlen(name) + 1);
+}
+
 /* A name with its NUL: one of few, so that they meet; or one that is not allowed. */
 static void add_name(struct request_maker *maker, struct made_request *request)
 {
     static const char *const odd[] = {"", ".", "..", "a/b", "/", "../x", "\xff\xfe", "\n"};
-    static const char *const control[] = {".kvfs",  ".kvfs",    ".kvfs",  "stats", "metrics",
-                                          "health", "prefetch", "config", "apply"};
     char name[4200];
-    if (one_in(maker, 8)) {
-        snprintf(name, sizeof name, "%s",
-                 control[below(maker, sizeof control / sizeof control[0])]);
-    } else if (one_in(maker, 12)) {
+    if (one_in(maker, 12)) {
+        add_control_name(maker, request);
+        return;
+    }
+    if (one_in(maker, 12)) {
         snprintf(name, sizeof name, "%s", odd[below(maker, sizeof odd / sizeof odd[0])]);
     } else if (one_in(maker, 16)) {
         static const size_t lengths[] = {254, 255, 256, 1000, 4095};
@@ -582,8 +591,14 @@ static void bound_answer(struct made_request *request)
 
 void request_make(struct request_maker *maker, uint64_t unique, struct made_request *request)
 {
-    begin(request, an_opcode(maker), unique, a_node(maker));
-    add_body(maker, request);
+    const uint32_t opcode = an_opcode(maker);
+    /* Often enough that its files are found, a look into the control directory. */
+    const bool in_control = opcode == FUSE_LOOKUP && one_in(maker, 4);
+    begin(request, opcode, unique, in_control ? CONTROL_DIRECTORY : a_node(maker));
+    if (in_control)
+        add_control_name(maker, request);
+    else
+        add_body(maker, request);
     set_header_length(request);
     struct fuse_in_header header;
     memcpy(&header, request->bytes, sizeof header);
