@@ -14,7 +14,7 @@
 
 #define NODE_BIT      (UINT64_C(1) << 63)
 #define DIRECTORY_INO NODE_BIT
-#define SERIAL_SHIFT  4u /* below it: which file */
+#define SERIAL_SHIFT  4u /* below it: what programs see */
 
 /* Nodes at a time; the last of them are for the owner and root. */
 #define NODES_MAX      256u
@@ -145,13 +145,21 @@ static const struct {
     [KIND_APPLY] = {"apply", 0600, make_apply, obey_nothing},
 };
 
-const char *fs_control_entry(size_t index, uint32_t *type)
+/* What programs see as its number: unlike the node's, it stays the same. */
+static uint64_t shown_ino(unsigned kind)
+{
+    return NODE_BIT | (kind + 1);
+}
+
+const char *fs_control_entry(size_t index, struct stat *stat)
 {
     static const char *const dots[] = {".", ".."};
-    *type = index < 2 ? S_IFDIR : S_IFREG;
+    *stat = (struct stat){.st_mode = S_IFDIR, .st_ino = index ? FS_ROOT_INO : DIRECTORY_INO};
     if (index < 2)
         return dots[index];
-    return index - 2 < KIND_COUNT ? files[index - 2].name : NULL;
+    const unsigned kind = (unsigned)kv_min_u64(index - 2, KIND_COUNT);
+    *stat = (struct stat){.st_mode = S_IFREG, .st_ino = shown_ino(kind)};
+    return kind < KIND_COUNT ? files[kind].name : NULL;
 }
 
 /* ---- names ---------------------------------------------------------------------------- */
@@ -223,8 +231,8 @@ static void stat_directory(const struct fs_control *control, struct stat *stat)
 
 static void stat_node(const struct fs_control *control, const struct node *node, struct stat *stat)
 {
-    set_stat(control, node->ino, S_IFREG | files[node->kind].mode, node->length, node->made_ns,
-             stat);
+    set_stat(control, shown_ino(node->kind), S_IFREG | files[node->kind].mode, node->length,
+             node->made_ns, stat);
 }
 
 /* Under the mutex. */
@@ -265,13 +273,13 @@ static struct node *make_node(struct fs_control *control, unsigned kind)
 }
 
 /* Give it a number and a place. */
-static int add_node(struct fs_control *control, struct node *node, bool is_operator)
+static int add_node(struct fs_control *control, struct node *node, bool is_operator, uint64_t *ino)
 {
     const unsigned limit = is_operator ? NODES_MAX : NODES_MAX - NODES_RESERVED;
     pthread_mutex_lock(&control->mutex);
     const int err = control->node_count < limit ? 0 : -ENFILE;
     if (!err) {
-        node->ino = NODE_BIT | ++control->serial << SERIAL_SHIFT | node->kind;
+        *ino = node->ino = NODE_BIT | ++control->serial << SERIAL_SHIFT;
         control->nodes[control->node_count++] = node;
     }
     pthread_mutex_unlock(&control->mutex);
@@ -279,12 +287,13 @@ static int add_node(struct fs_control *control, struct node *node, bool is_opera
 }
 
 int fs_control_lookup(struct fs_control *control, uint64_t directory, const char *name,
-                      bool is_operator, struct stat *stat)
+                      bool is_operator, uint64_t *ino, struct stat *stat)
 {
     if (!control)
         return -ESTALE;
     if (directory == FS_ROOT_INO) {
         stat_directory(control, stat);
+        *ino = DIRECTORY_INO;
         return 0;
     }
     if (directory != DIRECTORY_INO)
@@ -298,11 +307,9 @@ int fs_control_lookup(struct fs_control *control, uint64_t directory, const char
     if (!node)
         return -ENOMEM;
     stat_node(control, node, stat);
-    const int err = add_node(control, node, is_operator);
+    const int err = add_node(control, node, is_operator, ino);
     if (err)
         free_node(node);
-    else
-        stat->st_ino = node->ino;
     return err;
 }
 

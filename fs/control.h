@@ -64,10 +64,12 @@ int fs_control_refuse(struct fs_control *control, const char *what, const char *
 
 /*
  * For an entry that fs_control_has_entry. is_operator: the caller may do what owner and root may.
- * Counts a reference. -ENOENT; -ENFILE too many nodes; -ENOMEM.
+ * Counts a reference to *ino; stat->st_ino is what programs see, and always the same for a file.
+ * -ENOENT; -ENFILE too many nodes; -ENOMEM.
  */
 KV_MUST_CHECK int fs_control_lookup(struct fs_control *control, uint64_t directory,
-                                    const char *name, bool is_operator, struct stat *stat);
+                                    const char *name, bool is_operator, uint64_t *ino,
+                                    struct stat *stat);
 /* All of these for nodes that fs_control_owns; -ESTALE it is none. */
 void fs_control_forget(struct fs_control *control, uint64_t ino, uint64_t count);
 KV_MUST_CHECK int fs_control_getattr(struct fs_control *control, uint64_t ino, struct stat *stat);
@@ -80,7 +82,7 @@ KV_MUST_CHECK int fs_control_read(struct fs_control *control, uint64_t ino, uint
 KV_MUST_CHECK int fs_control_write(struct fs_control *control, uint64_t ino,
                                    const struct fs_caller *caller, uint64_t offset,
                                    const void *bytes, size_t length);
-/* The entries of the directory, "." and ".." first; NULL past the last. type: out, S_IFMT bits. */
-const char *fs_control_entry(size_t index, uint32_t *type);
+/* The entries of the directory, "." and ".." first; NULL past the last. stat: number and type. */
+const char *fs_control_entry(size_t index, struct stat *stat);
 
 #endif

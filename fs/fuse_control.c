@@ -39,12 +39,12 @@ bool fs_fuse_control_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     if (!fs_control_has_entry(control, parent, name))
         return false;
     struct fuse_entry_param entry = {.attr_timeout = (double)FS_CACHE_SECONDS};
-    const int err = fs_control_lookup(control, parent, name, fs_fuse_is_operator(req), &entry.attr);
+    const int err =
+        fs_control_lookup(control, parent, name, fs_fuse_is_operator(req), &entry.ino, &entry.attr);
     if (err) {
         reply_error(req, err);
         return true;
     }
-    entry.ino = entry.attr.st_ino;
     if (parent == FS_ROOT_INO)
         entry.entry_timeout = (double)FS_CACHE_SECONDS; /* the directory stays what it is */
     if (fuse_reply_entry(req, &entry))                  /* interrupted: the kernel did not count */
@@ -144,12 +144,11 @@ bool fs_fuse_control_list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t coo
     }
     size_t used = 0;
     for (size_t i = cookie < 0 ? SIZE_MAX / 2 : (size_t)cookie;; i++) {
-        uint32_t type;
-        const char *name = fs_control_entry(i, &type);
+        /* Number 0: nothing is known of the node, there is none before it is looked up. */
+        struct fuse_entry_param entry = {.ino = 0};
+        const char *name = fs_control_entry(i, &entry.attr);
         if (!name)
             break;
-        /* Number 0: nothing is known of the node, there is none before it is looked up. */
-        const struct fuse_entry_param entry = {.attr = {.st_ino = ino + 1 + i, .st_mode = type}};
         const off_t next = (off_t)i + 1;
         const size_t length =
             with_attributes

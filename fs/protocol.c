@@ -101,7 +101,7 @@ static int control_record(struct fs_control *control, uint64_t ino, struct fs_re
         return err;
     const int64_t made_ns = fs_time_ns(&stat.st_mtim);
     *record = (struct fs_record){
-        .file = {.ino = ino, .size = (uint64_t)stat.st_size},
+        .file = {.ino = stat.st_ino, .size = (uint64_t)stat.st_size},
         .mode = stat.st_mode,
         .uid = stat.st_uid,
         .gid = stat.st_gid,

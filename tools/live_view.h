@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#include "tools/figures.h"
+#include "tools/live_figures.h"
 
 /* All that was counted since the mount. */
 void tool_view_totals(FILE *out, const char *dir, const struct tool_figures *now);

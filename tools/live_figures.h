@@ -1,13 +1,14 @@
 /*
- * tools/figures.h: the figures of a mount, read from its JSON into a table of paths and numbers.
+ * tools/live_figures.h: the figures of a mount, read from its JSON into a table of paths and
+ * numbers.
  *
  * {"store": {"page_hits": 7}} becomes store.page_hits = 7; true and false become 1 and 0. What is
  * no number (texts, null, lists) is left out.
  *
  * Threads: a table belongs to one at a time.
  */
-#ifndef TOOLS_FIGURES_H
-#define TOOLS_FIGURES_H
+#ifndef TOOLS_LIVE_FIGURES_H
+#define TOOLS_LIVE_FIGURES_H
 
 #include <stdbool.h>
 #include <stddef.h>

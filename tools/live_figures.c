@@ -1,10 +1,10 @@
 /*
- * tools/figures.c: JSON of a mount as a table of paths and numbers.
+ * tools/live_figures.c: JSON of a mount as a table of paths and numbers.
  *
  * Owns       the text.
  * Invariant  nothing is read beyond the text's end, whatever it holds; nesting is bounded.
  */
-#include "tools/figures.h"
+#include "tools/live_figures.h"
 
 #include <errno.h>
 #include <stdio.h>
