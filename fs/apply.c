@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include "fs/apply_state.h"
+#include "fs/reaper.h"
 
 /* ---- ways -------------------------------------------------------------------------------- */
 
