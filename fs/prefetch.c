@@ -226,7 +226,6 @@ static void walk_line(struct walk *walk, const char *line)
         const int err = fs_lookup(volume, ino, at, length, &found.record);
         if (ino != FS_ROOT_INO)
             fs_forget(volume, ino, 1);
-        ino = FS_ROOT_INO;
         if (err) {
             walk->errors += err != -ENOENT && err != -ENOTDIR;
             return;

@@ -53,6 +53,14 @@ size_t fs_settings_text(struct fs_settings *settings, char *out, size_t cap)
     return text.length;
 }
 
+/* Are all settings the same? Both are copies of the same struct, byte by byte, so padding is, too.
+ */
+static bool are_equal(const struct fs_mount_options *a, const struct fs_mount_options *b)
+{
+    const void *bytes_a = a, *bytes_b = b;
+    return memcmp(bytes_a, bytes_b, sizeof *a) == 0;
+}
+
 /* Take over from `to` what can change while it is mounted. */
 static void take_changeable(struct fs_mount_options *options, const struct fs_mount_options *to)
 {
@@ -100,7 +108,7 @@ static int change_line(struct fs_settings *settings, char *line, struct fs_mount
     struct fs_mount_options possible;
     memcpy(&possible, &settings->now, sizeof possible);
     take_changeable(&possible, to);
-    if (memcmp(&possible, to, sizeof possible) != 0) {
+    if (!are_equal(&possible, to)) {
         fs_volume_log(volume, KV_LOG_WARNING,
                       "config: %s can not change while it is mounted; set %s=%s with -o or in "
                       "mount.conf, unmount and mount again",
@@ -139,7 +147,7 @@ int fs_settings_change(struct fs_settings *settings, const char *text, size_t le
     pthread_mutex_lock(&settings->mutex);
     memcpy(&to, &settings->now, sizeof to);
     const int err = to.words ? change_lines(settings, text, length, &to) : -EINVAL;
-    if (!err && memcmp(&to, &settings->now, sizeof to) != 0) {
+    if (!err && !are_equal(&to, &settings->now)) {
         char before[LINE_BYTES], after[LINE_BYTES];
         for (size_t i = 0; to.words->show(i, &settings->now, before, sizeof before) &&
                            to.words->show(i, &to, after, sizeof after);

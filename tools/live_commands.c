@@ -175,11 +175,11 @@ static int state_of(const char *word)
     return HEALTH_UNKNOWN;
 }
 
-int tool_live_health(const char *dir, bool as_json)
+int tool_live_health(const char *target, bool as_json)
 {
     struct tool_mount mount;
     char path[PATH_MAX], line[512];
-    if (tool_live_find(dir, &mount) || control_path(&mount, "health", path))
+    if (tool_live_find(target, &mount) || control_path(&mount, "health", path))
         return HEALTH_UNKNOWN;
     FILE *file = fopen(path, "re");
     if (!file) {
