@@ -260,6 +260,7 @@ void kv_store_disassemble(struct kv_store *store)
     kv_space_close(store->space);
     kv_buffers_free(store->buffers);
     kv_device_close(store->device);
+    kv_metrics_release(&store->metrics);
     free(store->value);
     free(store->dropped);
     pthread_mutex_destroy(&store->checkpoint.mutex);

@@ -145,15 +145,19 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     const uint64_t to = wal->sealed;
     struct kv_io ios[3];
     const size_t io_count = plan_writes(wal, wal->written, to, ios);
+    const uint64_t records = wal->records;
+    struct kv_metrics *metrics = wal->device->metrics;
 
     wal->leading = true;
     pthread_mutex_unlock(&wal->mutex);
+    const uint64_t begin = mode == LEAD_FLUSH ? kv_metrics_begin(metrics, KV_METRIC_WAL) : 0;
     int err = 0;
     if (io_count)
         err = kv_device_submit(wal->device, ios, io_count,
                                mode == LEAD_FLUSH && !KV_PLANT(sync_without_flush));
     else if (mode == LEAD_FLUSH)
         err = kv_device_flush(wal->device);
+    kv_metrics_end(metrics, KV_HISTOGRAM_LOG_FLUSH, begin);
     pthread_mutex_lock(&wal->mutex);
     wal->leading = false;
 
@@ -164,6 +168,9 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
         if (mode == LEAD_FLUSH) {
             wal->durable = kv_max_u64(wal->durable, to);
             wal->flushes++;
+            if (begin)
+                kv_metrics_note(metrics, KV_HISTOGRAM_LOG_GROUP, records - wal->flushed_records);
+            wal->flushed_records = records;
         }
     }
     pthread_cond_broadcast(&wal->changed);
@@ -329,6 +336,7 @@ void kv_wal_stats(struct kv_wal *wal, struct kv_wal_stats *stats)
         .flushes = wal->flushes,
         .used_blocks = kv_min_u64(next_position(wal) - wal->tail, wal->block_count),
         .total_blocks = wal->block_count,
+        .limit_blocks = wal->used_blocks_max,
     };
     pthread_mutex_unlock(&wal->mutex);
 }

@@ -50,6 +50,7 @@ struct kv_wal {
     bool leading;     /* somebody is writing or flushing */
     int error;        /* the failure that ended the log's use, or 0 */
     uint64_t records, record_bytes, flushes;
+    uint64_t flushed_records; /* of them, those that the last flush found */
 };
 
 static inline uint64_t next_position(const struct kv_wal *wal)
