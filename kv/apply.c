@@ -294,10 +294,7 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
 
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref)
 {
-    uint64_t block;
-    uint32_t count;
-    if (!kv_blobs_extent(&store->blobs, ref, &block, &count))
-        kv_space_unalloc(store->space, block, count);
+    kv_blobs_discard(&store->blobs, ref);
 }
 
 int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset, void *buf,

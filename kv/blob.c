@@ -2,7 +2,7 @@
  * kv/blob.c: large values in checksummed runs of whole blocks.
  *
  * Owns       nothing: blocks belong to whoever holds the reference.
- * Invariant  a reference is filled in after its blob was written whole.
+ * Invariant  a blob whose reference is known is on the device, or waits in blob_pending.c, whole.
  * Locks      none.
  * On disk    the stored bytes, zero-padded to a block; digest seeded with the first block.
  */
@@ -44,13 +44,90 @@ int kv_blobs_extent(const struct kv_blobs *blobs, const struct kv_blob_ref *ref,
     return kv_space_contains(blobs->space, *block, *block_count) ? 0 : -EUCLEAN;
 }
 
-static int write_packed(struct kv_blobs *blobs, uint64_t block, uint32_t block_count,
-                        uint8_t *packed, size_t length)
+/* A blob to be written: its bytes as they will be stored, and where. */
+struct store_plan {
+    const uint8_t *bytes; /* the caller's, or in `packed` */
+    size_t length;        /* of what the caller gave that is taken */
+    size_t stored;        /* bytes */
+    uint8_t codec;
+    uint64_t block;
+    uint32_t count;
+    uint8_t *packed; /* room bytes, or NULL */
+    size_t room;
+};
+
+/* Pack what shrinks, find a place for it. */
+static int make_plan(struct kv_blobs *blobs, const void *bytes, size_t length,
+                     struct kv_codec_spec codec, struct store_plan *plan)
 {
-    const size_t padded = block_count * (size_t)KV_BLOCK_BYTES;
-    memset(packed + length, 0, padded - length);
+    *plan = (struct store_plan){
+        .bytes = bytes, .length = length, .stored = length, .codec = KV_CODEC_NONE};
+    if (kv_codec_may_shrink(codec, bytes, length)) {
+        plan->room = kv_blocks_for(length) * KV_BLOCK_BYTES;
+        plan->packed = kv_buffers_take(blobs->buffers, plan->room);
+        if (!plan->packed)
+            return -ENOMEM;
+        const size_t packed = kv_codec_shrink(codec, bytes, length, plan->packed, plan->room);
+        if (packed) {
+            plan->bytes = plan->packed;
+            plan->stored = packed;
+            plan->codec = (uint8_t)codec.codec;
+        }
+    }
+    plan->count = (uint32_t)kv_blocks_for(plan->stored);
+    int err = kv_space_alloc(blobs->space, KV_SPACE_DATA, plan->count, plan->count, &plan->block,
+                             &plan->count);
+    if (err != -ENOSPC)
+        return err;
+    /* No run is long enough: as much as fits into a shorter one, not packed. */
+    plan->count = (uint32_t)kv_blocks_for(length);
+    err = kv_space_alloc(blobs->space, KV_SPACE_DATA, plan->count, 1, &plan->block, &plan->count);
+    plan->length = plan->stored = kv_min_u64(length, plan->count * (size_t)KV_BLOCK_BYTES);
+    plan->bytes = bytes;
+    plan->codec = KV_CODEC_NONE;
+    return err;
+}
+
+/* Put what will be stored into `memory`, plan->count blocks; the reference to it. */
+static struct kv_disk_blob_ref fill(const struct store_plan *plan, uint64_t epoch, uint8_t *memory)
+{
+    memcpy(memory, plan->bytes, plan->stored);
+    memset(memory + plan->stored, 0, plan->count * (size_t)KV_BLOCK_BYTES - plan->stored);
+    const uint64_t digest = kv_digest(memory, plan->stored, kv_digest_seed(plan->block, epoch));
+    return (struct kv_disk_blob_ref){.ptr = {.block = kv_le64_of(plan->block),
+                                             .length_bytes = kv_le32_of((uint32_t)plan->stored),
+                                             .codec = plan->codec,
+                                             .birth_epoch = kv_le64_of(epoch),
+                                             .digest = kv_le64_of(digest)},
+                                     .raw_bytes = kv_le32_of((uint32_t)plan->length)};
+}
+
+/* To the device before this returns. */
+static int write_now(struct kv_blobs *blobs, const struct store_plan *plan, uint64_t epoch,
+                     struct kv_disk_blob_ref *disk)
+{
+    const size_t room = plan->count * (size_t)KV_BLOCK_BYTES;
+    uint8_t *memory = kv_buffers_take(blobs->buffers, room);
+    if (!memory)
+        return -ENOMEM;
+    *disk = fill(plan, epoch, memory);
     /* One word for all that a device may say: -ENOSPC is for space of our own. */
-    return kv_device_write(blobs->device, block, block_count, packed) ? -EIO : 0;
+    const int err = kv_device_write(blobs->device, plan->block, plan->count, memory) ? -EIO : 0;
+    kv_buffers_give(blobs->buffers, memory, room);
+    return err;
+}
+
+/* Into memory, from where it goes to the device before the next flush. */
+static int write_later(struct kv_blobs *blobs, const struct store_plan *plan, uint64_t epoch,
+                       struct kv_disk_blob_ref *disk)
+{
+    struct kv_blob_slot slot;
+    const int err = kv_blob_pending_begin(blobs->pending, plan->block, plan->count, &slot);
+    if (err)
+        return err;
+    *disk = fill(plan, epoch, slot.bytes);
+    kv_blob_pending_end(blobs->pending, &slot, disk);
+    return 0;
 }
 
 int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
@@ -59,54 +136,48 @@ int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
 {
     if (!length || length > KV_BLOB_MAX)
         return -EINVAL;
-    const size_t room = kv_blocks_for(length) * KV_BLOCK_BYTES;
-    uint8_t *packed = kv_buffers_take(blobs->buffers, room);
-    if (!packed)
-        return -ENOMEM;
-    enum kv_codec used;
-    size_t stored =
-        kv_codec_pack(codec ? *codec : blobs->codec, bytes, length, packed, room, &used);
-    uint32_t count = (uint32_t)kv_blocks_for(stored);
-    uint64_t block;
-    int err = kv_space_alloc(blobs->space, KV_SPACE_DATA, count, count, &block, &count);
-    if (err == -ENOSPC) {
-        /* No run is long enough: as much as fits into a shorter one, not packed. */
-        count = (uint32_t)kv_blocks_for(length);
-        err = kv_space_alloc(blobs->space, KV_SPACE_DATA, count, 1, &block, &count);
-        if (!err) {
-            length = kv_min_u64(length, count * (size_t)KV_BLOCK_BYTES);
-            memcpy(packed, bytes, length);
-            stored = length;
-            used = KV_CODEC_NONE;
-        }
-    }
+    struct store_plan plan;
+    struct kv_disk_blob_ref disk;
+    int err = make_plan(blobs, bytes, length, codec ? *codec : blobs->codec, &plan);
     if (err)
         goto out;
-    err = write_packed(blobs, block, count, packed, stored);
+    const bool waits = blobs->pending && plan.count <= kv_blob_pending_blocks_max(blobs->pending);
+    err = waits ? write_later(blobs, &plan, epoch, &disk) : write_now(blobs, &plan, epoch, &disk);
     if (err) {
-        kv_space_unalloc(blobs->space, block, count);
+        kv_space_unalloc(blobs->space, plan.block, plan.count);
         goto out;
     }
-    const uint64_t digest = kv_digest(packed, stored, kv_digest_seed(block, epoch));
-    const struct kv_disk_blob_ref disk = {.ptr = {.block = kv_le64_of(block),
-                                                  .length_bytes = kv_le32_of((uint32_t)stored),
-                                                  .codec = (uint8_t)used,
-                                                  .birth_epoch = kv_le64_of(epoch),
-                                                  .digest = kv_le64_of(digest)},
-                                          .raw_bytes = kv_le32_of((uint32_t)length)};
     memcpy(ref->bytes, &disk, sizeof disk);
-    *written = length;
+    *written = plan.length;
     (void)atomic_fetch_add_explicit(&blobs->writes, 1, memory_order_relaxed);
-    (void)atomic_fetch_add_explicit(&blobs->write_bytes, stored, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(&blobs->write_bytes, plan.stored, memory_order_relaxed);
 out:
-    kv_buffers_give(blobs->buffers, packed, room);
+    kv_buffers_give(blobs->buffers, plan.packed, plan.room);
     return err;
+}
+
+void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
+{
+    uint64_t block;
+    uint32_t count;
+    if (kv_blobs_extent(blobs, ref, &block, &count))
+        return;
+    const struct kv_disk_blob_ref disk = disk_ref(ref);
+    if (blobs->pending)
+        kv_blob_pending_cancel(blobs->pending, &disk);
+    kv_space_unalloc(blobs->space, block, count);
+}
+
+int kv_blobs_flush(struct kv_blobs *blobs)
+{
+    return blobs->pending ? kv_blob_pending_flush(blobs->pending) : 0;
 }
 
 /* A blob on its way into memory. */
 struct load {
     struct kv_disk_blob_ref disk;
-    uint8_t *stored; /* room bytes */
+    const uint8_t *stored; /* room bytes */
+    uint8_t *memory;       /* where the device puts them */
     size_t room;
     bool lent; /* `stored` is the caller's: what it wants is all of the blob as it is stored */
 };
@@ -123,11 +194,12 @@ static int begin_load(struct kv_blobs *blobs, const struct kv_blob_ref *ref, voi
     load->disk = disk_ref(ref);
     load->room = count * (size_t)KV_BLOCK_BYTES;
     load->lent = target;
-    load->stored = target ? target : kv_buffers_take(blobs->buffers, load->room);
-    if (!load->stored)
+    load->memory = target ? target : kv_buffers_take(blobs->buffers, load->room);
+    if (!load->memory)
         return -ENOMEM;
+    load->stored = load->memory;
     *io = (struct kv_io){
-        .kind = KV_IO_READ, .block = block, .block_count = count, .buf = load->stored};
+        .kind = KV_IO_READ, .block = block, .block_count = count, .buf = load->memory};
     return 0;
 }
 
@@ -145,7 +217,7 @@ static int verify_load(struct kv_blobs *blobs, const struct load *load)
 static void end_load(struct kv_blobs *blobs, struct load *load)
 {
     if (!load->lent)
-        kv_buffers_give(blobs->buffers, load->stored, load->room);
+        kv_buffers_give(blobs->buffers, load->memory, load->room);
 }
 
 /* Blobs up to this length are kept when they were read whole, too: reading 32 KiB takes the device
@@ -209,6 +281,27 @@ static bool is_cached(struct kv_blobs *blobs, const struct kv_blob_part *part)
            kv_blob_cache_copy(blobs->cache, &disk, part->offset, part->buf, part->length);
 }
 
+/* The part of a blob that waits to be written, or did so lately. *found false: it is not there. */
+static int read_pending(struct kv_blobs *blobs, const struct kv_blob_part *part, bool *found)
+{
+    struct load load = {.disk = disk_ref(&part->ref)};
+    uint64_t number;
+    const uint8_t *stored =
+        blobs->pending ? kv_blob_pending_pin(blobs->pending, &load.disk, &number) : NULL;
+    *found = stored != NULL;
+    if (!stored)
+        return 0;
+    int err = 0;
+    if (load.disk.ptr.codec == KV_CODEC_NONE) {
+        memcpy(part->buf, stored + part->offset, part->length);
+    } else {
+        load.stored = stored;
+        err = unpack_part(blobs, &load, part->offset, part->buf, part->length);
+    }
+    kv_blob_pending_unpin(blobs->pending, number);
+    return err;
+}
+
 /* At most KV_BLOBS_AT_ONCE parts. What is not in memory is read with one submission. */
 static int read_together(struct kv_blobs *blobs, const struct kv_blob_part *parts, size_t count)
 {
@@ -220,12 +313,16 @@ static int read_together(struct kv_blobs *blobs, const struct kv_blob_part *part
     for (size_t i = 0; i < count && !err; i++) {
         const struct kv_blob_part *part = &parts[i];
         const size_t raw = kv_blob_length(&part->ref);
-        if (part->offset > raw || part->length > raw - part->offset)
+        if (part->offset > raw || part->length > raw - part->offset) {
             err = -ERANGE;
-        else if (!is_cached(blobs, part))
-            err = begin_load(blobs, &part->ref, target_of(part), &loads[begun], &ios[begun]);
-        else
+            break;
+        }
+        bool found = is_cached(blobs, part);
+        if (!found)
+            err = read_pending(blobs, part, &found);
+        if (found)
             continue;
+        err = begin_load(blobs, &part->ref, target_of(part), &loads[begun], &ios[begun]);
         wanted[begun] = part;
         begun += !err;
     }
@@ -266,6 +363,7 @@ void kv_blobs_verify_many(struct kv_blobs *blobs, const struct kv_blob_ref *refs
     struct kv_io ios[KV_BLOBS_AT_ONCE];
     size_t io_count = 0;
     KV_ASSERT(count <= KV_BLOBS_AT_ONCE);
+    const int unwritten = kv_blobs_flush(blobs); /* damage is what was written and is not there */
     for (size_t i = 0; i < count; i++) {
         results[i] = begin_load(blobs, &refs[i], NULL, &loads[i], &ios[io_count]);
         if (!results[i])
@@ -279,6 +377,8 @@ void kv_blobs_verify_many(struct kv_blobs *blobs, const struct kv_blob_ref *refs
         results[i] = ios[at++].result;
         if (!results[i])
             results[i] = verify_load(blobs, &loads[i]);
+        if (results[i] == -EBADMSG && unwritten)
+            results[i] = unwritten;
         end_load(blobs, &loads[i]);
     }
 }

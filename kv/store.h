@@ -70,7 +70,7 @@ struct kv_store {
     pthread_cond_t work;
     bool stopping;          /* work_mutex */
     bool checkpoint_wanted; /* work_mutex */
-    pthread_t committer, checkpointer;
+    pthread_t committer, checkpointer, blob_writer;
     bool threads_running;
 };
 

@@ -51,6 +51,8 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     if (config->used_blocks_max)
         wal->used_blocks_max = kv_min_u64(config->used_blocks_max, config->block_count);
     wal->log_id = config->log_id;
+    wal->before_flush = config->before_flush;
+    wal->context = config->context;
     wal->open_tail = config->tail;
     wal->open_link = config->tail_link;
     wal->tail = wal->durable = wal->written = wal->sealed = config->tail;
@@ -152,10 +154,12 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     wal->leading = true;
     pthread_mutex_unlock(&wal->mutex);
     int err = 0;
-    if (io_count)
+    if (mode == LEAD_FLUSH && wal->before_flush && !KV_PLANT(sync_without_blobs))
+        err = wal->before_flush(wal->context);
+    if (!err && io_count)
         err = kv_device_submit(wal->device, ios, io_count,
                                mode == LEAD_FLUSH && !KV_PLANT(sync_without_flush));
-    else if (mode == LEAD_FLUSH)
+    else if (!err && mode == LEAD_FLUSH)
         err = kv_device_flush(wal->device);
     pthread_mutex_lock(&wal->mutex);
     wal->leading = false;

@@ -29,7 +29,11 @@ struct kv_wal_config {
     uint64_t tail;                     /* position to replay from */
     uint64_t tail_link;                /* digest of the block before it; 0 in a new image */
     uint32_t buffer_bytes;             /* append buffer; 0 = 4 MiB */
-    uint64_t used_blocks_max;          /* where these are in use there is no room; 0: all */
+    /* Called before each flush, under no lock: what records refer to goes to the device. NULL:
+     * nothing does. An error is as one of the flush. */
+    int (*before_flush)(void *context);
+    void *context;
+    uint64_t used_blocks_max; /* where these are in use there is no room; 0: all */
 };
 
 /* -ENOSPC: the host has no room for the least part of the ring. */
