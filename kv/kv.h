@@ -204,6 +204,16 @@ void kv_store_info(struct kv_store *store, struct kv_image_info *info);
 KV_MUST_CHECK int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf,
                          size_t buf_cap, size_t *value_len);
 
+/*
+ * kv_get for the last key that is not above `key`: as a cursor finds it, for less.
+ *
+ * found  out: that key, KV_KEY_MAX bytes of the caller's; set on 0 and on -ERANGE.
+ *
+ * Returns what kv_get returns; -ENOENT: all keys are above.
+ */
+KV_MUST_CHECK int kv_get_floor(struct kv_store *store, const void *key, size_t key_len, void *found,
+                               size_t *found_len, void *buf, size_t buf_cap, size_t *value_len);
+
 struct kv_lookup {
     const void *key;
     size_t key_len;
