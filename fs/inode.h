@@ -16,6 +16,10 @@
 #include "fs/lock.h"
 #include "fs/volume.h"
 
+#include <stdatomic.h>
+
+#define FS_WRITE_ENDS 256u /* a power of two */
+
 struct fs_volume {
     struct kv_store *store;       /* borrowed; immutable after open */
     struct fs_data data;          /* immutable after open */
@@ -32,6 +36,9 @@ struct fs_volume {
     uint64_t ino_next;                     /* ino_mutex: the next to hand out */
     uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
     struct fs_volume_record volume_record; /* ino_mutex */
+    /* Where the last write of a file ended, mixed with its number; files share places by hash. A
+     * guess at who writes in order: relaxed, and whoever was overwritten is taken for random. */
+    _Atomic uint64_t write_ends[FS_WRITE_ENDS];
 };
 
 /* An inode in hand: what it is, and the key under which that stands. */
