@@ -194,7 +194,7 @@ int fs_data_find(const struct fs_data *data, const struct fs_file *file, uint64_
     return err;
 }
 
-#define PARTS_MAX 8u /* extents that are read at the same time: a request of 1 MiB */
+#define PARTS_MAX 32u /* extents that are read at the same time */
 
 /* Extents that a read has come by: their bytes are fetched together. */
 struct parts {

@@ -180,6 +180,9 @@ struct load {
     uint8_t *memory;       /* where the device puts them */
     size_t room;
     bool lent; /* `stored` is the caller's: what it wants is all of the blob as it is stored */
+    const struct kv_blob_part *part; /* what is wanted of it, and the next two are for reading */
+    bool ended;                      /* it was verified and given out, or `result` says why not */
+    int result;
 };
 
 /* Check the reference, find memory (`target`, unless NULL), fill in the request. */
@@ -302,13 +305,71 @@ static int read_pending(struct kv_blobs *blobs, const struct kv_blob_part *part,
     return err;
 }
 
-/* At most KV_BLOBS_AT_ONCE parts. What is not in memory is read with one submission. */
+/* Blobs side by side go with one request up to here; longer ones are verified as they come. */
+#define MERGED_BLOCKS_MAX 32u
+
+/* Requests of one submission, and for each the loads that it serves: [first, next request's). */
+struct reading {
+    struct kv_blobs *blobs;
+    struct load loads[KV_BLOB_PARTS_MAX];
+    struct kv_io ios[KV_BLOB_PARTS_MAX];
+    size_t first[KV_BLOB_PARTS_MAX + 1];
+    size_t load_count, io_count;
+};
+
+/* The bytes are there: verify them, and give out what is wanted. */
+static void end_part(struct kv_blobs *blobs, struct load *load)
+{
+    const struct kv_blob_part *const part = load->part;
+    load->ended = true;
+    load->result = verify_load(blobs, load);
+    if (load->result)
+        return;
+    if (load->lent)
+        keep(blobs, load, load->stored, part->length);
+    else
+        load->result = unpack_part(blobs, load, part->offset, part->buf, part->length);
+}
+
+/* A request is done, maybe while others are under way. */
+static void end_request(struct kv_io *io)
+{
+    struct reading *const reading = io->context;
+    const size_t at = (size_t)(io - reading->ios);
+    KV_ASSERT(at < reading->io_count);
+    for (size_t i = reading->first[at]; i < reading->first[at + 1] && !io->result; i++)
+        end_part(reading->blobs, &reading->loads[i]);
+}
+
+/* One more blob to be read. */
+static int add_load(struct reading *reading, const struct kv_blob_part *part)
+{
+    struct load *const load = &reading->loads[reading->load_count];
+    struct kv_io *const io = &reading->ios[reading->io_count];
+    *load = (struct load){.part = part};
+    const int err = begin_load(reading->blobs, &part->ref, target_of(part), load, io);
+    if (err)
+        return err;
+    struct kv_io *const last = reading->io_count ? io - 1 : NULL;
+    if (last && last->block + last->block_count == io->block &&
+        (uint8_t *)last->buf + kv_io_bytes(last) == load->memory &&
+        last->block_count + io->block_count <= MERGED_BLOCKS_MAX) {
+        last->block_count += io->block_count;
+    } else {
+        io->done = end_request;
+        io->context = reading;
+        reading->first[reading->io_count++] = reading->load_count;
+    }
+    reading->first[reading->io_count] = ++reading->load_count;
+    return 0;
+}
+
+/* At most KV_BLOB_PARTS_MAX parts. What is not in memory is read with one submission. */
 static int read_together(struct kv_blobs *blobs, const struct kv_blob_part *parts, size_t count)
 {
-    struct load loads[KV_BLOBS_AT_ONCE];
-    struct kv_io ios[KV_BLOBS_AT_ONCE];
-    const struct kv_blob_part *wanted[KV_BLOBS_AT_ONCE];
-    size_t begun = 0;
+    struct reading reading;
+    reading.blobs = blobs;
+    reading.load_count = reading.io_count = 0;
     int err = 0;
     for (size_t i = 0; i < count && !err; i++) {
         const struct kv_blob_part *part = &parts[i];
@@ -320,32 +381,27 @@ static int read_together(struct kv_blobs *blobs, const struct kv_blob_part *part
         bool found = is_cached(blobs, part);
         if (!found)
             err = read_pending(blobs, part, &found);
-        if (found)
-            continue;
-        err = begin_load(blobs, &part->ref, target_of(part), &loads[begun], &ios[begun]);
-        wanted[begun] = part;
-        begun += !err;
+        if (!found)
+            err = add_load(&reading, part);
     }
-    if (!err && begun)
-        err = kv_device_submit(blobs->device, ios, begun, false);
-    for (size_t i = 0; i < begun && !err; i++) {
-        err = verify_load(blobs, &loads[i]);
-        if (!err && !loads[i].lent)
-            err =
-                unpack_part(blobs, &loads[i], wanted[i]->offset, wanted[i]->buf, wanted[i]->length);
-        else if (!err)
-            keep(blobs, &loads[i], loads[i].stored, wanted[i]->length);
+    if (!err && reading.io_count)
+        err = kv_device_submit(blobs->device, reading.ios, reading.io_count, false);
+    for (size_t i = 0; i < reading.load_count; i++) {
+        struct load *const load = &reading.loads[i];
+        if (!err && !load->ended)
+            end_part(blobs, load);
+        if (!err)
+            err = load->result;
+        end_load(blobs, load);
     }
-    for (size_t i = 0; i < begun; i++)
-        end_load(blobs, &loads[i]);
     return err;
 }
 
 int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts, size_t count)
 {
     int err = 0;
-    for (size_t at = 0; at < count && !err; at += KV_BLOBS_AT_ONCE)
-        err = read_together(blobs, parts + at, kv_min_u64(count - at, KV_BLOBS_AT_ONCE));
+    for (size_t at = 0; at < count && !err; at += KV_BLOB_PARTS_MAX)
+        err = read_together(blobs, parts + at, kv_min_u64(count - at, KV_BLOB_PARTS_MAX));
     return err;
 }
 

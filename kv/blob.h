@@ -44,7 +44,8 @@ void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
  * whoever makes durable what refers to blobs calls this first.
  */
 KV_MUST_CHECK int kv_blobs_flush(struct kv_blobs *blobs);
-#define KV_BLOBS_AT_ONCE 8u /* that are read with one submission */
+#define KV_BLOBS_AT_ONCE  8u  /* that are verified with one submission */
+#define KV_BLOB_PARTS_MAX 32u /* that are read with one */
 /* As kv_blob_read of kv.h. */
 KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts,
                                 size_t count);
