@@ -83,23 +83,23 @@ void fs_data_change_release(struct fs_data_change *change)
     *change = (struct fs_data_change){0};
 }
 
-/* Write a blob that the change owns until it is applied. */
-static int write_blob(struct fs_data_change *change, const uint8_t *bytes, size_t length,
-                      const struct kv_codec_spec *codec, struct kv_blob_ref *ref, size_t *written)
+/* Write blobs that the change owns until it is applied, also those before one that fails. */
+static int write_blobs(struct fs_data_change *change, struct kv_blob_source *sources, size_t count,
+                       const struct kv_codec_spec *codec)
 {
-    if (change->blob_count == change->blob_cap) {
-        const size_t cap = change->blob_cap ? change->blob_cap * 2 : 8;
+    if (change->blob_cap - change->blob_count < count) {
+        const size_t cap = 2 * change->blob_cap + count;
         struct kv_blob_ref *grown = realloc(change->blobs, cap * sizeof *grown);
         if (!grown)
             return -ENOMEM;
         change->blobs = grown;
         change->blob_cap = cap;
     }
-    const int err = kv_blob_write(change->store, bytes, length, codec, ref, written);
-    if (err)
-        return err;
-    change->blobs[change->blob_count++] = *ref;
-    return 0;
+    const int err = kv_blob_write_many(change->store, sources, count, codec);
+    for (size_t i = 0; i < count; i++)
+        if (sources[i].written)
+            change->blobs[change->blob_count++] = sources[i].ref;
+    return err;
 }
 
 /* ---- reading ------------------------------------------------------------------ */
@@ -389,11 +389,52 @@ static int add_fresh_packed(struct fs_data_edit *edit, uint64_t from, uint64_t t
     return err;
 }
 
+/* Extents of a region that are written together. */
+struct gathered {
+    struct kv_blob_source sources[KV_BLOB_SOURCES_MAX];
+    uint64_t offsets[KV_BLOB_SOURCES_MAX];
+    size_t count;
+};
+
+static int add_fresh_extent(struct fs_data_edit *edit, uint64_t offset,
+                            const struct kv_blob_source *source)
+{
+    const struct fs_data_fresh fresh = {
+        .offset = offset, .length = (uint32_t)source->written, .blob = source->ref};
+    return add_fresh(edit, &fresh);
+}
+
+static int write_gathered(struct fs_data_edit *edit, struct gathered *gathered,
+                          const struct kv_codec_spec *codec)
+{
+    if (!gathered->count)
+        return 0;
+    int err = write_blobs(edit->change, gathered->sources, gathered->count, codec);
+    for (size_t i = 0; i < gathered->count && !err; i++) {
+        struct kv_blob_source *const source = &gathered->sources[i];
+        uint64_t offset = gathered->offsets[i];
+        err = add_fresh_extent(edit, offset, source);
+        /* Fragmented space may take a blob in several pieces. */
+        while (!err && source->written < source->length) {
+            offset += source->written;
+            source->bytes = (const uint8_t *)source->bytes + source->written;
+            source->length -= source->written;
+            err = write_blobs(edit->change, source, 1, codec);
+            if (!err)
+                err = add_fresh_extent(edit, offset, source);
+        }
+    }
+    gathered->count = 0;
+    return err;
+}
+
 /* Write the blobs of a region; a last piece too short for one becomes packed. */
 static int add_fresh_extents(struct fs_data_edit *edit, const struct span *span,
                              const struct kv_codec_spec *codec)
 {
     const uint64_t unit = edit->data->extent_bytes;
+    struct gathered gathered;
+    gathered.count = 0;
     uint8_t *scratch = NULL;
     int err = 0;
     if (span->from < span->offset || span->to > span->end) {
@@ -404,25 +445,24 @@ static int add_fresh_extents(struct fs_data_edit *edit, const struct span *span,
     for (uint64_t from = span->from; !err && from < span->to;) {
         const uint64_t to = kv_min_u64(span->to, align_down(from, unit) + unit);
         if (to - from < FS_SHARE_MIN) {
-            err = add_fresh_packed(edit, from, to);
+            err = write_gathered(edit, &gathered, codec); /* fresh ones are in order */
+            if (!err)
+                err = add_fresh_packed(edit, from, to);
             from = to;
             continue;
         }
+        struct kv_blob_source *const source = &gathered.sources[gathered.count];
         const uint8_t *bytes;
         err = span_bytes(edit, span, from, to, scratch, &bytes);
-        /* Fragmented space may take a blob in several pieces. */
-        while (!err && from < to) {
-            struct fs_data_fresh fresh = {.offset = from};
-            size_t written;
-            err = write_blob(edit->change, bytes, to - from, codec, &fresh.blob, &written);
-            if (err)
-                break;
-            fresh.length = (uint32_t)written;
-            err = add_fresh(edit, &fresh);
-            from += written;
-            bytes += written;
-        }
+        *source = (struct kv_blob_source){.bytes = bytes, .length = to - from};
+        gathered.offsets[gathered.count++] = from;
+        /* There is one scratch, for one extent at a time. */
+        if (!err && (bytes == scratch || gathered.count == KV_BLOB_SOURCES_MAX))
+            err = write_gathered(edit, &gathered, codec);
+        from = to;
     }
+    if (!err)
+        err = write_gathered(edit, &gathered, codec);
     free(scratch);
     return err;
 }

@@ -280,7 +280,12 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
         return -EROFS;
     for (unsigned tries = 0;; tries++) {
         const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
-        int err = kv_apply_write_blob(store, bytes, length, codec, ref, written);
+        struct kv_blob_source source = {.bytes = bytes, .length = length};
+        int err = kv_apply_write_blobs(store, &source, 1, codec);
+        if (!err) {
+            *ref = source.ref;
+            *written = source.written;
+        }
         if (err != -ENOSPC || tries == 1 || !checkpoint_may_help(store)) {
             if (!err || err == -ENOSPC)
                 kv_store_note_host(store, err == -ENOSPC);
@@ -290,6 +295,25 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
         if (err)
             return err;
     }
+}
+
+int kv_blob_write_many(struct kv_store *store, struct kv_blob_source *sources, size_t count,
+                       const struct kv_codec_spec *codec)
+{
+    if (count > KV_BLOB_SOURCES_MAX)
+        return -EINVAL;
+    int err = store->read_only ? -EROFS : kv_apply_write_blobs(store, sources, count, codec);
+    if (err != -ENOSPC) {
+        if (!err)
+            kv_store_note_host(store, false);
+        return err;
+    }
+    err = 0;
+    for (size_t i = 0; i < count && !err; i++) /* a checkpoint may help each of the others */
+        if (!sources[i].written)
+            err = kv_blob_write(store, sources[i].bytes, sources[i].length, codec, &sources[i].ref,
+                                &sources[i].written);
+    return err;
 }
 
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref)

@@ -2,7 +2,7 @@
  * kv/store_background.c: checkpoints of a store, and the three threads that see to them, to the
  * log and to blobs in the background.
  *
- * Owns       the committer, the checkpointer and the writer of blobs.
+ * Owns       the committer, the checkpointer, the writer of blobs, and who helps to pack them.
  * Invariant  one checkpoint at a time; after a failure none is begun.
  * Locks      checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is
  *            a leaf: nothing is taken under it.
@@ -152,6 +152,9 @@ static void tell_to_stop(struct kv_store *store)
 
 int kv_store_start_threads(struct kv_store *store)
 {
+    const int crew_err = kv_crew_new(&store->blobs.crew);
+    if (crew_err)
+        return crew_err;
     static void *(*const runs[])(void *) = {run_committer, run_checkpointer, run_blob_writer};
     pthread_t *const threads[] = {&store->committer, &store->checkpointer, &store->blob_writer};
     const size_t count = sizeof runs / sizeof runs[0];
@@ -167,6 +170,8 @@ int kv_store_start_threads(struct kv_store *store)
     tell_to_stop(store);
     for (size_t i = 0; i < started; i++)
         pthread_join(*threads[i], NULL);
+    kv_crew_free(store->blobs.crew);
+    store->blobs.crew = NULL;
     return -err;
 }
 
@@ -178,5 +183,7 @@ void kv_store_stop_threads(struct kv_store *store)
     pthread_join(store->committer, NULL);
     pthread_join(store->checkpointer, NULL);
     pthread_join(store->blob_writer, NULL);
+    kv_crew_free(store->blobs.crew);
+    store->blobs.crew = NULL;
     store->threads_running = false;
 }
