@@ -68,7 +68,7 @@ struct options {
 /* One load with one division of the memory: a figure of each round, counts of the last. */
 struct result {
     double per_second[ROUNDS_MAX], per_cpu_second[ROUNDS_MAX];
-    struct measure_latencies latencies;
+    struct measure_latencies latencies; /* of the last round */
     uint64_t checksum, peak_rss_bytes, memory_used_max;
     uint64_t device_reads, device_read_bytes;
     struct kv_stats after; /* tiers' hits and the like since the warm-up */
@@ -257,6 +257,7 @@ static int collect(struct bench *bench, struct result *result, unsigned round, u
 {
     uint64_t checksum = 0;
     int err = 0;
+    measure_latencies_release(&result->latencies); /* else they are most of the memory that shows */
     for (unsigned i = 0; i < bench->options->thread_count && !err; i++) {
         checksum += bench->workers[i].checksum;
         err = measure_latencies_merge(&result->latencies, &bench->workers[i].latencies);

@@ -14,9 +14,9 @@ struct prepared {
 };
 
 /*
- * The record of a batch: values that are too long for a leaf are written as blobs, which
- * `prepared` notes, also after an error. Patches depend on what is stored: a batch that has some is
- * built under the writer lock.
+ * The record of a batch, which may borrow its bytes: values that are too long for a leaf are
+ * written as blobs, which `prepared` notes, also after an error. Patches depend on what is stored:
+ * a batch that has some is built under the writer lock.
  *
  * Returns 0; -EINVAL a patch or a reference that can not be; -ENOSPC a checkpoint may help, or the
  * value is too fragmented; -ENOMEM; -EROFS the store has failed; what reading or writing says.
@@ -27,8 +27,7 @@ KV_MUST_CHECK int kv_record_build(struct kv_store *store, const struct kv_batch 
 void kv_prepared_discard(struct kv_store *store, struct prepared *prepared);
 
 /* -ENOSPC: a checkpoint may help, which is not made here: we may hold the writer lock. */
-KV_MUST_CHECK int kv_apply_write_blob(struct kv_store *store, const void *bytes, size_t length,
-                                      const struct kv_codec_spec *codec, struct kv_blob_ref *ref,
-                                      size_t *written);
+KV_MUST_CHECK int kv_apply_write_blobs(struct kv_store *store, struct kv_blob_source *sources,
+                                       size_t count, const struct kv_codec_spec *codec);
 
 #endif

@@ -5,8 +5,8 @@
  * page changed under them (optimistic lock coupling); the one writer pins its path. Nodes
  * split upwards from a full leaf, and merge below 30 %.
  *
- * Threads: kv_btree_get, _get_resident, _fault, _leaf_at, _leaf_before, _leaves_ahead: any. All
- * others: the writer.
+ * Threads: kv_btree_get, _get_floor, _get_resident, _fault, _leaf_at, _leaf_before, _leaves_ahead:
+ * any. All others: the writer.
  */
 #ifndef KV_BTREE_H
 #define KV_BTREE_H
@@ -15,12 +15,14 @@
 #include "kv/pager.h"
 
 struct kv_btree_path;
+struct kv_btree_hints;
 
 struct kv_btree {
     struct kv_pager *pager;
     size_t node_bytes;
-    uint64_t root;              /* page id */
-    uint8_t tree;               /* which of the store's trees */
+    uint64_t root; /* page id */
+    uint8_t tree;  /* which of the store's trees */
+    struct kv_btree_hints *hints;
     void *scratch;              /* node_bytes, the writer's */
     struct kv_btree_path *path; /* the writer's; between begin_puts and end_puts it stays pinned */
     bool keeps_path;            /* the writer's */
@@ -37,6 +39,13 @@ KV_MUST_CHECK int kv_btree_create(struct kv_btree *btree);
 /* Copy a value's stored bytes (as kv_node_value_racy does). 0; -ENOENT; damage or I/O errors. */
 KV_MUST_CHECK int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf,
                                size_t buf_cap, size_t *value_len, uint8_t *kind);
+/*
+ * The same for the last key that is not above `key`, which goes to `found` (KV_KEY_MAX bytes).
+ * -ENOENT: there is none in the leaf that covers `key`; one before it may have it.
+ */
+KV_MUST_CHECK int kv_btree_get_floor(struct kv_btree *btree, const void *key, size_t key_len,
+                                     void *found, size_t *found_len, void *buf, size_t buf_cap,
+                                     size_t *value_len, uint8_t *kind);
 /*
  * The same with what is in memory. -EAGAIN: a page is not, *missing says which; give it to
  * kv_pager_prefetch and come again.
@@ -58,11 +67,19 @@ struct kv_btree_lookup {
 #define KV_BTREE_TOGETHER 64u
 /* kv_btree_get_resident for up to so many keys; their ways down wait for memory together. */
 void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *lookups, size_t count);
-/* Bring the leaf that covers `key` into memory, with the pages above it. */
-KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len);
-/* The same for up to KV_BTREE_TOGETHER keys; what inserting them reads is asked for, too. */
+/*
+ * Bring the leaf that covers `key` into memory, and the pages above it unless the leaf has room
+ * for `room` bytes: then it will not split. Deletions do without what is above.
+ */
+KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len,
+                                 size_t room);
+/* Is that leaf in memory now? If not, *missing says which page lacks. Damage counts as there: who
+ * goes on will meet it. */
+bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing);
+/* kv_btree_fault for up to KV_BTREE_TOGETHER keys: what they lack is read together; what inserting
+ * them reads is asked for, too. */
 KV_MUST_CHECK int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
-                                          size_t count);
+                                          size_t count, size_t room);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);

@@ -11,8 +11,8 @@
 #include "kv/store.h"
 
 /* A cursor that has passed some leaves in order reads the next ones together, more and more. */
-#define AHEAD_AFTER 2u
-#define AHEAD_MIN   4u
+#define AHEAD_AFTER 4u
+#define AHEAD_MIN   2u
 #define AHEAD_MAX   32u
 #define AHEAD_PART  8u /* and no more than such a part of what hot and warm can hold */
 

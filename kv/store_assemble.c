@@ -10,9 +10,13 @@
 #include "kv/check_repair.h"
 #include "kv/error.h"
 
-#define BUDGET_DEFAULT     (256ull << 20)
-#define LOG_CHECKPOINT_MAX (32ull << 20)
-#define LOG_USED_MAX       (48ull << 20)
+#define BUDGET_DEFAULT (256ull << 20)
+/* Of the records in a log, see KV_REPLAY_OP_BYTES. */
+#define REPLAY_COST_MAX (255ull << 20)
+
+/* Blobs on their way to the device: a sixteenth of the budget, within these. */
+#define PENDING_BYTES_MIN (512ull << 10)
+#define PENDING_BYTES_MAX (16ull << 20)
 
 struct kv_store *kv_store_new(void)
 {
@@ -40,6 +44,17 @@ static void on_page_damage(void *context, uint64_t page_id, int error)
 {
     kv_store_log(context, KV_LOG_ERROR, "page %llu can not be read: %s; run fsck.kvfs",
                  (unsigned long long)page_id, strerror(-error));
+}
+
+static void on_blob_failure(void *context, int error)
+{
+    (void)kv_store_fail(context, error, "writing a blob"); /* whoever waits for it hears of it */
+}
+
+static int flush_blobs(void *context)
+{
+    struct kv_store *store = context;
+    return kv_blobs_flush(&store->blobs);
 }
 
 static int open_space(struct kv_store *store, const struct kv_disk_superblock *sb)
@@ -137,6 +152,18 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     return err;
 }
 
+static int open_pending_blobs(struct kv_store *store)
+{
+    const uint64_t bytes =
+        kv_max_u64(PENDING_BYTES_MIN, kv_min_u64(PENDING_BYTES_MAX, store->budget_bytes / 16));
+    const struct kv_blob_pending_config config = {.device = store->device,
+                                                  .block_count = (uint32_t)(bytes / KV_BLOCK_BYTES),
+                                                  .on_failure = on_blob_failure,
+                                                  .context = store};
+    store->blobs.pending = kv_blob_pending_new(&config);
+    return store->blobs.pending ? 0 : -ENOMEM;
+}
+
 static void close_pages(struct kv_store *store)
 {
     for (unsigned i = 0; i < KV_TREE_COUNT; i++)
@@ -163,9 +190,9 @@ static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock
 /*
  * When the log asks for a checkpoint: often enough that it does not fill up, and that neither a
  * replay nor what is noted for each moved page grows out of proportion to the memory. While that
- * checkpoint is under way, writers may go on up to LOG_USED_MAX and then wait for it: however
- * long the ring and slow the device, a replay has no more to do than that, some 600,000 small
- * records under scattered keys, which is less than a second's work.
+ * checkpoint is under way writers may go on, and wait for it in the end: however long the ring and
+ * slow the device, a replay has no more to do than REPLAY_COST_MAX, some 420,000 small records
+ * under scattered keys, or most of a ring of large ones, which is less than a second's work.
  */
 static void choose_log_bounds(struct kv_store *store, const struct kv_disk_superblock *sb,
                               const struct kv_open_options *options)
@@ -173,9 +200,9 @@ static void choose_log_bounds(struct kv_store *store, const struct kv_disk_super
     const uint64_t budget =
         options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
     const uint64_t log_bytes = kv_le64_get(sb->log_block_count) * KV_BLOCK_BYTES;
-    store->log_checkpoint_bytes =
-        kv_min_u64(log_bytes / 3, kv_min_u64(LOG_CHECKPOINT_MAX, budget / 2));
-    store->log_bytes_max = kv_min_u64(log_bytes / 2, LOG_USED_MAX);
+    store->log_bytes_max = log_bytes / 8 * 7;
+    store->log_checkpoint_bytes = kv_min_u64(store->log_bytes_max / 3 * 2, budget / 2);
+    store->log_cost_percent = store->log_bytes_max * 100 / REPLAY_COST_MAX;
 }
 
 int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
@@ -222,7 +249,8 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                                          .log_id = kv_superblock_log_id(sb),
                                          .tail = kv_le64_get(sb->log_tail),
                                          .tail_link = kv_le64_get(sb->log_tail_link),
-                                         .used_blocks_max = LOG_USED_MAX / KV_BLOCK_BYTES};
+                                         .before_flush = flush_blobs,
+                                         .context = store};
     err = kv_wal_open(store->device, &config, &store->wal);
     if (err == -ENOSPC)
         say_host_is_full(error);
@@ -243,11 +271,16 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                      strerror(-err));
         return err;
     }
+    if (!store->read_only)
+        err = open_pending_blobs(store);
+    if (err)
+        return err;
     store->checkpoint.gate = &store->writer;
     store->checkpoint.device = store->device;
     store->checkpoint.space = store->space;
     store->checkpoint.map = store->map;
     store->checkpoint.pager = store->pager;
+    store->checkpoint.blobs = &store->blobs;
     store->checkpoint.wal = store->wal;
     atomic_init(&store->checkpoint.epoch, epoch);
     return 0;
@@ -256,10 +289,12 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
 void kv_store_disassemble(struct kv_store *store)
 {
     close_pages(store);
+    kv_blob_pending_free(store->blobs.pending);
     kv_wal_close(store->wal);
     kv_space_close(store->space);
     kv_buffers_free(store->buffers);
     kv_device_close(store->device);
+    kv_metrics_release(&store->metrics);
     free(store->value);
     free(store->dropped);
     pthread_mutex_destroy(&store->checkpoint.mutex);

@@ -1,11 +1,11 @@
 /*
- * kv/store_background.c: checkpoints of a store, and the threads that see to them, to the log and
- * to what leaves memory.
+ * kv/store_background.c: checkpoints of a store, and the threads that see to them, to the log,
+ * to what leaves memory and to blobs in the background.
  *
- * Owns       the committer, the checkpointer and the packer.
- * Invariant  one checkpoint at a time; after a failure none is begun.
- * Locks      checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is
- *            a leaf: nothing is taken under it.
+ * Owns       the committer, the checkpointer, the packer, the writer of blobs, and who helps to
+ * pack them. Invariant  one checkpoint at a time; after a failure none is begun. Locks
+ * checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is a leaf:
+ * nothing is taken under it.
  */
 #include "kv/store.h"
 
@@ -50,7 +50,9 @@ int kv_store_checkpoint(struct kv_store *store, bool clean, bool always)
     pthread_mutex_lock(&store->writer);
     const bool needed = store->changed || always || clean;
     pthread_mutex_unlock(&store->writer);
+    store->checkpoint.alone = always || clean; /* while it is being opened or closed */
     int err = needed ? checkpoint_locked(store, clean) : 0;
+    store->checkpoint.alone = false;
     if (!err && kv_store_failure(store))
         err = -EIO;
     pthread_mutex_unlock(&store->checkpoint.mutex);
@@ -119,7 +121,8 @@ static void *run_committer(void *context)
 {
     struct kv_store *store = context;
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, store->commit_interval_ms, NULL)) {
+    while (wait_for_work(store, store->commit_interval_ms, &store->interval_changed)) {
+        store->interval_changed = false;
         pthread_mutex_unlock(&store->work_mutex);
         if (!kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
             kv_ignore(kv_sync(store)); /* a failure is said and kept by kv_store_fail */
@@ -169,30 +172,48 @@ static void *run_packer(void *context)
     return NULL;
 }
 
+/* Blobs go to the device as they come. */
+static void *run_blob_writer(void *context)
+{
+    struct kv_store *store = context;
+    kv_blob_pending_serve(store->blobs.pending);
+    return NULL;
+}
+
+/* Tell all threads to end; the caller joins those that there are. */
+static void tell_to_stop(struct kv_store *store)
+{
+    pthread_mutex_lock(&store->work_mutex);
+    store->stopping = true;
+    pthread_cond_broadcast(&store->work);
+    pthread_mutex_unlock(&store->work_mutex);
+    kv_blob_pending_stop(store->blobs.pending);
+}
+
 int kv_store_start_threads(struct kv_store *store)
 {
-    const struct {
-        pthread_t *thread;
-        void *(*run)(void *context);
-    } threads[] = {{&store->committer, run_committer},
-                   {&store->checkpointer, run_checkpointer},
-                   {&store->packer, run_packer}};
-    const size_t all = sizeof threads / sizeof threads[0];
+    const int crew_err = kv_crew_new(&store->blobs.crew);
+    if (crew_err)
+        return crew_err;
+    static void *(*const runs[])(void *) = {run_committer, run_checkpointer, run_packer,
+                                            run_blob_writer};
+    pthread_t *const threads[] = {&store->committer, &store->checkpointer, &store->packer,
+                                  &store->blob_writer};
+    const size_t count = sizeof runs / sizeof runs[0];
     size_t started = 0;
     int err = 0;
-    while (started < all && !err) {
-        err = pthread_create(threads[started].thread, NULL, threads[started].run, store);
+    while (started < count && !err) {
+        err = pthread_create(threads[started], NULL, runs[started], store);
         started += !err;
     }
     store->threads_running = !err;
     if (!err)
         return 0;
-    pthread_mutex_lock(&store->work_mutex);
-    store->stopping = true;
-    pthread_cond_broadcast(&store->work);
-    pthread_mutex_unlock(&store->work_mutex);
-    while (started)
-        pthread_join(*threads[--started].thread, NULL);
+    tell_to_stop(store);
+    for (size_t i = 0; i < started; i++)
+        pthread_join(*threads[i], NULL);
+    kv_crew_free(store->blobs.crew);
+    store->blobs.crew = NULL;
     return -err;
 }
 
@@ -200,12 +221,12 @@ void kv_store_stop_threads(struct kv_store *store)
 {
     if (!store->threads_running)
         return;
-    pthread_mutex_lock(&store->work_mutex);
-    store->stopping = true;
-    pthread_cond_broadcast(&store->work);
-    pthread_mutex_unlock(&store->work_mutex);
+    tell_to_stop(store);
     pthread_join(store->committer, NULL);
     pthread_join(store->checkpointer, NULL);
     pthread_join(store->packer, NULL);
+    pthread_join(store->blob_writer, NULL);
+    kv_crew_free(store->blobs.crew);
+    store->blobs.crew = NULL;
     store->threads_running = false;
 }

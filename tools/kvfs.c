@@ -24,6 +24,7 @@
 #include "kv/kv.h"
 #include "tools/json.h"
 #include "tools/keys.h"
+#include "tools/kvfs_live.h"
 #include "tools/kvfs_scrub.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
@@ -561,6 +562,7 @@ static void print_usage(FILE *out)
           out);
     for (size_t i = 0; i < COMMAND_COUNT; i++)
         fprintf(out, "  kvfs %-6s %s\n", commands[i].name, commands[i].synopsis);
+    tool_live_usage(out);
     fputs("\n"
           "kvfs COMMAND --help tells more. Exit status: 0 done, 1 failed, 2 usage.\n"
           "\n"
@@ -626,6 +628,9 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < COMMAND_COUNT; i++)
         if (strcmp(commands[i].name, name) == 0)
             return run_command(&commands[i], argc - 1, argv + 1);
+    int status;
+    if (argc > 1 && tool_live_command(argc - 1, argv + 1, &status))
+        return status;
     if (!*name)
         print_usage(stderr);
     else
