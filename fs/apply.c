@@ -24,6 +24,18 @@ static int make_directory(struct apply_state *state, struct apply_entry *entry)
     return apply_state_new(state, entry, S_IFDIR | 0777u, &node);
 }
 
+/* Every name of a path, before anything is looked up. */
+static int check_path(const char *path)
+{
+    for (const char *name = *path == '/' ? path + 1 : path;;) {
+        const char *slash = strchrnul(name, '/');
+        const int err = fs_name_check(name, (size_t)(slash - name));
+        if (err || !*slash)
+            return err;
+        name = slash + 1;
+    }
+}
+
 /*
  * The entry that a path names.
  *
@@ -35,12 +47,10 @@ static int walk(struct apply_state *state, const char *path, bool make,
 {
     struct apply_node *directory = state->root;
     const char *name = *path == '/' ? path + 1 : path;
-    for (;;) {
+    int err = check_path(path);
+    while (!err) {
         const char *slash = strchrnul(name, '/');
-        const size_t name_len = (size_t)(slash - name);
-        int err = fs_name_check(name, name_len);
-        if (!err)
-            err = apply_state_entry(state, directory, name, name_len, entry);
+        err = apply_state_entry(state, directory, name, (size_t)(slash - name), entry);
         if (err || !*slash)
             return err;
         if (!(*entry)->now && make)
@@ -56,6 +66,7 @@ static int walk(struct apply_state *state, const char *path, bool make,
             return -EINVAL;
         name = slash + 1;
     }
+    return err;
 }
 
 /* ---- one change --------------------------------------------------------------------------- */

@@ -210,13 +210,13 @@ static int read_value(struct reader *reader, struct fs_apply_change *change)
         return refuse(reader, "@%llu: only %zu bytes follow", (unsigned long long)length, left);
     change->bytes = reader->at;
     change->length = (size_t)length;
-    for (const char *at = reader->at; (at = memchr(at, '\n', length - (size_t)(at - reader->at)));
-         at++)
-        reader->line++;
-    reader->at += length;
-    if (reader->at < reader->end && *reader->at != '\n')
+    if (length < left && reader->at[length] != '\n')
         return refuse(reader, "no newline after the %llu bytes of a value",
                       (unsigned long long)length);
+    for (const char *end = reader->at + length, *at = reader->at;
+         at < end && (at = memchr(at, '\n', (size_t)(end - at))); at++)
+        reader->line++;
+    reader->at += length;
     reader->line++;
     if (reader->at < reader->end)
         reader->at++;
