@@ -227,24 +227,18 @@ static bool is_same(const struct fs_record *record, const struct fs_apply_change
            (S_ISDIR(record->mode) || record->file.size == change->length);
 }
 
-static int store(struct apply_state *state, const struct fs_apply_change *change)
+/* The inode of an entry is as it is elsewhere from here on. */
+static int store_at(struct apply_state *state, const struct fs_apply_change *change,
+                    struct apply_entry *entry)
 {
     const struct fs_apply_attributes *attributes = change->attributes;
-    struct apply_entry *entry;
-    if (!fs_mode_is_known(attributes->mode))
-        return -EINVAL;
-    /* The root itself: its attributes. */
-    const bool is_root = !*change->path || strcmp(change->path, "/") == 0;
-    int err = is_root ? 0 : walk(state, change->path, true, NULL, &entry);
-    if (err)
-        return err;
-    struct apply_node *node = is_root ? state->root : entry->now;
-    if (is_directory(node) != S_ISDIR(attributes->mode) && node)
+    struct apply_node *node = entry->now;
+    if (node && is_directory(node) != S_ISDIR(attributes->mode))
         return is_directory(node) ? -EISDIR : -ENOTDIR;
     if (node && !node->is_new && attributes->keep_same && is_same(&node->item.record, change))
         return 0;
     if (!is_directory(node)) {
-        err = node ? drop_name(state, entry) : 0;
+        int err = node ? drop_name(state, entry) : 0;
         if (!err)
             err = apply_state_new(state, entry, attributes->mode, &node);
         if (err)
@@ -255,6 +249,22 @@ static int store(struct apply_state *state, const struct fs_apply_change *change
     node->attributes = attributes;
     node->is_dirty = true;
     return 0;
+}
+
+static int store(struct apply_state *state, const struct fs_apply_change *change)
+{
+    struct apply_entry *entry;
+    if (!fs_mode_is_known(change->attributes->mode))
+        return -EINVAL;
+    if (!*change->path || strcmp(change->path, "/") == 0) { /* of the root, its attributes */
+        if (!S_ISDIR(change->attributes->mode))
+            return -EISDIR;
+        state->root->attributes = change->attributes;
+        state->root->is_dirty = true;
+        return 0;
+    }
+    const int err = walk(state, change->path, true, NULL, &entry);
+    return err ? err : store_at(state, change, entry);
 }
 
 static int change_one(struct apply_state *state, const struct fs_apply_change *change)

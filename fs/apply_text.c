@@ -37,14 +37,14 @@ struct word {
 KV_PRINTF(2, 3)
 static int refuse(const struct reader *reader, const char *format, ...)
 {
-    struct kv_error *error = &reader->result->error;
+    struct kv_error words;
     va_list args;
-    reader->result->line = reader->line;
-    const int length =
-        snprintf(error->text, sizeof error->text, "line %llu: ", (unsigned long long)reader->line);
     va_start(args, format);
-    (void)vsnprintf(error->text + length, sizeof error->text - (size_t)length, format, args);
+    (void)vsnprintf(words.text, sizeof words.text, format, args); /* a cut line is still a line */
     va_end(args);
+    reader->result->line = reader->line;
+    (void)snprintf(reader->result->error.text, sizeof reader->result->error.text,
+                   "line %llu: %.480s", (unsigned long long)reader->line, words.text);
     return -EINVAL;
 }
 
@@ -275,7 +275,7 @@ static int add_change(struct fs_apply_batch *batch, const struct fs_apply_change
 static int read_line(struct reader *reader)
 {
     struct fs_apply_change change;
-    struct word operation;
+    struct word operation = {NULL, 0, false};
     const uint64_t line = reader->line;
     skip_blanks(reader);
     if (!at_line_end(reader) && *reader->at == '#') {

@@ -24,7 +24,8 @@ const char *const work_op_names[OP_COUNT] = {
     "exchange",     "rename-dir", "write-small", "write",   "write-large",  "append",
     "shrink",       "grow",       "punch",       "zero",    "allocate",     "collapse",
     "insert",       "copy",       "chmod",       "chown",   "utimes",       "xattr-set",
-    "xattr-remove", "acl",        "default-acl", "tmpfile", "tmpfile-link", "publish"};
+    "xattr-remove", "acl",        "default-acl", "tmpfile", "tmpfile-link", "publish",
+    "apply"};
 const char *const work_settle_names[SETTLE_COUNT] = {"nothing", "fsync", "checkpoint", "unmount"};
 
 static const struct fs_caller caller = {.uid = 1000, .gid = 1000, .umask = 022};
@@ -748,6 +749,8 @@ static int change(struct fs_work *work, enum work_op op)
         return make_unnamed(work, UNNAMED_LINKED);
     case OP_PUBLISH:
         return make_unnamed(work, UNNAMED_PUBLISHED);
+    case OP_APPLY:
+        return fs_work_apply(work);
     default:
         return -EINVAL;
     }
