@@ -237,7 +237,7 @@ static int store_at(struct apply_state *state, const struct fs_apply_change *cha
         return is_directory(node) ? -EISDIR : -ENOTDIR;
     if (node && !node->is_new && attributes->keep_same && is_same(&node->item.record, change))
         return 0;
-    if (!is_directory(node)) {
+    if (!node || !S_ISDIR(node->item.record.mode)) {
         int err = node ? drop_name(state, entry) : 0;
         if (!err)
             err = apply_state_new(state, entry, attributes->mode, &node);
