@@ -219,6 +219,30 @@ static int inherit(struct fs_volume *volume, const struct walk *walk, uint64_t i
     return err;
 }
 
+int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
+                    fs_fill_fn *fill_new, void *context)
+{
+    struct walk walk;
+    struct fs_record record;
+    int err = walk_to(volume, caller, path, &walk);
+    if (err)
+        return err;
+    if (walk.name_len == 0) {
+        err = -EISDIR;
+        goto out_walk;
+    }
+    err = fs_create_unnamed(volume, caller, walk.directory, 0666, &record);
+    if (err)
+        goto out_walk;
+    err = fill_new(context, volume, record.file.ino);
+    if (!err)
+        err = fs_publish(volume, record.file.ino, walk.directory, walk.name, walk.name_len);
+    fs_forget(volume, record.file.ino, 1); /* deletes it if it did not get its name */
+out_walk:
+    fs_forget(volume, walk.directory, 1);
+    return err;
+}
+
 int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
                   fs_source_fn *source, void *context)
 {

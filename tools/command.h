@@ -67,6 +67,7 @@ extern const struct tool_command tool_command_info, tool_command_stat;
 extern const struct tool_command tool_command_ls, tool_command_get, tool_command_put,
     tool_command_rm;
 extern const struct tool_command tool_command_apply;
+extern const struct tool_command tool_command_import, tool_command_export;
 extern const struct tool_command tool_command_sync, tool_command_umount;
 extern const struct tool_command tool_command_scan, tool_command_scrub;
 

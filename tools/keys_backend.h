@@ -65,6 +65,15 @@ extern const struct keys_backend_ops keys_image_ops;
 KV_MUST_CHECK int keys_image_open(const char *image, bool read_only, struct keys_backend **backend,
                                   struct kv_error *error);
 
+/* The volume of an image, and who works with it; NULL: the target is a mount. */
+struct fs_volume;
+struct fs_caller;
+struct fs_volume *keys_image_volume(const struct tool_keys *keys);
+const struct fs_caller *keys_image_caller(const struct tool_keys *keys);
+/* Is the target a whole image or mount, not a directory in it? */
+bool keys_is_top(const struct tool_keys *keys);
+bool keys_mount_is_top(const struct keys_backend *backend);
+
 /* All of `length` bytes, or an error. */
 KV_MUST_CHECK int keys_write_all(int fd, const void *bytes, size_t length);
 /* Up to `length` bytes, fewer only at the end. */

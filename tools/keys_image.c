@@ -61,6 +61,21 @@ failed:
     return err;
 }
 
+struct fs_volume *keys_image_volume(const struct tool_keys *keys)
+{
+    return keys->ops == &keys_image_ops ? keys->backend->volume : NULL;
+}
+
+const struct fs_caller *keys_image_caller(const struct tool_keys *keys)
+{
+    return keys->ops == &keys_image_ops ? &keys->backend->caller : NULL;
+}
+
+bool keys_is_top(const struct tool_keys *keys)
+{
+    return keys->ops == &keys_image_ops || keys_mount_is_top(keys->backend);
+}
+
 static int image_close(struct keys_backend *backend)
 {
     fs_volume_close(backend->volume);

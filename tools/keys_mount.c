@@ -77,6 +77,11 @@ failed:
     return err;
 }
 
+bool keys_mount_is_top(const struct keys_backend *backend)
+{
+    return !*backend->below;
+}
+
 static int mount_close(struct keys_backend *backend)
 {
     close(backend->root_fd); /* what was put has been synced */
