@@ -15,6 +15,8 @@
 #include <stdio.h>
 
 #include "fs/apply_state.h"
+#include "fs/expiry.h"
+#include "fs/reaper.h"
 
 /* ---- ways -------------------------------------------------------------------------------- */
 
@@ -188,8 +190,8 @@ static int link_entry(struct apply_state *state, const struct fs_apply_change *c
     if (err)
         return err;
     struct apply_node *const node = file->now;
-    if (is_directory(node))
-        return -EPERM;
+    if (is_directory(node) || node->item.record.expiry_ns || node->default_ttl_ns)
+        return -EPERM; /* what expires has one name */
     err = walk(state, change->path, true, NULL, &entry);
     if (err || entry->now == node)
         return err;
@@ -305,7 +307,7 @@ static void explain(const struct fs_apply_change *change, int err, struct kv_err
         {-EINVAL, "not a key: names with single slashes between them, none of them . or ..; and no "
                   "directory moves into itself"},
         {-ENAMETOOLONG, "a name in it is longer than 255 bytes"},
-        {-EPERM, "a directory can not have a second name"},
+        {-EPERM, "a directory, or what expires, can not have a second name"},
     };
     const char *words = strerror(-err);
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
@@ -396,9 +398,9 @@ static int apply_locked(struct apply_state *state, const struct fs_apply_change 
     return err;
 }
 
-int fs_apply(struct fs_volume *volume, const struct fs_caller *caller,
-             const struct fs_apply_change *changes, size_t count, unsigned flags,
-             const struct fs_apply_observer *observer, struct fs_apply_result *result)
+static int apply_once(struct fs_volume *volume, const struct fs_caller *caller,
+                      const struct fs_apply_change *changes, size_t count, unsigned flags,
+                      const struct fs_apply_observer *observer, struct fs_apply_result *result)
 {
     struct apply_state state;
     uint64_t *unused = NULL;
@@ -414,17 +416,22 @@ int fs_apply(struct fs_volume *volume, const struct fs_caller *caller,
 
     if (err && !*result->error.text)
         explain_whole(volume, err, &result->error);
-    /* The names are gone whatever becomes of this: the next mount would do it too. */
-    for (size_t i = 0; i < unused_count; i++) {
-        const int left = fs_orphan_delete(volume, unused[i]);
-        if (left)
-            fs_volume_log(volume, KV_LOG_WARNING,
-                          "inode %llu could not be deleted (%s); the next mount will try again",
-                          (unsigned long long)unused[i], strerror(-left));
-    }
+    for (size_t i = 0; i < unused_count; i++)
+        fs_reaper_add(volume, unused[i]);
     if (!err && observer)
         observe(&state, observer);
     apply_state_release(&state);
     free(unused);
+    return err;
+}
+
+int fs_apply(struct fs_volume *volume, const struct fs_caller *caller,
+             const struct fs_apply_change *changes, size_t count, unsigned flags,
+             const struct fs_apply_observer *observer, struct fs_apply_result *result)
+{
+    int err;
+    do
+        err = apply_once(volume, caller, changes, count, flags, observer, result);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }

@@ -30,7 +30,8 @@ void fs_data_init(struct fs_data *data, struct kv_store *store)
     struct kv_image_info info;
     kv_store_info(store, &info);
     data->store = store;
-    /* A value stays in the leaf up to a quarter of a node; an eighth leaves room for keys. */
+    /* A value stays in the leaf up to a quarter of a node at least; an eighth leaves room for keys.
+     */
     data->packed_bytes = (uint32_t)kv_min_u64(info.node_bytes / 8u, FS_PACKED_MAX);
     data->extent_bytes = info.extent_bytes;
 }

@@ -10,6 +10,7 @@
 #include <assert.h>
 
 #include "fs/acl.h"
+#include "fs/expiry.h"
 #include "fs/fsck_run.h"
 #include "fs/xattr.h"
 
@@ -129,26 +130,54 @@ static int check_content(struct fs_fsck *c, const struct fs_fsck_item *item,
     return 0;
 }
 
-static int check_expiry(struct fs_fsck *c, const struct fs_record *record)
+/* Is the index's entry of a record that expires there, and does it name the record's place? */
+static int read_index(struct fs_fsck *c, const struct fs_fsck_item *item,
+                      const uint8_t key[FS_EXPIRY_KEY_BYTES], uint8_t place[FS_EXPIRY_VALUE_BYTES],
+                      size_t *place_len, bool *agrees)
 {
-    if (!record->expiry_ns)
+    uint8_t stored[FS_EXPIRY_VALUE_BYTES];
+    uint64_t directory;
+    const char *name;
+    size_t name_len, stored_len;
+    int err = fs_key_entry_parse(item->key, item->key_len, &directory, &name, &name_len);
+    if (err)
+        return err;
+    *place_len = fs_parent_encode(directory, name, name_len, place);
+    err = kv_get(c->store, key, FS_EXPIRY_KEY_BYTES, stored, sizeof stored, &stored_len);
+    *agrees = !err && stored_len == *place_len && !memcmp(stored, place, stored_len);
+    return err == -ENOENT || err == -ERANGE ? 0 : err;
+}
+
+static int check_expiry(struct fs_fsck *c, const struct fs_fsck_item *item,
+                        struct fs_record *record, bool *changed)
+{
+    if (!record->expiry_ns || S_ISDIR(record->mode))
         return 0;
+    if (*(const uint8_t *)item->key != FS_KEY_ENTRY) {
+        if (!fs_fsck_finding(c, KV_CHECK_REPAIRABLE, "expiry-name",
+                             "inode %llu expires, but not by the only name it has; it stays",
+                             fs_fsck_ull(record->file.ino)))
+            return 0;
+        record->expiry_ns = 0;
+        *changed = true;
+        return 0;
+    }
     struct fs_fsck_expiring *const expiring = fs_ino_map_add(&c->expiring, record->file.ino);
     if (!expiring)
         return -ENOMEM;
     expiring->expiry_ns = record->expiry_ns;
-    uint8_t key[17] = {FS_KEY_EXPIRY};
-    size_t length;
-    kv_be64_put(key + 1, record->expiry_ns);
-    kv_be64_put(key + 9, record->file.ino);
-    int err = kv_get(c->store, key, sizeof key, NULL, 0, &length);
-    if (err != -ENOENT)
-        return err == -ERANGE ? 0 : err;
+    uint8_t key[FS_EXPIRY_KEY_BYTES], place[FS_EXPIRY_VALUE_BYTES];
+    size_t place_len;
+    bool agrees;
+    fs_key_expiry(key, record->expiry_ns, record->file.ino);
+    int err = read_index(c, item, key, place, &place_len, &agrees);
+    if (err || agrees)
+        return err;
     if (!fs_fsck_finding(c, KV_CHECK_REPAIRABLE, "expiry-missing",
-                         "inode %llu expires, but is not in the index of expiries",
+                         "inode %llu expires, but the index of expiries does not say so",
                          fs_fsck_ull(record->file.ino)))
         return 0;
-    err = kv_batch_put(c->change.batch, key, sizeof key, NULL, 0);
+    err = kv_batch_put(c->change.batch, key, sizeof key, place, place_len);
     return err ? err : fs_fsck_commit(c);
 }
 
@@ -209,7 +238,7 @@ int fs_fsck_check_record(struct fs_fsck *c, const struct fs_fsck_item *item,
     if (!err && (S_ISREG(record->mode) || S_ISLNK(record->mode)))
         err = check_content(c, item, record, &changed, &lost);
     if (!err)
-        err = check_expiry(c, record);
+        err = check_expiry(c, item, record, &changed);
     if (err || !changed)
         return err;
     if (lost)

@@ -165,6 +165,8 @@ static int rehome(struct fs_fsck *c, const void *key, size_t key_len)
     struct fs_record record;
     if (!entry.is_link && fs_record_decode(value, length, &record) == 0) {
         record.nlink = S_ISDIR(record.mode) ? record.nlink : 1;
+        if (!S_ISDIR(record.mode))
+            record.expiry_ns = 0; /* what was found again shall not go by itself */
         length = fs_record_encode(&record, value);
     }
     err = fs_fsck_put_lost(c, entry.ino, S_ISDIR(entry.type), value, length);

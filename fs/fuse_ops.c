@@ -19,6 +19,7 @@
 #include <linux/fuse.h>
 
 #include "fs/cookie.h"
+#include "fs/expiry.h"
 #include "fs/mount.h"
 #include "fs/process.h"
 
@@ -52,13 +53,24 @@ static void reply_err(fuse_req_t req, const char *what, uint64_t ino, const char
     (void)fuse_reply_err(req, -err);
 }
 
-static struct fuse_entry_param entry_of(const struct fs_record *record)
+/* How long the kernel may take what it is told of an entry for true. */
+static double cache_seconds(const struct fs_volume *volume, const struct fs_record *record)
 {
+    if (!record->expiry_ns || S_ISDIR(record->mode))
+        return (double)FS_CACHE_SECONDS;
+    const double left_ns = (double)record->expiry_ns - (double)fs_expiry_now(volume);
+    return left_ns < 0 ? 0 : left_ns / 1e9;
+}
+
+static struct fuse_entry_param entry_of(const struct fs_volume *volume,
+                                        const struct fs_record *record)
+{
+    const double seconds = cache_seconds(volume, record);
     struct fuse_entry_param entry = {
         .ino = record->file.ino,
         .generation = record->generation,
-        .attr_timeout = (double)FS_CACHE_SECONDS,
-        .entry_timeout = (double)FS_CACHE_SECONDS,
+        .attr_timeout = seconds,
+        .entry_timeout = seconds,
     };
     fs_record_stat(record, &entry.attr);
     return entry;
@@ -67,9 +79,9 @@ static struct fuse_entry_param entry_of(const struct fs_record *record)
 /* Answer with an entry; a reference has been counted for it. */
 static void reply_entry(fuse_req_t req, const struct fs_record *record)
 {
-    const struct fuse_entry_param entry = entry_of(record);
     struct fs_volume *volume = volume_of(req); /* the reply frees the request */
-    if (fuse_reply_entry(req, &entry))         /* interrupted: the kernel did not count */
+    const struct fuse_entry_param entry = entry_of(volume, record);
+    if (fuse_reply_entry(req, &entry)) /* interrupted: the kernel did not count */
         fs_forget(volume, record->file.ino, 1);
 }
 
@@ -434,7 +446,7 @@ static bool add_entry(void *context, const struct fs_dirent *dirent)
     const size_t room = buffer->cap - buffer->used;
     struct fuse_entry_param entry = {.attr = {.st_ino = dirent->ino, .st_mode = dirent->type}};
     if (dirent->record)
-        entry = entry_of(dirent->record);
+        entry = entry_of(volume_of(buffer->req), dirent->record);
     const off_t cookie = (off_t)dirent->cookie;
     const size_t length = buffer->with_attributes
                               ? fuse_add_direntry_plus(buffer->req, at, room, name, &entry, cookie)

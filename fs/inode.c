@@ -1,16 +1,17 @@
 /*
- * fs/inode.c: fetch an inode, change it, delete it for good.
+ * fs/inode.c: fetch an inode, change it.
  *
  * Invariant  an inode's record stands under exactly one key: the D key of its only name, the
  *            I key of a file with several names (it stays there when names go again), or the
  *            O key of what has none.
- * Locks      the callers hold them, except for fs_orphan_delete.
+ * Locks      the callers hold them.
  */
 #include "fs/inode.h"
 
+#include "fs/expiry.h"
 #include "fs/xattr.h"
 
-static int read_record(struct fs_volume *volume, const struct fs_key *key, struct fs_record *record)
+int fs_record_load(struct fs_volume *volume, const struct fs_key *key, struct fs_record *record)
 {
     uint8_t value[FS_RECORD_BYTES_MAX];
     size_t length;
@@ -25,7 +26,7 @@ int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item)
     int err = fs_inode_table_key(volume->table, ino, &item->key);
     if (err)
         return err;
-    err = read_record(volume, &item->key, &item->record);
+    err = fs_record_load(volume, &item->key, &item->record);
     if (err)
         return err == -ENOENT ? -EUCLEAN : err;
     return item->record.file.ino == ino ? 0 : -EUCLEAN;
@@ -33,6 +34,13 @@ int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item)
 
 int fs_item_find(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
                  struct fs_item *item)
+{
+    const int err = fs_item_find_any(volume, directory, name, name_len, item);
+    return !err && fs_is_expired(volume, &item->record) ? -ENOENT : err;
+}
+
+int fs_item_find_any(struct fs_volume *volume, uint64_t directory, const char *name,
+                     size_t name_len, struct fs_item *item)
 {
     uint8_t value[FS_RECORD_BYTES_MAX];
     size_t length;
@@ -50,7 +58,7 @@ int fs_item_find(struct fs_volume *volume, uint64_t directory, const char *name,
         return fs_record_decode(value, length, &item->record);
 
     fs_key_ino(&item->key, FS_KEY_INODE, entry.ino);
-    err = read_record(volume, &item->key, &item->record);
+    err = fs_record_load(volume, &item->key, &item->record);
     if (err)
         return err == -ENOENT ? -EUCLEAN : err;
     if (item->record.file.ino != entry.ino || (item->record.mode & S_IFMT) != entry.type)
@@ -71,9 +79,10 @@ int fs_entry_peek(struct fs_volume *volume, uint64_t directory, const char *name
         return err == -ENOENT ? 0 : err == -ERANGE ? -EUCLEAN : err;
     struct fs_entry entry;
     err = fs_entry_decode(value, length, &entry);
-    if (!err)
-        *ino = entry.ino;
-    return err;
+    if (err)
+        return err;
+    *ino = entry.ino;
+    return fs_entry_is_expired(volume, &entry) ? -EKEYEXPIRED : 0;
 }
 
 int fs_key_exists(struct fs_volume *volume, const struct fs_key *key)
@@ -152,6 +161,8 @@ int fs_change_drop_name(struct fs_data_change *change, struct fs_item *item, int
     int err = 0;
     if (item->key.bytes[0] == FS_KEY_INODE)
         err = fs_change_del(change, &item->key);
+    if (!err)
+        err = fs_change_end_expiry(change, record);
     if (!err && is_directory)
         err = fs_change_del_ino(change, FS_KEY_PARENT, record->file.ino);
     fs_key_ino(&item->key, FS_KEY_ORPHAN, record->file.ino);
@@ -212,10 +223,19 @@ int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory)
     int err = kv_cursor_open_prefix(volume->store, prefix.bytes, prefix.length, &cursor);
     if (err)
         return err;
-    err = kv_cursor_first(cursor);
+    bool has_expired = false;
+    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        size_t length;
+        const void *value;
+        struct fs_entry entry;
+        err = kv_cursor_value(cursor, &value, &length);
+        if (err || fs_entry_decode(value, length, &entry) || !fs_entry_is_expired(volume, &entry))
+            break;
+        has_expired = true;
+    }
     kv_cursor_close(cursor);
     if (err == -ENOENT)
-        return 0;
+        return has_expired ? -EKEYEXPIRED : 0;
     return err ? err : -ENOTEMPTY;
 }
 
@@ -242,66 +262,6 @@ struct fs_record fs_record_new(const struct fs_caller *caller, uint64_t ino, uin
             record.mode |= S_ISGID;
     }
     return record;
-}
-
-/* What goes with the last step: attributes, and the record itself. */
-static int delete_rest(struct fs_data_change *change, const struct fs_record *record)
-{
-    const uint64_t ino = record->file.ino;
-    int err = 0;
-    if (record->flags & FS_RECORD_XATTRS)
-        err = fs_xattr_delete_all(ino, change->batch);
-    return err ? err : fs_change_del_ino(change, FS_KEY_ORPHAN, ino);
-}
-
-/* One batch of a deletion. done: out: nothing is left of the inode, or it is in use again. */
-static int delete_step(struct fs_volume *volume, struct fs_data_change *change, uint64_t ino,
-                       bool *done)
-{
-    struct fs_lock_set locks = FS_LOCK_SET_INIT;
-    struct fs_record record;
-    struct fs_key key;
-    int err;
-
-    *done = true;
-    fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
-    fs_lock_take(volume->locks, &locks);
-    if (fs_inode_table_references(volume->table, ino) > 0) {
-        err = 0;
-        goto out;
-    }
-    fs_key_ino(&key, FS_KEY_ORPHAN, ino);
-    err = read_record(volume, &key, &record);
-    if (err == -ENOENT) {
-        err = 0; /* another thread was faster */
-        goto out;
-    }
-    if (!err && record.file.ino != ino)
-        err = -EUCLEAN;
-    if (!err && !record.file.is_inline)
-        err = fs_data_delete_step(&volume->data, ino, FS_DATA_STEP_RECORDS, change, done);
-    if (!err && *done)
-        err = delete_rest(change, &record);
-    if (!err)
-        err = fs_change_apply(volume, change, KV_APPLY_URGENT);
-    if (!err && *done)
-        (void)fs_inode_table_drop(volume->table, ino); /* false: it never was in the table */
-out:
-    fs_lock_drop(volume->locks, &locks);
-    return err;
-}
-
-int fs_orphan_delete(struct fs_volume *volume, uint64_t ino)
-{
-    struct fs_data_change change;
-    int err = fs_data_change_init(&change, volume->store);
-    if (err)
-        return err;
-    bool done = false;
-    while (!err && !done)
-        err = delete_step(volume, &change, ino, &done);
-    fs_data_change_release(&change);
-    return err;
 }
 
 const struct kv_codec_spec *fs_record_codec(const struct fs_record *record,

@@ -21,8 +21,9 @@ struct fs_volume {
     struct fs_data data;          /* immutable after open */
     struct fs_inode_table *table; /* its own locks */
     struct fs_locks *locks;
-    bool read_only; /* immutable after open */
-    kv_log_fn *log; /* immutable after open */
+    struct fs_reaper *reaper; /* its own locks */
+    bool read_only;           /* immutable after open */
+    kv_log_fn *log;           /* immutable after open */
     void *log_context;
     bool (*keeps_setgid)(uint32_t gid); /* immutable after open */
     bool (*kills_privileges)(void);     /* immutable after open */
@@ -32,6 +33,10 @@ struct fs_volume {
     uint64_t ino_next;                     /* ino_mutex: the next to hand out */
     uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
     struct fs_volume_record volume_record; /* ino_mutex */
+    int64_t (*now)(void);                  /* immutable after open; NULL: the wall clock */
+    pthread_mutex_t expiry_mutex;          /* innermost */
+    pthread_cond_t expiry_nearer;
+    int64_t expiry_next_ns; /* expiry_mutex: when something expires that fs_expire has not met */
 };
 
 /* An inode in hand: what it is, and the key under which that stands. */
@@ -40,17 +45,29 @@ struct fs_item {
     struct fs_record record;
 };
 
+/* What stands under a key. -ENOENT; -EUCLEAN. The caller holds the inode's lock. */
+KV_MUST_CHECK int fs_record_load(struct fs_volume *volume, const struct fs_key *key,
+                                 struct fs_record *record);
+
 /* Fetch a known inode. The caller holds its lock. -ESTALE; -EUCLEAN it should be there. */
 KV_MUST_CHECK int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item);
 
 /*
  * Fetch what a directory has under a name. item->key is where the record stands: the D key,
- * or the I key if the entry is a link. The caller holds the directory's lock. -ENOENT.
+ * or the I key if the entry is a link. The caller holds the directory's lock. -ENOENT; also for
+ * what has expired.
  */
 KV_MUST_CHECK int fs_item_find(struct fs_volume *volume, uint64_t directory, const char *name,
                                size_t name_len, struct fs_item *item);
 
-/* The number under a name, 0 if there is none; for choosing locks, so it holds nothing. */
+/* The same, expired or not. */
+KV_MUST_CHECK int fs_item_find_any(struct fs_volume *volume, uint64_t directory, const char *name,
+                                   size_t name_len, struct fs_item *item);
+
+/*
+ * The number under a name, 0 if there is none; for choosing locks, so it holds nothing.
+ * -EKEYEXPIRED: what is there has expired; who wants the name clears it (fs/expiry.h).
+ */
 KV_MUST_CHECK int fs_entry_peek(struct fs_volume *volume, uint64_t directory, const char *name,
                                 size_t name_len, uint64_t *ino);
 
@@ -105,7 +122,10 @@ KV_MUST_CHECK int fs_directory_load(struct fs_volume *volume, uint64_t directory
 /* Where a directory hangs; the root in itself. -EUCLEAN: it should say. */
 KV_MUST_CHECK int fs_directory_parent(struct fs_volume *volume, uint64_t directory,
                                       uint64_t *parent);
-/* 0; -ENOTEMPTY. The caller holds the directory's lock. */
+/*
+ * 0; -ENOTEMPTY; -EKEYEXPIRED nothing but what has expired is in it. The caller holds the
+ * directory's lock.
+ */
 KV_MUST_CHECK int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory);
 
 /* A number never used before. */
@@ -114,9 +134,6 @@ KV_MUST_CHECK int fs_ino_allocate(struct fs_volume *volume, uint64_t *ino);
 /* A new inode in the directory `parent`: empty, with one name, stamped with the time. */
 struct fs_record fs_record_new(const struct fs_caller *caller, uint64_t ino, uint32_t mode,
                                const struct fs_record *parent);
-
-/* Delete an inode without name and references: content in steps, attributes, record. */
-KV_MUST_CHECK int fs_orphan_delete(struct fs_volume *volume, uint64_t ino);
 
 /* How a file's content is to be packed; NULL: as the image says. */
 const struct kv_codec_spec *fs_record_codec(const struct fs_record *record,

@@ -37,6 +37,7 @@ struct shard {
     struct fs_inode **buckets;
     size_t bucket_count; /* a power of two, or 0 */
     size_t inode_count;
+    size_t known_count; /* of these, with references */
     uint64_t memory_bytes;
 };
 
@@ -174,10 +175,11 @@ int fs_inode_table_key(struct fs_inode_table *table, uint64_t ino, struct fs_key
     struct shard *shard = shard_of(table, ino);
     pthread_mutex_lock(&shard->mutex);
     struct fs_inode **link = find_link(shard, ino);
-    if (link)
+    const bool known = link && (*link)->references > 0; /* else it is about to be deleted */
+    if (known)
         entry_key(*link, key);
     pthread_mutex_unlock(&shard->mutex);
-    return link ? 0 : -ESTALE;
+    return known ? 0 : -ESTALE;
 }
 
 /* Double the buckets. Without memory the chains just grow longer. */
@@ -232,7 +234,7 @@ int fs_inode_table_ref(struct fs_inode_table *table, uint64_t ino, const struct 
     pthread_mutex_lock(&shard->mutex);
     struct fs_inode **link = find_link(shard, ino);
     if (link) {
-        (*link)->references++;
+        shard->known_count += (*link)->references++ == 0;
         goto out;
     }
     if (shard->inode_count >= shard->bucket_count)
@@ -247,6 +249,7 @@ int fs_inode_table_ref(struct fs_inode_table *table, uint64_t ino, const struct 
     entry->next = *bucket;
     *bucket = entry;
     shard->inode_count++;
+    shard->known_count++;
     shard->memory_bytes += entry_bytes(entry);
 out:
     pthread_mutex_unlock(&shard->mutex);
@@ -273,10 +276,11 @@ bool fs_inode_table_unref(struct fs_inode_table *table, uint64_t ino, uint64_t c
     bool orphan = false;
     pthread_mutex_lock(&shard->mutex);
     struct fs_inode **link = find_link(shard, ino);
-    if (link) {
+    if (link && (*link)->references > 0) {
         /* The count comes from the kernel: it is input, so it may be any number. */
         (*link)->references -= kv_min_u64(count + KV_PLANT(forget_miscounted), (*link)->references);
         if ((*link)->references == 0) {
+            shard->known_count--;
             orphan = (*link)->type == FS_KEY_ORPHAN;
             if (!orphan)
                 gone = detach(shard, link);
@@ -373,7 +377,7 @@ void fs_inode_table_usage(struct fs_inode_table *table, uint64_t *inode_count,
     for (size_t i = 0; i < FS_SHARD_COUNT; i++) {
         struct shard *shard = &table->shards[i];
         pthread_mutex_lock(&shard->mutex);
-        *inode_count += shard->inode_count;
+        *inode_count += shard->known_count;
         *memory_bytes += shard->memory_bytes + shard->bucket_count * sizeof(struct fs_inode *);
         pthread_mutex_unlock(&shard->mutex);
     }

@@ -21,7 +21,8 @@ struct fs_inode_table *fs_inode_table_new(void); /* NULL: no memory */
 void fs_inode_table_free(struct fs_inode_table *table);
 
 /*
- * The key of an inode that is known. 0; -ESTALE it is not. The root is always known.
+ * The key of an inode that is known. 0; -ESTALE it is not, or has no reference any more. The
+ * root is always known.
  */
 KV_MUST_CHECK int fs_inode_table_key(struct fs_inode_table *table, uint64_t ino,
                                      struct fs_key *key);
@@ -34,8 +35,8 @@ KV_MUST_CHECK int fs_inode_table_ref(struct fs_inode_table *table, uint64_t ino,
                                      const struct fs_key *key);
 
 /*
- * Take `count` references off. Returns true when none is left and the inode stands under an
- * O key: it stays in the table until the caller has deleted it and calls
+ * Take `count` references off. Returns true, once, when none is left and the inode stands under
+ * an O key: it stays in the table until the caller has deleted it and calls
  * fs_inode_table_drop. Otherwise an inode without references leaves the table.
  */
 bool fs_inode_table_unref(struct fs_inode_table *table, uint64_t ino, uint64_t count);
@@ -68,7 +69,7 @@ void fs_inode_table_cancel(struct fs_inode_move *move);
  */
 struct fs_cookies *fs_inode_table_cookies(struct fs_inode_table *table, uint64_t ino);
 
-/* How many inodes are known, and the bytes that takes. */
+/* How many inodes have references, and the bytes that all take. */
 void fs_inode_table_usage(struct fs_inode_table *table, uint64_t *inode_count,
                           uint64_t *memory_bytes);
 

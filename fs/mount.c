@@ -27,6 +27,7 @@
 
 #include "fs/auto_unmount.h"
 #include "fs/confine.h"
+#include "fs/expirer.h"
 #include "fs/fuse_ops.h"
 #include "fs/transport.h"
 
@@ -347,6 +348,18 @@ static bool wait_for_end(struct fs_mount *mount, int signal_fd)
     }
 }
 
+/*
+ * The kernel may hold a name that has expired: as an entry that it was given before the file had
+ * its time, or in a listing.
+ */
+static void name_expired(void *context, uint64_t directory, const char *name, size_t name_len)
+{
+    const struct fs_mount *const mount = context;
+    const int err = fuse_lowlevel_notify_inval_entry(mount->session, directory, name, name_len);
+    if (err == -ENOENT) /* no such entry is held; a listing may be */
+        (void)fuse_lowlevel_notify_inval_inode(mount->session, directory, 0, 0);
+}
+
 int fs_mount_serve(struct fs_mount *mount)
 {
     sigset_t set;
@@ -357,13 +370,23 @@ int fs_mount_serve(struct fs_mount *mount)
     /* Rights are a thread's own, and threads inherit them: first one, then the others. */
     if (mount->confine)
         fs_confine(mount->seccomp, mount->log, mount->log_context);
+    struct fs_expirer *expirer = NULL;
     int err = kv_start_background(mount->store);
     if (!err)
         err = fs_transport_start(mount->transport);
     if (err)
         goto out;
+    if (!mount->fuse.read_only) {
+        const int expirer_err = fs_expirer_start(mount->fuse.volume, name_expired, mount, &expirer);
+        if (expirer_err)
+            fs_volume_log(mount->fuse.volume, KV_LOG_WARNING,
+                          "no thread to remove what expires (%s): it is out of sight, its space "
+                          "is not given back before the next mount",
+                          strerror(-expirer_err));
+    }
     const bool asked = wait_for_end(mount, signal_fd);
     fs_scrub_stop(mount->fuse.scrub, true);
+    fs_expirer_stop(expirer); /* while requests are served: it may wait for one in the kernel */
     if (asked) {
         /* With nothing open the kernel ends the session now, after its last forgets. */
         struct pollfd done = {.fd = fs_transport_done_fd(mount->transport), .events = POLLIN};

@@ -269,6 +269,18 @@ out_walk:
     return err;
 }
 
+int fs_path_setxattr(struct fs_volume *volume, const char *path, const char *name,
+                     const void *value, size_t length)
+{
+    struct fs_record record;
+    int err = find(volume, path, &record);
+    if (err)
+        return err;
+    err = fs_setxattr(volume, record.file.ino, name, value, length, 0, false);
+    fs_forget(volume, record.file.ino, 1);
+    return err;
+}
+
 int fs_path_mkdirs(struct fs_volume *volume, const struct fs_caller *caller, const char *path)
 {
     struct walk walk;

@@ -40,6 +40,10 @@ typedef int fs_fill_fn(void *context, struct fs_volume *volume, uint64_t ino);
 KV_MUST_CHECK int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller,
                                   const char *path, fs_fill_fn *fill, void *context);
 
+/* fs_setxattr by path. */
+KV_MUST_CHECK int fs_path_setxattr(struct fs_volume *volume, const char *path, const char *name,
+                                   const void *value, size_t length);
+
 /* Make a directory and those on the way to it; one that is there is no error. */
 KV_MUST_CHECK int fs_path_mkdirs(struct fs_volume *volume, const struct fs_caller *caller,
                                  const char *path);

@@ -107,8 +107,8 @@ static int edit(struct fs_volume *volume, struct fs_data_change *change, struct 
     return err;
 }
 
-int fs_setattr(struct fs_volume *volume, uint64_t ino, const struct fs_attr_change *attr,
-               struct fs_record *record)
+static int setattr_once(struct fs_volume *volume, uint64_t ino, const struct fs_attr_change *attr,
+                        struct fs_record *record)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -132,5 +132,15 @@ out:
     fs_data_change_release(&change);
     if (!err)
         *record = item.record;
+    return err;
+}
+
+int fs_setattr(struct fs_volume *volume, uint64_t ino, const struct fs_attr_change *attr,
+               struct fs_record *record)
+{
+    int err;
+    do
+        err = setattr_once(volume, ino, attr, record);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }

@@ -7,6 +7,7 @@
  *            are counted under it.
  */
 #include "fs/cookie.h"
+#include "fs/expiry.h"
 #include "fs/inode.h"
 
 struct listing {
@@ -71,15 +72,18 @@ static int list_entry(struct listing *listing, struct fs_cookies *cookies, struc
     struct fs_dirent dirent = {.ino = FS_INO_MAX};
     struct fs_entry entry = {.is_link = false};
     struct fs_item item;
+    int value_err = kv_cursor_value(cursor, &value, &value_len);
+    if (!value_err)
+        value_err = fs_entry_decode(value, value_len, &entry);
+    if (!value_err && fs_entry_is_expired(listing->volume, &entry))
+        return 0;
     int err = fs_key_entry_parse(key, key_len, &directory, &dirent.name, &dirent.name_len);
     if (!err)
         err = fs_cookie_of(cookies, dirent.name, dirent.name_len, &dirent.cookie);
     if (err)
         return err;
 
-    err = kv_cursor_value(cursor, &value, &value_len);
-    if (!err)
-        err = fs_entry_decode(value, value_len, &entry);
+    err = value_err;
     if (!err) {
         dirent.ino = entry.ino;
         dirent.type = entry.type;

@@ -76,7 +76,11 @@ static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, 
 int fs_write(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
              size_t length, bool kill_privileges)
 {
-    return write_whole(volume, ino, offset, buf, length, kill_privileges, false);
+    int err;
+    do
+        err = write_whole(volume, ino, offset, buf, length, kill_privileges, false);
+    while (err == -ENOSPC && fs_reap(volume));
+    return err;
 }
 
 /* From this length on it is worth a look whether a write will fit before it is tried. */
@@ -104,7 +108,9 @@ int fs_write_most(struct fs_volume *volume, uint64_t ino, uint64_t offset, const
     bool tight = false;
     int err = 0;
     if (step >= LARGE_WRITE_BYTES) {
-        const uint64_t room = available_bytes(volume);
+        uint64_t room = available_bytes(volume);
+        if (room < step && fs_reap(volume))
+            room = available_bytes(volume);
         tight = room < step;
         if (tight) /* what then does not fit was not there to be promised */
             step = whole_blocks(offset, kv_max_u64(room, KV_BLOCK_BYTES));
@@ -116,6 +122,8 @@ int fs_write_most(struct fs_volume *volume, uint64_t ino, uint64_t offset, const
                           tight);
         if (!err) {
             *written += step;
+        } else if (err == -ENOSPC && fs_reap(volume)) {
+            err = 0;
         } else if (err == -ENOSPC) {
             const uint64_t most = kv_min_u64(step / 2, available_bytes(volume));
             step = whole_blocks(offset + *written, most);
@@ -180,7 +188,8 @@ static int change_range(const struct fs_data *data, struct fs_file *file, enum r
     return -EOPNOTSUPP;
 }
 
-int fs_fallocate(struct fs_volume *volume, uint64_t ino, int mode, uint64_t offset, uint64_t length)
+static int fallocate_once(struct fs_volume *volume, uint64_t ino, int mode, uint64_t offset,
+                          uint64_t length)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -214,6 +223,15 @@ int fs_fallocate(struct fs_volume *volume, uint64_t ino, int mode, uint64_t offs
     return err;
 }
 
+int fs_fallocate(struct fs_volume *volume, uint64_t ino, int mode, uint64_t offset, uint64_t length)
+{
+    int err;
+    do
+        err = fallocate_once(volume, ino, mode, offset, length);
+    while (err == -ENOSPC && fs_reap(volume));
+    return err;
+}
+
 int fs_seek(struct fs_volume *volume, uint64_t ino, uint64_t offset, int whence, uint64_t *found)
 {
     if (whence != SEEK_DATA && whence != SEEK_HOLE)
@@ -230,8 +248,8 @@ int fs_seek(struct fs_volume *volume, uint64_t ino, uint64_t offset, int whence,
     return err;
 }
 
-int fs_copy_range(struct fs_volume *volume, uint64_t from_ino, uint64_t from, uint64_t to_ino,
-                  uint64_t to, uint64_t length, uint64_t *copied)
+static int copy_once(struct fs_volume *volume, uint64_t from_ino, uint64_t from, uint64_t to_ino,
+                     uint64_t to, uint64_t length, uint64_t *copied)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -262,4 +280,14 @@ int fs_copy_range(struct fs_volume *volume, uint64_t from_ino, uint64_t from, ui
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);
     return *copied ? 0 : err;
+}
+
+int fs_copy_range(struct fs_volume *volume, uint64_t from_ino, uint64_t from, uint64_t to_ino,
+                  uint64_t to, uint64_t length, uint64_t *copied)
+{
+    int err;
+    do
+        err = copy_once(volume, from_ino, from, to_ino, to, length, copied);
+    while (err == -ENOSPC && fs_reap(volume));
+    return err;
 }

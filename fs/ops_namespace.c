@@ -7,7 +7,8 @@
  * Locks      directory shared to look up; directory and inode exclusive to change. Which
  *            inode a name means is peeked at without locks and checked again under them.
  */
-#include "fs/inode.h"
+#include "fs/expiry.h"
+#include "fs/reaper.h"
 
 int fs_lookup(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
               struct fs_record *record)
@@ -30,13 +31,8 @@ int fs_lookup(struct fs_volume *volume, uint64_t directory, const char *name, si
 
 void fs_forget(struct fs_volume *volume, uint64_t ino, uint64_t count)
 {
-    if (!fs_inode_table_unref(volume->table, ino, count) || volume->read_only)
-        return;
-    const int err = fs_orphan_delete(volume, ino);
-    if (err)
-        fs_volume_log(volume, KV_LOG_WARNING,
-                      "inode %llu could not be deleted (%s); the next mount will try again",
-                      (unsigned long long)ino, strerror(-err));
+    if (fs_inode_table_unref(volume->table, ino, count) && !volume->read_only)
+        fs_reaper_add(volume, ino);
 }
 
 /* ---- creating ----------------------------------------------------------------- */
@@ -65,6 +61,8 @@ static int put_new(struct fs_volume *volume, struct fs_data_change *change,
     if (!err)
         err = store_target(volume, change, node, record);
     if (!err)
+        err = fs_change_inherit_expiry(volume, change, &parent->record, item);
+    if (!err)
         err = fs_change_put(change, item);
     if (!err && S_ISDIR(record->mode)) {
         if (parent->record.nlink >= FS_LINK_MAX)
@@ -79,9 +77,26 @@ static int put_new(struct fs_volume *volume, struct fs_data_change *change,
     return fs_change_put(change, parent);
 }
 
-int fs_create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
-              const char *name, size_t name_len, const struct fs_new_node *node,
-              struct fs_record *record)
+/*
+ * A name is taken. Was it by what has expired, and is that gone now? Then it is to be tried again.
+ * err: in, out: the answer otherwise.
+ */
+static bool expired_is_cleared(struct fs_volume *volume, uint64_t directory, const char *name,
+                               size_t name_len, int *err)
+{
+    uint64_t ino;
+    if (fs_name_check(name, name_len) ||
+        fs_entry_peek(volume, directory, name, name_len, &ino) != -EKEYEXPIRED)
+        return false;
+    const int cleared = fs_expiry_clear_name(volume, directory, name, name_len);
+    if (cleared)
+        *err = cleared;
+    return !cleared;
+}
+
+static int create_once(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
+                       const char *name, size_t name_len, const struct fs_new_node *node,
+                       struct fs_record *record)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -130,8 +145,20 @@ out_change:
     return err;
 }
 
-int fs_create_unnamed(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
-                      uint32_t mode, struct fs_record *record)
+int fs_create(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
+              const char *name, size_t name_len, const struct fs_new_node *node,
+              struct fs_record *record)
+{
+    int err;
+    do
+        err = create_once(volume, caller, directory, name, name_len, node, record);
+    while ((err == -ENOSPC && fs_reap(volume)) ||
+           (err == -EEXIST && expired_is_cleared(volume, directory, name, name_len, &err)));
+    return err;
+}
+
+static int create_unnamed_once(struct fs_volume *volume, const struct fs_caller *caller,
+                               uint64_t directory, uint32_t mode, struct fs_record *record)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -169,6 +196,16 @@ out:
     fs_lock_drop(volume->locks, &locks);
 out_change:
     fs_data_change_release(&change);
+    return err;
+}
+
+int fs_create_unnamed(struct fs_volume *volume, const struct fs_caller *caller, uint64_t directory,
+                      uint32_t mode, struct fs_record *record)
+{
+    int err;
+    do
+        err = create_unnamed_once(volume, caller, directory, mode, record);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }
 
@@ -240,7 +277,7 @@ static int remove_name(struct fs_volume *volume, uint64_t directory, const char 
         struct fs_lock_set locks = FS_LOCK_SET_INIT;
         err = fs_entry_peek(volume, directory, name, name_len, &ino);
         if (err)
-            return err;
+            return err == -EKEYEXPIRED ? -ENOENT : err;
         if (!ino)
             return -ENOENT;
         fs_lock_add(&locks, directory, FS_LOCK_EXCLUSIVE);
@@ -248,13 +285,14 @@ static int remove_name(struct fs_volume *volume, uint64_t directory, const char 
         fs_lock_take(volume->locks, &locks);
         err = remove_locked(volume, directory, name, name_len, ino, as_directory, &unused);
         fs_lock_drop(volume->locks, &locks);
+        if (err == -EKEYEXPIRED) { /* the directory holds nothing else */
+            err = fs_expiry_clear_directory(volume, ino);
+            err = err ? err : -EAGAIN;
+        }
     } while (err == -EAGAIN);
 
-    /* The name is gone whatever becomes of this: what is left is deleted at the next mount. */
-    if (!err && unused && fs_orphan_delete(volume, ino))
-        fs_volume_log(volume, KV_LOG_WARNING,
-                      "inode %llu could not be deleted; the next mount will try again",
-                      (unsigned long long)ino);
+    if (!err && unused)
+        fs_reaper_add(volume, ino);
     return err;
 }
 
@@ -274,8 +312,9 @@ int fs_rmdir(struct fs_volume *volume, uint64_t directory, const char *name, siz
  * Add what gives the item one more name, `entry`. A file that has a name of its own moves
  * under its I key and its entry becomes a link; one without a name gets its record there.
  */
-static int put_link(struct fs_data_change *change, struct fs_item *item, const struct fs_key *entry,
-                    struct fs_inode_move *move)
+static int put_link(struct fs_volume *volume, struct fs_data_change *change,
+                    const struct fs_record *parent, struct fs_item *item,
+                    const struct fs_key *entry, struct fs_inode_move *move)
 {
     const uint64_t ino = item->record.file.ino;
     const struct fs_key old = item->key;
@@ -296,6 +335,8 @@ static int put_link(struct fs_data_change *change, struct fs_item *item, const s
         item->key = *entry;
         err = fs_change_del(change, &old);
         if (!err)
+            err = fs_change_inherit_expiry(volume, change, parent, item);
+        if (!err)
             err = fs_change_put(change, item);
         break;
     }
@@ -315,6 +356,8 @@ static int link_locked(struct fs_volume *volume, uint64_t ino, uint64_t home, ui
         return -EAGAIN;
     if (S_ISDIR(item.record.mode))
         return -EPERM;
+    if (item.record.expiry_ns)
+        return -EPERM; /* what expires has one name */
     if (item.record.nlink >= FS_LINK_MAX)
         return -EMLINK;
     err = fs_key_exists(volume, entry);
@@ -330,7 +373,7 @@ static int link_locked(struct fs_volume *volume, uint64_t ino, uint64_t home, ui
     item.record.nlink += !KV_PLANT(link_not_counted);
     item.record.ctime_ns = now;
     parent.record.mtime_ns = parent.record.ctime_ns = now;
-    err = put_link(&change, &item, entry, &move);
+    err = put_link(volume, &change, &parent.record, &item, entry, &move);
     if (!err)
         err = fs_change_put(&change, &parent);
     if (!err)
@@ -371,7 +414,8 @@ int fs_link(struct fs_volume *volume, uint64_t ino, uint64_t directory, const ch
         fs_lock_take(volume->locks, &locks);
         err = link_locked(volume, ino, home, directory, &entry, record);
         fs_lock_drop(volume->locks, &locks);
-    } while (err == -EAGAIN);
+    } while (err == -EAGAIN || (err == -ENOSPC && fs_reap(volume)) ||
+             (err == -EEXIST && expired_is_cleared(volume, directory, name, name_len, &err)));
     return err;
 }
 

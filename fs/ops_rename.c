@@ -7,19 +7,10 @@
  *            without locks and checked again under them. Before them rename_mutex, if there
  *            are two directories.
  */
-#include "fs/inode.h"
+#include "fs/expiry.h"
+#include "fs/reaper.h"
 
 #define DEPTH_MAX (1u << 18) /* of directories; more is a circle */
-
-static void clear_away(struct fs_volume *volume, uint64_t ino)
-{
-    /* The name has changed hands whatever becomes of this: the next mount would do it too. */
-    const int err = fs_orphan_delete(volume, ino);
-    if (err)
-        fs_volume_log(volume, KV_LOG_WARNING,
-                      "inode %llu could not be deleted (%s); the next mount will try again",
-                      (unsigned long long)ino, strerror(-err));
-}
 
 /* One side of a rename: a name in a directory, and what it means. */
 struct side {
@@ -61,8 +52,8 @@ static struct fs_record *parent_of(struct rename *rename, bool of_target)
 }
 
 /* Put the item of `what` under the name of `at`, and say so in its P key. */
-static int put_under(struct rename *rename, struct fs_data_change *change, struct side *what,
-                     const struct side *at)
+static int put_under(struct fs_volume *volume, struct rename *rename, struct fs_data_change *change,
+                     struct side *what, const struct side *at)
 {
     struct fs_item *item = &what->item;
     item->record.ctime_ns = rename->now;
@@ -72,12 +63,14 @@ static int put_under(struct rename *rename, struct fs_data_change *change, struc
     }
     item->key = at->entry;
     int err = fs_change_put(change, item);
+    if (!err && !KV_PLANT(expiry_left_behind))
+        err = fs_change_put_expiry(volume, change, item);
     if (!err && S_ISDIR(item->record.mode) && !KV_PLANT(rename_leaves_parent))
         err = fs_change_put_parent(change, what->ino, at->directory, at->name, at->name_len);
     return err ? err : fs_inode_table_reserve(what->ino, &item->key, &what->move);
 }
 
-static int exchange(struct rename *rename, struct fs_data_change *change)
+static int exchange(struct fs_volume *volume, struct rename *rename, struct fs_data_change *change)
 {
     const int from_directories = is_directory(&rename->from);
     const int to_directories = is_directory(&rename->to);
@@ -86,8 +79,8 @@ static int exchange(struct rename *rename, struct fs_data_change *change)
         parent_of(rename, true)->nlink += gain;
         parent_of(rename, false)->nlink -= gain;
     }
-    int err = put_under(rename, change, &rename->from, &rename->to);
-    return err ? err : put_under(rename, change, &rename->to, &rename->from);
+    int err = put_under(volume, rename, change, &rename->from, &rename->to);
+    return err ? err : put_under(volume, rename, change, &rename->to, &rename->from);
 }
 
 static int check_replaced(struct fs_volume *volume, const struct rename *rename)
@@ -101,7 +94,7 @@ static int check_replaced(struct fs_volume *volume, const struct rename *rename)
     return fs_directory_is_empty(volume, rename->to.ino);
 }
 
-static int replace(struct rename *rename, struct fs_data_change *change)
+static int replace(struct fs_volume *volume, struct rename *rename, struct fs_data_change *change)
 {
     int err = 0;
     if (is_directory(&rename->from))
@@ -115,7 +108,7 @@ static int replace(struct rename *rename, struct fs_data_change *change)
         err = fs_change_drop_name(change, &rename->to.item, rename->now, &rename->to.move);
     if (!err)
         err = fs_change_del(change, &rename->from.entry);
-    return err ? err : put_under(rename, change, &rename->from, &rename->to);
+    return err ? err : put_under(volume, rename, change, &rename->from, &rename->to);
 }
 
 static int load_parents(struct fs_volume *volume, struct rename *rename)
@@ -196,7 +189,8 @@ static int rename_locked(struct fs_volume *volume, struct rename *rename, unsign
         return err;
 
     rename->now = fs_time_now();
-    err = flags & FS_RENAME_EXCHANGE ? exchange(rename, &change) : replace(rename, &change);
+    err = flags & FS_RENAME_EXCHANGE ? exchange(volume, rename, &change)
+                                     : replace(volume, rename, &change);
     if (!err)
         err = put_parents(rename, &change);
     if (!err)
@@ -213,14 +207,26 @@ out:
     return err;
 }
 
+/* What a name that is to be taken means; what has expired there goes first. */
+static int peek_target(struct fs_volume *volume, struct side *to)
+{
+    int err = fs_entry_peek(volume, to->directory, to->name, to->name_len, &to->ino);
+    if (err == -EKEYEXPIRED) {
+        err = fs_expiry_clear_name(volume, to->directory, to->name, to->name_len);
+        err = err ? err : -EAGAIN;
+    }
+    return err;
+}
+
 static int rename_once(struct fs_volume *volume, struct rename *rename, unsigned flags,
                        bool *unused)
 {
     struct side *from = &rename->from, *to = &rename->to;
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     int err = fs_entry_peek(volume, from->directory, from->name, from->name_len, &from->ino);
-    if (!err)
-        err = fs_entry_peek(volume, to->directory, to->name, to->name_len, &to->ino);
+    if (err)
+        return err == -EKEYEXPIRED ? -ENOENT : err;
+    err = peek_target(volume, to);
     if (err)
         return err;
     if (!from->ino)
@@ -232,11 +238,16 @@ static int rename_once(struct fs_volume *volume, struct rename *rename, unsigned
     fs_lock_take(volume->locks, &locks);
     err = rename_locked(volume, rename, flags, unused);
     fs_lock_drop(volume->locks, &locks);
+    if (err == -EKEYEXPIRED) { /* the directory to be replaced holds nothing else */
+        err = fs_expiry_clear_directory(volume, to->ino);
+        err = err ? err : -EAGAIN;
+    }
     return err;
 }
 
-int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
-              uint64_t new_directory, const char *new_name, size_t new_name_len, unsigned flags)
+static int rename_or_fail(struct fs_volume *volume, uint64_t directory, const char *name,
+                          size_t name_len, uint64_t new_directory, const char *new_name,
+                          size_t new_name_len, unsigned flags)
 {
     if (flags & ~(unsigned)(FS_RENAME_NOREPLACE | FS_RENAME_EXCHANGE) ||
         flags == (FS_RENAME_NOREPLACE | FS_RENAME_EXCHANGE))
@@ -261,7 +272,18 @@ int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, si
     if (moves)
         pthread_mutex_unlock(&volume->rename_mutex);
     if (!err && unused)
-        clear_away(volume, rename.to.ino);
+        fs_reaper_add(volume, rename.to.ino);
+    return err;
+}
+
+int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
+              uint64_t new_directory, const char *new_name, size_t new_name_len, unsigned flags)
+{
+    int err;
+    do
+        err = rename_or_fail(volume, directory, name, name_len, new_directory, new_name,
+                             new_name_len, flags);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }
 
@@ -295,6 +317,8 @@ static int publish_locked(struct fs_volume *volume, uint64_t ino, struct side *t
     item.record.nlink = 1;
     item.record.ctime_ns = parent.record.mtime_ns = parent.record.ctime_ns = now;
     if (!err)
+        err = fs_change_inherit_expiry(volume, &change, &parent.record, &item);
+    if (!err)
         err = fs_change_put(&change, &item);
     if (!err)
         err = fs_change_put(&change, &parent);
@@ -324,7 +348,9 @@ int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory, const
     bool unused = false;
     do {
         struct fs_lock_set locks = FS_LOCK_SET_INIT;
-        err = fs_entry_peek(volume, directory, name, name_len, &to.ino);
+        err = peek_target(volume, &to);
+        if (err == -EAGAIN)
+            continue;
         if (err)
             return err;
         fs_lock_add(&locks, directory, FS_LOCK_EXCLUSIVE);
@@ -333,8 +359,8 @@ int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory, const
         fs_lock_take(volume->locks, &locks);
         err = publish_locked(volume, ino, &to, &unused);
         fs_lock_drop(volume->locks, &locks);
-    } while (err == -EAGAIN);
+    } while (err == -EAGAIN || (err == -ENOSPC && fs_reap(volume)));
     if (!err && unused)
-        clear_away(volume, to.ino);
+        fs_reaper_add(volume, to.ino);
     return err;
 }

@@ -8,6 +8,7 @@
 #include <sys/xattr.h>
 
 #include "fs/acl.h"
+#include "fs/expiry.h"
 #include "fs/inode.h"
 #include "fs/xattr.h"
 
@@ -20,9 +21,23 @@ int fs_getxattr(struct fs_volume *volume, uint64_t ino, const char *name, void *
     fs_lock_take(volume->locks, &locks);
     int err = fs_item_load(volume, ino, &item);
     if (!err)
-        err = fs_xattr_get(volume->store, ino, item.record.flags, name, value, cap, length);
+        err = strcmp(name, FS_XATTR_TTL) == 0
+                  ? fs_ttl_get(volume, &item.record, value, cap, length)
+                  : fs_xattr_get(volume->store, ino, item.record.flags, name, value, cap, length);
     fs_lock_drop(volume->locks, &locks);
     return err;
+}
+
+/* The attribute that is no X record. */
+static int add_ttl_name(char *names, size_t cap, size_t *length)
+{
+    static const char name[] = FS_XATTR_TTL;
+    const size_t at = *length;
+    *length += sizeof name;
+    if (*length > cap)
+        return cap ? -ERANGE : 0;
+    memcpy(names + at, name, sizeof name);
+    return 0;
 }
 
 int fs_listxattr(struct fs_volume *volume, uint64_t ino, bool with_trusted, char *names, size_t cap,
@@ -36,6 +51,8 @@ int fs_listxattr(struct fs_volume *volume, uint64_t ino, bool with_trusted, char
     if (!err)
         err =
             fs_xattr_list(volume->store, ino, item.record.flags, with_trusted, names, cap, length);
+    if ((!err || err == -ERANGE) && item.record.expiry_ns)
+        err = add_ttl_name(names, cap, length);
     fs_lock_drop(volume->locks, &locks);
     return err;
 }
@@ -103,9 +120,13 @@ struct set_request {
     bool kill_setgid;
 };
 
-static int edit(struct fs_volume *volume, struct fs_data_change *change, struct fs_record *record,
+static int edit(struct fs_volume *volume, struct fs_data_change *change, struct fs_item *item,
                 const struct set_request *request)
 {
+    struct fs_record *const record = &item->record;
+    if (strcmp(request->name, FS_XATTR_TTL) == 0)
+        return fs_change_ttl(volume, change, item, request->value, request->length, request->flags);
+
     const uint32_t flag = fs_xattr_flag(request->name);
     const bool is_acl = flag & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
     if (is_acl && S_ISLNK(record->mode))
@@ -124,8 +145,8 @@ static int edit(struct fs_volume *volume, struct fs_data_change *change, struct 
                          request->flags);
 }
 
-static int change_attribute(struct fs_volume *volume, uint64_t ino,
-                            const struct set_request *request)
+static int change_attribute_once(struct fs_volume *volume, uint64_t ino,
+                                 const struct set_request *request)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
@@ -137,7 +158,7 @@ static int change_attribute(struct fs_volume *volume, uint64_t ino,
     fs_lock_take(volume->locks, &locks);
     err = fs_item_load(volume, ino, &item);
     if (!err)
-        err = edit(volume, &change, &item.record, request);
+        err = edit(volume, &change, &item, request);
     if (!err) {
         item.record.ctime_ns = fs_time_now();
         err = fs_change_put(&change, &item);
@@ -146,6 +167,16 @@ static int change_attribute(struct fs_volume *volume, uint64_t ino,
         err = fs_change_apply(volume, &change, request->value ? 0 : KV_APPLY_URGENT);
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);
+    return err;
+}
+
+static int change_attribute(struct fs_volume *volume, uint64_t ino,
+                            const struct set_request *request)
+{
+    int err;
+    do
+        err = change_attribute_once(volume, ino, request);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }
 

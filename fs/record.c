@@ -240,6 +240,14 @@ int fs_entry_decode(const void *bytes, size_t length, struct fs_entry *entry)
     };
     if (!fs_mode_is_known(entry->type))
         return -EUCLEAN;
+    if ((disk.flags & FS_DISK_HAS_EXPIRY) && !S_ISDIR(entry->type)) {
+        const size_t at = sizeof disk + (disk.flags & FS_DISK_HAS_RDEV ? 8u : 0u);
+        kv_le64 field;
+        if (length < at + sizeof field)
+            return -EUCLEAN;
+        memcpy(&field, (const uint8_t *)bytes + at, sizeof field);
+        entry->expiry_ns = kv_le64_get(field);
+    }
     return entry->ino == 0 || entry->ino > FS_INO_MAX ? -EUCLEAN : 0;
 }
 

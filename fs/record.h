@@ -11,7 +11,7 @@
  *    P ino(8)                where a directory (not the root) hangs: parent(8) name
  *    F ino(8) offset(8)      file data, see fs/data.h
  *    X ino(8) name           extended attribute, see fs/xattr.h
- *    T expiry(8) ino(8)      time-to-live index (reserved)
+ *    T expiry(8) ino(8)      what expires when, see fs/expiry.h
  *
  * Integers in keys are big-endian, so that memcmp is their order; integers in values are
  * little-endian. An inode record stands under exactly one of D, I and O. Inode numbers are
@@ -119,7 +119,7 @@ struct fs_record {
     struct fs_file file; /* number, size, blocks, content (or symlink target) kept here */
     int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
     uint64_t rdev;
-    uint64_t expiry_ns; /* since 1970; 0: never */
+    uint64_t expiry_ns; /* since 1970; 0: never; of a directory: what new files get, from now */
     uint32_t mode, uid, gid, nlink, generation;
     uint32_t flags; /* enum fs_record_flags */
     uint8_t codec;  /* enum kv_codec or FS_CODEC_INHERIT */
@@ -128,9 +128,10 @@ struct fs_record {
 
 /* What stands under a D key. */
 struct fs_entry {
-    bool is_link;  /* the inode is under I ino */
-    uint64_t ino;  /* both */
-    uint32_t type; /* S_IFMT bits, both */
+    bool is_link;       /* the inode is under I ino */
+    uint64_t ino;       /* both */
+    uint32_t type;      /* S_IFMT bits, both */
+    uint64_t expiry_ns; /* of a record of its own that is no directory; 0: never */
 };
 
 struct fs_volume_record {

@@ -6,7 +6,8 @@
  *            crash: numbers are handed out only after the record that covers them is applied.
  * Locks      volume->ino_mutex guards the numbers; it may be held over a kv_apply.
  */
-#include "fs/inode.h"
+#include "fs/expiry.h"
+#include "fs/reaper.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -117,7 +118,9 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     volume->keeps_setgid = options->keeps_setgid;
     volume->kills_privileges = options->kills_privileges;
     volume->is_owner = options->is_owner;
+    volume->now = options->now;
     pthread_mutex_init(&volume->ino_mutex, NULL);
+    fs_expiry_init(volume);
     pthread_mutex_init(&volume->rename_mutex, NULL);
     fs_data_init(&volume->data, store);
 
@@ -133,7 +136,8 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     err = -ENOMEM;
     volume->table = fs_inode_table_new();
     volume->locks = fs_locks_new();
-    if (!volume->table || !volume->locks)
+    volume->reaper = fs_reaper_new();
+    if (!volume->table || !volume->locks || !volume->reaper)
         goto out;
     err = 0;
     if (!volume->read_only && !KV_PLANT(orphans_kept_at_mount)) {
@@ -146,10 +150,12 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     *volume_out = volume;
 out:
     if (err) {
+        fs_reaper_free(volume->reaper);
         fs_inode_table_free(volume->table);
         fs_locks_free(volume->locks);
         pthread_mutex_destroy(&volume->rename_mutex);
         pthread_mutex_destroy(&volume->ino_mutex);
+        fs_expiry_release(volume);
         free(volume);
         return explain_open(error, err);
     }
@@ -160,19 +166,24 @@ void fs_volume_close(struct fs_volume *volume)
 {
     if (!volume)
         return;
+    const bool deletes = !volume->read_only && kv_store_failure(volume->store) == 0;
+    if (deletes)
+        (void)fs_reap(volume); /* what is left of these is deleted below */
     fs_inode_table_free(volume->table);
     volume->table = fs_inode_table_new(); /* nobody refers to anything any more */
-    if (volume->table && !volume->read_only && kv_store_failure(volume->store) == 0) {
+    if (volume->table && deletes) {
         const int err = run_orphans(volume);
         if (err)
             fs_volume_log(volume, KV_LOG_WARNING,
                           "some deleted files will be cleared away at the next mount (%s)",
                           strerror(-err));
     }
+    fs_reaper_free(volume->reaper);
     fs_inode_table_free(volume->table);
     fs_locks_free(volume->locks);
     pthread_mutex_destroy(&volume->rename_mutex);
     pthread_mutex_destroy(&volume->ino_mutex);
+    fs_expiry_release(volume);
     free(volume);
 }
 
@@ -226,12 +237,17 @@ int fs_sync(struct fs_volume *volume)
 
 int fs_checkpoint(struct fs_volume *volume)
 {
-    return volume->read_only ? 0 : kv_checkpoint(volume->store);
+    if (volume->read_only)
+        return 0;
+    (void)fs_reap(volume); /* whether or not there was anything */
+    return kv_checkpoint(volume->store);
 }
 
 void fs_statfs(struct fs_volume *volume, struct statvfs *out)
 {
     struct kv_stats stats;
+    if (!volume->read_only)
+        (void)fs_reap(volume); /* so that the figures are true */
     kv_store_stats(volume->store, &stats);
     *out = (struct statvfs){
         .f_bsize = KV_BLOCK_BYTES,

@@ -37,6 +37,7 @@ struct fs_volume_options {
     bool (*kills_privileges)(void);
     /* May the caller do what the owner `uid` may? NULL: yes. */
     bool (*is_owner)(uint32_t uid);
+    int64_t (*now)(void); /* tests: ns since 1970, for what expires; NULL: the wall clock */
 };
 
 /*
@@ -215,13 +216,19 @@ KV_MUST_CHECK int fs_listxattr(struct fs_volume *volume, uint64_t ino, bool with
 
 /* ---- the whole ------------------------------------------------------------------------ */
 
+/*
+ * Files that were deleted while nobody held them may wait to be cleared away, a few at a time.
+ * Do it now. Returns whether any were: then what failed for lack of space is worth another try.
+ * Operations see to that themselves, and fs_statfs and fs_checkpoint do it first.
+ */
+bool fs_reap(struct fs_volume *volume);
 /* Everything applied so far is durable on return. */
 KV_MUST_CHECK int fs_sync(struct fs_volume *volume);
 /* And is in the tree, not only in the log. */
 KV_MUST_CHECK int fs_checkpoint(struct fs_volume *volume);
 void fs_statfs(struct fs_volume *volume, struct statvfs *out);
 
-/* How many inodes the table holds and the memory of it, listings included. */
+/* How many inodes are referred to, and the memory of the table of them, listings included. */
 void fs_volume_usage(struct fs_volume *volume, uint64_t *inode_count, uint64_t *memory_bytes);
 
 #endif

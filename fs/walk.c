@@ -5,7 +5,7 @@
  */
 #include "fs/walk.h"
 
-#include "fs/inode.h"
+#include "fs/expiry.h"
 
 /* The inode that an entry leads to. */
 static int read_entry(struct fs_volume *volume, struct kv_cursor *cursor, struct fs_record *record)
@@ -40,6 +40,8 @@ static int visit_entry(struct fs_volume *volume, struct kv_cursor *cursor, fs_wa
     int err = fs_key_entry_parse(key, key_len, &directory, &name, &name_len);
     if (!err)
         err = read_entry(volume, cursor, &record);
+    if (!err && fs_is_expired(volume, &record))
+        return 0;
     return err ? err : visit(context, name, name_len, &record);
 }
 

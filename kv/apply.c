@@ -122,7 +122,8 @@ static int change(struct kv_store *store, const struct kv_record *record, uint64
     if (err)
         return kv_store_fail(store, err, "applying a batch");
     store->changed = true;
-    store->log_since_checkpoint += record->length;
+    (void)atomic_fetch_add_explicit(&store->log_since_checkpoint, record->length,
+                                    memory_order_relaxed);
     *position = 0;
     if (store->sync == KV_SYNC_CHECKPOINT)
         return 0;
@@ -182,13 +183,36 @@ static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t 
     err = change(store, &attempt->record, position);
     kv_pager_unreserve(store->pager);
     attempt->want_checkpoint =
-        store->log_since_checkpoint >= store->log_checkpoint_bytes || kv_wal_is_short(store->wal);
+        atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) >=
+            store->log_checkpoint_bytes ||
+        kv_wal_is_short(store->wal);
     return err;
+}
+
+/*
+ * While a checkpoint is under way the log may grow no faster than its pages get written, so that
+ * nobody has to wait for all of it at the end: who is ahead writes some himself. A first part of
+ * the room is free, a last one is for what follows the pages.
+ */
+static void keep_pace(struct kv_store *store)
+{
+    const uint64_t closing = atomic_load_explicit(&store->log_closing, memory_order_relaxed);
+    if (!closing)
+        return;
+    const uint64_t since = atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed);
+    const uint64_t room = store->log_bytes_max > closing ? store->log_bytes_max - closing : 0;
+    const uint64_t part = room / 8;
+    if (since <= part)
+        return;
+    const uint64_t percent = part ? (since - part) * 100 / (6 * part) : 100;
+    /* An error is the store's failure, which the batch will meet. */
+    kv_ignore(kv_pager_help(store->pager, (unsigned)kv_min_u64(percent, 100)));
 }
 
 static int try_apply(struct kv_store *store, struct attempt *attempt, uint64_t *position)
 {
     int err = 0;
+    keep_pace(store);
     attempt->epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
     attempt->done = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
     /* Pages are read in before the lock is taken, so that others need not wait for it. */

@@ -84,7 +84,10 @@ static int commit_ref(struct kv_store *store, const struct kv_blob_ref *ref)
     return kv_space_commit(store->space, epoch, block, block_count);
 }
 
-/* kv_btree_drop_fn: remember the references of a value that vanishes. */
+/*
+ * kv_btree_drop_fn: remember the references of a value that vanishes. There is room for all of a
+ * leaf, which is the most that goes at once: a change that is half done can not wait for memory.
+ */
 static int note_dropped(void *context, uint8_t kind, struct kv_bytes value)
 {
     struct kv_store *store = context;
@@ -92,14 +95,8 @@ static int note_dropped(void *context, uint8_t kind, struct kv_bytes value)
         return 0;
     const size_t size = sizeof(struct kv_blob_ref);
     const size_t count = kind == KV_VALUE_REF ? 1 : value.length / size;
-    if (store->dropped_count + count > store->dropped_capacity) {
-        const size_t capacity = 2 * store->dropped_capacity + count;
-        struct kv_blob_ref *moved = realloc(store->dropped, capacity * size);
-        if (!moved)
-            return -ENOMEM;
-        store->dropped = moved;
-        store->dropped_capacity = capacity;
-    }
+    if (count > store->dropped_capacity - store->dropped_count)
+        return -EUCLEAN; /* more than a leaf holds */
     const uint8_t *refs = (const uint8_t *)value.data + (value.length - count * size);
     memcpy(&store->dropped[store->dropped_count], refs, count * size);
     store->dropped_count += count;

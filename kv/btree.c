@@ -233,52 +233,71 @@ static void path_release(struct kv_btree *btree, struct kv_btree_path *path)
         kv_pager_unpin(btree->pager, &path->pages[--path->depth]);
 }
 
-/* Is each page of the path what it must be for its place? */
-static bool path_in_place(const struct kv_btree *btree, const struct kv_btree_path *path)
+/* Is each page of the path, from depth `first` on, what it must be for its place? */
+static bool path_in_place(const struct kv_btree *btree, const struct kv_btree_path *path,
+                          unsigned first)
 {
-    if (!kv_node_is_root(path->pages[0].bytes, btree->node_bytes, btree->tree))
+    if (!first && !kv_node_is_root(path->pages[0].bytes, btree->node_bytes, btree->tree))
         return false;
-    for (unsigned depth = 1; depth < path->depth; depth++)
+    for (unsigned depth = first ? first : 1; depth < path->depth; depth++)
         if (!kv_node_is_child(path->pages[depth - 1].bytes, btree->node_bytes,
                               path->slots[depth - 1], path->pages[depth].bytes))
             return false;
     return true;
 }
 
+/* How many pages of the path lead to `key`, too: the last of them is the deepest that covers it. */
+static unsigned path_shared(const struct kv_btree *btree, const struct kv_btree_path *path,
+                            struct kv_bytes key)
+{
+    unsigned shared = path->depth;
+    while (shared && !kv_node_covers_racy(path->pages[shared - 1].bytes, btree->node_bytes,
+                                          key.data, key.length))
+        shared--;
+    return shared;
+}
+
 /*
- * Pin the pages from the root to the leaf that covers `key`, if all are in memory, and unpin what
- * the path held: one step of the pager for them all. false: one is not there, or not in its
- * place; then the path holds nothing.
+ * Pin the pages down to the leaf that covers `key`, if all are in memory, from behind the `shared`
+ * ones that the path has already; unpin what else it held: one step of the pager for them all.
+ * false: one is not there, or not in its place; then the path holds nothing.
  */
-static bool path_move(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
+static bool path_move(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path,
+                      unsigned shared)
 {
     struct kv_page_view views[KV_TREE_DEPTH_MAX];
     struct kv_page old[KV_TREE_DEPTH_MAX];
-    const unsigned old_count = path->depth;
-    memcpy(old, path->pages, old_count * sizeof *old);
+    const unsigned old_count = path->depth - shared;
+    memcpy(old, path->pages + shared, old_count * sizeof *old);
     uint64_t page_id = btree->root;
-    unsigned depth = 0;
+    unsigned depth = shared;
     bool found = false;
-    while (depth < KV_TREE_DEPTH_MAX && !found) {
+    if (shared)
+        page_id = kv_node_child_racy(path->pages[shared - 1].bytes, btree->node_bytes, key.data,
+                                     key.length, &path->slots[shared - 1]);
+    while (depth < KV_TREE_DEPTH_MAX && !found && page_id != UINT64_MAX) {
         struct kv_page_view *view = &views[depth];
         if (!kv_pager_view_resident(btree->pager, page_id, view))
             break;
         depth++;
         found = kv_node_level_racy(view->bytes) == 0;
-        if (found)
+        if (found) {
             kv_node_fetch_leaf(view->bytes);
-        else
+            kv_node_fetch_fences(view->bytes, btree->node_bytes);
+        } else {
             page_id = kv_node_child_racy(view->bytes, btree->node_bytes, key.data, key.length,
                                          &path->slots[depth - 1]);
-        if (page_id == UINT64_MAX)
-            break;
+        }
     }
-    path->depth = 0;
-    if (!kv_pager_pin_views(btree->pager, views, found ? depth : 0, path->pages, old, old_count))
-        return false;
-    path->depth = found ? depth : 0;
-    if (!found || path_in_place(btree, path))
-        return found;
+    const unsigned fresh = found ? depth - shared : 0;
+    path->depth = shared;
+    found = kv_pager_pin_views(btree->pager, views + shared, fresh, path->pages + shared, old,
+                               old_count) &&
+            found;
+    if (found)
+        path->depth = depth;
+    if (found && path_in_place(btree, path, shared))
+        return true;
     path_release(btree, path);
     return false;
 }
@@ -522,10 +541,10 @@ static int merge_upwards(struct kv_btree *btree, struct kv_btree_path *path)
 /* The path leads to the leaf that covers `key`: as it is, moved, or as it was loaded. */
 static int path_find(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
 {
-    if (path->depth && kv_node_covers_racy(path->pages[path->depth - 1].bytes, btree->node_bytes,
-                                           key.data, key.length))
+    const unsigned shared = path_shared(btree, path, key);
+    if (shared && shared == path->depth)
         return 0;
-    return path_move(btree, key, path) ? 0 : path_descend(btree, key, path);
+    return path_move(btree, key, path, shared) ? 0 : path_descend(btree, key, path);
 }
 
 void kv_btree_begin_puts(struct kv_btree *btree)

@@ -160,6 +160,8 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
     for (size_t i = 0; i < count; i++)
         flock_add(&flock, keys[i].data, keys[i].length);
     flock_descend(btree, &flock);
+    for (size_t i = 0; i < flock.count; i++)
+        kv_node_fetch_fences(flock.descents[i].view.bytes, btree->node_bytes);
     /* Who arrived in the wrong place is told so where it is looked at closely: by the writer. */
     for (size_t i = 0; i < flock.stray_count && !err; i++)
         err = kv_btree_fault(btree, keys[flock.strays[i]].data, keys[flock.strays[i]].length);

@@ -18,7 +18,7 @@ static int checkpoint_now(struct kv_store *store)
 {
     pthread_mutex_lock(&store->writer);
     store->changed = false;
-    store->log_since_checkpoint = 0;
+    atomic_store_explicit(&store->log_since_checkpoint, 0, memory_order_relaxed);
     pthread_mutex_unlock(&store->writer);
     const int err = kv_checkpoint_run(&store->checkpoint, false);
     return err ? kv_store_fail(store, err, "a checkpoint") : 0;

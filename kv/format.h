@@ -45,7 +45,13 @@
  */
 #define KV_FEATURE_COMPAT_KNOWN   0ull
 #define KV_FEATURE_ROCOMPAT_KNOWN 0ull
-#define KV_FEATURE_INCOMPAT_KNOWN 0ull
+#define KV_FEATURE_INCOMPAT_KNOWN KV_FEATURE_INCOMPAT_THIRDS
+
+/*
+ * A cell of a leaf may take a third of what is in it; without this, no more than a quarter of the
+ * page. Set in new images, and in others before anything is written to them.
+ */
+#define KV_FEATURE_INCOMPAT_THIRDS 1ull
 
 /*
  * Where something lies, and the proof that it is that: the digest is XXH3-64

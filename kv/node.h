@@ -31,10 +31,15 @@ struct kv_bytes {
     size_t length;
 };
 
-/* Largest cell (header, whole key, value) that a node takes: a quarter of it. */
+/*
+ * Largest cell (slot, header, whole key, value) that a leaf takes: three of them with the longest
+ * fences, so that a value of a block, with something before it, stays inline in 16 KiB. It never
+ * was less than a quarter of the node, which is more in the smallest one.
+ */
 static inline size_t kv_node_cell_max(size_t node_bytes)
 {
-    return node_bytes / 4;
+    const size_t third = (node_bytes - sizeof(struct kv_disk_node) - 2 * (size_t)KV_KEY_MAX) / 3;
+    return third > node_bytes / 4 ? third : node_bytes / 4;
 }
 /*
  * The most that any cell may take: the references of a value of KV_VALUE_MAX always fit, also
@@ -75,6 +80,11 @@ static inline void kv_node_fetch_leaf(const void *node)
 {
     for (size_t at = 0; at < KV_NODE_FETCH_BYTES; at += 64)
         __builtin_prefetch((const uint8_t *)node + at);
+}
+/* The same for its fences, unless they are long: for who asks what the leaf covers. */
+static inline void kv_node_fetch_fences(const void *node, size_t node_bytes)
+{
+    __builtin_prefetch((const uint8_t *)node + node_bytes - 64);
 }
 /* The same for the cell of `key`, by its head alone; the slots are waited for. */
 void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key, size_t key_len);

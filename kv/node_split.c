@@ -12,10 +12,11 @@
  * fence, U = node_bytes - HEADER_BYTES. Cells and fences of a full node and the new cell take
  * at most U + c. Among the borders between these cells one has at most (U + c) / 2 + c / 2
  * = U / 2 + c on either side, the old fence of that side included; the separator adds f to
- * each. So c <= U / 2 - f will do: 1504 for the smallest node. A quarter of the node is less,
- * as is a longest key with the references of a value of KV_VALUE_MAX. Inner nodes can not
- * split just before the new cell, which costs another c / 2: c <= (U / 2 - f) * 2 / 3 = 1002
- * is more than their 528.
+ * each. So c <= U / 2 - f will do: 1504 for the smallest node. A quarter of that node is less,
+ * as is a longest key with the references of a value of KV_VALUE_MAX; and a third of U - 2f,
+ * which is the limit for larger nodes, is less in any. Inner nodes can not split just before
+ * the new cell, which costs another c / 2: c <= (U / 2 - f) * 2 / 3 = 1002 is more than their
+ * 528.
  */
 #define INNER_CELL_MAX (SLOT_BYTES + sizeof(struct kv_disk_inner_cell) + KV_KEY_MAX)
 #define SPLIT_HALF_MIN ((KV_NODE_BYTES_MIN - HEADER_BYTES) / 2 - KV_KEY_MAX)

@@ -117,6 +117,12 @@ void kv_pager_open_epoch(struct kv_pager *pager, uint64_t epoch);
 /* Write every page as it was when `epoch` was closed. Not flushed. After an error nothing more
  * is written, and whoever waits for a page gets the error. */
 KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch);
+/*
+ * Return when `percent` of the pages of the closing epoch are written, or all; write some of them
+ * meanwhile. For who changes pages faster than the checkpoint writes them; any thread, nothing
+ * pinned.
+ */
+KV_MUST_CHECK int kv_pager_help(struct kv_pager *pager, unsigned percent);
 
 struct kv_pager_stats {
     uint64_t frames, hot, warm, dirty;

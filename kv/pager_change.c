@@ -20,8 +20,9 @@ static int spend_credit(struct kv_pager *pager)
 
 /*
  * The page is dirty in the closing epoch and not yet claimed: keep its present bytes for the
- * checkpoint. When there are too many shadows, wait until the checkpoint has written some, which
- * it does first: so the writer goes on at its pace. Without memory wait for the page itself.
+ * checkpoint. When there are too many shadows, or no memory for one, help to write what is left of
+ * the epoch, shadows first: so the writer goes on at the pace of the checkpoint, and the
+ * checkpoint at twice its own.
  */
 static int shadow_page(struct kv_pager *pager, uint32_t index)
 {
@@ -32,10 +33,9 @@ static int shadow_page(struct kv_pager *pager, uint32_t index)
             return 0; /* the checkpoint came to it meanwhile */
         if (pager->shadow_count < pager->shadows_max)
             shadow = malloc(sizeof *shadow + pager->config.node_bytes);
-        if (!shadow && pager->failure)
-            return pager->failure;
-        if (!shadow)
-            pthread_cond_wait(&pager->changed, &pager->mutex);
+        const int err = shadow ? 0 : kv_pager_help_locked(pager);
+        if (err)
+            return err;
     }
     shadow->page_id = page_id_of(frame);
     shadow->frame = index;
@@ -157,6 +157,8 @@ void kv_pager_open_epoch(struct kv_pager *pager, uint64_t epoch)
     KV_ASSERT(epoch == pager->epoch + 1);
     KV_ASSERT(!pager->dirty[epoch & 1].count && !pager->dirty[epoch & 1].writing);
     KV_ASSERT(!pager->shadows);
+    pager->closing_count = pager->dirty[pager->epoch & 1].count;
+    pager->closing_count += pager->dirty[pager->epoch & 1].writing;
     pager->epoch = epoch;
     pthread_mutex_unlock(&pager->mutex);
 }

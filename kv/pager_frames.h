@@ -64,19 +64,20 @@ struct kv_pager {
     pthread_cond_t changed; /* a load or a write ended, or a frame can leave */
     struct kv_pager_config config;
     struct kv_cache cache;
-    uint64_t epoch;                 /* mutex; the open one */
-    struct dirty_list dirty[2];     /* mutex; by the low bit of the epoch */
-    struct shadow *shadows;         /* mutex; all of epoch - 1 */
-    size_t shadow_count;            /* mutex */
-    size_t shadows_max;             /* immutable */
-    uint64_t credit;                /* mutex; clusters reserved, not yet used by a dirty page */
-    struct write_batch *checkpoint; /* whoever runs kv_pager_write_epoch */
-    struct write_batch *early;      /* whoever set early_busy */
-    bool early_busy;                /* mutex */
-    unsigned frame_waiters;         /* mutex */
-    int failure;                    /* mutex; sticky: a write failed */
-    uint64_t order;                 /* mutex; pages claimed so far */
-    uint64_t changes;               /* the writer's */
+    uint64_t epoch;             /* mutex; the open one */
+    struct dirty_list dirty[2]; /* mutex; by the low bit of the epoch */
+    uint64_t closing_count;     /* mutex; pages of epoch - 1 that it had to write, at the gate */
+    struct shadow *shadows;     /* mutex; all of epoch - 1 */
+    size_t shadow_count;        /* mutex */
+    size_t shadows_max;         /* immutable */
+    uint64_t credit;            /* mutex; clusters reserved, not yet used by a dirty page */
+    struct write_batch *checkpoint;       /* whoever runs kv_pager_write_epoch */
+    struct write_batch *early;            /* whoever set early_busy: to make room, or to help */
+    bool early_busy;                      /* mutex */
+    unsigned frame_waiters;               /* mutex */
+    int failure;                          /* mutex; sticky: a write failed */
+    uint64_t order;                       /* mutex; pages claimed so far */
+    uint64_t changes;                     /* the writer's */
     uint64_t misses, writes, write_bytes; /* mutex */
     struct kv_counter hits;
 };
@@ -91,10 +92,20 @@ static inline uint64_t page_id_of(const struct kv_frame *frame)
     return atomic_load_explicit(&frame->page_id, memory_order_relaxed);
 }
 
+/*
+ * One thread at a time advances a frame's version. Odd: what is written afterwards is not seen
+ * before it; even: what was written before is seen with it.
+ */
 static inline void version_advance(struct kv_frame *frame)
 {
     /* Release pairs with the acquire loads of kv_pager_view and kv_pager_view_valid. */
+#if defined(__SANITIZE_THREAD__)
     (void)atomic_fetch_add_explicit(&frame->version, 1, memory_order_acq_rel);
+#else
+    const uint64_t version = atomic_load_explicit(&frame->version, memory_order_relaxed);
+    atomic_store_explicit(&frame->version, version + 1, memory_order_release);
+    atomic_thread_fence(memory_order_release);
+#endif
 }
 
 /* May the page be written out now, to make room? */
@@ -187,6 +198,11 @@ void kv_pager_batch_free(struct write_batch *batch);
 void kv_pager_claim_frame(struct kv_pager *pager, struct write_batch *batch, uint32_t index);
 /* Write what a batch has claimed, and empty it; the mutex is released meanwhile. */
 KV_MUST_CHECK int kv_pager_run_batch(struct kv_pager *pager, struct write_batch *batch);
+/*
+ * Write some pages of the closing epoch, of which some are left, beside the checkpoint; or wait
+ * until others have. The mutex is released meanwhile. For who would else only wait.
+ */
+KV_MUST_CHECK int kv_pager_help_locked(struct kv_pager *pager);
 /* The freed page of a frame leaves memory, the map and the space, in the epoch that freed it. */
 KV_MUST_CHECK int kv_pager_forget_page(struct kv_pager *pager, uint32_t index, uint64_t epoch);
 

@@ -232,6 +232,13 @@ int kv_pager_run_batch(struct kv_pager *pager, struct write_batch *batch)
 
 /* ---- the checkpoint -------------------------------------------------------------- */
 
+/* Pages of the closing epoch that are not on the device; shadows count twice on their way. */
+static uint64_t left_to_write(const struct kv_pager *pager)
+{
+    const struct dirty_list *closing = &pager->dirty[(pager->epoch - 1) & 1];
+    return closing->count + closing->writing + pager->shadow_count;
+}
+
 /* Claim what can be claimed of the closing epoch. */
 static void claim_epoch(struct kv_pager *pager, struct write_batch *batch, uint64_t epoch)
 {
@@ -257,11 +264,10 @@ static void claim_epoch(struct kv_pager *pager, struct write_batch *batch, uint6
 int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch)
 {
     struct write_batch *batch = pager->checkpoint;
-    const struct dirty_list *list = &pager->dirty[epoch & 1];
     pthread_mutex_lock(&pager->mutex);
     KV_ASSERT(epoch + 1 == pager->epoch);
     int err = pager->failure;
-    while (!err && (list->count || list->writing || pager->shadows)) {
+    while (!err && left_to_write(pager)) {
         claim_epoch(pager, batch, epoch);
         if (batch->count)
             err = kv_pager_run_batch(pager, batch);
@@ -270,6 +276,35 @@ int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch)
         if (!err)
             err = pager->failure;
     }
+    pthread_mutex_unlock(&pager->mutex);
+    return err;
+}
+
+int kv_pager_help_locked(struct kv_pager *pager)
+{
+    struct write_batch *batch = pager->early;
+    if (pager->failure)
+        return pager->failure;
+    if (!pager->early_busy)
+        claim_epoch(pager, batch, pager->epoch - 1);
+    if (pager->early_busy || !batch->count) {
+        pthread_cond_wait(&pager->changed, &pager->mutex);
+        return pager->failure;
+    }
+    pager->early_busy = true;
+    const int err = kv_pager_run_batch(pager, batch);
+    pager->early_busy = false;
+    return err;
+}
+
+int kv_pager_help(struct kv_pager *pager, unsigned percent)
+{
+    int err = 0;
+    pthread_mutex_lock(&pager->mutex);
+    const uint64_t epoch = pager->epoch;
+    while (!err && epoch == pager->epoch &&
+           left_to_write(pager) * 100 > pager->closing_count * (100 - percent))
+        err = kv_pager_help_locked(pager);
     pthread_mutex_unlock(&pager->mutex);
     return err;
 }

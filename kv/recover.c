@@ -155,7 +155,12 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         kv_error_set(error, "the log can not be replayed (%s); run fsck.kvfs -y", strerror(-err));
         return err;
     }
-    if (store->read_only || store->trees_outdated)
+    if (store->read_only)
+        return 0;
+    /* From the next superblock on; nothing that needs it is written before that one is durable. */
+    kv_le64 *features = &store->checkpoint.superblock.feature_incompat;
+    *features = kv_le64_of(kv_le64_get(*features) | KV_FEATURE_INCOMPAT_THIRDS);
+    if (store->trees_outdated)
         return 0;
     /* Also with an empty log: the image on disk must say that it is in use. */
     if (store->checkpoint.superblock.clean == 1)

@@ -14,6 +14,39 @@
 
 /* ---- the views ---------------------------------------------------------------------- */
 
+/* Free blocks outside whole clusters just below `at`, and from `at` on. */
+static uint32_t hole_before(const struct kv_space *space, const struct group *group, uint32_t at)
+{
+    uint32_t length = 0;
+    while (at > 0) {
+        const uint32_t have = (at - 1) % 64 + 1; /* bits of the word that are below `at` */
+        const uint64_t word = group->busy[(at - 1) / 64];
+        const uint64_t taken = ~(holes_of(word, space->config.cluster_blocks) << (64 - have));
+        const uint32_t free = taken ? (uint32_t)__builtin_clzll(taken) : have;
+        length += free;
+        at -= free;
+        if (free < have)
+            break;
+    }
+    return length;
+}
+
+static uint32_t hole_from(const struct kv_space *space, const struct group *group, uint32_t at)
+{
+    uint32_t length = 0;
+    while (at < KV_GROUP_BLOCKS) {
+        const uint32_t have = 64 - at % 64;
+        const uint64_t word = group->busy[at / 64];
+        const uint64_t taken = ~(holes_of(word, space->config.cluster_blocks) >> (at % 64));
+        const uint32_t free = taken ? (uint32_t)__builtin_ctzll(taken) : have;
+        length += free;
+        at += free;
+        if (free < have)
+            break;
+    }
+    return length;
+}
+
 void kv_space_mark_busy(struct kv_space *space, struct group *group, uint32_t first, uint32_t count)
 {
     const uint32_t cluster = space->config.cluster_blocks;
@@ -35,8 +68,11 @@ void kv_space_mark_busy(struct kv_space *space, struct group *group, uint32_t fi
     group->unbacked_count -= unbacked;
     space->unbacked_blocks -= unbacked;
     group->whole_clusters -= broken;
-    if (broken)
-        group->hole_bound = group->block_count;
+    if (broken) { /* what is left of the clusters at both ends has become part of a hole */
+        const uint32_t below = hole_before(space, group, first);
+        const uint32_t above = hole_from(space, group, first + count);
+        group->hole_bound = (uint32_t)kv_max_u64(group->hole_bound, kv_max_u64(below, above));
+    }
     space->free_blocks -= count;
     space->whole_clusters -= broken;
 }

@@ -21,10 +21,7 @@ struct found {
 /* The blocks of a word that a search may take. */
 static uint64_t available(const struct kv_space *space, uint64_t busy_word, enum search_where where)
 {
-    if (where == SEARCH_ANY)
-        return ~busy_word;
-    const uint32_t cluster = space->config.cluster_blocks;
-    return ~busy_word & ~(whole_clusters_of(busy_word, cluster) * bit_run(0, cluster));
+    return where == SEARCH_ANY ? ~busy_word : holes_of(busy_word, space->config.cluster_blocks);
 }
 
 /*
@@ -38,9 +35,16 @@ static void scan_words(const struct kv_space *space, const struct group *group, 
                        enum search_where where, uint32_t count, struct found *longest)
 {
     struct found run = {0};
+    bool backed = word_is_backed(space, group, word);
     for (; word < GROUP_WORDS; word++) {
-        uint64_t bits =
-            word_is_backed(space, group, word) ? available(space, group->busy[word], where) : 0;
+        if (word % PIECE_WORDS == 0)
+            backed = word_is_backed(space, group, word);
+        if (!backed) { /* on to the last word of the piece */
+            run.count = 0;
+            word |= PIECE_WORDS - 1;
+            continue;
+        }
+        uint64_t bits = available(space, group->busy[word], where);
         uint32_t at = 0;
         while (at < 64) {
             if (!(bits & 1)) {
@@ -68,6 +72,15 @@ static void scan_words(const struct kv_space *space, const struct group *group, 
     }
 }
 
+/* For checking the bounds. */
+static inline uint32_t longest_run(const struct kv_space *space, const struct group *group,
+                                   enum search_where where)
+{
+    struct found longest = {0};
+    scan_words(space, group, 0, where, UINT32_MAX, &longest);
+    return longest.count;
+}
+
 /* Look for `count` blocks in a group, else for the longest run of at least `least`. */
 static bool search_group(struct kv_space *space, uint32_t index, enum search_where where,
                          uint32_t count, uint32_t least, struct found *found)
@@ -77,6 +90,7 @@ static bool search_group(struct kv_space *space, uint32_t index, enum search_whe
     if (where == SEARCH_HOLES)
         room -= group->whole_clusters * space->config.cluster_blocks;
     uint32_t *bound = where == SEARCH_HOLES ? &group->hole_bound : &group->run_bound;
+    KV_ASSERT_SLOW(longest_run(space, group, where) <= *bound);
     if (room < least || *bound < least)
         return false;
 

@@ -55,6 +55,13 @@ static inline uint64_t whole_clusters_of(uint64_t busy_word, uint32_t cluster_bl
     return starts & mask;
 }
 
+/* The free blocks of a word that are in no whole cluster. */
+static inline uint64_t holes_of(uint64_t busy_word, uint32_t cluster_blocks)
+{
+    return ~busy_word &
+           ~(whole_clusters_of(busy_word, cluster_blocks) * bit_run(0, cluster_blocks));
+}
+
 static inline bool all_set(const uint64_t *bits, uint32_t first, uint32_t count)
 {
     struct run_part part = run_parts(first, count);

@@ -48,15 +48,20 @@ struct kv_store {
     uint32_t commit_interval_ms;
     uint64_t budget_bytes;
     uint64_t log_checkpoint_bytes; /* records of so many bytes ask for a checkpoint */
+    uint64_t log_bytes_max;        /* that may wait for one, about: writers are held to that */
     kv_log_fn *log;
     void *log_context;
 
     pthread_mutex_t writer;
-    uint8_t *value;                         /* writer; node_bytes, a value being patched */
-    struct kv_blob_ref *dropped;            /* writer; references that the operation gave up */
-    size_t dropped_count, dropped_capacity; /* writer */
-    uint64_t log_since_checkpoint;          /* writer; bytes of records, logged or not */
-    bool changed;                           /* writer; since the last checkpoint's gate */
+    uint8_t *value;              /* writer; node_bytes, a value being patched */
+    struct kv_blob_ref *dropped; /* writer; references that the operation gave up */
+    size_t dropped_count;        /* writer */
+    size_t dropped_capacity;     /* as many as a leaf can hold */
+    bool changed;                /* writer; since the last checkpoint's gate */
+
+    /* Bytes of records, logged or not; changed by the writer, read without its lock. */
+    _Atomic uint64_t log_since_checkpoint; /* since the gate of the last checkpoint */
+    _Atomic uint64_t log_closing;          /* before it, while that checkpoint is under way */
 
     _Atomic int failure;        /* sticky; 0 or the negative errno that made the store read-only */
     _Atomic bool host_was_full; /* that was said in the log */

@@ -176,6 +176,7 @@ static void choose_log_bounds(struct kv_store *store, const struct kv_disk_super
     const uint64_t log_bytes = kv_le64_get(sb->log_block_count) * KV_BLOCK_BYTES;
     store->log_checkpoint_bytes =
         kv_min_u64(log_bytes / 3, kv_min_u64(LOG_CHECKPOINT_MAX, budget / 2));
+    store->log_bytes_max = kv_min_u64(log_bytes / 2, LOG_USED_MAX);
 }
 
 int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
@@ -187,7 +188,9 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->info.superblock_damaged = store->superblock_twin != KV_TWIN_GOOD;
     store->buffers = kv_buffers_new();
     store->value = malloc(store->node_bytes);
-    if (!store->buffers || !store->value)
+    store->dropped_capacity = store->node_bytes / sizeof *store->dropped;
+    store->dropped = malloc(store->dropped_capacity * sizeof *store->dropped);
+    if (!store->buffers || !store->value || !store->dropped)
         return -ENOMEM;
     int err = open_space(store, sb);
     if (!err)

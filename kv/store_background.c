@@ -22,9 +22,13 @@ static int checkpoint_locked(struct kv_store *store, bool clean)
         return -EUCLEAN;
     pthread_mutex_lock(&store->writer);
     store->changed = false;
-    store->log_since_checkpoint = 0;
+    atomic_store_explicit(
+        &store->log_closing,
+        atomic_exchange_explicit(&store->log_since_checkpoint, 0, memory_order_relaxed),
+        memory_order_relaxed);
     pthread_mutex_unlock(&store->writer);
     const int err = kv_checkpoint_run(&store->checkpoint, clean);
+    atomic_store_explicit(&store->log_closing, 0, memory_order_relaxed);
     if (err)
         (void)kv_store_fail(store, err, "a checkpoint");
     return err ? -EIO : 0;

@@ -303,7 +303,7 @@ int kv_wal_seal(struct kv_wal *wal, uint64_t epoch, uint64_t *position, uint64_t
     int err = wal->error;
     if (!err && wal->fill > 0)
         seal_current(wal);
-    if (!err && kv_wal_backed_end(wal) - wal->sealed < wal->backed_blocks / 2)
+    if (!err && kv_wal_should_jump(wal))
         err = jump_to_start(wal);
     if (!err) {
         *position = wal->sealed;

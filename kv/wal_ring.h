@@ -65,6 +65,8 @@ uint64_t kv_wal_block_digest(uint8_t *block);
 
 /* The first position from the next one on whose block has no certain room. With the mutex. */
 uint64_t kv_wal_backed_end(const struct kv_wal *wal);
+/* Is a checkpoint that begins now the time to go back to the start of what is backed? Likewise. */
+bool kv_wal_should_jump(const struct kv_wal *wal);
 /* Has the ring room for a record of `length` bytes? With the mutex. */
 bool kv_wal_has_room(const struct kv_wal *wal, size_t length);
 

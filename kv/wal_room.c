@@ -9,16 +9,19 @@
  *
  * Room on the host. On a thin device (kv/device.h) only the first `backed_blocks` slots of the
  * ring are certain to have room, and only these are used. It grows when what is logged between
- * two checkpoints takes more than half of it. Where it can not grow, and where it need not, the
- * log jumps back to slot 0: the seal of a checkpoint makes everything durable and moves on to
- * the start of a later lap, more than one lap on, so that there is no room until the trim. Were
- * there room before, records behind the jump could be promised while a superblock still names a
- * tail from which no chain leads to them.
+ * two checkpoints takes more than half of it. Where it can not grow, and where so little is logged
+ * that it need not, the log jumps back to slot 0: the seal of a checkpoint makes everything durable
+ * and moves on to the start of a later lap, more than one lap on, so that there is no room until
+ * the trim. Were there room before, records behind the jump could be promised while a superblock
+ * still names a tail from which no chain leads to them.
  */
 #include "kv/wal_ring.h"
 
-/* The part of the ring that has room on the host doubles, up to 8 MiB at a time. */
-#define BACK_BLOCKS_MAX 2048u
+/* The part of the ring that has room on the host doubles, up to 2 MiB at a time: a writer waits
+ * for it. */
+#define BACK_BLOCKS_MAX 512u
+/* After a jump writers wait for the whole checkpoint: by choice only for one that is short. */
+#define JUMP_BLOCKS_MAX KV_WAL_BACKED_BLOCKS_MIN
 /* It grows by choice only while the host has so many times the room that the rest would take. */
 #define BACK_HOST_SHARE 4u
 
@@ -30,6 +33,12 @@ uint64_t kv_wal_backed_end(const struct kv_wal *wal)
     const uint64_t next = next_position(wal);
     const uint64_t slot = next % wal->block_count;
     return slot < wal->backed_blocks ? next - slot + wal->backed_blocks : next;
+}
+
+bool kv_wal_should_jump(const struct kv_wal *wal)
+{
+    return kv_wal_backed_end(wal) - wal->sealed < wal->backed_blocks / 2 &&
+           (wal->stuck || wal->sealed - wal->tail <= JUMP_BLOCKS_MAX);
 }
 
 /*

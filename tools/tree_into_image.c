@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/expiry.h"
 #include "fs/namespace.h"
 #include "fs/xattr.h"
 #include "kv/base.h"
@@ -212,9 +213,11 @@ static int fill(void *context, struct fs_volume *volume, uint64_t ino)
                                           .gid = attributes->gid};
     if (!err)
         err = fs_setattr(volume, ino, &change, &record);
-    for (size_t i = 0; !err && i < attributes->xattr_count; i++)
-        err = fs_setxattr(volume, ino, attributes->xattrs[i].name, attributes->xattrs[i].value,
-                          attributes->xattrs[i].length, 0, false);
+    for (size_t i = 0; !err && i < attributes->xattr_count; i++) {
+        const struct fs_apply_xattr *xattr = &attributes->xattrs[i];
+        if (strcmp(xattr->name, FS_XATTR_TTL) != 0) /* only what has a name can have that */
+            err = fs_setxattr(volume, ino, xattr->name, xattr->value, xattr->length, 0, false);
+    }
     /* The owner took setuid and setgid away, and an ACL may have changed the mode. */
     const struct fs_attr_change last = {.valid =
                                             FS_ATTR_ATIME | FS_ATTR_MTIME |
@@ -243,7 +246,13 @@ static int write_alone(struct sink *sink, const struct tree_item *item, const ch
         sink->job->left_alone++;
         return 0;
     }
-    return fs_path_replace(sink->volume, sink->caller, path, fill, (void *)(uintptr_t)item);
+    err = fs_path_replace(sink->volume, sink->caller, path, fill, (void *)(uintptr_t)item);
+    for (size_t i = 0; !err && i < item->attributes.xattr_count; i++) {
+        const struct fs_apply_xattr *xattr = &item->attributes.xattrs[i];
+        if (strcmp(xattr->name, FS_XATTR_TTL) == 0)
+            err = fs_path_setxattr(sink->volume, path, xattr->name, xattr->value, xattr->length);
+    }
+    return err;
 }
 
 /* ---- the sink ------------------------------------------------------------------------------ */

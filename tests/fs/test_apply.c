@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "fs/apply.h"
+#include "fs/expiry.h"
 #include "fs/format.h"
 #include "fs/fsck.h"
 #include "fs/namespace.h"
@@ -22,9 +23,15 @@ struct place {
 };
 static struct place a, b;
 
+static int64_t clock_ns = INT64_C(1700000000000000000);
+static int64_t tell_time(void)
+{
+    return clock_ns;
+}
+
 static void place_open(struct place *place)
 {
-    const struct fs_volume_options options = {.read_only = false};
+    const struct fs_volume_options options = {.now = tell_time};
     struct kv_error error = {""};
     scratch_open(&place->scratch, 64u << 20, 0, 0);
     ck_assert_int_eq(fs_format(place->scratch.store, 0, 0, 0755), 0);
@@ -283,6 +290,33 @@ START_TEST(a_new_value_inherits_the_default_acl_through_new_directories)
     ck_assert_uint_eq(record.flags & FS_RECORD_ACCESS_ACL, FS_RECORD_ACCESS_ACL);
     ck_assert_int_eq(fs_path_stat(a.volume, "top/new/deep", &record), 0);
     ck_assert_uint_eq(record.flags & FS_RECORD_DEFAULT_ACL, FS_RECORD_DEFAULT_ACL);
+}
+END_TEST
+
+START_TEST(what_expires_does_so_through_batches)
+{
+    struct fs_record record;
+    applies("mkdir d\nput plain 1\n");
+    ck_assert_int_eq(fs_path_setxattr(a.volume, "d", FS_XATTR_TTL, "100", 3), 0);
+    ck_assert_int_eq(fs_path_setxattr(a.volume, "plain", FS_XATTR_TTL, "50", 2), 0);
+    applies("put d/new 1\nput d/in/deep 2\nrename plain moved\nput d/gone 3\ndelete d/gone\n");
+    ck_assert_int_eq(fs_path_stat(a.volume, "d/in/deep", &record), 0);
+    ck_assert_uint_eq(record.expiry_ns, (uint64_t)clock_ns + UINT64_C(100000000000));
+    refuses("link x moved\n", -EPERM, 1, "moved");
+    refuses("put d/y 1\nlink x d/y\n", -EPERM, 2, "d/y");
+    clock_ns += INT64_C(60000000000);
+    refuses("delete moved\n", -ENOENT, 1, "moved: no such key");
+    applies("put moved again\n");
+    holds("moved", "again");
+    applies("rename d/new d/newer\nput d/in/deep 4\n");
+    clock_ns += INT64_C(50000000000);
+    holds("d/newer", NULL);
+    holds("d/in/deep", "4");
+    clock_ns += INT64_C(60000000000);
+    applies("delete d/in\n"); /* nothing but what is over is in it */
+    applies("rename moved d/kept\n");
+    ck_assert_int_eq(fs_path_stat(a.volume, "d/kept", &record), 0);
+    ck_assert_uint_eq(record.expiry_ns, 0);
 }
 END_TEST
 
@@ -608,6 +642,7 @@ int main(void)
     tcase_add_test(cases, links_follow_their_file);
     tcase_add_test(cases, a_large_value_is_stored_as_it_is);
     tcase_add_test(cases, a_new_value_inherits_the_default_acl_through_new_directories);
+    tcase_add_test(cases, what_expires_does_so_through_batches);
     tcase_add_test(cases, the_observer_sees_what_a_cache_must_forget);
     tcase_add_test(cases, a_batch_is_as_its_changes_one_by_one);
     tcase_add_test(cases, words_are_binary_safe);

@@ -8,6 +8,7 @@
  */
 #include "fs/acl.h"
 #include "fs/data.h"
+#include "fs/expiry.h"
 #include "fs/format.h"
 #include "fs/fsck.h"
 #include "fs/record.h"
@@ -631,19 +632,26 @@ END_TEST
 START_TEST(the_index_of_expiries_follows_the_inodes)
 {
     struct bench b;
-    uint8_t key[17] = {FS_KEY_EXPIRY};
+    const uint64_t year_2100 = UINT64_C(4102444800) * 1000000000;
+    uint8_t key[FS_EXPIRY_KEY_BYTES], place[FS_EXPIRY_VALUE_BYTES], right[FS_EXPIRY_VALUE_BYTES];
     size_t length;
     bench_open(&b);
-    kv_be64_put(key + 1, 12345);
-    kv_be64_put(key + 9, 4);
+    fs_key_expiry(key, year_2100, 4);
     ck_assert_int_eq(kv_put(b.scratch.store, key, sizeof key, NULL, 0), 0);
     expect(&b, "expiry-stray");
     const struct fs_key file = entry_key(2, "file");
     struct fs_record record = get_record(&b, &file);
-    record.expiry_ns = 12345;
+    record.expiry_ns = year_2100;
     put_record(&b, &file, &record);
     expect(&b, "expiry-missing");
-    ck_assert_int_eq(kv_get(b.scratch.store, key, sizeof key, NULL, 0, &length), 0);
+    ck_assert_int_eq(kv_get(b.scratch.store, key, sizeof key, place, sizeof place, &length), 0);
+    ck_assert_uint_eq(length, fs_parent_encode(2, "file", 4, right));
+    ck_assert_mem_eq(place, right, length);
+    /* One that names another place is as good as none. */
+    ck_assert_int_eq(kv_put(b.scratch.store, key, sizeof key, place, length - 1), 0);
+    expect(&b, "expiry-missing");
+    ck_assert_int_eq(kv_get(b.scratch.store, key, sizeof key, place, sizeof place, &length), 0);
+    ck_assert_mem_eq(place, right, length);
     bench_close(&b);
 }
 END_TEST

@@ -95,8 +95,10 @@ START_TEST(an_orphan_stays_until_it_is_dropped)
     ck_assert(fs_inode_table_move(table, &move));
     ck_assert(!fs_inode_table_drop(table, 5));
     ck_assert(!fs_inode_table_unref(table, 5, 1));
-    ck_assert(fs_inode_table_unref(table, 5, 1));
     expect_key(table, 5, &orphan);
+    ck_assert(fs_inode_table_unref(table, 5, 1));
+    ck_assert(!fs_inode_table_unref(table, 5, 1)); /* told once */
+    ck_assert_int_eq(fs_inode_table_key(table, 5, &key), -ESTALE);
     ck_assert(fs_inode_table_drop(table, 5));
     ck_assert_int_eq(fs_inode_table_key(table, 5, &key), -ESTALE);
     fs_inode_table_free(table);

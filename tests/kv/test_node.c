@@ -48,7 +48,7 @@ struct pair {
     uint64_t child;
     uint8_t kind;
     uint8_t key[KV_KEY_MAX];
-    uint8_t value[KV_NODE_BYTES_MAX / 4];
+    uint8_t value[KV_NODE_BYTES_MAX / 3];
 };
 
 struct model {
@@ -536,15 +536,14 @@ END_TEST
 
 /* ---- splits ----------------------------------------------------------------------- */
 
-START_TEST(the_largest_cells_fit_after_one_split)
+static void largest_cells_fit(size_t node_bytes)
 {
-    random_state = seed_start ^ 77;
-    struct row *const row = row_new(KV_NODE_BYTES_MIN, 0);
+    struct row *const row = row_new(node_bytes, 0);
     struct pair *const pair = calloc(1, sizeof *pair);
     ck_assert_ptr_nonnull(pair);
-    for (unsigned step = 0; step < 3000; step++) {
+    for (unsigned step = 0; step < 1500; step++) {
         make_key(pair, KEYS_LONGEST);
-        make_value(pair, KV_NODE_BYTES_MIN);
+        make_value(pair, node_bytes);
         switch (random_below(3)) {
         case 0:
             pair->kind = KV_VALUE_LARGE;
@@ -552,7 +551,7 @@ START_TEST(the_largest_cells_fit_after_one_split)
             break;
         case 1:
             pair->kind = KV_VALUE_INLINE;
-            pair->value_len = kv_node_inline_max(KV_NODE_BYTES_MIN, pair->key_len);
+            pair->value_len = kv_node_inline_max(node_bytes, pair->key_len);
             break;
         default:
             break;
@@ -562,6 +561,13 @@ START_TEST(the_largest_cells_fit_after_one_split)
     row_compare(row);
     free(pair);
     row_free(row);
+}
+
+START_TEST(the_largest_cells_fit_after_one_split)
+{
+    random_state = seed_start ^ 77;
+    for (size_t node_bytes = KV_NODE_BYTES_MIN; node_bytes <= KV_NODE_BYTES_MAX; node_bytes *= 2)
+        largest_cells_fit(node_bytes);
 }
 END_TEST
 
@@ -823,6 +829,29 @@ START_TEST(each_broken_rule_is_seen)
 }
 END_TEST
 
+/* Whatever the keys and the fences; and a block with a header before it is such a value. */
+START_TEST(three_largest_values_fit_into_one_leaf)
+{
+    ck_assert_uint_ge(kv_node_inline_max(16384, 64), 4096 + 64);
+    for (size_t node_bytes = 8192; node_bytes <= KV_NODE_BYTES_MAX; node_bytes *= 2) {
+        uint8_t *const scratch = node_new(node_bytes);
+        uint8_t *const node = node_new(node_bytes);
+        uint8_t low[KV_KEY_MAX] = "a", high[KV_KEY_MAX] = "b", key[KV_KEY_MAX] = "ab";
+        kv_node_init(node, node_bytes, 9, 0, 0, bytes_of(low, sizeof low),
+                     bytes_of(high, sizeof high));
+        const struct kv_bytes value = bytes_of(scratch, kv_node_inline_max(node_bytes, sizeof key));
+        for (unsigned slot = 0; slot < 3; slot++) {
+            key[2] = (uint8_t)('0' + slot);
+            ck_assert(kv_node_insert(node, node_bytes, slot, key, sizeof key, KV_VALUE_INLINE,
+                                     value, scratch));
+        }
+        ck_assert_int_eq(kv_node_validate(node, node_bytes, 9), 0);
+        free(node);
+        free(scratch);
+    }
+}
+END_TEST
+
 /* A leaf that holds more in one cell than is ever put into one could not be split around it. */
 START_TEST(a_cell_larger_than_any_that_is_stored_is_refused)
 {
@@ -902,6 +931,7 @@ static Suite *node_suite(void)
     tcase_add_test(damaged, damaged_nodes_are_refused_or_harmless);
     tcase_add_test(damaged, garbage_is_refused_and_racy_reads_of_it_end);
     tcase_add_test(damaged, each_broken_rule_is_seen);
+    tcase_add_test(damaged, three_largest_values_fit_into_one_leaf);
     tcase_add_test(damaged, a_cell_larger_than_any_that_is_stored_is_refused);
     tcase_add_test(damaged, a_child_is_what_its_parent_says);
     suite_add_tcase(suite, damaged);

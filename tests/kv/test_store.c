@@ -336,6 +336,24 @@ START_TEST(an_empty_batch_changes_nothing)
 }
 END_TEST
 
+/* A block of a file, and what says whose it is, in the default node. */
+START_TEST(a_value_of_a_block_stays_in_its_leaf)
+{
+    struct kv_device *const device = memory_device_new(IMAGE_BLOCKS);
+    struct kv_stats stats;
+    test_create_on(device, 16384, KV_CODEC_NONE, 0);
+    struct kv_store *const store = test_open_on(device);
+    for (uint64_t i = 0; i < 200; i++)
+        ck_assert_int_eq(test_put_number(store, i, 4200), 0);
+    ck_assert_int_eq(kv_checkpoint(store), 0);
+    for (uint64_t i = 0; i < 200; i++)
+        ck_assert_int_eq(test_get_number(store, i, 4200), 0);
+    kv_store_stats(store, &stats);
+    ck_assert_uint_eq(stats.blob_writes, 0);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
 /* ---- failures before the first change ---------------------------------------- */
 
 START_TEST(a_page_that_can_not_be_had_fails_its_batch_and_no_other)
@@ -548,6 +566,7 @@ int main(void)
     tcase_add_loop_test(store, life_goes_on_at_the_edge_of_full, 0, 2);
     tcase_add_test(store, writers_wait_for_room_in_a_small_log);
     tcase_add_test(store, an_empty_batch_changes_nothing);
+    tcase_add_test(store, a_value_of_a_block_stays_in_its_leaf);
     tcase_add_test(store, a_page_that_can_not_be_had_fails_its_batch_and_no_other);
     tcase_add_test(store, threads_come_to_an_end_when_the_device_fails);
     tcase_add_test(store, a_failed_open_closes_what_it_was_given);

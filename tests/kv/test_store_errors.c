@@ -275,6 +275,35 @@ START_TEST(an_unknown_compatible_feature_does_no_harm)
 }
 END_TEST
 
+static void set_no_features(struct kv_disk_superblock *superblock)
+{
+    superblock->feature_incompat = kv_le64_of(0);
+}
+
+/* What an older program made is not to be written by one once larger cells may be in it. */
+START_TEST(an_older_image_says_that_it_may_hold_larger_cells_before_it_does)
+{
+    struct test_dir dir;
+    test_dir_make(&dir);
+    make_image(&dir, IMAGE_BYTES);
+    edit_superblocks(&dir, set_no_features);
+    struct kv_open_options options = quiet;
+    options.read_only = true;
+    struct kv_store *store;
+    struct kv_image_info info;
+    ck_assert_int_eq(kv_open(dir.image, &options, &store, NULL), 0);
+    ck_assert_int_eq(kv_close(store), 0);
+    ck_assert_int_eq(kv_image_info(dir.image, &info, NULL), 0);
+    ck_assert_uint_eq(info.feature_incompat, 0);
+
+    store = open_image(&dir);
+    kv_abandon(store);
+    ck_assert_int_eq(kv_image_info(dir.image, &info, NULL), 0);
+    ck_assert_uint_eq(info.feature_incompat, KV_FEATURE_INCOMPAT_THIRDS);
+    test_dir_remove(&dir);
+}
+END_TEST
+
 START_TEST(an_unknown_read_only_feature_refuses_writing_only)
 {
     struct test_dir dir;
@@ -908,6 +937,7 @@ static Suite *store_suite(void)
     tcase_add_test(images, a_truncated_image_is_refused_and_left_alone);
     tcase_add_loop_test(images, an_unknown_version_or_incompatible_feature_is_refused, 0, 2);
     tcase_add_test(images, an_unknown_compatible_feature_does_no_harm);
+    tcase_add_test(images, an_older_image_says_that_it_may_hold_larger_cells_before_it_does);
     tcase_add_test(images, an_unknown_read_only_feature_refuses_writing_only);
     tcase_add_loop_test(images, one_damaged_superblock_is_made_good_by_the_other, 0, 2);
     tcase_add_test(images, an_image_without_any_good_superblock_is_damaged);

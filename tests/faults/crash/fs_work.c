@@ -11,6 +11,7 @@
 #include <linux/falloc.h>
 
 #include "fs/acl.h"
+#include "fs/expiry.h"
 #include "fs/xattr.h"
 #include "fs_walk.h"
 
@@ -19,18 +20,24 @@
 #define FOUND_NOTHING  1   /* an operation has nothing to do it to */
 
 const char *const work_op_names[OP_COUNT] = {
-    "mknod",        "special",    "mkdir",       "symlink", "link",         "unlink",
-    "unlink-open",  "forget",     "rmdir",       "rename",  "rename-over",  "noreplace",
-    "exchange",     "rename-dir", "write-small", "write",   "write-large",  "append",
-    "shrink",       "grow",       "punch",       "zero",    "allocate",     "collapse",
-    "insert",       "copy",       "chmod",       "chown",   "utimes",       "xattr-set",
-    "xattr-remove", "acl",        "default-acl", "tmpfile", "tmpfile-link", "publish",
-    "apply"};
+    "mknod",        "special",    "mkdir",       "symlink", "link",        "unlink",
+    "unlink-open",  "forget",     "rmdir",       "rename",  "rename-over", "noreplace",
+    "exchange",     "rename-dir", "write-small", "write",   "write-large", "append",
+    "shrink",       "grow",       "punch",       "zero",    "allocate",    "collapse",
+    "insert",       "copy",       "chmod",       "chown",   "utimes",      "xattr-set",
+    "xattr-remove", "acl",        "default-acl", "ttl",     "tmpfile",     "tmpfile-link",
+    "publish",      "apply"};
 const char *const work_settle_names[SETTLE_COUNT] = {"nothing", "fsync", "checkpoint", "unmount"};
 
 static const struct fs_caller caller = {.uid = 1000, .gid = 1000, .umask = 022};
 
 /* ---- opening ------------------------------------------------------------------------ */
+
+/* So that what is left until a file expires is the same before a crash and after. */
+static int64_t clock_that_stands(void)
+{
+    return INT64_C(1000000000) * 1000000000;
+}
 
 int fs_work_open(struct kv_device *device, enum kv_sync_mode sync, bool read_only,
                  struct kv_store **store, struct fs_volume **volume)
@@ -41,8 +48,8 @@ int fs_work_open(struct kv_device *device, enum kv_sync_mode sync, bool read_onl
                                             .no_background = true,
                                             .log = test_log_nothing,
                                             .device = device};
-    const struct fs_volume_options volume_options = {.read_only = read_only,
-                                                     .log = test_log_nothing};
+    const struct fs_volume_options volume_options = {
+        .read_only = read_only, .now = clock_that_stands, .log = test_log_nothing};
     struct kv_error error = {""};
     int err = kv_open("recorded", &options, store, &error);
     if (!err) {
@@ -170,6 +177,12 @@ static bool has_xattrs(struct model *model, size_t entry)
 {
     return model->inodes[inode_of(model, entry)].xattr_count > 0;
 }
+/* What expires has one name. */
+static bool may_be_linked(struct model *model, size_t entry)
+{
+    return is_no_directory(model, entry) &&
+           !model_xattr_find(&model->inodes[inode_of(model, entry)], FS_XATTR_TTL);
+}
 /* The mode of a symlink is not to be changed. */
 static bool is_no_symlink(struct model *model, size_t entry)
 {
@@ -264,7 +277,7 @@ static int create_symlink(struct fs_work *work)
 
 static int link_file(struct fs_work *work)
 {
-    const size_t from = choose(work, is_no_directory);
+    const size_t from = choose(work, may_be_linked);
     const size_t parent = choose_parent(work);
     char name[MODEL_NAME_BYTES];
     struct fs_record record;
@@ -678,6 +691,24 @@ static int set_acl(struct fs_work *work, bool by_default)
     return 0;
 }
 
+static int set_ttl(struct fs_work *work)
+{
+    const size_t entry = choose(work, is_file_with_one_name);
+    char ttl[16];
+    if (entry == MODEL_NONE)
+        return FOUND_NOTHING;
+    struct model_inode *inode = inode_at(work, entry);
+    const int length =
+        snprintf(ttl, sizeof ttl, "%zu", 1000000 + test_random_below(work->random, 1000));
+    const int err =
+        fs_setxattr(work->volume, inode->ino, FS_XATTR_TTL, ttl, (size_t)length, 0, false);
+    if (err == -EPERM) /* it had several names */
+        return FOUND_NOTHING;
+    if (!err)
+        model_xattr_set(inode, FS_XATTR_TTL, ttl, (size_t)length);
+    return err;
+}
+
 /* ---- steps ------------------------------------------------------------------- */
 
 static int change(struct fs_work *work, enum work_op op)
@@ -743,6 +774,8 @@ static int change(struct fs_work *work, enum work_op op)
         return set_acl(work, false);
     case OP_DEFAULT_ACL:
         return set_acl(work, true);
+    case OP_TTL:
+        return set_ttl(work);
     case OP_TMPFILE:
         return make_unnamed(work, UNNAMED_STAYS);
     case OP_TMPFILE_LINK:

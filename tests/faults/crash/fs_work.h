@@ -48,6 +48,7 @@ enum work_op {
     OP_XATTR_REMOVE,
     OP_ACL,
     OP_DEFAULT_ACL,
+    OP_TTL,     /* a file is to expire, long after the test */
     OP_TMPFILE, /* written to, never linked */
     OP_TMPFILE_LINK,
     OP_PUBLISH,

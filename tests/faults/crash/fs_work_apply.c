@@ -7,6 +7,7 @@
 #include "fs_work.h"
 
 #include "fs/apply.h"
+#include "fs/expiry.h"
 #include "fs/xattr.h"
 
 #define CHANGES_MAX 6u
@@ -132,7 +133,9 @@ static void put_over(struct fs_work *work, struct gathered *gathered, size_t ove
     new->uid = from->uid;
     new->gid = from->gid;
     for (size_t i = 0; i < from->xattr_count; i++)
-        model_xattr_set(new, from->xattrs[i].name, from->xattrs[i].value, from->xattrs[i].length);
+        if (strcmp(from->xattrs[i].name, FS_XATTR_TTL) != 0)
+            model_xattr_set(new, from->xattrs[i].name, from->xattrs[i].value,
+                            from->xattrs[i].length);
     give_content(work, change, new, at);
     entry->inode = inode;
     gathered->made[gathered->made_count++] = inode;
@@ -168,6 +171,8 @@ static void link_one(struct fs_work *work, struct gathered *gathered, size_t to)
     const struct model_entry *entry = &work->model->entries[to];
     const size_t parent = choose_parent(work), at = gathered->count;
     char name[MODEL_NAME_BYTES];
+    if (model_xattr_find(&work->model->inodes[entry->inode], FS_XATTR_TTL))
+        return; /* what expires has one name */
     snprintf(name, sizeof name, "n%u", work->name_next++);
     (void)add(gathered, FS_APPLY_LINK);
     path_of(work->model, parent, name, gathered->paths[at][0]);

@@ -437,7 +437,7 @@ static void expiry(struct scene *scene, int which)
         scene_put(scene, &key, NULL, 0);
     } else {
         struct fs_record record = scene_record(scene, &file);
-        record.expiry_ns = 12345;
+        record.expiry_ns = UINT64_C(4102444800) * 1000000000; /* the year 2100 */
         scene_put_record(scene, &file, &record);
     }
     scene_close(scene);
