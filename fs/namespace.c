@@ -5,6 +5,8 @@
  */
 #include "fs/namespace.h"
 
+#include "fs/describe.h"
+
 #define COPY_BYTES (1u << 20)
 #define DEPTH_MAX  4096u /* of directories that are removed with all in them */
 
@@ -266,6 +268,17 @@ int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller, cons
     fs_forget(volume, record.file.ino, 1); /* deletes it if it did not get its name */
 out_walk:
     fs_forget(volume, walk.directory, 1);
+    return err;
+}
+
+int fs_path_describe_json(struct fs_volume *volume, const char *path, char *text, size_t cap)
+{
+    struct fs_record record;
+    int err = find(volume, path, &record);
+    if (err)
+        return err;
+    err = fs_describe_json(volume, record.file.ino, text, cap);
+    fs_forget(volume, record.file.ino, 1);
     return err;
 }
 

@@ -40,6 +40,9 @@ typedef int fs_fill_fn(void *context, struct fs_volume *volume, uint64_t ino);
 KV_MUST_CHECK int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller,
                                   const char *path, fs_fill_fn *fill, void *context);
 
+/* fs_describe_json by path. */
+KV_MUST_CHECK int fs_path_describe_json(struct fs_volume *volume, const char *path, char *text,
+                                        size_t cap);
 /* fs_setxattr by path. */
 KV_MUST_CHECK int fs_path_setxattr(struct fs_volume *volume, const char *path, const char *name,
                                    const void *value, size_t length);

@@ -282,6 +282,8 @@ KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob
                                     size_t count);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
+enum kv_codec
+kv_blob_codec(const struct kv_blob_ref *ref); /* that packed it; NONE: it is as it is */
 
 /* ---- writing ------------------------------------------------------------ */
 

@@ -11,6 +11,7 @@
 
 #include "kv/base.h"
 #include "tools/json.h"
+#include "tools/kvfs_key_info.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
 
@@ -145,6 +146,9 @@ static void print_facts_json(const struct facts *facts)
 static int run_info(const struct tool_arguments *arguments)
 {
     struct kv_error error = {""};
+    if (arguments->operands[1])
+        return tool_key_info(arguments->operands[0], arguments->operands[1],
+                             tool_given(arguments, 'j'));
     struct facts facts = {.image = arguments->operands[0]};
     struct tool_mount mount;
     struct stat status;
@@ -181,14 +185,16 @@ static const struct option info_options[] = {{"json", no_argument, NULL, 'j'}, {
 
 const struct tool_command tool_command_info = {
     .name = "info",
-    .synopsis = "[--json] IMAGE|DIR",
-    .help = "Print UUID, label, sizes, usage and features of an image.\n"
+    .synopsis = "[--json] IMAGE|DIR [KEY]",
+    .help = "Print UUID, label, sizes, usage and features of an image; or of one KEY its size, "
+            "what it takes\n"
+            "on the device, how it is stored, mode, owner and times.\n"
             "\n"
             "  -j, --json  one JSON object\n"
             "\n"
-            "Example: kvfs info data.img\n",
+            "Example: kvfs info data.img users/42/name\n",
     .options = info_options,
     .operands_least = 1,
-    .operands_most = 1,
+    .operands_most = 2,
     .run = run_info,
 };
