@@ -25,11 +25,11 @@
 #define PACKED_MAX          2048u /* the longest piece */
 #define EXTENT_LEAST        4096u /* a last piece shorter than this is packed */
 /* What a codec makes of keys and records, which are alike, in a page. */
-#define META_RATIO 0.4
+#define META_RATIO 0.28
 /* What a process that works on an image takes without any page; and, for each byte of a batch that
  * goes through the log, with its copies. */
 #define PROCESS_BYTES    (13u << 20)
-#define BATCH_COPIES     4u
+#define BATCH_COPIES     3u
 #define BATCH_BYTES_MAX  (8u << 20)
 #define BATCH_CHANGES    1000u
 #define SAMPLE_FILES_MAX 20000u
@@ -62,7 +62,7 @@ static void finish_leaf(struct leaves *leaves)
         return;
     /* Leaves differ by some percent in what a codec makes of them, and take whole blocks. */
     const uint64_t most = leaves->plan->node_bytes / KV_BLOCK_BYTES;
-    for (int percent = 90; percent <= 110; percent += 5) {
+    for (int percent = 94; percent <= 106; percent += 3) {
         const uint64_t packed = (uint64_t)(leaves->packed * percent / 100) + NODE_HEADER_BYTES;
         leaves->stored += (double)kv_min_u64(kv_blocks_for(packed), most) * KV_BLOCK_BYTES / 5;
     }
@@ -133,7 +133,7 @@ static double batch_memory(const struct plan *plan)
     const double batch = gathered < BATCH_BYTES_MAX ? gathered : BATCH_BYTES_MAX;
     if (plan->value_bytes <= PACKED_FILE_MAX)
         return batch * BATCH_COPIES;
-    return plan->value_bytes < (32u << 10) ? batch : batch * 0.7; /* large blocks go back at once */
+    return plan->value_bytes < (16u << 10) ? batch : batch * 0.5; /* large blocks go back at once */
 }
 
 static struct forecast forecast_of(const struct plan *plan)
