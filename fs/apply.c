@@ -52,7 +52,10 @@ static int walk(struct apply_state *state, const char *path, bool make,
     int err = check_path(path);
     while (!err) {
         const char *slash = strchrnul(name, '/');
-        err = apply_state_entry(state, directory, name, (size_t)(slash - name), entry);
+        const size_t name_len = (size_t)(slash - name);
+        if (directory == state->root && fs_volume_is_reserved(state->volume, name, name_len))
+            return -EACCES;
+        err = apply_state_entry(state, directory, name, name_len, entry);
         if (err || !*slash)
             return err;
         if (!(*entry)->now && make)
@@ -307,6 +310,7 @@ static void explain(const struct fs_apply_change *change, int err, struct kv_err
         {-EINVAL, "not a key: names with single slashes between them, none of them . or ..; and no "
                   "directory moves into itself"},
         {-ENAMETOOLONG, "a name in it is longer than 255 bytes"},
+        {-EACCES, "the control directory of the mount stands there"},
         {-EPERM, "a directory, or what expires, can not have a second name"},
     };
     const char *words = strerror(-err);

@@ -87,7 +87,8 @@ struct fs_apply_result {
  *
  * Returns 0; -EINVAL, -ENAMETOOLONG a path; -ENOENT, -EISDIR, -ENOTDIR, -ENOTEMPTY, -EEXIST,
  * -EMEDIUMTYPE (neither a value nor a directory), -EPERM, -EMLINK as the change's own operation;
- * -E2BIG more than the log takes at once; what fs/volume.h names. `result` is filled in always.
+ * -EACCES a name that fs_volume_reserve has set aside; -E2BIG more than the log takes at once; what
+ * fs/volume.h names. `result` is filled in always.
  */
 KV_MUST_CHECK int fs_apply(struct fs_volume *volume, const struct fs_caller *caller,
                            const struct fs_apply_change *changes, size_t count, unsigned flags,

@@ -33,11 +33,15 @@ struct fs_volume {
     uint64_t ino_next;                     /* ino_mutex: the next to hand out */
     uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
     struct fs_volume_record volume_record; /* ino_mutex */
+    char reserved[FS_NAME_MAX + 1];        /* immutable once it is used; "": none */
     int64_t (*now)(void);                  /* immutable after open; NULL: the wall clock */
     pthread_mutex_t expiry_mutex;          /* innermost */
     pthread_cond_t expiry_nearer;
     int64_t expiry_next_ns; /* expiry_mutex: when something expires that fs_expire has not met */
 };
+
+/* Is that name in the root set aside? */
+bool fs_volume_is_reserved(const struct fs_volume *volume, const char *name, size_t name_len);
 
 /* An inode in hand: what it is, and the key under which that stands. */
 struct fs_item {

@@ -70,8 +70,11 @@ int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
     if (!packed)
         return -ENOMEM;
     enum kv_codec used;
+    struct kv_metrics *metrics = blobs->device->metrics;
+    const uint64_t begin = kv_metrics_begin(metrics, KV_METRIC_CODEC);
     size_t stored =
         kv_codec_pack(codec ? *codec : blobs->codec, bytes, length, packed, room, &used);
+    kv_metrics_packed(metrics, begin, used, length, stored);
     uint32_t count = (uint32_t)kv_blocks_for(stored);
     uint64_t block;
     int err = kv_space_alloc(blobs->space, KV_SPACE_DATA, count, count, &block, &count);
@@ -166,20 +169,29 @@ static void keep(struct kv_blobs *blobs, const struct load *load, const uint8_t 
         kv_blob_cache_keep(blobs->cache, &load->disk, content);
 }
 
+static int unpack(struct kv_blobs *blobs, const struct load *load, uint8_t *whole, size_t raw)
+{
+    const uint8_t codec = load->disk.ptr.codec;
+    struct kv_metrics *metrics = blobs->device->metrics;
+    const uint64_t begin = kv_metrics_begin(metrics, KV_METRIC_CODEC);
+    const int err =
+        kv_codec_unpack(codec, load->stored, kv_le32_get(load->disk.ptr.length_bytes), whole, raw);
+    kv_metrics_unpacked(metrics, begin, codec, raw);
+    return err;
+}
+
 /* Bytes of a blob that was read and verified. */
 static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t offset, void *buf,
                        size_t length)
 {
     const size_t raw = kv_le32_get(load->disk.raw_bytes);
-    const size_t stored_len = kv_le32_get(load->disk.ptr.length_bytes);
-    const uint8_t codec = load->disk.ptr.codec;
-    if (codec == KV_CODEC_NONE) {
+    if (load->disk.ptr.codec == KV_CODEC_NONE) {
         memcpy(buf, load->stored + offset, length);
         keep(blobs, load, load->stored, length);
         return 0;
     }
     if (offset == 0 && length == raw) {
-        const int err = kv_codec_unpack(codec, load->stored, stored_len, buf, raw);
+        const int err = unpack(blobs, load, buf, raw);
         if (!err)
             keep(blobs, load, buf, length);
         return err;
@@ -187,7 +199,7 @@ static int unpack_part(struct kv_blobs *blobs, const struct load *load, size_t o
     uint8_t *whole = kv_buffers_take(blobs->buffers, raw);
     if (!whole)
         return -ENOMEM;
-    const int err = kv_codec_unpack(codec, load->stored, stored_len, whole, raw);
+    const int err = unpack(blobs, load, whole, raw);
     if (!err)
         memcpy(buf, whole + offset, length);
     if (!err)

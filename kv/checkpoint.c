@@ -44,7 +44,7 @@ static int run(struct kv_checkpoint *checkpoint, bool clean)
         return err;
     if (KV_PLANT(log_trimmed_early))
         kv_wal_trim(checkpoint->wal, notes.log_tail);
-    err = kv_pager_write_epoch(checkpoint->pager, notes.epoch);
+    err = kv_pager_write_epoch(checkpoint->pager, notes.epoch, checkpoint->alone);
     if (err)
         return err;
     struct kv_pagemap_root root;
@@ -80,10 +80,27 @@ static int run(struct kv_checkpoint *checkpoint, bool clean)
     return 0;
 }
 
+/* Of the tree so far; what writers write out early counts to the checkpoint that is under way. */
+static uint64_t tree_write_bytes(struct kv_checkpoint *checkpoint)
+{
+    struct kv_pager_stats pager;
+    kv_pager_stats(checkpoint->pager, &pager);
+    return pager.write_bytes + kv_pagemap_write_bytes(checkpoint->map);
+}
+
 int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean)
 {
+    struct kv_metrics *metrics = checkpoint->device->metrics;
+    const uint64_t begin = kv_metrics_begin(metrics, KV_METRIC_WAL);
+    const uint64_t bytes_before = tree_write_bytes(checkpoint);
     /* Half a checkpoint can not be gone on with, nor may the next one begin. */
     const int err = checkpoint->failed ? -EIO : run(checkpoint, clean);
     checkpoint->failed = err != 0;
+    const uint64_t bytes = tree_write_bytes(checkpoint) - bytes_before;
+    (void)atomic_fetch_add_explicit(&checkpoint->bytes, bytes, memory_order_relaxed);
+    if (begin && !err) {
+        kv_metrics_end(metrics, KV_HISTOGRAM_CHECKPOINT, begin);
+        kv_metrics_note(metrics, KV_HISTOGRAM_CHECKPOINT_BYTES, bytes);
+    }
     return err;
 }

@@ -20,6 +20,7 @@
 
 #include "kv/base.h"
 #include "kv/kv.h"
+#include "kv/metrics.h"
 
 enum kv_io_kind { KV_IO_READ, KV_IO_WRITE };
 
@@ -65,6 +66,7 @@ struct kv_device {
     bool direct_io;                 /* immutable after open */
     bool thin;                      /* immutable after open; see kv_device_reserve */
     struct kv_device_counts counts; /* relaxed atomics (__atomic) */
+    struct kv_metrics *metrics;     /* borrowed, set at open; NULL: nobody wants to know */
 };
 
 enum kv_device_flags {

@@ -33,7 +33,8 @@ extern "C" {
 struct kv_store;
 struct kv_batch;
 struct kv_cursor;
-struct kv_device; /* kv/device.h; only tests pass one */
+struct kv_device;    /* kv/device.h; only tests pass one */
+struct kv_histogram; /* kv/histogram.h; for programs that link the static library */
 
 #define KV_KEY_MAX   512u        /* bytes of a key; the least is 1 */
 #define KV_VALUE_MAX (16u << 20) /* bytes of a value given to kv_batch_put */
@@ -104,6 +105,18 @@ enum kv_check_severity { KV_CHECK_NOTE, KV_CHECK_REPAIRABLE, KV_CHECK_DAMAGE };
 typedef void kv_check_report_fn(void *context, enum kv_check_severity severity, const char *what,
                                 const char *text);
 
+/* What is timed and counted beyond the plain counts of kv_stats; costs some percent at most. */
+enum kv_metric_category {
+    KV_METRIC_CACHE = 1,  /* pages and extents in memory */
+    KV_METRIC_WAL = 2,    /* the log: flushes, groups, checkpoints */
+    KV_METRIC_IO = 4,     /* the device */
+    KV_METRIC_FUSE = 8,   /* requests; not the store's */
+    KV_METRIC_TREE = 16,  /* batches, gets, pages */
+    KV_METRIC_CODEC = 32, /* packing and unpacking */
+    KV_METRIC_SPACE = 64, /* free space and how it is cut up */
+    KV_METRIC_ALL = 127
+};
+
 struct kv_open_options {
     bool read_only; /* nothing is written; a log that needs replay is replayed in memory */
     enum kv_sync_mode sync;
@@ -129,6 +142,7 @@ struct kv_open_options {
     kv_log_fn *log;           /* NULL: standard error */
     void *log_context;
     struct kv_device *device; /* tests: instead of a path; closed by kv_close or a failed open */
+    unsigned metrics;         /* enum kv_metric_category; 0: none */
 };
 
 /*
@@ -374,11 +388,51 @@ struct kv_stats {
     uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;
     uint64_t log_records, log_bytes, log_flushes, log_used_bytes, log_total_bytes;
     uint64_t checkpoints, batches, gets;
+    uint64_t batch_bytes; /* keys and values that batches brought; blobs of kv_blob_write are not in
+                             it: device_write_bytes to both is what writing is amplified by */
     uint64_t scrubs, scrub_bytes, scrub_findings; /* kv_scrub since the store was opened */
     uint64_t scrub_finished_ns;                   /* since 1970, of the last whole one; 0: none */
+    uint64_t log_limit_bytes;                     /* when so much is in use, writers wait */
     bool direct_io;                               /* O_DIRECT is in use */
+    bool host_is_full;                            /* it had no room when it was last asked */
+    uint64_t page_promotions;                     /* to the pages that are used again and again */
+    uint64_t checkpoint_bytes;                    /* pages and page map, of all checkpoints */
+    /*
+     * Free bytes in whole, aligned places for a page; and an upper bound for the longest free
+     * stretch. How far free space is cut up: little of it is in whole places.
+     */
+    uint64_t free_whole_bytes, free_longest_bytes;
+    /* By enum kv_codec, while KV_METRIC_CODEC is on: what was packed so, to how much; unpacked. */
+    uint64_t packed_raw_bytes[3], packed_stored_bytes[3], unpacked_bytes[3];
 };
 void kv_store_stats(struct kv_store *store, struct kv_stats *stats);
+
+/* What is noted while its category is on; durations in nanoseconds. */
+enum kv_histogram_id {
+    KV_HISTOGRAM_DEVICE_READ,      /* IO: a submission of reads, to the last one's end */
+    KV_HISTOGRAM_DEVICE_WRITE,     /* IO: the same of writes without a flush */
+    KV_HISTOGRAM_DEVICE_FLUSH,     /* IO: a flush, with the writes that it was submitted with */
+    KV_HISTOGRAM_LOG_FLUSH,        /* WAL: a flush of the log by its leader */
+    KV_HISTOGRAM_LOG_GROUP,        /* WAL: batches that one flush made durable */
+    KV_HISTOGRAM_CHECKPOINT,       /* WAL: a checkpoint */
+    KV_HISTOGRAM_CHECKPOINT_BYTES, /* WAL: pages and page map that it wrote */
+    KV_HISTOGRAM_PACK_NONE,        /* CODEC: packing that saved nothing, by enum kv_codec */
+    KV_HISTOGRAM_PACK_LZ4,
+    KV_HISTOGRAM_PACK_ZSTD,
+    KV_HISTOGRAM_UNPACK_NONE, /* CODEC: likewise */
+    KV_HISTOGRAM_UNPACK_LZ4,
+    KV_HISTOGRAM_UNPACK_ZSTD,
+    KV_HISTOGRAM_COUNT
+};
+/* Since the store was opened. */
+void kv_store_histogram(struct kv_store *store, enum kv_histogram_id id, struct kv_histogram *out);
+
+/* ---- settings that can change while a store is open; from any thread ----------------- */
+
+/* categories: enum kv_metric_category. */
+void kv_set_metrics(struct kv_store *store, unsigned categories);
+/* As in kv_open_options; takes effect at once. 0: -EINVAL. */
+KV_MUST_CHECK int kv_set_commit_interval(struct kv_store *store, uint32_t milliseconds);
 
 /* ---- checking ----------------------------------------------------------- */
 

@@ -145,6 +145,17 @@ bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_
     return false;
 }
 
+bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, uint64_t page_id,
+                         struct kv_page_view *view)
+{
+    return view_frame(pager, (uint32_t)(frame - pager->cache.frames), page_id, view);
+}
+
+void kv_pager_count_hit(struct kv_pager *pager, const struct kv_page_view *view)
+{
+    count_hit(pager, (uint32_t)(view->frame - pager->cache.frames));
+}
+
 void kv_pager_fetch_bucket(const struct kv_pager *pager, uint64_t page_id)
 {
     kv_cache_fetch_bucket(&pager->cache, page_id);
@@ -269,6 +280,7 @@ void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats)
         .hits = kv_counter_sum(&pager->hits),
         .misses = pager->misses,
         .evictions = pager->cache.evictions,
+        .promotions = pager->cache.promotions,
         .writes = pager->writes,
         .write_bytes = pager->write_bytes,
         .memory_bytes = (pager->cache.frame_count - pager->cache.queues[KV_TIER_FREE].count) *

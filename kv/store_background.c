@@ -42,7 +42,9 @@ int kv_store_checkpoint(struct kv_store *store, bool clean, bool always)
     pthread_mutex_lock(&store->writer);
     const bool needed = store->changed || always || clean;
     pthread_mutex_unlock(&store->writer);
+    store->checkpoint.alone = always || clean; /* while it is being opened or closed */
     int err = needed ? checkpoint_locked(store, clean) : 0;
+    store->checkpoint.alone = false;
     if (!err && kv_store_failure(store))
         err = -EIO;
     pthread_mutex_unlock(&store->checkpoint.mutex);
@@ -111,7 +113,8 @@ static void *run_committer(void *context)
 {
     struct kv_store *store = context;
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, store->commit_interval_ms, NULL)) {
+    while (wait_for_work(store, store->commit_interval_ms, &store->interval_changed)) {
+        store->interval_changed = false;
         pthread_mutex_unlock(&store->work_mutex);
         if (!kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
             kv_ignore(kv_sync(store)); /* a failure is said and kept by kv_store_fail */

@@ -28,9 +28,8 @@
 
 struct kv_wal {
     struct kv_device *device; /* immutable after open */
-    uint64_t first_block;     /* immutable after open, as are the next five */
+    uint64_t first_block;     /* immutable after open, as are the next four */
     uint64_t block_count;
-    uint64_t used_blocks_max; /* of them, when a record comes; at most block_count */
     uint64_t log_id;
     uint64_t open_tail, open_link; /* where replay begins */
 
@@ -51,6 +50,7 @@ struct kv_wal {
     bool leading;     /* somebody is writing or flushing */
     int error;        /* the failure that ended the log's use, or 0 */
     uint64_t records, record_bytes, flushes;
+    uint64_t flushed_records; /* of them, those that the last flush found */
 };
 
 static inline uint64_t next_position(const struct kv_wal *wal)

@@ -6,18 +6,12 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 
-#include "fs/mount.h"
 #include "tools/json.h"
-#include "tools/json_read.h"
+#include "tools/live.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
-
-#define TEXT_BYTES 65536u /* the most that an attribute can have */
 
 static void ignore_log(void *context, enum kv_log_level level, const char *line)
 {
@@ -77,58 +71,6 @@ static int stat_image(const char *image, bool as_json)
     return tool_finish_output(TOOL_OK);
 }
 
-/* ---- a mount ------------------------------------------------------------------------- */
-
-/* A line for each figure, with the names of the objects that it is in. */
-static void print_figures(const struct tool_json_value *value, const char *prefix)
-{
-    for (const struct tool_json_value *at = value->first; at; at = at->next) {
-        char name[256];
-        snprintf(name, sizeof name, "%.120s%s%.120s", prefix, *prefix ? "." : "",
-                 at->name ? at->name : "");
-        if (at->kind == TOOL_JSON_OBJECT || at->kind == TOOL_JSON_ARRAY)
-            print_figures(at, name);
-        else
-            printf("%-40s %s\n", name, at->text);
-    }
-}
-
-static int stat_mount(const char *dir, bool as_json)
-{
-    char *text = malloc(TEXT_BYTES + 1);
-    struct kv_error error = {""};
-    if (!text)
-        return tool_failed(-ENOMEM, &error);
-    const ssize_t length = getxattr(dir, FS_XATTR_STATS, text, TEXT_BYTES);
-    int status = TOOL_OK;
-    if (length < 0) {
-        const int err = errno;
-        tool_complain("%s: %s%s", dir, tool_error_text(err),
-                      tool_mount_is_dead(err) ? "; its daemon is gone, unmount it and mount again"
-                                              : "");
-        free(text);
-        return TOOL_FAILED;
-    }
-    text[length] = '\0';
-    if (as_json) {
-        fputs(text, stdout);
-        if (length == 0 || text[length - 1] != '\n')
-            putchar('\n');
-    } else {
-        struct tool_json_document *document = NULL;
-        const char *complaint = "";
-        if (tool_json_read(text, (size_t)length, &document, &complaint)) {
-            tool_complain("%s: its figures are not understood: %s; try --json", dir, complaint);
-            status = TOOL_FAILED;
-        } else {
-            print_figures(tool_json_root(document), "");
-        }
-        tool_json_document_free(document);
-    }
-    free(text);
-    return tool_finish_output(status);
-}
-
 static int run_stat(const struct tool_arguments *arguments)
 {
     const char *target = arguments->operands[0];
@@ -144,26 +86,35 @@ static int run_stat(const struct tool_arguments *arguments)
     const int err =
         is_dir ? tool_mount_of_path(target, &mount) : tool_mount_of_image(target, &mount);
     if (!err)
-        return stat_mount(mount.dir, as_json);
+        return tool_live_stat(target, as_json, tool_value(arguments, 'i'));
     if (is_dir) {
         tool_complain("%s: not in a kvfs mount; give an image or a mounted directory", target);
+        return TOOL_FAILED;
+    }
+    if (tool_given(arguments, 'i')) {
+        tool_complain(
+            "%s: nothing happens in an image that is not mounted; --interval is for mounts",
+            target);
         return TOOL_FAILED;
     }
     return stat_image(target, as_json);
 }
 
-static const struct option stat_options[] = {{"json", no_argument, NULL, 'j'}, {0}};
+static const struct option stat_options[] = {
+    {"json", no_argument, NULL, 'j'}, {"interval", required_argument, NULL, 'i'}, {0}};
 
 const struct tool_command tool_command_stat = {
     .name = "stat",
-    .synopsis = "[--json] IMAGE|DIR",
-    .help = "Print the figures of an image, or what the daemon of a mount has counted: requests, "
-            "cache,\n"
-            "log, device.\n"
+    .synopsis = "[--json] [--interval S] IMAGE|DIR",
+    .help = "Print what a mount has done: requests and their latencies, cache, log, device; or the "
+            "figures\n"
+            "of an image that nobody has mounted.\n"
             "\n"
-            "  -j, --json  one JSON object\n"
+            "  -j, --json        everything, as one JSON object\n"
+            "  -i, --interval S  of a mount a line every S seconds of what happens, until it is\n"
+            "                    interrupted\n"
             "\n"
-            "Example: kvfs stat --json /mnt | jq .log_flushes\n",
+            "Example: kvfs stat --interval 1 /mnt\n",
     .options = stat_options,
     .operands_least = 1,
     .operands_most = 1,
