@@ -32,6 +32,7 @@
 #define BATCH_COPIES     3u
 #define BATCH_BYTES_MAX  (8u << 20)
 #define BATCH_CHANGES    1000u
+#define PENDING_BYTES    (16u << 20) /* of extents on their way to the device */
 #define SAMPLE_FILES_MAX 20000u
 
 struct plan {
@@ -133,7 +134,9 @@ static double batch_memory(const struct plan *plan)
     const double batch = gathered < BATCH_BYTES_MAX ? gathered : BATCH_BYTES_MAX;
     if (plan->value_bytes <= PACKED_FILE_MAX)
         return batch * BATCH_COPIES;
-    return plan->value_bytes < (16u << 10) ? batch : batch * 0.5; /* large blocks go back at once */
+    return PENDING_BYTES + (plan->value_bytes < (16u << 10)
+                                ? batch
+                                : batch * 0.5); /* large blocks go back at once */
 }
 
 static struct forecast forecast_of(const struct plan *plan)
