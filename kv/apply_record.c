@@ -322,9 +322,28 @@ static int add_op(struct kv_store *store, struct kv_record *record, const struct
                                                    .argument = op->argument});
 }
 
+/* Does the batch say what its record would say? */
+static bool is_record(const struct kv_store *store, const struct kv_batch *batch)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct kv_batch_op *op = &batch->ops[i];
+        const bool plain = op->kind == KV_REDO_DEL || op->kind == KV_REDO_DEL_RANGE ||
+                           (op->kind == KV_REDO_PUT &&
+                            op->value_len <= kv_node_inline_max(store->node_bytes, op->key_len));
+        if (!plain)
+            return false;
+    }
+    return true;
+}
+
 int kv_record_build(struct kv_store *store, const struct kv_batch *batch, struct kv_record *record,
                     struct prepared *prepared)
 {
+    if (is_record(store, batch)) {
+        record->bytes = batch->bytes;
+        record->length = batch->length;
+        return 0;
+    }
     record->length = 0;
     int err = 0;
     for (size_t i = 0; i < batch->count && !err; i++)

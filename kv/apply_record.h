@@ -14,9 +14,9 @@ struct prepared {
 };
 
 /*
- * The record of a batch: values that are too long for a leaf are written as blobs, which
- * `prepared` notes, also after an error. Patches depend on what is stored: a batch that has some is
- * built under the writer lock.
+ * The record of a batch, which may borrow its bytes: values that are too long for a leaf are
+ * written as blobs, which `prepared` notes, also after an error. Patches depend on what is stored:
+ * a batch that has some is built under the writer lock.
  *
  * Returns 0; -EINVAL a patch or a reference that can not be; -ENOSPC a checkpoint may help, or the
  * value is too fragmented; -ENOMEM; -EROFS the store has failed; what reading or writing says.

@@ -8,6 +8,16 @@
  */
 #include "kv/batch.h"
 
+/* The head of one operation, in a record and in a batch. */
+struct disk_redo {
+    uint8_t kind;
+    uint8_t use;
+    kv_le16 key_bytes;
+    kv_le32 value_bytes;
+    kv_le64 argument;
+};
+_Static_assert(sizeof(struct disk_redo) == 16, "redo header is part of the format");
+
 /* ---- building ---------------------------------------------------------------- */
 
 struct kv_batch *kv_batch_new(void)
@@ -35,12 +45,15 @@ size_t kv_batch_count(const struct kv_batch *batch)
     return batch->count;
 }
 
-/* Make `array` hold `need` elements; doubles. */
-static int grow(void **array, size_t *capacity, size_t need, size_t element_bytes)
+#define OPS_FIRST   8u
+#define BYTES_FIRST 1024u
+
+/* Make `array` hold `need` elements; `first` at first, then it doubles. */
+static int grow(void **array, size_t *capacity, size_t need, size_t element_bytes, size_t first)
 {
     if (need <= *capacity)
         return 0;
-    size_t bigger = *capacity ? 2 * *capacity : 16;
+    size_t bigger = *capacity ? 2 * *capacity : first;
     while (bigger < need)
         bigger *= 2;
     void *moved = realloc(*array, bigger * element_bytes);
@@ -51,31 +64,49 @@ static int grow(void **array, size_t *capacity, size_t need, size_t element_byte
     return 0;
 }
 
-/* Add an operation with room for its bytes: key, then head, then value (which may be NULL). */
-static int add_op(struct kv_batch *batch, enum kv_redo_kind kind, struct kv_span key,
-                  struct kv_span head, struct kv_span value, struct kv_batch_op **out)
+static void put_head(uint8_t *at, const struct kv_redo *redo)
 {
-    const size_t extra = key.length + head.length + value.length;
-    int err = grow((void **)&batch->ops, &batch->capacity, batch->count + 1, sizeof *batch->ops);
+    const struct disk_redo head = {.kind = (uint8_t)redo->kind,
+                                   .use = redo->use,
+                                   .key_bytes = kv_le16_of((uint16_t)redo->key.length),
+                                   .value_bytes = kv_le32_of((uint32_t)redo->value.length),
+                                   .argument = kv_le64_of(redo->argument)};
+    memcpy(at, &head, sizeof head);
+}
+
+/*
+ * Add an operation. What its value begins with may stand elsewhere, in `first`; then redo->value
+ * is the rest.
+ */
+static int add_op(struct kv_batch *batch, struct kv_redo redo, struct kv_span first)
+{
+    const struct kv_span rest = redo.value;
+    redo.value.length += first.length;
+    const size_t extra = sizeof(struct disk_redo) + redo.key.length + redo.value.length;
+    int err = grow((void **)&batch->ops, &batch->capacity, batch->count + 1, sizeof *batch->ops,
+                   OPS_FIRST);
     if (!err)
-        err = grow((void **)&batch->bytes, &batch->bytes_capacity, batch->length + extra, 1);
+        err = grow((void **)&batch->bytes, &batch->bytes_capacity, batch->length + extra, 1,
+                   BYTES_FIRST);
     if (err)
         return err;
-    struct kv_batch_op *op = &batch->ops[batch->count++];
-    *op = (struct kv_batch_op){.kind = kind,
-                               .key_at = batch->length,
-                               .key_len = key.length,
-                               .value_at = batch->length + key.length,
-                               .value_len = head.length + value.length};
-    uint8_t *at = batch->bytes + batch->length;
-    if (key.length)
-        memcpy(at, key.data, key.length);
-    if (head.length)
-        memcpy(at + key.length, head.data, head.length);
-    if (value.length)
-        memcpy(at + key.length + head.length, value.data, value.length);
+    const size_t key_at = batch->length + sizeof(struct disk_redo);
+    batch->ops[batch->count++] = (struct kv_batch_op){.kind = redo.kind,
+                                                      .use = redo.use,
+                                                      .key_at = key_at,
+                                                      .key_len = redo.key.length,
+                                                      .value_at = key_at + redo.key.length,
+                                                      .value_len = redo.value.length,
+                                                      .argument = redo.argument};
+    put_head(batch->bytes + batch->length, &redo);
+    uint8_t *at = batch->bytes + key_at;
+    if (redo.key.length)
+        memcpy(at, redo.key.data, redo.key.length);
+    if (first.length)
+        memcpy(at + redo.key.length, first.data, first.length);
+    if (rest.length)
+        memcpy(at + redo.key.length + first.length, rest.data, rest.length);
     batch->length += extra;
-    *out = op;
     return 0;
 }
 
@@ -89,18 +120,18 @@ int kv_batch_put(struct kv_batch *batch, const void *key, size_t key_len, const 
 {
     if (!key_length_ok(key_len) || value_len > KV_VALUE_MAX)
         return -EINVAL;
-    struct kv_batch_op *op;
-    return add_op(batch, KV_REDO_PUT, (struct kv_span){key, key_len}, (struct kv_span){0},
-                  (struct kv_span){value, value_len}, &op);
+    return add_op(
+        batch,
+        (struct kv_redo){.kind = KV_REDO_PUT, .key = {key, key_len}, .value = {value, value_len}},
+        (struct kv_span){0});
 }
 
 int kv_batch_del(struct kv_batch *batch, const void *key, size_t key_len)
 {
     if (!key_length_ok(key_len))
         return -EINVAL;
-    struct kv_batch_op *op;
-    return add_op(batch, KV_REDO_DEL, (struct kv_span){key, key_len}, (struct kv_span){0},
-                  (struct kv_span){0}, &op);
+    return add_op(batch, (struct kv_redo){.kind = KV_REDO_DEL, .key = {key, key_len}},
+                  (struct kv_span){0});
 }
 
 int kv_batch_del_range(struct kv_batch *batch, const void *lower, size_t lower_len,
@@ -108,9 +139,11 @@ int kv_batch_del_range(struct kv_batch *batch, const void *lower, size_t lower_l
 {
     if (lower_len > KV_KEY_MAX || upper_len > KV_KEY_MAX)
         return -EINVAL;
-    struct kv_batch_op *op;
-    return add_op(batch, KV_REDO_DEL_RANGE, (struct kv_span){lower, lower_len}, (struct kv_span){0},
-                  (struct kv_span){upper, upper_len}, &op);
+    return add_op(batch,
+                  (struct kv_redo){.kind = KV_REDO_DEL_RANGE,
+                                   .key = {lower, lower_len},
+                                   .value = {upper, upper_len}},
+                  (struct kv_span){0});
 }
 
 int kv_batch_put_blob(struct kv_batch *batch, const void *key, size_t key_len, const void *head,
@@ -119,13 +152,12 @@ int kv_batch_put_blob(struct kv_batch *batch, const void *key, size_t key_len, c
     if (!key_length_ok(key_len) || head_len > KV_BLOB_HEAD_MAX ||
         (use != KV_BLOB_NEW && use != KV_BLOB_SHARED))
         return -EINVAL;
-    struct kv_batch_op *op;
-    const int err = add_op(batch, KV_REDO_PUT_REF, (struct kv_span){key, key_len},
-                           (struct kv_span){head, head_len},
-                           (struct kv_span){ref->bytes, sizeof ref->bytes}, &op);
-    if (!err)
-        op->use = (uint8_t)use;
-    return err;
+    return add_op(batch,
+                  (struct kv_redo){.kind = KV_REDO_PUT_REF,
+                                   .use = (uint8_t)use,
+                                   .key = {key, key_len},
+                                   .value = {ref->bytes, sizeof ref->bytes}},
+                  (struct kv_span){head, head_len});
 }
 
 /* ---- patches ------------------------------------------------------------------- */
@@ -178,48 +210,37 @@ int kv_batch_patch(struct kv_batch *batch, const void *key, size_t key_len, size
             return -EINVAL;
         break; /* one more patch of what is stored */
     }
-    struct kv_batch_op *op;
-    const int err = add_op(batch, KV_REDO_PATCH, key_span, (struct kv_span){0}, patch, &op);
-    if (!err)
-        op->argument = offset;
-    return err;
+    return add_op(batch,
+                  (struct kv_redo){
+                      .kind = KV_REDO_PATCH, .key = key_span, .value = patch, .argument = offset},
+                  (struct kv_span){0});
 }
 
 /* ---- records ------------------------------------------------------------------ */
 
-struct disk_redo {
-    uint8_t kind;
-    uint8_t use;
-    kv_le16 key_bytes;
-    kv_le32 value_bytes;
-    kv_le64 argument;
-};
-_Static_assert(sizeof(struct disk_redo) == 16, "redo header is part of the format");
-
 int kv_record_add(struct kv_record *record, const struct kv_redo *redo)
 {
     const size_t need = sizeof(struct disk_redo) + redo->key.length + redo->value.length;
-    const int err = grow((void **)&record->bytes, &record->capacity, record->length + need, 1);
+    KV_ASSERT(!record->length || record->bytes == record->own);
+    const int err =
+        grow((void **)&record->own, &record->capacity, record->length + need, 1, BYTES_FIRST);
     if (err)
         return err;
-    const struct disk_redo head = {.kind = (uint8_t)redo->kind,
-                                   .use = redo->use,
-                                   .key_bytes = kv_le16_of((uint16_t)redo->key.length),
-                                   .value_bytes = kv_le32_of((uint32_t)redo->value.length),
-                                   .argument = kv_le64_of(redo->argument)};
-    uint8_t *at = record->bytes + record->length;
-    memcpy(at, &head, sizeof head);
+    uint8_t *at = record->own + record->length;
+    put_head(at, redo);
+    at += sizeof(struct disk_redo);
     if (redo->key.length)
-        memcpy(at + sizeof head, redo->key.data, redo->key.length);
+        memcpy(at, redo->key.data, redo->key.length);
     if (redo->value.length)
-        memcpy(at + sizeof head + redo->key.length, redo->value.data, redo->value.length);
+        memcpy(at + redo->key.length, redo->value.data, redo->value.length);
+    record->bytes = record->own;
     record->length += need;
     return 0;
 }
 
 void kv_record_release(struct kv_record *record)
 {
-    free(record->bytes);
+    free(record->own);
     *record = (struct kv_record){0};
 }
 

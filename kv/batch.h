@@ -4,7 +4,8 @@
  * A batch is what the caller asked for. Before it is applied it is turned into redo
  * operations: the same, but with large values replaced by references to the blobs that hold
  * them. Redo operations are what the log stores and what replay applies: there is one way to
- * apply a change.
+ * apply a change. A batch lies in memory as the record of its operations, so that one where
+ * nothing is to be replaced is its own record.
  *
  * Record body: redo operations one after another, each
  *    kind(1) use(1) key length(2) value length(4) argument(8) key value
@@ -38,10 +39,12 @@ struct kv_redo {
 
 #define KV_LARGE_REFS_MAX 64u /* references in one large value */
 
-/* Bytes of a growing record. */
+/* A record: bytes of its own that grow, or those of a batch. */
 struct kv_record {
-    uint8_t *bytes;
-    size_t length, capacity;
+    const uint8_t *bytes; /* own, or borrowed */
+    size_t length;
+    uint8_t *own;
+    size_t capacity; /* of own */
 };
 
 KV_MUST_CHECK int kv_record_add(struct kv_record *record, const struct kv_redo *redo);
@@ -53,7 +56,7 @@ void kv_record_release(struct kv_record *record);
 KV_MUST_CHECK int kv_record_next(const uint8_t *body, size_t length, size_t *at,
                                  struct kv_redo *redo);
 
-/* An operation of a batch; keys and values lie in batch->bytes. */
+/* An operation of a batch; keys and values lie in batch->bytes, behind their heads. */
 struct kv_batch_op {
     enum kv_redo_kind kind; /* never PUT_LARGE */
     uint8_t use;

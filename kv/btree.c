@@ -12,7 +12,7 @@
  * version was checked; a child is trusted after its parent's version was checked once more
  * when the child was in hand.
  */
-#include "kv/btree.h"
+#include "kv/btree_hint.h"
 
 #include <sched.h>
 
@@ -23,6 +23,7 @@ struct kv_btree_path {
     struct kv_page pages[KV_TREE_DEPTH_MAX];
     unsigned slots[KV_TREE_DEPTH_MAX]; /* which child was taken, or the leaf's slot */
     unsigned depth;                    /* pages pinned */
+    bool leaf_only;                    /* pages[0] is the leaf: a hint has led to it */
 };
 
 int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_bytes, uint64_t root,
@@ -32,7 +33,8 @@ int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_by
         (struct kv_btree){.pager = pager, .node_bytes = node_bytes, .root = root, .tree = tree};
     btree->scratch = malloc(node_bytes);
     btree->path = calloc(1, sizeof *btree->path);
-    if (btree->scratch && btree->path)
+    btree->hints = kv_btree_hints_new();
+    if (btree->scratch && btree->path && btree->hints)
         return 0;
     kv_btree_release(btree);
     return -ENOMEM;
@@ -42,6 +44,8 @@ void kv_btree_release(struct kv_btree *btree)
 {
     free(btree->scratch);
     free(btree->path);
+    kv_btree_hints_free(btree->hints);
+    btree->hints = NULL;
     btree->scratch = NULL;
     btree->path = NULL;
 }
@@ -76,11 +80,12 @@ static int view_page(struct kv_btree *btree, uint64_t page_id, enum view_how how
 }
 
 /*
- * View the leaf that covers `key`. The view may be stale by the time it is read.
+ * View the leaf that covers `key`, and all that is above it on the way. The view may be stale by
+ * the time it is read.
  * VIEW_RESIDENT: -EAGAIN when a page on the way is not in memory, *missing says which.
  */
-static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len, enum view_how how,
-                     struct kv_page_view *leaf, uint64_t *missing)
+static int descend(struct kv_btree *btree, const void *key, size_t key_len, enum view_how how,
+                   struct kv_page_view *leaf, uint64_t *missing)
 {
     for (;;) {
         struct kv_page_view view;
@@ -98,6 +103,7 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len, en
                 break;
             if (level == 0) {
                 *leaf = view;
+                kv_btree_hint_note(btree, key, key_len, *missing, leaf);
                 return 0;
             }
             if (child == UINT64_MAX || depth >= KV_TREE_DEPTH_MAX)
@@ -117,6 +123,15 @@ static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len, en
         }
         sched_yield(); /* someone changed the path: let them end */
     }
+}
+
+/* The same, by a hint if there is one. */
+static int view_leaf(struct kv_btree *btree, const void *key, size_t key_len, enum view_how how,
+                     struct kv_page_view *leaf, uint64_t *missing)
+{
+    if (kv_btree_hint_view(btree, key, key_len, leaf))
+        return 0;
+    return descend(btree, key, key_len, how, leaf, missing);
 }
 
 static int get(struct kv_btree *btree, enum view_how how, const void *key, size_t key_len,
@@ -151,11 +166,20 @@ int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_le
     return get(btree, VIEW_RESIDENT, key, key_len, buf, buf_cap, value_len, kind, missing);
 }
 
-int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len)
+int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len, size_t room)
 {
     struct kv_page_view leaf;
     uint64_t missing;
-    return view_leaf(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+    if (kv_btree_hint_view(btree, key, key_len, &leaf) &&
+        kv_node_room_racy(leaf.bytes, btree->node_bytes) >= room && kv_pager_view_valid(&leaf))
+        return 0;
+    return descend(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+}
+
+bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing)
+{
+    struct kv_page_view leaf;
+    return view_leaf(btree, key, key_len, VIEW_RESIDENT, &leaf, missing) != -EAGAIN;
 }
 
 int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
@@ -291,13 +315,16 @@ static bool path_move(struct kv_btree *btree, struct kv_bytes key, struct kv_btr
     }
     const unsigned fresh = found ? depth - shared : 0;
     path->depth = shared;
+    path->leaf_only = false;
     found = kv_pager_pin_views(btree->pager, views + shared, fresh, path->pages + shared, old,
                                old_count) &&
             found;
     if (found)
         path->depth = depth;
-    if (found && path_in_place(btree, path, shared))
+    if (found && path_in_place(btree, path, shared)) {
+        kv_btree_hint_note(btree, key.data, key.length, page_id, &views[depth - 1]);
         return true;
+    }
     path_release(btree, path);
     return false;
 }
@@ -306,6 +333,7 @@ static bool path_move(struct kv_btree *btree, struct kv_bytes key, struct kv_btr
 static int path_descend(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
 {
     path->depth = 0;
+    path->leaf_only = false;
     uint64_t page_id = btree->root;
     unsigned slot = 0;
     for (;;) {
@@ -538,13 +566,53 @@ static int merge_upwards(struct kv_btree *btree, struct kv_btree_path *path)
 
 /* ---- changes -------------------------------------------------------------------- */
 
-/* The path leads to the leaf that covers `key`: as it is, moved, or as it was loaded. */
+/* Pin the leaf that a hint leads to, and unpin what the path held. false: there is none. */
+static bool path_hint(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
+{
+    struct kv_page_view view;
+    struct kv_page old[KV_TREE_DEPTH_MAX];
+    const unsigned old_count = path->depth;
+    if (!kv_btree_hint_view(btree, key.data, key.length, &view))
+        return false;
+    memcpy(old, path->pages, old_count * sizeof *old);
+    path->leaf_only = kv_pager_pin_views(btree->pager, &view, 1, path->pages, old, old_count);
+    path->depth = path->leaf_only ? 1 : 0;
+    return path->leaf_only;
+}
+
+/* The path leads to the leaf that covers `key`, from the root: it holds nothing before. */
+static int path_from_root(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
+{
+    KV_ASSERT(!path->depth);
+    return path_move(btree, key, path, 0) ? 0 : path_descend(btree, key, path);
+}
+
+/* The path leads to that leaf: as it is, by a hint, or moved. */
 static int path_find(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
 {
     const unsigned shared = path_shared(btree, path, key);
     if (shared && shared == path->depth)
         return 0;
+    if (path_hint(btree, key, path))
+        return 0;
     return path_move(btree, key, path, shared) ? 0 : path_descend(btree, key, path);
+}
+
+/*
+ * A deletion has left little in the leaf, to which a hint may have led alone. Pages that do not
+ * merge are no damage: a hint is not worth reading what is above. The path may be released.
+ */
+static int merge_leaf(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
+{
+    const struct kv_page *leaf = &path->pages[path->depth - 1];
+    if (kv_node_used(leaf->bytes, btree->node_bytes) * 100 >=
+        btree->node_bytes * MERGE_BELOW_PERCENT)
+        return 0;
+    if (path->leaf_only && !path_move(btree, key, path, 0))
+        return 0;
+    const int err = merge_upwards(btree, path);
+    path_release(btree, path); /* it is not the way any more */
+    return err;
 }
 
 void kv_btree_begin_puts(struct kv_btree *btree)
@@ -565,8 +633,8 @@ int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, stru
         sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell) + key.length + value.length;
     KV_ASSERT(cell_bytes <= kv_node_cell_limit(btree->node_bytes));
     struct kv_btree_path *path = btree->path;
-    for (;;) {
-        int err = path_find(btree, key, path);
+    for (bool room = true;;) { /* else the way to the leaf is wanted, too */
+        int err = room ? path_find(btree, key, path) : path_from_root(btree, key, path);
         if (err)
             return err;
         struct kv_page *leaf = &path->pages[path->depth - 1];
@@ -590,7 +658,8 @@ int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, stru
                                           key.length, kind, value, btree->scratch);
             kv_pager_unlatch(btree->pager, leaf);
         }
-        if (!err && !fits)
+        room = fits;
+        if (!err && !fits && !path->leaf_only)
             err = split_page(btree, path, path->depth - 1, exact ? (struct kv_bytes){0} : key, slot,
                              cell_bytes);
         if (err || !fits || !btree->keeps_path)
@@ -600,14 +669,20 @@ int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind, stru
     }
 }
 
+/* A path that is not kept does not stay pinned. */
+static void path_done(struct kv_btree *btree, struct kv_btree_path *path, int err)
+{
+    if (err || !btree->keeps_path)
+        path_release(btree, path);
+}
+
 int kv_btree_del(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_drop drop)
 {
-    struct kv_btree_path path;
-    path_release(btree, btree->path);
-    int err = path_descend(btree, key, &path);
+    struct kv_btree_path *path = btree->path;
+    int err = path_find(btree, key, path);
     if (err)
         return err;
-    struct kv_page *leaf = &path.pages[path.depth - 1];
+    struct kv_page *leaf = &path->pages[path->depth - 1];
     bool exact;
     const unsigned slot =
         kv_node_search(leaf->bytes, btree->node_bytes, key.data, key.length, &exact);
@@ -625,21 +700,20 @@ int kv_btree_del(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_dr
     kv_pager_latch(btree->pager, leaf);
     kv_node_remove(leaf->bytes, btree->node_bytes, slot);
     kv_pager_unlatch(btree->pager, leaf);
-    err = merge_upwards(btree, &path);
+    err = merge_leaf(btree, key, path);
 out:
-    path_release(btree, &path);
+    path_done(btree, path, err);
     return err;
 }
 
 int kv_btree_overwrite(struct kv_btree *btree, struct kv_bytes key, size_t offset,
                        struct kv_bytes bytes)
 {
-    struct kv_btree_path path;
-    path_release(btree, btree->path);
-    int err = path_descend(btree, key, &path);
+    struct kv_btree_path *path = btree->path;
+    int err = path_find(btree, key, path);
     if (err)
         return err;
-    struct kv_page *leaf = &path.pages[path.depth - 1];
+    struct kv_page *leaf = &path->pages[path->depth - 1];
     bool exact;
     uint8_t kind;
     const unsigned slot =
@@ -654,7 +728,7 @@ int kv_btree_overwrite(struct kv_btree *btree, struct kv_bytes key, size_t offse
         kv_node_overwrite(leaf->bytes, slot, offset, bytes.data, bytes.length);
         kv_pager_unlatch(btree->pager, leaf);
     }
-    path_release(btree, &path);
+    path_done(btree, path, err);
     return err;
 }
 

@@ -15,12 +15,14 @@
 #include "kv/pager.h"
 
 struct kv_btree_path;
+struct kv_btree_hints;
 
 struct kv_btree {
     struct kv_pager *pager;
     size_t node_bytes;
-    uint64_t root;              /* page id */
-    uint8_t tree;               /* which of the store's trees */
+    uint64_t root; /* page id */
+    uint8_t tree;  /* which of the store's trees */
+    struct kv_btree_hints *hints;
     void *scratch;              /* node_bytes, the writer's */
     struct kv_btree_path *path; /* the writer's; between begin_puts and end_puts it stays pinned */
     bool keeps_path;            /* the writer's */
@@ -58,11 +60,19 @@ struct kv_btree_lookup {
 #define KV_BTREE_TOGETHER 64u
 /* kv_btree_get_resident for up to so many keys; their ways down wait for memory together. */
 void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *lookups, size_t count);
-/* Bring the leaf that covers `key` into memory, with the pages above it. */
-KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len);
-/* The same for up to KV_BTREE_TOGETHER keys; what inserting them reads is asked for, too. */
+/*
+ * Bring the leaf that covers `key` into memory, and the pages above it unless the leaf has room
+ * for `room` bytes: then it will not split. Deletions do without what is above.
+ */
+KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len,
+                                 size_t room);
+/* Is that leaf in memory now? If not, *missing says which page lacks. Damage counts as there: who
+ * goes on will meet it. */
+bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing);
+/* kv_btree_fault for up to KV_BTREE_TOGETHER keys: what they lack is read together; what inserting
+ * them reads is asked for, too. */
 KV_MUST_CHECK int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
-                                          size_t count);
+                                          size_t count, size_t room);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);

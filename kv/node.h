@@ -74,6 +74,10 @@ KV_MUST_CHECK int kv_node_validate(const void *node, size_t node_bytes, uint64_t
 /* ---- reading, racy ------------------------------------------------------ */
 
 uint8_t kv_node_level_racy(const void *node);
+/* Does it seem to be a leaf of the tree? */
+bool kv_node_is_leaf_of_racy(const void *node, uint8_t tree);
+/* How many bytes more a leaf seems to take: cells with their slots. 0 when they make no sense. */
+size_t kv_node_room_racy(const void *node, size_t node_bytes);
 
 /* Ask for the lines of a leaf that a search will want, header and slots, and wait for none. */
 static inline void kv_node_fetch_leaf(const void *node)

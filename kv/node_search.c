@@ -40,6 +40,11 @@ RACY_PIECE uint16_t load_u16(const uint8_t *at)
     return *(const volatile unaligned_u16 *)at;
 }
 
+RACY_PIECE uint32_t load_u32(const uint8_t *at)
+{
+    return *(const volatile unaligned_u32 *)at;
+}
+
 RACY_PIECE uint64_t load_u64(const uint8_t *at)
 {
     return *(const volatile unaligned_u64 *)at;
@@ -226,6 +231,25 @@ RACY_PIECE bool find_slot(const uint8_t *node, size_t node_bytes, const struct s
 KV_RACY uint8_t kv_node_level_racy(const void *node)
 {
     return *((const volatile uint8_t *)node + offsetof(struct kv_disk_node, level));
+}
+
+KV_RACY bool kv_node_is_leaf_of_racy(const void *node, uint8_t tree)
+{
+    const uint8_t *const bytes = node;
+    return load_u32(bytes) == KV_NODE_MAGIC && kv_node_level_racy(node) == 0 &&
+           *(const volatile uint8_t *)(bytes + offsetof(struct kv_disk_node, tree)) == tree;
+}
+
+KV_RACY size_t kv_node_room_racy(const void *node, size_t node_bytes)
+{
+    const uint8_t *const bytes = node;
+    const size_t heap_start = load_u32(bytes + offsetof(struct kv_disk_node, heap_start));
+    const size_t garbage = load_u32(bytes + offsetof(struct kv_disk_node, garbage_bytes));
+    const size_t slots = load_u16(bytes + offsetof(struct kv_disk_node, slot_count));
+    const size_t used = HEADER_BYTES + SLOT_BYTES * slots;
+    return used > heap_start || heap_start > node_bytes || garbage > node_bytes
+               ? 0
+               : heap_start - used + garbage;
 }
 
 KV_RACY uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const void *key,

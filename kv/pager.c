@@ -145,6 +145,17 @@ bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_
     return false;
 }
 
+bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, uint64_t page_id,
+                         struct kv_page_view *view)
+{
+    return view_frame(pager, (uint32_t)(frame - pager->cache.frames), page_id, view);
+}
+
+void kv_pager_count_hit(struct kv_pager *pager, const struct kv_page_view *view)
+{
+    count_hit(pager, (uint32_t)(view->frame - pager->cache.frames));
+}
+
 void kv_pager_fetch_bucket(const struct kv_pager *pager, uint64_t page_id)
 {
     kv_cache_fetch_bucket(&pager->cache, page_id);

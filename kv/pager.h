@@ -55,6 +55,11 @@ KV_MUST_CHECK int kv_pager_view(struct kv_pager *pager, uint64_t page_id,
                                 struct kv_page_view *view);
 /* The same without waiting for the device; false: the page is not in memory. */
 bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view);
+/* View a page in the frame where it was before. false: it is not there, or is being changed. */
+bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, uint64_t page_id,
+                         struct kv_page_view *view);
+/* The page that was viewed so is of use. */
+void kv_pager_count_hit(struct kv_pager *pager, const struct kv_page_view *view);
 /*
  * Ask the processor's cache for what kv_pager_view_resident will look at: first one, and when
  * that may have come the other. For who has several pages to look at.
@@ -115,8 +120,9 @@ uint64_t kv_pager_changes(const struct kv_pager *pager);
 /* The gate: from now on changes belong to `epoch`. Under the store's writer lock. */
 void kv_pager_open_epoch(struct kv_pager *pager, uint64_t epoch);
 /* Write every page as it was when `epoch` was closed. Not flushed. After an error nothing more
- * is written, and whoever waits for a page gets the error. */
-KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch);
+ * is written, and whoever waits for a page gets the error. `alone`: nobody else is at work, so many
+ * pages are written by two threads, if another one is to be had. */
+KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch, bool alone);
 /*
  * Return when `percent` of the pages of the closing epoch are written, or all; write some of them
  * meanwhile. For who changes pages faster than the checkpoint writes them; any thread, nothing

@@ -34,6 +34,37 @@ static void expect_op(const struct kv_batch *batch, size_t index, enum kv_redo_k
         ck_assert_int_eq(memcmp(own_value.data, value, value_len), 0);
 }
 
+START_TEST(a_batch_is_the_record_of_its_operations)
+{
+    struct kv_batch *batch = kv_batch_new();
+    struct kv_blob_ref ref;
+    memset(&ref, 7, sizeof ref);
+    ck_assert_ptr_nonnull(batch);
+    ck_assert_int_eq(kv_batch_put(batch, "put", 3, "value", 5), 0);
+    ck_assert_int_eq(kv_batch_del(batch, "del", 3), 0);
+    ck_assert_int_eq(kv_batch_del_range(batch, "a", 1, "b", 1), 0);
+    ck_assert_int_eq(kv_batch_put_blob(batch, "blob", 4, "head", 4, &ref, KV_BLOB_SHARED), 0);
+    ck_assert_int_eq(kv_batch_patch(batch, "patch", 5, 1000, "bytes", 5), 0);
+    struct kv_redo redo;
+    size_t at = 0, count = 0;
+    int err;
+    while (!(err = kv_record_next(batch->bytes, batch->length, &at, &redo))) {
+        const struct kv_batch_op *op = &batch->ops[count++];
+        const struct kv_span key = kv_batch_key(batch, op), value = kv_batch_value(batch, op);
+        ck_assert_int_eq(redo.kind, op->kind);
+        ck_assert_uint_eq(redo.use, op->use);
+        ck_assert_uint_eq(redo.argument, op->argument);
+        ck_assert_ptr_eq(redo.key.data, key.data);
+        ck_assert_uint_eq(redo.key.length, key.length);
+        ck_assert_ptr_eq(redo.value.data, value.data);
+        ck_assert_uint_eq(redo.value.length, value.length);
+    }
+    ck_assert_int_eq(err, -ENOENT);
+    ck_assert_uint_eq(count, 5);
+    kv_batch_free(batch);
+}
+END_TEST
+
 START_TEST(operations_are_kept_in_order_and_copied)
 {
     struct kv_batch *const batch = batch_new();
@@ -243,6 +274,7 @@ int main(void)
     Suite *const suite = suite_create("batch");
     TCase *const batch = tcase_create("batch");
     tcase_set_timeout(batch, 120);
+    tcase_add_test(batch, a_batch_is_the_record_of_its_operations);
     tcase_add_test(batch, operations_are_kept_in_order_and_copied);
     tcase_add_test(batch, a_batch_grows_to_many_operations);
     tcase_add_test(batch, a_patch_joins_what_the_batch_does_to_the_key_before);
