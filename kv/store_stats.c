@@ -64,7 +64,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->log_bytes = wal.record_bytes;
     stats->log_flushes = wal.flushes;
     stats->log_used_bytes = wal.used_blocks * KV_BLOCK_BYTES;
-    stats->log_limit_bytes = wal.limit_blocks * KV_BLOCK_BYTES;
+    stats->log_limit_bytes = store->log_bytes_max;
     stats->log_total_bytes = wal.total_blocks * KV_BLOCK_BYTES;
     stats->blob_reads = atomic_load_explicit(&store->blobs.reads, memory_order_relaxed);
     stats->blob_read_bytes = atomic_load_explicit(&store->blobs.read_bytes, memory_order_relaxed);

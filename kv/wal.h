@@ -29,6 +29,10 @@ struct kv_wal_config {
     uint64_t tail;                     /* position to replay from */
     uint64_t tail_link;                /* digest of the block before it; 0 in a new image */
     uint32_t buffer_bytes;             /* append buffer; 0 = 4 MiB */
+    /* Called before each flush, under no lock: what records refer to goes to the device. NULL:
+     * nothing does. An error is as one of the flush. */
+    int (*before_flush)(void *context);
+    void *context;
 };
 
 /* -ENOSPC: the host has no room for the least part of the ring. */
@@ -115,7 +119,7 @@ KV_MUST_CHECK int kv_wal_verify(struct kv_wal *wal, uint64_t *position, uint64_t
 void kv_wal_give_back(struct kv_wal *wal);
 
 struct kv_wal_stats {
-    uint64_t records, record_bytes, flushes, used_blocks, limit_blocks, total_blocks;
+    uint64_t records, record_bytes, flushes, used_blocks, total_blocks;
 };
 void kv_wal_stats(struct kv_wal *wal, struct kv_wal_stats *stats);
 
