@@ -104,12 +104,20 @@ static int check_refs(struct kv_store *store, const struct kv_record *record)
     return err == -ENOENT ? 0 : err;
 }
 
+/* Is as much logged as a replay should have to do? A single batch may be more. */
+static bool log_is_long(struct kv_store *store)
+{
+    return atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) +
+               atomic_load_explicit(&store->log_closing, memory_order_relaxed) >=
+           store->log_bytes_max;
+}
+
 /* Log room (-EAGAIN) and space (-ENOSPC) for the record. Under the writer lock. */
 static int reserve(struct kv_store *store, const struct kv_record *record, uint64_t pages,
                    bool urgent)
 {
     if (store->sync != KV_SYNC_CHECKPOINT) {
-        const int err = kv_wal_room(store->wal, record->length);
+        const int err = log_is_long(store) ? -EAGAIN : kv_wal_room(store->wal, record->length);
         if (err)
             return err;
     }
@@ -119,7 +127,8 @@ static int reserve(struct kv_store *store, const struct kv_record *record, uint6
 /* ---- apply -------------------------------------------------------------------------- */
 
 /* Under the writer lock: change the trees, then the log. */
-static int change(struct kv_store *store, const struct kv_record *record, uint64_t *position)
+static int change(struct kv_store *store, const struct kv_record *record, size_t op_count,
+                  uint64_t *position)
 {
     const uint64_t changes = kv_pager_changes(store->pager);
     int err = kv_store_apply_record(store, record->bytes, record->length);
@@ -128,7 +137,8 @@ static int change(struct kv_store *store, const struct kv_record *record, uint64
     if (err)
         return kv_store_fail(store, err, "applying a batch");
     store->changed = true;
-    (void)atomic_fetch_add_explicit(&store->log_since_checkpoint, record->length,
+    (void)atomic_fetch_add_explicit(&store->log_since_checkpoint,
+                                    kv_store_log_weight(store, record->length, op_count),
                                     memory_order_relaxed);
     *position = 0;
     if (store->sync == KV_SYNC_CHECKPOINT)
@@ -186,7 +196,7 @@ static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t 
     err = reserve(store, &attempt->record, pages, attempt->urgent);
     if (err)
         return err;
-    err = change(store, &attempt->record, position);
+    err = change(store, &attempt->record, attempt->op_count, position);
     kv_pager_unreserve(store->pager);
     attempt->want_checkpoint =
         atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) >=
@@ -294,6 +304,7 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
     if (err)
         return err;
     (void)atomic_fetch_add_explicit(&store->batches, 1, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(&store->batch_bytes, batch->length, memory_order_relaxed);
     if (position)
         *position = end;
     if (store->sync == KV_SYNC_ALWAYS || (flags & KV_APPLY_SYNC))

@@ -176,6 +176,12 @@ int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len, size
     return descend(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
 }
 
+bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing)
+{
+    struct kv_page_view leaf;
+    return view_leaf(btree, key, key_len, VIEW_RESIDENT, &leaf, missing) != -EAGAIN;
+}
+
 int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
 {
     for (;;) {

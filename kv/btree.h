@@ -66,7 +66,11 @@ void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *looku
  */
 KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len,
                                  size_t room);
-/* The same for up to KV_BTREE_TOGETHER keys; what inserting them reads is asked for, too. */
+/* Is that leaf in memory now? If not, *missing says which page lacks. Damage counts as there: who
+ * goes on will meet it. */
+bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing);
+/* kv_btree_fault for up to KV_BTREE_TOGETHER keys: what they lack is read together; what inserting
+ * them reads is asked for, too. */
 KV_MUST_CHECK int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
                                           size_t count, size_t room);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */

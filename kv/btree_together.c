@@ -146,6 +146,8 @@ void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *looku
 
 /* ---- before a change ---------------------------------------------------------------- */
 
+#define FAULT_ROUNDS 4u /* levels that are read together */
+
 int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
                             size_t room)
 {
@@ -157,15 +159,34 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
         return err;
     }
     struct flock flock;
-    flock.count = flock.stray_count = 0;
+    size_t left[KV_BTREE_TOGETHER]; /* the keys that are not down yet */
+    size_t left_count = count;
     for (size_t i = 0; i < count; i++)
-        flock_add(&flock, keys[i].data, keys[i].length);
-    flock_descend(btree, &flock);
-    for (size_t i = 0; i < flock.count; i++)
-        kv_node_fetch_fences(flock.descents[i].view.bytes, btree->node_bytes);
+        left[i] = i;
+    /* A round takes all as far as memory reaches, and reads what is missing with one submission. */
+    for (unsigned round = 0; left_count; round++) {
+        uint64_t missing[KV_BTREE_TOGETHER];
+        size_t missing_count = 0;
+        flock.count = flock.stray_count = 0;
+        for (size_t i = 0; i < left_count; i++)
+            flock_add(&flock, keys[left[i]].data, keys[left[i]].length);
+        flock_descend(btree, &flock);
+        for (size_t i = 0; i < flock.count; i++)
+            kv_node_fetch_fences(flock.descents[i].view.bytes, btree->node_bytes);
+        for (size_t i = 0; i < flock.stray_count; i++) {
+            const size_t stray = left[flock.strays[i]];
+            if (!kv_btree_resident(btree, keys[stray].data, keys[stray].length,
+                                   &missing[missing_count]))
+                flock.strays[missing_count++] = stray;
+        }
+        memcpy(left, flock.strays, missing_count * sizeof *left);
+        left_count = missing_count;
+        if (round == FAULT_ROUNDS)
+            break;
+        kv_pager_prefetch(btree->pager, missing, missing_count);
+    }
     /* Who arrived in the wrong place is told so where it is looked at closely: by the writer. */
-    for (size_t i = 0; i < flock.stray_count && !err; i++)
-        err = kv_btree_fault(btree, keys[flock.strays[i]].data, keys[flock.strays[i]].length,
-                             SIZE_MAX);
+    for (size_t i = 0; i < left_count && !err; i++)
+        err = kv_btree_fault(btree, keys[left[i]].data, keys[left[i]].length, SIZE_MAX);
     return err;
 }

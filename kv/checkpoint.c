@@ -44,7 +44,7 @@ static int run(struct kv_checkpoint *checkpoint, bool clean)
         return err;
     if (KV_PLANT(log_trimmed_early))
         kv_wal_trim(checkpoint->wal, notes.log_tail);
-    err = kv_pager_write_epoch(checkpoint->pager, notes.epoch);
+    err = kv_pager_write_epoch(checkpoint->pager, notes.epoch, checkpoint->alone);
     if (err)
         return err;
     struct kv_pagemap_root root;

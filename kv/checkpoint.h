@@ -23,6 +23,7 @@ struct kv_checkpoint {
     struct kv_disk_superblock superblock; /* mutex; as last written */
     _Atomic uint64_t epoch;               /* the open one; changes under gate */
     _Atomic uint64_t done;                /* checkpoints written */
+    bool alone;                           /* mutex; nobody else is at work: be quick */
     bool failed;                          /* mutex; one did not end: there are no more */
 };
 

@@ -372,6 +372,8 @@ struct kv_stats {
     uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;
     uint64_t log_records, log_bytes, log_flushes, log_used_bytes, log_total_bytes;
     uint64_t checkpoints, batches, gets;
+    uint64_t batch_bytes; /* keys and values that batches brought; blobs of kv_blob_write are not in
+                             it: device_write_bytes to both is what writing is amplified by */
     uint64_t scrubs, scrub_bytes, scrub_findings; /* kv_scrub since the store was opened */
     uint64_t scrub_finished_ns;                   /* since 1970, of the last whole one; 0: none */
     bool direct_io;                               /* O_DIRECT is in use */

@@ -120,8 +120,9 @@ uint64_t kv_pager_changes(const struct kv_pager *pager);
 /* The gate: from now on changes belong to `epoch`. Under the store's writer lock. */
 void kv_pager_open_epoch(struct kv_pager *pager, uint64_t epoch);
 /* Write every page as it was when `epoch` was closed. Not flushed. After an error nothing more
- * is written, and whoever waits for a page gets the error. */
-KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch);
+ * is written, and whoever waits for a page gets the error. `alone`: nobody else is at work, so many
+ * pages are written by two threads, if another one is to be had. */
+KV_MUST_CHECK int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch, bool alone);
 /*
  * Return when `percent` of the pages of the closing epoch are written, or all; write some of them
  * meanwhile. For who changes pages faster than the checkpoint writes them; any thread, nothing

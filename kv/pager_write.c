@@ -261,25 +261,6 @@ static void claim_epoch(struct kv_pager *pager, struct write_batch *batch, uint6
     }
 }
 
-int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch)
-{
-    struct write_batch *batch = pager->checkpoint;
-    pthread_mutex_lock(&pager->mutex);
-    KV_ASSERT(epoch + 1 == pager->epoch);
-    int err = pager->failure;
-    while (!err && left_to_write(pager)) {
-        claim_epoch(pager, batch, epoch);
-        if (batch->count)
-            err = kv_pager_run_batch(pager, batch);
-        else
-            pthread_cond_wait(&pager->changed, &pager->mutex);
-        if (!err)
-            err = pager->failure;
-    }
-    pthread_mutex_unlock(&pager->mutex);
-    return err;
-}
-
 int kv_pager_help_locked(struct kv_pager *pager)
 {
     struct write_batch *batch = pager->early;
@@ -306,5 +287,37 @@ int kv_pager_help(struct kv_pager *pager, unsigned percent)
            left_to_write(pager) * 100 > pager->closing_count * (100 - percent))
         err = kv_pager_help_locked(pager);
     pthread_mutex_unlock(&pager->mutex);
+    return err;
+}
+
+static void *help_to_the_end(void *context)
+{
+    kv_ignore(kv_pager_help(context, 100)); /* the pager's failure, which others meet, too */
+    return NULL;
+}
+
+#define BATCHES_WORTH_A_THREAD 4u
+
+int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch, bool alone)
+{
+    struct write_batch *batch = pager->checkpoint;
+    pthread_t helper;
+    pthread_mutex_lock(&pager->mutex);
+    KV_ASSERT(epoch + 1 == pager->epoch);
+    const bool helped = alone && left_to_write(pager) > BATCHES_WORTH_A_THREAD * batch->max &&
+                        !pthread_create(&helper, NULL, help_to_the_end, pager);
+    int err = pager->failure;
+    while (!err && left_to_write(pager)) {
+        claim_epoch(pager, batch, epoch);
+        if (batch->count)
+            err = kv_pager_run_batch(pager, batch);
+        else
+            pthread_cond_wait(&pager->changed, &pager->mutex);
+        if (!err)
+            err = pager->failure;
+    }
+    pthread_mutex_unlock(&pager->mutex);
+    if (helped)
+        pthread_join(helper, NULL);
     return err;
 }

@@ -112,6 +112,12 @@ void kv_space_unreserve(struct kv_space *space, uint64_t cluster_count);
  * must be found again. Returns 0 also when there is less.
  */
 KV_MUST_CHECK int kv_space_back_reserve(struct kv_space *space);
+/*
+ * The image is closed cleanly: give room of free blocks back to the host, on a thin device, where
+ * that is much, and where the host has so much that the next opening will get it again. Nothing may
+ * be allocated afterwards.
+ */
+void kv_space_give_back(struct kv_space *space);
 
 /*
  * Write the bitmaps that the commits and frees up to `epoch` change (each into the copy that

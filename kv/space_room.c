@@ -1,7 +1,8 @@
 /*
  * kv/space_room.c: how the groups of a thin device get their room on the host.
  *
- * Owns       which groups have room for their bitmaps; what backing a piece means for the counts.
+ * Owns       which groups have room for their bitmaps; what backing a piece means for the counts;
+ *            what goes back to the host when the image is closed.
  * Invariant  a group's bitmaps have their room before any of it is used: its first piece brings
  *            it, and no other is wanted before that one.
  * Locks      space->mutex; kv/backing.c releases it while the host is asked.
@@ -59,6 +60,74 @@ int kv_space_back_meta(struct kv_space *space, uint32_t index)
     space->groups[index].meta_backed = true;
     pthread_mutex_unlock(&space->mutex);
     return 0;
+}
+
+/* ---- giving it back ---------------------------------------------------------------- */
+
+/* A run of free blocks is given back from so many on, and never in more than so many pieces. */
+#define GIVE_BLOCKS_MIN 16u
+#define GIVE_CALLS_MAX  65536u
+/* What stays, beside a share of what is in use: the next opening writes, whatever the host has. */
+#define GIVE_KEEP_BLOCKS 2048u
+#define GIVE_KEEP_SHARE  32u
+/* Only while the host has so many times the room: else what is ours may be all that we get. */
+#define GIVE_HOST_SHARE 4u
+
+struct giving {
+    struct kv_space *space;
+    uint64_t keep; /* free blocks that still stay */
+    uint32_t least;
+};
+
+static void give_run(struct giving *giving, uint32_t index, uint32_t first, uint32_t count)
+{
+    if (count < giving->least)
+        return;
+    const uint32_t kept = (uint32_t)kv_min_u64(giving->keep, count);
+    giving->keep -= kept;
+    /* A hint: what the host does not take back stays. */
+    if (count > kept)
+        (void)kv_device_discard(giving->space->device,
+                                group_start(&giving->space->config, index) + first + kept,
+                                count - kept);
+}
+
+static void give_group(struct giving *giving, uint32_t index)
+{
+    const struct kv_space *space = giving->space;
+    const struct group *group = &space->groups[index];
+    uint32_t run = 0; /* free blocks just before `block` */
+    for (uint32_t block = 0; block < group->block_count; block++) {
+        const uint32_t word = block / 64;
+        if (block % 64 == 0 &&
+            (group->busy[word] == ~0ull || !word_is_backed(space, group, word))) {
+            give_run(giving, index, block - run, run);
+            run = 0;
+            block += 63;
+        } else if (group->busy[word] >> (block % 64) & 1) {
+            give_run(giving, index, block - run, run);
+            run = 0;
+        } else {
+            run++;
+        }
+    }
+    give_run(giving, index, group->block_count - run, run);
+}
+
+void kv_space_give_back(struct kv_space *space)
+{
+    const uint64_t backed = space->free_blocks - space->unbacked_blocks;
+    const uint64_t used = space->total_blocks - space->free_blocks;
+    struct giving giving = {.space = space,
+                            .keep = used / GIVE_KEEP_SHARE + GIVE_KEEP_BLOCKS,
+                            .least = GIVE_BLOCKS_MIN};
+    if (!space->device->thin || backed < used / 4 + GIVE_KEEP_BLOCKS ||
+        kv_device_room(space->device) / GIVE_HOST_SHARE < backed)
+        return;
+    giving.least = (uint32_t)kv_min_u64(
+        kv_max_u64(GIVE_BLOCKS_MIN, (used + backed) / GIVE_CALLS_MAX), KV_GROUP_BLOCKS);
+    for (uint32_t i = 0; i < space->config.group_count; i++)
+        give_group(&giving, i);
 }
 
 /*

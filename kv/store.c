@@ -216,6 +216,10 @@ int kv_close(struct kv_store *store)
         err = kv_store_checkpoint(store, true, true);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);
+        if (!err) { /* nothing that is durable refers to any of it */
+            kv_wal_give_back(store->wal);
+            kv_space_give_back(store->space);
+        }
     }
     kv_store_disassemble(store);
     return err;

@@ -47,8 +47,9 @@ struct kv_store {
     enum kv_sync_mode sync;
     uint32_t commit_interval_ms;
     uint64_t budget_bytes;
-    uint64_t log_checkpoint_bytes; /* records of so many bytes ask for a checkpoint */
-    uint64_t log_bytes_max;        /* that may wait for one, about: writers are held to that */
+    uint64_t log_checkpoint_bytes; /* so much (kv_store_log_weight) asks for a checkpoint */
+    uint64_t log_bytes_max;        /* so much may wait for one: then writers wait, too */
+    uint64_t log_cost_percent;     /* of what a replay costs, that counts like a byte of log */
     kv_log_fn *log;
     void *log_context;
 
@@ -59,13 +60,13 @@ struct kv_store {
     size_t dropped_capacity;     /* as many as a leaf can hold */
     bool changed;                /* writer; since the last checkpoint's gate */
 
-    /* Bytes of records, logged or not; changed by the writer, read without its lock. */
+    /* Weight of records, logged or not; changed by the writer, read without its lock. */
     _Atomic uint64_t log_since_checkpoint; /* since the gate of the last checkpoint */
     _Atomic uint64_t log_closing;          /* before it, while that checkpoint is under way */
 
     _Atomic int failure;        /* sticky; 0 or the negative errno that made the store read-only */
     _Atomic bool host_was_full; /* that was said in the log */
-    _Atomic uint64_t batches;
+    _Atomic uint64_t batches, batch_bytes;
     struct kv_counter gets;
     _Atomic bool scrubbing;
     _Atomic uint64_t scrubs, scrub_bytes, scrub_findings, scrub_finished_ns;
@@ -78,6 +79,18 @@ struct kv_store {
     pthread_t committer, checkpointer;
     bool threads_running;
 };
+
+/*
+ * What a record counts towards the bounds of the log: its bytes, or, when that is more, its share
+ * of what a replay may cost. An operation costs as much as reading so many bytes.
+ */
+#define KV_REPLAY_OP_BYTES 512u
+static inline uint64_t kv_store_log_weight(const struct kv_store *store, size_t length,
+                                           size_t op_count)
+{
+    const uint64_t cost = length + (uint64_t)op_count * KV_REPLAY_OP_BYTES;
+    return kv_max_u64(length, cost * store->log_cost_percent / 100);
+}
 
 #define KV_BUDGET_MIN       (8ull << 20) /* of memory_budget_bytes */
 #define KV_BLOB_PERCENT_MAX 75u          /* of blob_percent */

@@ -10,9 +10,9 @@
 #include "kv/check_repair.h"
 #include "kv/error.h"
 
-#define BUDGET_DEFAULT     (256ull << 20)
-#define LOG_CHECKPOINT_MAX (32ull << 20)
-#define LOG_USED_MAX       (48ull << 20)
+#define BUDGET_DEFAULT (256ull << 20)
+/* Of the records in a log, see KV_REPLAY_OP_BYTES. */
+#define REPLAY_COST_MAX (255ull << 20)
 
 struct kv_store *kv_store_new(void)
 {
@@ -164,9 +164,9 @@ static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock
 /*
  * When the log asks for a checkpoint: often enough that it does not fill up, and that neither a
  * replay nor what is noted for each moved page grows out of proportion to the memory. While that
- * checkpoint is under way, writers may go on up to LOG_USED_MAX and then wait for it: however
- * long the ring and slow the device, a replay has no more to do than that, some 600,000 small
- * records under scattered keys, which is less than a second's work.
+ * checkpoint is under way writers may go on, and wait for it in the end: however long the ring and
+ * slow the device, a replay has no more to do than REPLAY_COST_MAX, some 420,000 small records
+ * under scattered keys, or most of a ring of large ones, which is less than a second's work.
  */
 static void choose_log_bounds(struct kv_store *store, const struct kv_disk_superblock *sb,
                               const struct kv_open_options *options)
@@ -174,9 +174,9 @@ static void choose_log_bounds(struct kv_store *store, const struct kv_disk_super
     const uint64_t budget =
         options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
     const uint64_t log_bytes = kv_le64_get(sb->log_block_count) * KV_BLOCK_BYTES;
-    store->log_checkpoint_bytes =
-        kv_min_u64(log_bytes / 3, kv_min_u64(LOG_CHECKPOINT_MAX, budget / 2));
-    store->log_bytes_max = kv_min_u64(log_bytes / 2, LOG_USED_MAX);
+    store->log_bytes_max = log_bytes / 8 * 7;
+    store->log_checkpoint_bytes = kv_min_u64(store->log_bytes_max / 3 * 2, budget / 2);
+    store->log_cost_percent = store->log_bytes_max * 100 / REPLAY_COST_MAX;
 }
 
 int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
@@ -222,8 +222,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),
                                          .tail = kv_le64_get(sb->log_tail),
-                                         .tail_link = kv_le64_get(sb->log_tail_link),
-                                         .used_blocks_max = LOG_USED_MAX / KV_BLOCK_BYTES};
+                                         .tail_link = kv_le64_get(sb->log_tail_link)};
     err = kv_wal_open(store->device, &config, &store->wal);
     if (err == -ENOSPC)
         say_host_is_full(error);

@@ -42,7 +42,9 @@ int kv_store_checkpoint(struct kv_store *store, bool clean, bool always)
     pthread_mutex_lock(&store->writer);
     const bool needed = store->changed || always || clean;
     pthread_mutex_unlock(&store->writer);
+    store->checkpoint.alone = always || clean; /* while it is being opened or closed */
     int err = needed ? checkpoint_locked(store, clean) : 0;
+    store->checkpoint.alone = false;
     if (!err && kv_store_failure(store))
         err = -EIO;
     pthread_mutex_unlock(&store->checkpoint.mutex);

@@ -47,9 +47,6 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     wal->device = device;
     wal->first_block = config->first_block;
     wal->block_count = config->block_count;
-    wal->used_blocks_max = config->block_count;
-    if (config->used_blocks_max)
-        wal->used_blocks_max = kv_min_u64(config->used_blocks_max, config->block_count);
     wal->log_id = config->log_id;
     wal->open_tail = config->tail;
     wal->open_link = config->tail_link;

@@ -29,7 +29,6 @@ struct kv_wal_config {
     uint64_t tail;                     /* position to replay from */
     uint64_t tail_link;                /* digest of the block before it; 0 in a new image */
     uint32_t buffer_bytes;             /* append buffer; 0 = 4 MiB */
-    uint64_t used_blocks_max;          /* where these are in use there is no room; 0: all */
 };
 
 /* -ENOSPC: the host has no room for the least part of the ring. */
@@ -66,8 +65,7 @@ KV_MUST_CHECK int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void
                                 struct kv_wal_end *end);
 
 /*
- * Is there room in the ring for a record of `length` bytes, and is no more of it in use than
- * should be (used_blocks_max)? Returns 0; -EAGAIN after a
+ * Is there room in the ring for a record of `length` bytes? Returns 0; -EAGAIN after a
  * checkpoint there will be; -E2BIG never (more than half of the ring); -ENOSPC the host has no
  * room for so much log; what else the device says when it is asked for room.
  */
@@ -109,6 +107,12 @@ void kv_wal_trim(struct kv_wal *wal, uint64_t position);
  */
 KV_MUST_CHECK int kv_wal_verify(struct kv_wal *wal, uint64_t *position, uint64_t *link,
                                 uint32_t count);
+
+/*
+ * The image is closed cleanly, so nothing counts that the log holds: on a thin device give back to
+ * the host what of the ring is not kept in any case.
+ */
+void kv_wal_give_back(struct kv_wal *wal);
 
 struct kv_wal_stats {
     uint64_t records, record_bytes, flushes, used_blocks, total_blocks;

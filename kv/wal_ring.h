@@ -28,9 +28,8 @@
 
 struct kv_wal {
     struct kv_device *device; /* immutable after open */
-    uint64_t first_block;     /* immutable after open, as are the next five */
+    uint64_t first_block;     /* immutable after open, as are the next four */
     uint64_t block_count;
-    uint64_t used_blocks_max; /* of them, when a record comes; at most block_count */
     uint64_t log_id;
     uint64_t open_tail, open_link; /* where replay begins */
 

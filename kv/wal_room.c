@@ -86,7 +86,7 @@ bool kv_wal_has_room(const struct kv_wal *wal, size_t length)
 {
     const uint64_t used = next_position(wal) - wal->tail;
     const uint64_t wanted = record_blocks(length);
-    return (used < wal->used_blocks_max && wanted <= wal->block_count - used &&
+    return (used < wal->block_count && wanted <= wal->block_count - used &&
             wanted <= kv_wal_backed_end(wal) - next_position(wal)) ||
            KV_PLANT(log_room_unchecked);
 }
@@ -126,6 +126,16 @@ int kv_wal_room(struct kv_wal *wal, size_t length)
     const bool room = kv_wal_has_room(wal, length);
     pthread_mutex_unlock(&wal->mutex);
     return room ? 0 : -EAGAIN;
+}
+
+void kv_wal_give_back(struct kv_wal *wal)
+{
+    if (!wal->device->thin || wal->block_count <= KV_WAL_BACKED_BLOCKS_MIN)
+        return;
+    /* A hint: what the host does not take back stays. */
+    (void)kv_device_discard(wal->device, wal->first_block + KV_WAL_BACKED_BLOCKS_MIN,
+                            wal->block_count - KV_WAL_BACKED_BLOCKS_MIN);
+    wal->backed_blocks = KV_WAL_BACKED_BLOCKS_MIN;
 }
 
 bool kv_wal_is_short(struct kv_wal *wal)

@@ -315,10 +315,23 @@ static void write_latency_cells(const struct figure *figure, FILE *out)
     fprintf(out, " %s |", cell);
 }
 
-static void write_latencies(const struct size_report *size, FILE *out)
+/* Bytes written for each byte of keys and values that was put; 0: the row does not only put. */
+static double write_amplification(const struct report *report, const struct row *row,
+                                  const struct figure *figure)
 {
-    fputs("| latency of one call | | p50 | p99 | p99.9 | longest | peak memory | written | CPU |\n"
-          "|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
+    const uint64_t value_bytes =
+        row->data == ROW_LARGE ? report->large_value_bytes : report->value_bytes;
+    const uint64_t put_bytes = figure->operation_count * (ENGINE_KEY_BYTES + value_bytes);
+    return row->operation == WORKLOAD_PUT && put_bytes
+               ? (double)figure->written_bytes / (double)put_bytes
+               : 0;
+}
+
+static void write_latencies(const struct report *report, const struct size_report *size, FILE *out)
+{
+    fputs("| latency of one call | | p50 | p99 | p99.9 | longest | peak memory | written | to what "
+          "was "
+          "put | CPU |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
           out);
     const struct row *row;
     for (unsigned r = 0; (row = row_at(r)); r++) {
@@ -336,7 +349,11 @@ static void write_latencies(const struct size_report *size, FILE *out)
             put_bytes(peak, (double)figure->peak_rss_bytes);
             put_bytes(written, (double)figure->written_bytes);
             put_time(cpu, (double)figure->cpu_ns);
-            fprintf(out, " %s | %s | %s |\n", peak, written, cpu);
+            char ratio[CELL] = "";
+            const double amplification = write_amplification(report, row, figure);
+            if (amplification > 0)
+                snprintf(ratio, sizeof ratio, "%.2f", amplification);
+            fprintf(out, " %s | %s | %s | %s |\n", peak, written, ratio, cpu);
         }
     }
     fputc('\n', out);
@@ -445,7 +462,7 @@ void report_write_tables(const struct report *report, FILE *out)
         write_goals(report, size, out);
         write_all_figures(report, size, BY_CLOCK, out);
         write_all_figures(report, size, BY_CPU, out);
-        write_latencies(size, out);
+        write_latencies(report, size, out);
         write_claims(report, size, out);
         write_failures(size, out);
     }

@@ -103,7 +103,7 @@ int test_pages_write(struct test_pages *pages, uint64_t epoch)
     const uint64_t page_id_next = kv_pagemap_next_id(pages->map);
     uint64_t bitmap_digest, used;
     struct kv_pagemap_root root;
-    int err = pages->pager ? kv_pager_write_epoch(pages->pager, epoch) : 0;
+    int err = pages->pager ? kv_pager_write_epoch(pages->pager, epoch, false) : 0;
     if (!err)
         err = kv_pagemap_write(pages->map, epoch, page_id_next, &root);
     if (!err)

@@ -444,6 +444,58 @@ START_TEST(a_writer_that_is_ahead_waits_for_the_checkpoint)
 }
 END_TEST
 
+START_TEST(who_helps_writes_as_much_of_the_closing_epoch_as_is_asked)
+{
+    struct scene *const scene = scene_new(16384, 8u << 20, KV_CODEC_NONE);
+    enum { COUNT = 350 };
+    struct kv_pager_stats before, after;
+    make_pages(scene, COUNT);
+    for (size_t page = 0; page < COUNT; page++)
+        change(scene, page);
+    note_gate(scene);
+    const uint64_t closed = test_pages_close_epoch(&scene->pages);
+    struct kv_pager *const pager = scene->pages.pager;
+    kv_pager_stats(pager, &before);
+    ck_assert_int_eq(kv_pager_help(pager, 0), 0);
+    kv_pager_stats(pager, &after);
+    ck_assert_uint_eq(after.writes, before.writes);
+    ck_assert_int_eq(kv_pager_help(pager, 50), 0);
+    kv_pager_stats(pager, &after);
+    ck_assert_uint_lt(after.dirty, before.dirty / 2 + 1);
+    ck_assert_uint_gt(after.dirty, 0);
+    ck_assert_int_eq(kv_pager_help(pager, 100), 0);
+    kv_pager_stats(pager, &after);
+    ck_assert_uint_eq(after.dirty, 0);
+    const uint64_t writes = after.writes;
+    ck_assert_int_eq(test_pages_write(&scene->pages, closed), 0);
+    kv_pager_stats(pager, &after);
+    ck_assert_uint_eq(after.writes, writes);
+    ck_assert_int_eq(kv_pager_help(pager, 100), 0);
+    crash(scene);
+    expect_all(scene);
+    scene_free(scene);
+}
+END_TEST
+
+START_TEST(a_checkpoint_of_many_pages_by_two_threads_is_whole)
+{
+    struct scene *const scene = scene_new(16384, 32u << 20, KV_CODEC_LZ4);
+    enum { COUNT = 1200 };
+    make_pages(scene, COUNT);
+    for (unsigned round = 0; round < 3; round++) {
+        for (size_t page = 0; page < COUNT; page++)
+            change(scene, page);
+        note_gate(scene);
+        const uint64_t closed = test_pages_close_epoch(&scene->pages);
+        ck_assert_int_eq(kv_pager_write_epoch(scene->pages.pager, closed, true), 0);
+        ck_assert_int_eq(test_pages_write(&scene->pages, closed), 0);
+    }
+    crash(scene);
+    expect_all(scene);
+    scene_free(scene);
+}
+END_TEST
+
 /* ---- freeing pages ----------------------------------------------------------- */
 
 START_TEST(a_page_can_be_freed_in_every_state)
@@ -669,6 +721,8 @@ static Suite *pager_suite(void)
     tcase_add_test(pager, a_scan_leaves_the_pages_that_are_used_in_memory);
     tcase_add_loop_test(pager, a_checkpoint_writes_pages_as_they_were_at_the_gate, 0, 2);
     tcase_add_test(pager, a_writer_that_is_ahead_waits_for_the_checkpoint);
+    tcase_add_test(pager, who_helps_writes_as_much_of_the_closing_epoch_as_is_asked);
+    tcase_add_test(pager, a_checkpoint_of_many_pages_by_two_threads_is_whole);
     tcase_add_test(pager, a_page_can_be_freed_in_every_state);
     tcase_add_test(pager, what_no_page_has_is_stale);
     tcase_add_test(pager, a_view_ends_with_the_next_change_of_its_page);
