@@ -130,7 +130,8 @@ static void fault_keys(struct kv_store *store, const uint8_t *body, size_t lengt
             continue;
         keys[(*key_count)++] = (struct kv_bytes){redo.key.data, redo.key.length};
         if (*key_count == KV_BTREE_TOGETHER) {
-            kv_ignore(kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, *key_count));
+            kv_ignore(
+                kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, *key_count, SIZE_MAX));
             *key_count = 0;
         }
     }
@@ -148,7 +149,7 @@ static int apply_records(struct replay *replay, const uint8_t *bytes, const size
         op_count += count_ops(bytes + start, ends[i] - start);
     }
     if (key_count)
-        kv_ignore(kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count));
+        kv_ignore(kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count, SIZE_MAX));
     const uint64_t pages = kv_store_pages_needed(store, op_count, start, 256);
     int err = kv_pager_reserve(store->pager, pages, true);
     if (err && err != -ENOSPC) /* without a reservation each page asks for itself */
