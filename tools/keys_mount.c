@@ -517,7 +517,9 @@ static void explain_refusal(const struct keys_backend *backend, int control, int
     if (got > 0) {
         words[got] = '\0';
         words[strcspn(words, "\n")] = '\0';
-        snprintf(error->text, sizeof error->text, "%s", words);
+        static const char word[] = "error "; /* of the line that says why */
+        const bool has_word = strncmp(words, word, sizeof word - 1) == 0;
+        snprintf(error->text, sizeof error->text, "%s", words + (has_word ? sizeof word - 1 : 0));
     } else if (control < 0 && err == -ENOENT) {
         snprintf(error->text, sizeof error->text,
                  "%.200s: no " CONTROL_APPLY " in this mount; mount it with its control directory, "
