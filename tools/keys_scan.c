@@ -10,6 +10,7 @@
  * what was asked is remembered as long as names begin with it.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -261,7 +262,9 @@ static int scan_directory(struct scan *scan, const char *path)
 {
     const struct keys_backend_ops *ops = scan->keys->ops;
     struct level level = {.scan = scan, .path = path};
-    const char *from = bound_within(scan->reverse ? scan->upper : scan->lower, path);
+    char from[512]; /* of a bound, more than a name has is of no interest */
+    snprintf(from, sizeof from, "%s",
+             bound_within(scan->reverse ? scan->upper : scan->lower, path));
     int err = scan->reverse ? 0 : wait_for_bound(&level, from);
     if (!err)
         err = ops->walk(scan->keys->backend, path, scan->reverse, from,

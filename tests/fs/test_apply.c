@@ -507,7 +507,7 @@ static const char *random_path(uint64_t *random, char path[64])
     return path;
 }
 
-#define ROUNDS      300
+#define ROUNDS      80
 #define CHANGES_MAX 24
 
 /* Each round: changes that are possible one after the other are one batch in the other place. */
@@ -632,7 +632,7 @@ int main(void)
 {
     Suite *suite = suite_create("apply");
     TCase *cases = tcase_create("apply");
-    tcase_set_timeout(cases, 120);
+    tcase_set_timeout(cases, 400);
     tcase_add_checked_fixture(cases, setup, teardown);
     tcase_add_test(cases, changes_build_on_each_other);
     tcase_add_test(cases, nothing_is_made_when_one_may_not_be);
