@@ -37,14 +37,14 @@ struct word {
 KV_PRINTF(2, 3)
 static int refuse(const struct reader *reader, const char *format, ...)
 {
-    struct kv_error *error = &reader->result->error;
+    struct kv_error words;
     va_list args;
-    reader->result->line = reader->line;
-    const int length =
-        snprintf(error->text, sizeof error->text, "line %llu: ", (unsigned long long)reader->line);
     va_start(args, format);
-    (void)vsnprintf(error->text + length, sizeof error->text - (size_t)length, format, args);
+    (void)vsnprintf(words.text, sizeof words.text, format, args); /* a cut line is still a line */
     va_end(args);
+    reader->result->line = reader->line;
+    (void)snprintf(reader->result->error.text, sizeof reader->result->error.text,
+                   "line %llu: %.480s", (unsigned long long)reader->line, words.text);
     return -EINVAL;
 }
 
@@ -210,13 +210,13 @@ static int read_value(struct reader *reader, struct fs_apply_change *change)
         return refuse(reader, "@%llu: only %zu bytes follow", (unsigned long long)length, left);
     change->bytes = reader->at;
     change->length = (size_t)length;
-    for (const char *at = reader->at; (at = memchr(at, '\n', length - (size_t)(at - reader->at)));
-         at++)
-        reader->line++;
-    reader->at += length;
-    if (reader->at < reader->end && *reader->at != '\n')
+    if (length < left && reader->at[length] != '\n')
         return refuse(reader, "no newline after the %llu bytes of a value",
                       (unsigned long long)length);
+    for (const char *end = reader->at + length, *at = reader->at;
+         at < end && (at = memchr(at, '\n', (size_t)(end - at))); at++)
+        reader->line++;
+    reader->at += length;
     reader->line++;
     if (reader->at < reader->end)
         reader->at++;
@@ -275,7 +275,7 @@ static int add_change(struct fs_apply_batch *batch, const struct fs_apply_change
 static int read_line(struct reader *reader)
 {
     struct fs_apply_change change;
-    struct word operation;
+    struct word operation = {NULL, 0, false};
     const uint64_t line = reader->line;
     skip_blanks(reader);
     if (!at_line_end(reader) && *reader->at == '#') {

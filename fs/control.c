@@ -2,8 +2,9 @@
  * fs/control.c: the nodes of the control directory, and what stands in them.
  *
  * Owns       the nodes, each with its content.
- * Invariant  a node's content never grows, and changes only by being truncated: it is freed when
- *            its last reference goes. There are at most NODES_MAX.
+ * Invariant  a node's content changes only by being truncated, or, of `apply`, to what became of
+ *            what was written to it. It is freed when its last reference goes. There are at most
+ *            NODES_MAX.
  * Locks      control->mutex, for the table of nodes; a leaf. Contents are made without it.
  */
 #include "fs/control.h"
@@ -20,7 +21,8 @@
 #define NODES_MAX      256u
 #define NODES_RESERVED 64u
 /* Longest content. */
-#define CONTENT_MAX 524288u
+#define CONTENT_MAX       524288u
+#define APPLY_CONTENT_MAX 2048u /* of what became of a batch */
 /* Refusals that are said in the log within a second. */
 #define REFUSALS_SAID 10u
 
@@ -395,13 +397,22 @@ static int write_batch(struct fs_control *control, uint64_t ino, const struct fs
     if (is_second && !batch)
         return fs_control_apply_refuse(control->parts.apply);
     const int err = fs_control_apply_write(control->parts.apply, &batch, caller, piece);
+    char *said = malloc(APPLY_CONTENT_MAX); /* without memory the old text stays */
+    const size_t said_len = said ? make_apply(control, said, APPLY_CONTENT_MAX) : 0;
     pthread_mutex_lock(&control->mutex);
     struct node *node = find_node(control, ino);
+    if (node && said) { /* for who reads the same open file */
+        char *old = node->content;
+        node->content = said;
+        node->length = kv_min_u64(said_len, APPLY_CONTENT_MAX - 1);
+        said = old;
+    }
     if (node && !node->batch) {
         node->batch = batch;
         batch = NULL;
     }
     pthread_mutex_unlock(&control->mutex);
+    free(said);
     fs_control_batch_free(batch); /* the node has gone meanwhile */
     return err;
 }

@@ -16,6 +16,10 @@
 #include "fs/lock.h"
 #include "fs/volume.h"
 
+#include <stdatomic.h>
+
+#define FS_WRITE_ENDS 256u /* a power of two */
+
 struct fs_volume {
     struct kv_store *store;       /* borrowed; immutable after open */
     struct fs_data data;          /* immutable after open */
@@ -34,8 +38,11 @@ struct fs_volume {
     uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
     struct fs_volume_record volume_record; /* ino_mutex */
     char reserved[FS_NAME_MAX + 1];        /* immutable once it is used; "": none */
-    int64_t (*now)(void);                  /* immutable after open; NULL: the wall clock */
-    pthread_mutex_t expiry_mutex;          /* innermost */
+    /* Where the last write of a file ended, mixed with its number; files share places by hash. A
+     * guess at who writes in order: relaxed, and whoever was overwritten is taken for random. */
+    _Atomic uint64_t write_ends[FS_WRITE_ENDS];
+    int64_t (*now)(void);         /* immutable after open; NULL: the wall clock */
+    pthread_mutex_t expiry_mutex; /* innermost */
     pthread_cond_t expiry_nearer;
     int64_t expiry_next_ns; /* expiry_mutex: when something expires that fs_expire has not met */
 };

@@ -11,7 +11,7 @@
  *   1. gate: seal the log at position L, open epoch n + 1
  *   2. pages of n, to new space
  *   3. page map blocks and bitmaps of n, to new space or to the copy that is not active
- *   4. flush; superblock n; flush
+ *   4. blobs that wait to be written; flush; superblock n; flush
  *   5. what only older epochs reached becomes free; the log's tail moves to L
  */
 #include "kv/checkpoint.h"
@@ -53,6 +53,8 @@ static int run(struct kv_checkpoint *checkpoint, bool clean)
         return err;
     uint64_t bitmap_digest, used_blocks;
     err = kv_space_write(checkpoint->space, notes.epoch, &bitmap_digest, &used_blocks);
+    if (!err && !KV_PLANT(checkpoint_without_blobs))
+        err = kv_blobs_flush(checkpoint->blobs);
     if (!err && !KV_PLANT(flush_left_out))
         err = kv_device_flush(checkpoint->device);
     if (err)

@@ -30,6 +30,12 @@ struct kv_io {
     uint32_t block_count; /* 1.. ; the whole transfer or an error */
     void *buf;            /* aligned; borrowed until the call returns */
     int result;           /* out: 0 or negative errno */
+    /*
+     * Not NULL: it may be called, once and by the thread that waits, as soon as the request has its
+     * result, while others are still under way; or not at all. It makes no call to the device.
+     */
+    void (*done)(struct kv_io *io);
+    void *context; /* of done */
 };
 
 static inline uint64_t kv_io_bytes(const struct kv_io *io)

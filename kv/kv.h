@@ -218,6 +218,16 @@ void kv_store_info(struct kv_store *store, struct kv_image_info *info);
 KV_MUST_CHECK int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf,
                          size_t buf_cap, size_t *value_len);
 
+/*
+ * kv_get for the last key that is not above `key`: as a cursor finds it, for less.
+ *
+ * found  out: that key, KV_KEY_MAX bytes of the caller's; set on 0 and on -ERANGE.
+ *
+ * Returns what kv_get returns; -ENOENT: all keys are above.
+ */
+KV_MUST_CHECK int kv_get_floor(struct kv_store *store, const void *key, size_t key_len, void *found,
+                               size_t *found_len, void *buf, size_t buf_cap, size_t *value_len);
+
 struct kv_lookup {
     const void *key;
     size_t key_len;
@@ -266,15 +276,32 @@ struct kv_blob_ref {
 
 /*
  * Write `length` bytes (1..KV_BLOB_MAX) as a blob, packed by `codec` (NULL: the image's
- * default; what does not shrink by a block is stored as it is). The blob belongs to the
- * caller until a batch with kv_batch_put_blob(.., KV_BLOB_NEW) is applied, or
- * kv_blob_discard. On fragmented space fewer bytes may be taken: *written says how many.
+ * default; what does not shrink by a block is stored as it is). It is durable no later than the
+ * batch that refers to it. The blob belongs to the caller until a batch with kv_batch_put_blob(..,
+ * KV_BLOB_NEW) is applied, or kv_blob_discard. On fragmented space fewer bytes may be taken:
+ * *written says how many.
  *
  * Returns 0; -ENOSPC; -EINVAL; -EROFS; -EIO.
  */
 KV_MUST_CHECK int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
                                 const struct kv_codec_spec *codec, struct kv_blob_ref *ref,
                                 size_t *written);
+
+/* Bytes that become a blob. */
+struct kv_blob_source {
+    const void *bytes;
+    size_t length;
+    struct kv_blob_ref ref; /* out, if the next one is not 0 */
+    size_t written;         /* out; 0: it was not written */
+};
+#define KV_BLOB_SOURCES_MAX 32u
+/*
+ * kv_blob_write for several, KV_BLOB_SOURCES_MAX at most: they are packed at the same time, and
+ * placed one behind the other where there is room. The first error is returned; those that were
+ * written before it belong to the caller, too.
+ */
+KV_MUST_CHECK int kv_blob_write_many(struct kv_store *store, struct kv_blob_source *sources,
+                                     size_t count, const struct kv_codec_spec *codec);
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
 
 /*
@@ -296,6 +323,8 @@ KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob
                                     size_t count);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
+enum kv_codec
+kv_blob_codec(const struct kv_blob_ref *ref); /* that packed it; NONE: it is as it is */
 
 /* ---- writing ------------------------------------------------------------ */
 

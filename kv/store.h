@@ -78,7 +78,7 @@ struct kv_store {
     bool stopping;          /* work_mutex */
     bool interval_changed;  /* work_mutex */
     bool checkpoint_wanted; /* work_mutex */
-    pthread_t committer, checkpointer;
+    pthread_t committer, checkpointer, blob_writer;
     bool threads_running;
 };
 

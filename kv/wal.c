@@ -48,6 +48,8 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     wal->first_block = config->first_block;
     wal->block_count = config->block_count;
     wal->log_id = config->log_id;
+    wal->before_flush = config->before_flush;
+    wal->context = config->context;
     wal->open_tail = config->tail;
     wal->open_link = config->tail_link;
     wal->tail = wal->durable = wal->written = wal->sealed = config->tail;
@@ -152,10 +154,12 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     pthread_mutex_unlock(&wal->mutex);
     const uint64_t begin = mode == LEAD_FLUSH ? kv_metrics_begin(metrics, KV_METRIC_WAL) : 0;
     int err = 0;
-    if (io_count)
+    if (mode == LEAD_FLUSH && wal->before_flush && !KV_PLANT(sync_without_blobs))
+        err = wal->before_flush(wal->context);
+    if (!err && io_count)
         err = kv_device_submit(wal->device, ios, io_count,
                                mode == LEAD_FLUSH && !KV_PLANT(sync_without_flush));
-    else if (mode == LEAD_FLUSH)
+    else if (!err && mode == LEAD_FLUSH)
         err = kv_device_flush(wal->device);
     kv_metrics_end(metrics, KV_HISTOGRAM_LOG_FLUSH, begin);
     pthread_mutex_lock(&wal->mutex);

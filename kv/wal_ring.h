@@ -32,6 +32,8 @@ struct kv_wal {
     uint64_t block_count;
     uint64_t log_id;
     uint64_t open_tail, open_link; /* where replay begins */
+    int (*before_flush)(void *context);
+    void *context; /* of before_flush */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed; /* durable, written, leading or error changed */
