@@ -1,12 +1,16 @@
 /*
- * fs/counters.c: requests per operation.
+ * fs/counters.c: requests per operation, and how long they took.
  *
- * Owns nothing: the counters lie in the mount.
+ * Owns the histograms; the counters lie in the mount.
  */
 #include "fs/counters.h"
 
 #include <linux/fuse.h>
 #include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "kv/base.h"
 
 static const char *const opcode_names[FS_OPCODE_LIMIT] = {
     [0] = "other",
@@ -61,10 +65,59 @@ static const char *const opcode_names[FS_OPCODE_LIMIT] = {
     [53] = "copy_file_range_64",
 };
 
+int fs_counters_init(struct fs_counters *counters, unsigned categories)
+{
+    counters->latencies = kv_histogram_set_new(FS_OPCODE_LIMIT);
+    atomic_store_explicit(&counters->categories, categories, memory_order_relaxed);
+    return counters->latencies ? 0 : -ENOMEM;
+}
+
+void fs_counters_release(struct fs_counters *counters)
+{
+    kv_histogram_set_free(counters->latencies);
+    counters->latencies = NULL;
+}
+
+static uint32_t slot_of(uint32_t opcode)
+{
+    return opcode < FS_OPCODE_LIMIT && opcode_names[opcode] ? opcode : 0;
+}
+
 void fs_counters_add(struct fs_counters *counters, uint32_t opcode)
 {
-    const uint32_t slot = opcode < FS_OPCODE_LIMIT && opcode_names[opcode] ? opcode : 0;
-    atomic_fetch_add_explicit(&counters->requests[slot], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&counters->requests[slot_of(opcode)], 1, memory_order_relaxed);
+}
+
+static uint64_t clock_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* the arguments are right */
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t fs_counters_begin(const struct fs_counters *counters)
+{
+    const unsigned on = atomic_load_explicit(&counters->categories, memory_order_relaxed);
+    return counters->latencies && (on & KV_METRIC_FUSE) ? clock_ns() : 0;
+}
+
+void fs_counters_end(struct fs_counters *counters, uint32_t opcode, uint64_t begun_ns)
+{
+    kv_histogram_set_add(counters->latencies, slot_of(opcode), clock_ns() - begun_ns);
+}
+
+void fs_counters_latency(const struct fs_counters *counters, uint32_t opcode,
+                         struct kv_histogram *out)
+{
+    if (counters->latencies && opcode < FS_OPCODE_LIMIT)
+        kv_histogram_set_read(counters->latencies, opcode, out);
+    else
+        memset(out, 0, sizeof *out);
+}
+
+const char *fs_counters_name(uint32_t opcode)
+{
+    return opcode < FS_OPCODE_LIMIT ? opcode_names[opcode] : NULL;
 }
 
 size_t fs_counters_json(const struct fs_counters *counters, char *out, size_t cap)

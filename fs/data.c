@@ -13,8 +13,10 @@
  * extent: so a file written in small pieces is written once to the log and once to its place.
  * Larger writes become extents at once; one that continues a smaller extent takes it in, so that
  * pieces at least double (the logarithmic method of Bentley and Saxe 1980). An overwrite splits the
- * extent below it; a remainder that would keep a mostly dead blob alive is taken in. None of this
- * taking in happens when space is short, for it takes more space until the next checkpoint.
+ * extent below it; a remainder that would keep a mostly dead blob alive is taken in by a large one.
+ * A small overwrite at a random place is an extent of its own and touches nothing else: what stays
+ * of the old blobs is at most what the file took before, until the last piece of each is gone. None
+ * of this taking in happens when space is short, for it takes more space until the next checkpoint.
  */
 #include "fs/data_edit.h"
 
@@ -82,23 +84,23 @@ void fs_data_change_release(struct fs_data_change *change)
     *change = (struct fs_data_change){0};
 }
 
-/* Write a blob that the change owns until it is applied. */
-static int write_blob(struct fs_data_change *change, const uint8_t *bytes, size_t length,
-                      const struct kv_codec_spec *codec, struct kv_blob_ref *ref, size_t *written)
+/* Write blobs that the change owns until it is applied, also those before one that fails. */
+static int write_blobs(struct fs_data_change *change, struct kv_blob_source *sources, size_t count,
+                       const struct kv_codec_spec *codec)
 {
-    if (change->blob_count == change->blob_cap) {
-        const size_t cap = change->blob_cap ? change->blob_cap * 2 : 8;
+    if (change->blob_cap - change->blob_count < count) {
+        const size_t cap = 2 * change->blob_cap + count;
         struct kv_blob_ref *grown = realloc(change->blobs, cap * sizeof *grown);
         if (!grown)
             return -ENOMEM;
         change->blobs = grown;
         change->blob_cap = cap;
     }
-    const int err = kv_blob_write(change->store, bytes, length, codec, ref, written);
-    if (err)
-        return err;
-    change->blobs[change->blob_count++] = *ref;
-    return 0;
+    const int err = kv_blob_write_many(change->store, sources, count, codec);
+    for (size_t i = 0; i < count; i++)
+        if (sources[i].written)
+            change->blobs[change->blob_count++] = sources[i].ref;
+    return err;
 }
 
 /* ---- reading ------------------------------------------------------------------ */
@@ -158,8 +160,15 @@ struct span {
     uint64_t from, to;
 };
 
+/* So many records of the windows are remembered. */
+#define SURVEY_RECORDS 8u
+
 /* What lies where a write goes, seen in one walk over the packed windows that it touches. */
 struct survey {
+    uint64_t met_from, met_to; /* the windows */
+    bool met_all;              /* `met` are all records that overlap them; none is packed */
+    size_t met_count;
+    struct fs_data_record met[SURVEY_RECORDS];
     bool any;               /* some record overlaps the write */
     bool solid;             /* some record with content overlaps it */
     uint64_t packed_bytes;  /* of the write that packed records cover */
@@ -169,16 +178,21 @@ struct survey {
     uint64_t last_content;  /* end of content in the last window */
     bool has_host;          /* a packed record that the write lies in or continues */
     uint64_t host_offset, host_length;
-    bool only_host;      /* nothing else overlaps the write */
-    bool continues_trim; /* the extent below has lost its head, up to here: writes in order */
+    bool only_host;                   /* nothing else overlaps the write */
     uint64_t small_left, small_right; /* ends of remainders worth taking in, or the write's */
 };
 
-/* What a write leaves of a record keeps a blob alive that is mostly dead. */
-static bool is_remnant(const struct fs_data_record *record, uint64_t overwritten)
+/*
+ * What a write leaves of a record keeps a blob alive that is mostly dead. A small write takes in
+ * next to nothing: reading and storing the rest again would cost it more than itself.
+ */
+static bool is_remnant(const struct fs_data_record *record, const struct span *span,
+                       uint64_t overwritten)
 {
+    const uint64_t most = kv_blob_length(&record->blob) / 8;
+    const bool small = span->end - span->offset < FS_DIRECT_BYTES;
     return record->kind == FS_DATA_EXTENT &&
-           record->length - overwritten < kv_blob_length(&record->blob) / 8;
+           record->length - overwritten < (small ? kv_min_u64(most, FS_SHARE_MIN) : most);
 }
 
 static void survey_record(struct survey *s, const struct span *span, uint64_t window_first,
@@ -192,7 +206,7 @@ static void survey_record(struct survey *s, const struct span *span, uint64_t wi
     if (overlaps) {
         const uint64_t overwritten =
             kv_min_u64(end, span->end) - kv_max_u64(r->offset, span->offset);
-        const bool remnant = is_remnant(r, overwritten);
+        const bool remnant = is_remnant(r, span, overwritten);
         s->any = true;
         if (r->kind != FS_DATA_UNWRITTEN)
             s->solid = true;
@@ -200,9 +214,6 @@ static void survey_record(struct survey *s, const struct span *span, uint64_t wi
             s->packed_bytes += overwritten;
         if (!hosts)
             s->only_host = false;
-        if (r->kind == FS_DATA_EXTENT && r->blob_offset > 0 && r->offset >= span->offset &&
-            r->offset - span->offset < window_bytes)
-            s->continues_trim = true;
         if (r->offset < span->offset && remnant)
             s->small_left = r->offset;
         if (end > span->end && remnant)
@@ -227,6 +238,15 @@ static void survey_record(struct survey *s, const struct span *span, uint64_t wi
     }
 }
 
+/* Note a record for fs_data_carve_met; the bytes of a packed one are gone by then. */
+static void note_met(struct survey *s, const struct fs_data_record *r)
+{
+    if (s->met_count == SURVEY_RECORDS || r->kind == FS_DATA_PACKED)
+        s->met_all = false;
+    else
+        s->met[s->met_count++] = *r;
+}
+
 static int survey(struct survey *s, const struct fs_data_edit *edit, const struct span *span)
 {
     const uint64_t window = edit->data->packed_bytes;
@@ -234,14 +254,31 @@ static int survey(struct survey *s, const struct fs_data_edit *edit, const struc
     const uint64_t last = align_down(span->end - 1, window);
     *s = (struct survey){.first_content = span->offset,
                          .last_content = span->end,
+                         .met_from = first,
+                         .met_to = last + window,
+                         .met_all = true,
                          .only_host = true,
                          .small_left = span->offset,
                          .small_right = span->end};
+    if (!edit->before.is_inline && last + window <= edit->before.size) {
+        uint8_t value[FS_DATA_VALUE_MAX];
+        struct fs_data_record record;
+        const int err =
+            fs_data_find(edit->data, &edit->before, first, last + window, value, &record);
+        if (!err) {
+            survey_record(s, span, first, last, window, &record);
+            note_met(s, &record);
+        }
+        if (err != -ENOENT)
+            return err;
+    }
     struct fs_data_walk walk;
     int err = fs_data_walk_open(&walk, edit->data, &edit->before, first,
                                 kv_min_u64(last + window, FS_SIZE_MAX));
-    while (!err && !(err = fs_data_walk_next(&walk)))
+    while (!err && !(err = fs_data_walk_next(&walk))) {
         survey_record(s, span, first, last, window, &walk.record);
+        note_met(s, &walk.record);
+    }
     fs_data_walk_close(&walk);
     return err == -ENOENT ? 0 : err;
 }
@@ -255,7 +292,7 @@ static bool wants_extent(const struct fs_data_edit *edit, const struct survey *s
         return false;
     if (length >= (edit->change->tight ? FS_SHARE_MIN : FS_DIRECT_BYTES))
         return true;
-    if ((span->end > size && size > 0) || s->continues_trim) {
+    if ((span->end > size && size > 0) || (s->any && edit->change->in_order)) {
         const uint64_t gather = edit->data->extent_bytes / 2;
         return span->offset / gather != span->end / gather;
     }
@@ -353,11 +390,52 @@ static int add_fresh_packed(struct fs_data_edit *edit, uint64_t from, uint64_t t
     return err;
 }
 
+/* Extents of a region that are written together. */
+struct gathered {
+    struct kv_blob_source sources[KV_BLOB_SOURCES_MAX];
+    uint64_t offsets[KV_BLOB_SOURCES_MAX];
+    size_t count;
+};
+
+static int add_fresh_extent(struct fs_data_edit *edit, uint64_t offset,
+                            const struct kv_blob_source *source)
+{
+    const struct fs_data_fresh fresh = {
+        .offset = offset, .length = (uint32_t)source->written, .blob = source->ref};
+    return add_fresh(edit, &fresh);
+}
+
+static int write_gathered(struct fs_data_edit *edit, struct gathered *gathered,
+                          const struct kv_codec_spec *codec)
+{
+    if (!gathered->count)
+        return 0;
+    int err = write_blobs(edit->change, gathered->sources, gathered->count, codec);
+    for (size_t i = 0; i < gathered->count && !err; i++) {
+        struct kv_blob_source *const source = &gathered->sources[i];
+        uint64_t offset = gathered->offsets[i];
+        err = add_fresh_extent(edit, offset, source);
+        /* Fragmented space may take a blob in several pieces. */
+        while (!err && source->written < source->length) {
+            offset += source->written;
+            source->bytes = (const uint8_t *)source->bytes + source->written;
+            source->length -= source->written;
+            err = write_blobs(edit->change, source, 1, codec);
+            if (!err)
+                err = add_fresh_extent(edit, offset, source);
+        }
+    }
+    gathered->count = 0;
+    return err;
+}
+
 /* Write the blobs of a region; a last piece too short for one becomes packed. */
 static int add_fresh_extents(struct fs_data_edit *edit, const struct span *span,
                              const struct kv_codec_spec *codec)
 {
     const uint64_t unit = edit->data->extent_bytes;
+    struct gathered gathered;
+    gathered.count = 0;
     uint8_t *scratch = NULL;
     int err = 0;
     if (span->from < span->offset || span->to > span->end) {
@@ -368,25 +446,24 @@ static int add_fresh_extents(struct fs_data_edit *edit, const struct span *span,
     for (uint64_t from = span->from; !err && from < span->to;) {
         const uint64_t to = kv_min_u64(span->to, align_down(from, unit) + unit);
         if (to - from < FS_SHARE_MIN) {
-            err = add_fresh_packed(edit, from, to);
+            err = write_gathered(edit, &gathered, codec); /* fresh ones are in order */
+            if (!err)
+                err = add_fresh_packed(edit, from, to);
             from = to;
             continue;
         }
+        struct kv_blob_source *const source = &gathered.sources[gathered.count];
         const uint8_t *bytes;
         err = span_bytes(edit, span, from, to, scratch, &bytes);
-        /* Fragmented space may take a blob in several pieces. */
-        while (!err && from < to) {
-            struct fs_data_fresh fresh = {.offset = from};
-            size_t written;
-            err = write_blob(edit->change, bytes, to - from, codec, &fresh.blob, &written);
-            if (err)
-                break;
-            fresh.length = (uint32_t)written;
-            err = add_fresh(edit, &fresh);
-            from += written;
-            bytes += written;
-        }
+        *source = (struct kv_blob_source){.bytes = bytes, .length = to - from};
+        gathered.offsets[gathered.count++] = from;
+        /* There is one scratch, for one extent at a time. */
+        if (!err && (bytes == scratch || gathered.count == KV_BLOB_SOURCES_MAX))
+            err = write_gathered(edit, &gathered, codec);
+        from = to;
     }
+    if (!err)
+        err = write_gathered(edit, &gathered, codec);
     free(scratch);
     return err;
 }
@@ -435,7 +512,7 @@ static int write_records(struct fs_data_edit *edit, struct span *span,
         const bool tight = edit->change->tight;
         span->from = tight ? span->offset : s.small_left;
         span->to = tight ? span->end : s.small_right;
-        if (!tight && (span->end > edit->before.size || s.continues_trim))
+        if (!tight && (span->end > edit->before.size || edit->change->in_order))
             err = take_in_before(edit, span);
         if (!err)
             err = add_fresh_extents(edit, span, codec);
@@ -454,7 +531,10 @@ static int write_records(struct fs_data_edit *edit, struct span *span,
         return err;
     if (s.any || span->from < span->offset || span->to > span->end) {
         uint64_t to = span->to;
-        err = fs_data_carve(edit, span->from, &to, SIZE_MAX);
+        if (s.met_all && span->from >= s.met_from && to <= s.met_to)
+            err = fs_data_carve_met(edit, span->from, to, s.met, s.met_count);
+        else
+            err = fs_data_carve(edit, span->from, &to, SIZE_MAX);
     }
     return err ? err : put_fresh(edit, span);
 }

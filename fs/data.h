@@ -65,6 +65,7 @@ struct fs_data_change {
     struct kv_blob_ref *blobs;
     size_t blob_count, blob_cap;
     bool tight; /* space is short: a write of a block or more stores that and nothing else anew */
+    bool in_order; /* the file's write before this one ended where this one begins */
 };
 
 /* Learn the geometry of `store`, which is borrowed for the life of `data`. */

@@ -176,7 +176,25 @@ int fs_data_walk_next(struct fs_data_walk *walk)
     return 0;
 }
 
-#define PARTS_MAX 8u /* extents that are read at the same time: a request of 1 MiB */
+int fs_data_find(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
+                 uint64_t end, uint8_t *value, struct fs_data_record *record)
+{
+    uint8_t key[FS_DATA_KEY_BYTES], found[KV_KEY_MAX];
+    size_t found_len = 0, value_len = 0;
+    KV_ASSERT(!file->is_inline);
+    fs_data_key(key, file->ino, offset);
+    int err = kv_get_floor(data->store, key, sizeof key, found, &found_len, value,
+                           FS_DATA_VALUE_MAX, &value_len);
+    if (err == -ERANGE || (!err && (found_len != sizeof key || memcmp(found, key, 9) != 0)))
+        return -ENOENT; /* of somebody else */
+    if (!err)
+        err = fs_data_record_decode(data, found, found_len, value, value_len, record);
+    if (!err && fs_data_record_end(record) < end)
+        return -ENOENT;
+    return err;
+}
+
+#define PARTS_MAX 32u /* extents that are read at the same time */
 
 /* Extents that a read has come by: their bytes are fetched together. */
 struct parts {
@@ -248,6 +266,23 @@ static int read_packed(const struct fs_data *data, const struct fs_file *file, u
     return 0;
 }
 
+/* Reads up to this length are mostly of one record. */
+#define FS_FIND_BYTES 32768u
+
+/* A read of one record. -ENOENT: it is not. */
+static int read_found(struct parts *parts, const struct fs_file *file, uint64_t offset,
+                      uint64_t end, uint8_t *buf)
+{
+    uint8_t value[FS_DATA_VALUE_MAX];
+    struct fs_data_record record;
+    if (file->is_inline || offset == end)
+        return -ENOENT;
+    int err = fs_data_find(parts->data, file, offset, end, value, &record);
+    if (!err)
+        err = read_record(parts, &record, offset, end, buf);
+    return err ? err : fetch_parts(parts);
+}
+
 int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
                        uint8_t *buf, size_t length)
 {
@@ -255,13 +290,16 @@ int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, u
     uint64_t at = offset;
     struct parts parts = {.data = data};
     struct fs_data_walk walk;
-    if (!file->is_inline && end <= READ_PACKED_MAX) {
+    if (!file->is_inline && file->size <= READ_PACKED_MAX) {
         bool done;
         const int failed = read_packed(data, file, offset, end, buf, &done);
         if (failed || done)
             return failed;
     }
-    int err = fs_data_walk_open(&walk, data, file, offset, end);
+    int err = length <= FS_FIND_BYTES ? read_found(&parts, file, offset, end, buf) : -ENOENT;
+    if (err != -ENOENT)
+        return err;
+    err = fs_data_walk_open(&walk, data, file, offset, end);
     while (!err && !(err = fs_data_walk_next(&walk))) {
         const struct fs_data_record *const r = &walk.record;
         const uint64_t from = kv_max_u64(r->offset, offset);
@@ -373,44 +411,72 @@ int fs_data_spill(struct fs_data_edit *edit)
     return fs_data_put_packed(edit, 0, file->inline_data, length);
 }
 
+/* A range that is being freed, record by record in order. */
+struct carving {
+    struct fs_data_edit *edit;
+    uint64_t from, to;
+    uint64_t doomed[FS_RANGE_DELETE];
+    size_t doomed_count, next_fresh;
+};
+
+static int carve_record(struct carving *carving, const struct fs_data_record *r)
+{
+    struct fs_data_edit *const edit = carving->edit;
+    const uint64_t end = fs_data_record_end(r);
+    int err = 0;
+    fs_data_uncount(edit->file, r->length);
+    if (end > carving->to)
+        err = fs_data_put_part(edit, r, carving->to, end, carving->to);
+    if (err)
+        return err;
+    if (r->offset < carving->from)
+        return fs_data_put_part(edit, r, r->offset, carving->from, r->offset);
+    size_t *const next = &carving->next_fresh;
+    while (*next < edit->fresh_count && edit->fresh[*next].offset < r->offset)
+        ++*next;
+    if (*next < edit->fresh_count && edit->fresh[*next].offset == r->offset)
+        return 0;
+    if (carving->doomed_count < FS_RANGE_DELETE)
+        carving->doomed[carving->doomed_count] = r->offset;
+    carving->doomed_count++;
+    return 0;
+}
+
+static int carve_end(struct carving *carving)
+{
+    if (carving->doomed_count > FS_RANGE_DELETE)
+        return delete_range(carving->edit, carving->from, carving->to);
+    int err = 0;
+    for (size_t i = 0; !err && i < carving->doomed_count; i++)
+        err = fs_data_delete_key(carving->edit, carving->doomed[i]);
+    return err;
+}
+
 int fs_data_carve(struct fs_data_edit *edit, uint64_t from, uint64_t *to, size_t max_records)
 {
-    uint64_t doomed[FS_RANGE_DELETE];
-    size_t doomed_count = 0, seen = 0, next_fresh = 0;
+    struct carving carving = {.edit = edit, .from = from, .to = *to};
+    size_t seen = 0;
     struct fs_data_walk walk;
     int err = fs_data_walk_open(&walk, edit->data, &edit->before, from, *to);
     while (!err && !(err = fs_data_walk_next(&walk))) {
-        const struct fs_data_record *const r = &walk.record;
-        const uint64_t end = fs_data_record_end(r);
         if (seen++ == max_records) {
-            *to = r->offset;
+            carving.to = *to = walk.record.offset;
             err = -ENOENT;
             break;
         }
-        fs_data_uncount(edit->file, r->length);
-        if (end > *to)
-            err = fs_data_put_part(edit, r, *to, end, *to);
-        if (err)
-            break;
-        if (r->offset < from) {
-            err = fs_data_put_part(edit, r, r->offset, from, r->offset);
-            continue;
-        }
-        while (next_fresh < edit->fresh_count && edit->fresh[next_fresh].offset < r->offset)
-            next_fresh++;
-        if (next_fresh < edit->fresh_count && edit->fresh[next_fresh].offset == r->offset)
-            continue;
-        if (doomed_count < FS_RANGE_DELETE)
-            doomed[doomed_count] = r->offset;
-        doomed_count++;
+        err = carve_record(&carving, &walk.record);
     }
     fs_data_walk_close(&walk);
-    if (err != -ENOENT)
-        return err;
-    if (doomed_count > FS_RANGE_DELETE)
-        return delete_range(edit, from, *to);
-    err = 0;
-    for (size_t i = 0; !err && i < doomed_count; i++)
-        err = fs_data_delete_key(edit, doomed[i]);
-    return err;
+    return err == -ENOENT ? carve_end(&carving) : err;
+}
+
+int fs_data_carve_met(struct fs_data_edit *edit, uint64_t from, uint64_t to,
+                      const struct fs_data_record *records, size_t count)
+{
+    struct carving carving = {.edit = edit, .from = from, .to = to};
+    int err = 0;
+    for (size_t i = 0; i < count && !err; i++)
+        if (records[i].offset < to && fs_data_record_end(&records[i]) > from)
+            err = carve_record(&carving, &records[i]);
+    return err ? err : carve_end(&carving);
 }

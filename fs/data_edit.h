@@ -14,6 +14,8 @@
 #define FS_DIRECT_BYTES 16384u /* a write of this length is an extent at once */
 #define FS_SHARE_MIN    4096u  /* shorter pieces of extents are copied, not shared */
 #define FS_PACKED_MAX   4096u  /* greatest packed_bytes */
+/* The longest value of an F record. */
+#define FS_DATA_VALUE_MAX (1u + FS_PACKED_MAX)
 
 static inline uint64_t fs_data_record_end(const struct fs_data_record *record)
 {
@@ -42,6 +44,13 @@ KV_MUST_CHECK int fs_data_walk_open(struct fs_data_walk *walk, const struct fs_d
 void fs_data_walk_close(struct fs_data_walk *walk);
 /* Step to the next record: 0, or -ENOENT when there is none. */
 KV_MUST_CHECK int fs_data_walk_next(struct fs_data_walk *walk);
+/*
+ * The record that covers `offset` of a file that is not inline, if it covers all bytes up to `end`:
+ * 0 and the record, whose bytes lie in `value` (FS_DATA_VALUE_MAX bytes); -ENOENT: walk instead.
+ */
+KV_MUST_CHECK int fs_data_find(const struct fs_data *data, const struct fs_file *file,
+                               uint64_t offset, uint64_t end, uint8_t *value,
+                               struct fs_data_record *record);
 /* The record that a cursor over F keys stands on; its bytes hold until the cursor moves. */
 KV_MUST_CHECK int fs_data_decode_cursor(const struct fs_data *data, struct kv_cursor *cursor,
                                         struct fs_data_record *record);
@@ -107,5 +116,8 @@ KV_MUST_CHECK int fs_data_spill(struct fs_data_edit *edit);
  */
 KV_MUST_CHECK int fs_data_carve(struct fs_data_edit *edit, uint64_t from, uint64_t *to,
                                 size_t max_records);
+/* The same for who has met all records that overlap [from, to), and maybe others, already. */
+KV_MUST_CHECK int fs_data_carve_met(struct fs_data_edit *edit, uint64_t from, uint64_t to,
+                                    const struct fs_data_record *records, size_t count);
 
 #endif

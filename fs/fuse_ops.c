@@ -13,12 +13,14 @@
  */
 #define FUSE_USE_VERSION 314
 
-#include "fs/fuse_ops.h"
+#include "fs/fuse_control.h"
 
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 
+#include "fs/control.h"
 #include "fs/cookie.h"
+#include "fs/describe.h"
 #include "fs/expiry.h"
 #include "fs/mount.h"
 #include "fs/process.h"
@@ -104,6 +106,8 @@ static void do_init(void *userdata, struct fuse_conn_info *conn)
 
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+    if (fs_fuse_control_lookup(req, parent, name))
+        return;
     struct fs_record record;
     const int err = fs_lookup(volume_of(req), parent, name, strlen(name), &record);
     if (err == -ENOENT) {
@@ -119,20 +123,24 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void do_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
 {
-    fs_forget(volume_of(req), ino, count);
+    if (!fs_fuse_control_forget(req, ino, count))
+        fs_forget(volume_of(req), ino, count);
     fuse_reply_none(req);
 }
 
 static void do_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
 {
     for (size_t i = 0; i < count; i++)
-        fs_forget(volume_of(req), forgets[i].ino, forgets[i].nlookup);
+        if (!fs_fuse_control_forget(req, forgets[i].ino, forgets[i].nlookup))
+            fs_forget(volume_of(req), forgets[i].ino, forgets[i].nlookup);
     fuse_reply_none(req);
 }
 
 static void make_node(fuse_req_t req, const char *what, fuse_ino_t parent, const char *name,
                       const struct fs_new_node *node)
 {
+    if (fs_fuse_control_refuse(req, what, parent, name))
+        return;
     const struct fs_caller caller = caller_of(req);
     struct fs_record record;
     const int err = fs_create(volume_of(req), &caller, parent, name, strlen(name), node, &record);
@@ -166,18 +174,25 @@ static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
 
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+    if (fs_fuse_control_refuse(req, "unlink", parent, name))
+        return;
     const int err = fs_unlink(volume_of(req), parent, name, strlen(name));
     reply_err(req, "unlink", parent, name, err);
 }
 
 static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+    if (fs_fuse_control_refuse(req, "rmdir", parent, name))
+        return;
     const int err = fs_rmdir(volume_of(req), parent, name, strlen(name));
     reply_err(req, "rmdir", parent, name, err);
 }
 
 static void do_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
+    if (fs_fuse_control_refuse(req, "link", parent, name) ||
+        fs_fuse_control_answer(req, ino, -EPERM))
+        return;
     struct fs_record record;
     const int err = fs_link(volume_of(req), ino, parent, name, strlen(name), &record);
     if (err)
@@ -189,6 +204,9 @@ static void do_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
 static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
                       const char *new_name, unsigned flags)
 {
+    if (fs_fuse_control_refuse(req, "rename", parent, name) ||
+        fs_fuse_control_refuse(req, "rename", new_parent, new_name))
+        return;
     const int err = fs_rename(volume_of(req), parent, name, strlen(name), new_parent, new_name,
                               strlen(new_name), flags);
     reply_err(req, "rename", parent, name, err);
@@ -196,6 +214,8 @@ static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 
 static void do_readlink(fuse_req_t req, fuse_ino_t ino)
 {
+    if (fs_fuse_control_answer(req, ino, -EINVAL))
+        return;
     char target[FS_SYMLINK_MAX + 1];
     const int err = fs_readlink(volume_of(req), ino, target);
     if (err)
@@ -227,6 +247,8 @@ static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 static void do_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)fi;
+    if (fs_fuse_control_getattr(req, ino))
+        return;
     struct fs_record record;
     const int err = fs_getattr(volume_of(req), ino, &record);
     if (err)
@@ -292,6 +314,8 @@ static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
                        struct fuse_file_info *fi)
 {
     (void)fi;
+    if (fs_fuse_control_setattr(req, ino, attr, to_set))
+        return;
     static const struct {
         int asked;
         unsigned valid;
@@ -337,10 +361,17 @@ static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 
 /* ---- content --------------------------------------------------------------------------- */
 
+static void count_bytes(_Atomic uint64_t *counter, size_t bytes)
+{
+    (void)atomic_fetch_add_explicit(counter, bytes, memory_order_relaxed);
+}
+
 static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
     (void)fi;
+    if (fs_fuse_control_read(req, ino, size, offset))
+        return;
     void *buf = fs_transport_buffer();
     size_t got = 0;
     int err = buf && size <= FS_REPLY_MAX ? 0 : -ENOMEM;
@@ -348,18 +379,23 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
         err = fs_read(volume_of(req), ino, (uint64_t)offset, buf, size, &got);
     if (err)
         reply_err(req, "read", ino, NULL, err);
-    else
+    else {
+        count_bytes(&fuse_of(req)->counters.read_bytes, got);
         (void)fuse_reply_buf(req, buf, got);
+    }
 }
 
 static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
                      struct fuse_file_info *fi)
 {
+    if (fs_fuse_control_write(req, ino, bytes, size, offset, fi->writepage))
+        return;
     size_t done;
     serving = req;
     const int err = fs_write_most(volume_of(req), ino, (uint64_t)offset, bytes, size,
                                   kills_privileges(req), &done);
     serving = NULL;
+    count_bytes(&fuse_of(req)->counters.written_bytes, done);
     /* A program takes a short write for what it is; the kernel, of its own pages, does not. */
     if (err && (!done || fi->writepage))
         reply_err(req, "write", ino, NULL, err);
@@ -371,6 +407,8 @@ static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
 {
     (void)fi;
     (void)datasync;
+    if (fs_fuse_control_answer(req, ino, 0))
+        return;
     reply_err(req, "fsync", ino, NULL, fs_sync(volume_of(req)));
 }
 
@@ -378,6 +416,8 @@ static void do_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset,
                          struct fuse_file_info *fi)
 {
     (void)fi;
+    if (fs_fuse_control_answer(req, ino, -EPERM))
+        return;
     serving = req;
     const int err = offset < 0 || length <= 0 ? -EINVAL
                                               : fs_fallocate(volume_of(req), ino, mode,
@@ -390,6 +430,8 @@ static void do_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
                      struct fuse_file_info *fi)
 {
     (void)fi;
+    if (fs_fuse_control_lseek(req, ino, offset, whence))
+        return;
     /*
      * With gathered writes the kernel asks without writing them out first, and what is not
      * written yet would be taken for a hole. Told ENOSYS it takes all of a file for data.
@@ -413,6 +455,9 @@ static void do_copy_file_range(fuse_req_t req, fuse_ino_t from_ino, off_t from,
 {
     (void)from_fi;
     (void)to_fi;
+    if (fs_fuse_control_answer(req, from_ino, -EOPNOTSUPP) ||
+        fs_fuse_control_answer(req, to_ino, -EOPNOTSUPP))
+        return;
     uint64_t copied = 0;
     serving = req;
     const int err = flags || from < 0 || to < 0
@@ -470,6 +515,8 @@ static void forget_listed(struct fs_volume *volume, const char *bytes, size_t le
 
 static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie, bool with_attributes)
 {
+    if (fs_fuse_control_list(req, ino, size, cookie, with_attributes))
+        return;
     struct listing_buffer buffer = {
         .req = req,
         .bytes = fs_transport_buffer(),
@@ -504,6 +551,26 @@ static void do_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t co
 
 /* ---- extended attributes ----------------------------------------------------------------- */
 
+/* The text of an attribute of the mount itself, like snprintf. */
+static size_t text_of(struct fs_fuse *fuse, const char *name, char *out, size_t cap)
+{
+    struct fs_figures figures;
+    if (strcmp(name, FS_XATTR_SCRUB) == 0)
+        return fs_scrub_text(fuse->scrub, out, cap);
+    if (strcmp(name, FS_XATTR_CONTROL) == 0) {
+        const char *control = fuse->control ? fs_control_name(fuse->control) : FS_CONTROL_NONE;
+        return (size_t)snprintf(out, cap, "%s", control);
+    }
+    fs_figures_read(fuse->volume, &fuse->counters, fuse->read_only, &figures);
+    return fs_figures_json(&figures, fs_volume_store(fuse->volume), &fuse->counters, out, cap);
+}
+
+static bool is_text(const char *name)
+{
+    return strcmp(name, FS_XATTR_STATS) == 0 || strcmp(name, FS_XATTR_SCRUB) == 0 ||
+           strcmp(name, FS_XATTR_CONTROL) == 0;
+}
+
 /* Answer with a text of this mount's own. */
 static void reply_text(fuse_req_t req, size_t size, const char *name)
 {
@@ -512,9 +579,7 @@ static void reply_text(fuse_req_t req, size_t size, const char *name)
         reply_err(req, "getxattr", FS_ROOT_INO, name, -ENOMEM);
         return;
     }
-    const bool is_stats = strcmp(name, FS_XATTR_STATS) == 0;
-    const size_t length = is_stats ? fs_fuse_stats_json(fuse_of(req), text, FS_REPLY_MAX)
-                                   : fs_scrub_text(fuse_of(req)->scrub, text, FS_REPLY_MAX);
+    const size_t length = text_of(fuse_of(req), name, text, FS_REPLY_MAX);
     if (size == 0)
         (void)fuse_reply_xattr(req, length);
     else if (size < length)
@@ -525,16 +590,23 @@ static void reply_text(fuse_req_t req, size_t size, const char *name)
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-    if (ino == FS_ROOT_INO &&
-        (strcmp(name, FS_XATTR_STATS) == 0 || strcmp(name, FS_XATTR_SCRUB) == 0)) {
+    if (fs_fuse_control_answer(req, ino, -ENODATA))
+        return;
+    if (ino == FS_ROOT_INO && is_text(name)) {
         reply_text(req, size, name);
         return;
     }
     void *value = fs_transport_buffer();
+    const size_t cap = kv_min_u64(size, FS_REPLY_MAX);
     size_t length = 0;
-    int err = value ? fs_getxattr(volume_of(req), ino, name, value, kv_min_u64(size, FS_REPLY_MAX),
-                                  &length)
-                    : -ENOMEM;
+    int err = -ENOMEM;
+    if (value && strcmp(name, FS_XATTR_INFO) == 0) {
+        err = fs_describe_json(volume_of(req), ino, value, cap);
+        length = err > 0 ? (size_t)err : 0;
+        err = err < 0 ? err : length > cap ? -ERANGE : 0;
+    } else if (value) {
+        err = fs_getxattr(volume_of(req), ino, name, value, cap, &length);
+    }
     if (err == -ERANGE && size == 0)
         err = 0;
     if (err)
@@ -545,22 +617,18 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
         (void)fuse_reply_buf(req, value, length);
 }
 
-/* What concerns the image as a whole is for root and for who mounted it. */
-static bool is_operator(fuse_req_t req)
-{
-    const uint32_t uid = fuse_req_ctx(req)->uid;
-    return uid == 0 || uid == fuse_of(req)->owner;
-}
-
 static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
                         size_t size, int flags)
 {
     const bool kill_setgid = fs_transport_noted() & FS_NOTE_KILL_SETGID;
     int err;
+    if (fs_fuse_control_answer(req, ino, -EPERM))
+        return;
     if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SYNC) == 0)
-        err = is_operator(req) ? fs_checkpoint(volume_of(req)) : -EPERM;
+        err = fs_fuse_is_operator(req) ? fs_checkpoint(volume_of(req)) : -EPERM;
     else if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SCRUB) == 0)
-        err = is_operator(req) ? fs_scrub_command(fuse_of(req)->scrub, value, size) : -EPERM;
+        err =
+            fs_fuse_is_operator(req) ? fs_scrub_command(fuse_of(req)->scrub, value, size) : -EPERM;
     else
         err = fs_setxattr(volume_of(req), ino, name, value, size, flags, kill_setgid);
     reply_err(req, "setxattr", ino, name, err);
@@ -568,6 +636,8 @@ static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 
 static void do_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
+    if (fs_fuse_control_answer(req, ino, -EPERM))
+        return;
     reply_err(req, "removexattr", ino, name, fs_removexattr(volume_of(req), ino, name));
 }
 
@@ -611,6 +681,13 @@ static int list_names(fuse_req_t req, fuse_ino_t ino, char *names, size_t cap, s
 
 static void do_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
+    if (fs_control_owns(ino)) {
+        if (size == 0)
+            (void)fuse_reply_xattr(req, 0);
+        else
+            (void)fuse_reply_buf(req, NULL, 0);
+        return;
+    }
     char *names = fs_transport_buffer();
     size_t length = 0;
     int err =

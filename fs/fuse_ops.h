@@ -7,6 +7,8 @@
 #include "fs/protocol.h"
 #include "fs/scrub.h"
 
+struct fs_control;
+
 struct fuse_lowlevel_ops;
 
 /* The session's user data. Immutable once requests come, but for what says otherwise. */
@@ -15,6 +17,7 @@ struct fs_fuse {
     struct fs_protocol protocol; /* its own atomics */
     struct fs_counters counters; /* atomic */
     struct fs_scrub *scrub;      /* its own lock */
+    struct fs_control *control;  /* its own lock; NULL: there is no control directory */
     bool writeback;              /* the kernel gathers writes */
     bool read_only;              /* as it was mounted */
     uint32_t owner;              /* user that mounted */
@@ -27,8 +30,5 @@ extern const struct fuse_lowlevel_ops fs_fuse_ops;
 bool fs_fuse_keeps_setgid(uint32_t gid);
 bool fs_fuse_kills_privileges(void);
 bool fs_fuse_is_owner(uint32_t uid);
-
-/* The text of FS_XATTR_STATS. Like snprintf: returns the length it has. */
-size_t fs_fuse_stats_json(struct fs_fuse *fuse, char *out, size_t cap);
 
 #endif

@@ -239,6 +239,31 @@ int fs_directory_is_empty(struct fs_volume *volume, uint64_t directory)
     return err ? err : -ENOTEMPTY;
 }
 
+struct fs_record fs_record_new(const struct fs_caller *caller, uint64_t ino, uint32_t mode,
+                               const struct fs_record *parent)
+{
+    const int64_t now = fs_time_now();
+    struct fs_record record = {
+        .file = {.ino = ino, .is_inline = true},
+        .atime_ns = now,
+        .mtime_ns = now,
+        .ctime_ns = now,
+        .btime_ns = now,
+        .mode = mode,
+        .uid = caller->uid,
+        .gid = caller->gid,
+        .nlink = S_ISDIR(mode) ? 2 : 1,
+        .codec = parent->codec,
+        .codec_level = parent->codec_level,
+    };
+    if (parent->mode & S_ISGID) {
+        record.gid = parent->gid;
+        if (S_ISDIR(mode))
+            record.mode |= S_ISGID;
+    }
+    return record;
+}
+
 const struct kv_codec_spec *fs_record_codec(const struct fs_record *record,
                                             struct kv_codec_spec *spec)
 {

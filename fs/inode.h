@@ -16,6 +16,10 @@
 #include "fs/lock.h"
 #include "fs/volume.h"
 
+#include <stdatomic.h>
+
+#define FS_WRITE_ENDS 256u /* a power of two */
+
 struct fs_volume {
     struct kv_store *store;       /* borrowed; immutable after open */
     struct fs_data data;          /* immutable after open */
@@ -33,11 +37,18 @@ struct fs_volume {
     uint64_t ino_next;                     /* ino_mutex: the next to hand out */
     uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
     struct fs_volume_record volume_record; /* ino_mutex */
-    int64_t (*now)(void);                  /* immutable after open; NULL: the wall clock */
-    pthread_mutex_t expiry_mutex;          /* innermost */
+    char reserved[FS_NAME_MAX + 1];        /* immutable once it is used; "": none */
+    /* Where the last write of a file ended, mixed with its number; files share places by hash. A
+     * guess at who writes in order: relaxed, and whoever was overwritten is taken for random. */
+    _Atomic uint64_t write_ends[FS_WRITE_ENDS];
+    int64_t (*now)(void);         /* immutable after open; NULL: the wall clock */
+    pthread_mutex_t expiry_mutex; /* innermost */
     pthread_cond_t expiry_nearer;
     int64_t expiry_next_ns; /* expiry_mutex: when something expires that fs_expire has not met */
 };
+
+/* Is that name in the root set aside? */
+bool fs_volume_is_reserved(const struct fs_volume *volume, const char *name, size_t name_len);
 
 /* An inode in hand: what it is, and the key under which that stands. */
 struct fs_item {
@@ -130,6 +141,10 @@ KV_MUST_CHECK int fs_directory_is_empty(struct fs_volume *volume, uint64_t direc
 
 /* A number never used before. */
 KV_MUST_CHECK int fs_ino_allocate(struct fs_volume *volume, uint64_t *ino);
+
+/* A new inode in the directory `parent`: empty, with one name, stamped with the time. */
+struct fs_record fs_record_new(const struct fs_caller *caller, uint64_t ino, uint32_t mode,
+                               const struct fs_record *parent);
 
 /* How a file's content is to be packed; NULL: as the image says. */
 const struct kv_codec_spec *fs_record_codec(const struct fs_record *record,

@@ -75,3 +75,17 @@ void fs_lock_drop(struct fs_locks *locks, struct fs_lock_set *set)
     }
     *set = (struct fs_lock_set)FS_LOCK_SET_INIT;
 }
+
+void fs_lock_take_all(struct fs_locks *locks)
+{
+    for (size_t i = 0; i < FS_STRIPE_COUNT; i++) {
+        const int err = pthread_rwlock_wrlock(&locks->stripes[i]);
+        KV_ASSERT(err == 0);
+    }
+}
+
+void fs_lock_drop_all(struct fs_locks *locks)
+{
+    for (size_t i = FS_STRIPE_COUNT; i-- > 0;)
+        pthread_rwlock_unlock(&locks->stripes[i]);
+}

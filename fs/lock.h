@@ -45,4 +45,8 @@ void fs_lock_take(struct fs_locks *locks, struct fs_lock_set *set);
 /* Give all back and empty the set; nothing happens if it is not held. */
 void fs_lock_drop(struct fs_locks *locks, struct fs_lock_set *set);
 
+/* All there are, exclusively: nobody else reads or changes any inode until they are dropped. */
+void fs_lock_take_all(struct fs_locks *locks);
+void fs_lock_drop_all(struct fs_locks *locks);
+
 #endif

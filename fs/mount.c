@@ -27,6 +27,7 @@
 
 #include "fs/auto_unmount.h"
 #include "fs/confine.h"
+#include "fs/control.h"
 #include "fs/expirer.h"
 #include "fs/fuse_ops.h"
 #include "fs/transport.h"
@@ -41,7 +42,13 @@ struct fs_mount {
     bool mounted;
     bool count_requests;
     bool confine, seccomp;
-    kv_log_fn *log;
+    struct fs_health *health;
+    struct fs_prefetch *prefetch;
+    struct fs_notifier *notifier;
+    struct fs_control_apply *apply;
+    struct fs_settings *settings;
+    _Atomic unsigned log_level; /* enum fs_log_level */
+    kv_log_fn *log;             /* where filter_log sends on to */
     void *log_context;
     bool masked; /* old_mask is to be restored */
     unsigned threads;
@@ -80,6 +87,23 @@ static int fail(struct kv_error *error, int err, const char *format, ...)
     return err;
 }
 
+/* The log of everything in a mount: what is important enough goes on to where it was asked for. */
+static void filter_log(void *context, enum kv_log_level level, const char *line)
+{
+    static const enum kv_log_level least[] = {[FS_LOG_DEBUG] = KV_LOG_DEBUG,
+                                              [FS_LOG_INFO] = KV_LOG_INFO,
+                                              [FS_LOG_WARNING] = KV_LOG_WARNING,
+                                              [FS_LOG_ERROR] = KV_LOG_ERROR};
+    struct fs_mount *mount = context;
+    const unsigned wanted = atomic_load_explicit(&mount->log_level, memory_order_relaxed);
+    if (level > least[wanted <= FS_LOG_ERROR ? wanted : FS_LOG_DEBUG])
+        return;
+    if (mount->log)
+        mount->log(mount->log_context, level, line);
+    else if (level <= KV_LOG_WARNING)
+        fprintf(stderr, "kvfs: %s\n", line);
+}
+
 static void mount_signals(sigset_t *set)
 {
     sigemptyset(set);
@@ -106,6 +130,45 @@ static int check_directory(const struct fs_mount_options *options, struct fs_mou
     return 0;
 }
 
+/* What watches the mount, and the directory that shows it. */
+static int open_control(const struct fs_mount_options *options, struct fs_mount *mount,
+                        struct kv_error *reason)
+{
+    struct fs_fuse *fuse = &mount->fuse;
+    int err = fs_counters_init(&fuse->counters, options->metrics);
+    if (err)
+        return err;
+    mount->health =
+        fs_health_new(fuse->volume, &fuse->counters, options->read_only, &options->alerts);
+    if (!mount->health)
+        return -ENOMEM;
+    if (strcmp(options->control, FS_CONTROL_NONE) == 0)
+        return 0;
+    const struct fs_settings_parts settings_parts = {.volume = fuse->volume,
+                                                     .counters = &fuse->counters,
+                                                     .health = mount->health,
+                                                     .log_level = &mount->log_level};
+    mount->prefetch = fs_prefetch_new(fuse->volume);
+    mount->settings = fs_settings_new(options, &settings_parts);
+    mount->notifier = fs_notifier_new(fuse->volume);
+    mount->apply = mount->notifier ? fs_control_apply_new(fuse->volume, mount->notifier) : NULL;
+    if (!mount->prefetch || !mount->settings || !mount->apply)
+        return -ENOMEM;
+    const struct fs_control_parts parts = {.volume = fuse->volume,
+                                           .counters = &fuse->counters,
+                                           .health = mount->health,
+                                           .prefetch = mount->prefetch,
+                                           .settings = mount->settings,
+                                           .apply = mount->apply,
+                                           .name = options->control,
+                                           .read_only = options->read_only,
+                                           .owner = fuse->owner,
+                                           .group = (uint32_t)getegid()};
+    err = fs_control_new(&parts, &fuse->control, reason);
+    fuse->protocol.control = fuse->control;
+    return err;
+}
+
 static int open_volume(const struct fs_mount_options *options, struct fs_mount *mount,
                        struct kv_error *error)
 {
@@ -118,16 +181,17 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .blob_percent = options->extent_percent,
         .buffered_io = options->buffered_io,
         .no_background = true, /* see fs_mount_serve */
-        .log = options->log,
-        .log_context = options->log_context,
+        .metrics = options->metrics,
+        .log = filter_log,
+        .log_context = mount,
     };
     int err = kv_open(options->image, &open_options, &mount->store, error);
     if (err)
         return err;
     const struct fs_volume_options volume_options = {
         .read_only = options->read_only,
-        .log = options->log,
-        .log_context = options->log_context,
+        .log = filter_log,
+        .log_context = mount,
         .keeps_setgid = fs_fuse_keeps_setgid,
         .kills_privileges = fs_fuse_kills_privileges,
         .is_owner = fs_fuse_is_owner,
@@ -143,6 +207,10 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();
     fs_protocol_init(&mount->fuse.protocol, mount->fuse.volume, &mount->fuse.counters);
+    err = open_control(options, mount, &reason);
+    if (err)
+        return fail(error, err, "%s: %s", options->image,
+                    reason.text[0] ? reason.text : strerror(-err));
     return 0;
 }
 
@@ -246,7 +314,7 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
         }
     }
     const struct fs_transport_hooks hooks =
-        fs_protocol_hooks(&mount->fuse.protocol, options->log, options->log_context);
+        fs_protocol_hooks(&mount->fuse.protocol, filter_log, mount);
     struct kv_error words = {.text = ""};
     err = fs_transport_open(mount->session, options->transport, mount->threads, &hooks,
                             &mount->transport, &words);
@@ -269,6 +337,7 @@ int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
     mount->confine = options->confine;
     mount->seccomp = options->seccomp;
     mount->log = options->log;
+    atomic_init(&mount->log_level, options->log_level);
     mount->log_context = options->log_context;
     mount->threads = options->threads;
     mount->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -369,9 +438,13 @@ int fs_mount_serve(struct fs_mount *mount)
         return -errno;
     /* Rights are a thread's own, and threads inherit them: first one, then the others. */
     if (mount->confine)
-        fs_confine(mount->seccomp, mount->log, mount->log_context);
+        fs_confine(mount->seccomp, filter_log, mount);
     struct fs_expirer *expirer = NULL;
     int err = kv_start_background(mount->store);
+    if (!err)
+        err = fs_health_start(mount->health);
+    if (!err && mount->notifier)
+        err = fs_notifier_start(mount->notifier, mount->session);
     if (!err)
         err = fs_transport_start(mount->transport);
     if (err)
@@ -387,14 +460,21 @@ int fs_mount_serve(struct fs_mount *mount)
     const bool asked = wait_for_end(mount, signal_fd);
     fs_scrub_stop(mount->fuse.scrub, true);
     fs_expirer_stop(expirer); /* while requests are served: it may wait for one in the kernel */
+    if (mount->prefetch)
+        fs_prefetch_stop(mount->prefetch);
     if (asked) {
         /* With nothing open the kernel ends the session now, after its last forgets. */
         struct pollfd done = {.fd = fs_transport_done_fd(mount->transport), .events = POLLIN};
         detach(mount);
         (void)poll(&done, 1, 1000);
     }
+    if (mount->notifier) /* before the workers: one may wait for it */
+        fs_notifier_stop(mount->notifier);
     fs_transport_stop(mount->transport);
 out:
+    if (mount->notifier)
+        fs_notifier_stop(mount->notifier);
+    fs_health_stop(mount->health);
     close(signal_fd);
     return err;
 }
@@ -428,6 +508,13 @@ int fs_mount_close(struct fs_mount *mount)
     if (mount->session)
         fuse_session_destroy(mount->session);
     fs_scrub_free(mount->fuse.scrub);
+    fs_control_free(mount->fuse.control);
+    fs_control_apply_free(mount->apply);
+    fs_notifier_free(mount->notifier);
+    fs_settings_free(mount->settings);
+    fs_prefetch_free(mount->prefetch);
+    fs_health_free(mount->health);
+    fs_counters_release(&mount->fuse.counters);
     fs_volume_close(mount->fuse.volume);
     if (mount->store)
         err = kv_close(mount->store);

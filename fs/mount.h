@@ -10,11 +10,27 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "fs/alerts.h"
 #include "fs/transport.h"
 #include "kv/kv.h"
 
 struct fs_mount;
+struct fs_mount_options;
 struct fs_volume;
+
+/* The least important lines that are logged. */
+enum fs_log_level { FS_LOG_DEBUG, FS_LOG_INFO, FS_LOG_WARNING, FS_LOG_ERROR };
+
+/* Settings by their names, for who shows and changes them on a mount (fs/control.h). */
+struct fs_settings_words {
+    /* -ENOENT no such setting; -EINVAL, with the words in `error`, a value that may not be. */
+    int (*set)(const char *key, const char *value, struct fs_mount_options *options,
+               struct kv_error *error);
+    /* "key=value" of the index-th; false: there are no more. */
+    bool (*show)(size_t index, const struct fs_mount_options *options, char *line, size_t cap);
+};
+
+#define FS_CONTROL_NAME_MAX 64u /* bytes, with the terminating zero */
 
 /* What mounts may ask for. All zero is a sensible default; strings are borrowed for the call. */
 struct fs_mount_options {
@@ -36,8 +52,13 @@ struct fs_mount_options {
     bool seccomp;        /* ... also system calls */
     bool auto_unmount;   /* a child unmounts when this process ends without doing so */
     const char *extra;   /* generic mount options, comma-separated: "noatime,nosuid" */
-    kv_log_fn *log;      /* NULL: standard error */
-    void *log_context;   /* borrowed until fs_mount_close */
+    char control[FS_CONTROL_NAME_MAX]; /* name of the control directory; "": .kvfs; "none" */
+    uint32_t metrics;                  /* enum kv_metric_category; what is timed and shown */
+    uint32_t log_level;                /* enum fs_log_level */
+    struct fs_alerts alerts;
+    const struct fs_settings_words *words; /* NULL: settings can neither be shown nor changed */
+    kv_log_fn *log;                        /* NULL: standard error */
+    void *log_context;                     /* borrowed until fs_mount_close */
 };
 
 /*
@@ -49,6 +70,7 @@ struct fs_mount_options {
  *
  * Returns 0; what kv_open returns; -EMEDIUMTYPE the image holds keys but no filesystem;
  * -EPROTONOSUPPORT a filesystem version this build does not know; -ENODEV no /dev/fuse;
+ * -EEXIST the image has an entry where the control directory is to be;
  * -ENOTDIR or -ENOENT the directory; -EINVAL an option; -EPERM or -EIO mounting failed.
  */
 KV_MUST_CHECK int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **mount,
@@ -81,6 +103,8 @@ KV_MUST_CHECK int fs_mount_close(struct fs_mount *mount);
  * figures. Hidden from listings.
  */
 #define FS_XATTR_STATS "system.kvfs.stats"
+/* Likewise: the name of the control directory, or "none". */
+#define FS_XATTR_CONTROL "system.kvfs.control"
 /* Setting it (any value, root or the mount's owner only) returns when all is checkpointed. */
 #define FS_XATTR_SYNC "system.kvfs.sync"
 /* Setting it (likewise) starts or stops a scrub; reading it says how that is getting on and what

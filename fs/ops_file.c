@@ -49,6 +49,15 @@ static int finish_change(struct fs_volume *volume, struct fs_data_change *change
     return err ? err : fs_change_apply(volume, change, flags);
 }
 
+/* Does a write go on where the file's last one ended? From now on this one is the last. */
+static bool goes_on(struct fs_volume *volume, uint64_t ino, uint64_t offset, size_t length)
+{
+    const uint64_t mixed = ino * 0x9e3779b97f4a7c15ull;
+    _Atomic uint64_t *const end = &volume->write_ends[(mixed >> 32) % FS_WRITE_ENDS];
+    return atomic_exchange_explicit(end, mixed + offset + length, memory_order_relaxed) ==
+           mixed + offset;
+}
+
 static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
                        size_t length, bool kill_privileges, bool tight)
 {
@@ -60,6 +69,7 @@ static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, 
     if (err)
         return err;
     change.tight = tight;
+    change.in_order = goes_on(volume, ino, offset, length);
     fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
     fs_lock_take(volume->locks, &locks);
     err = load_regular(volume, ino, &item);

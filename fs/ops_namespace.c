@@ -37,31 +37,6 @@ void fs_forget(struct fs_volume *volume, uint64_t ino, uint64_t count)
 
 /* ---- creating ----------------------------------------------------------------- */
 
-static struct fs_record new_record(const struct fs_caller *caller, uint64_t ino, uint32_t mode,
-                                   const struct fs_record *parent)
-{
-    const int64_t now = fs_time_now();
-    struct fs_record record = {
-        .file = {.ino = ino, .is_inline = true},
-        .atime_ns = now,
-        .mtime_ns = now,
-        .ctime_ns = now,
-        .btime_ns = now,
-        .mode = mode,
-        .uid = caller->uid,
-        .gid = caller->gid,
-        .nlink = S_ISDIR(mode) ? 2 : 1,
-        .codec = parent->codec,
-        .codec_level = parent->codec_level,
-    };
-    if (parent->mode & S_ISGID) {
-        record.gid = parent->gid;
-        if (S_ISDIR(mode))
-            record.mode |= S_ISGID;
-    }
-    return record;
-}
-
 static int store_target(struct fs_volume *volume, struct fs_data_change *change,
                         const struct fs_new_node *node, struct fs_record *record)
 {
@@ -150,7 +125,7 @@ static int create_once(struct fs_volume *volume, const struct fs_caller *caller,
         err = err ? err : -EEXIST;
         goto out;
     }
-    item.record = new_record(caller, ino, node->mode & (S_IFMT | 07777u), &parent.record);
+    item.record = fs_record_new(caller, ino, node->mode & (S_IFMT | 07777u), &parent.record);
     item.record.rdev = node->rdev;
     err = put_new(volume, &change, caller, &parent, node, name, name_len, &item);
     if (err)
@@ -201,7 +176,7 @@ static int create_unnamed_once(struct fs_volume *volume, const struct fs_caller 
     err = fs_directory_load(volume, directory, &parent);
     if (err)
         goto out;
-    item.record = new_record(caller, ino, S_IFREG | (mode & 07777u), &parent.record);
+    item.record = fs_record_new(caller, ino, S_IFREG | (mode & 07777u), &parent.record);
     item.record.nlink = 0;
     fs_key_ino(&item.key, FS_KEY_ORPHAN, ino);
     err = fs_change_inherit_acl(volume, &change, &parent.record, caller->umask, &item.record);

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <sys/sysmacros.h>
 
+#include "fs/control.h"
 #include "fs/request_form.h"
 
 /* Newer than the header of Debian 12 (Linux 6.1); names as in later headers, ours in front. */
@@ -91,10 +92,34 @@ static struct fs_fuse_sx_time sx_time(int64_t ns)
     return (struct fs_fuse_sx_time){.tv_sec = time.tv_sec, .tv_nsec = (uint32_t)time.tv_nsec};
 }
 
+/* The attributes of a node of the control directory, as a record. */
+static int control_record(struct fs_control *control, uint64_t ino, struct fs_record *record)
+{
+    struct stat stat;
+    const int err = fs_control_getattr(control, ino, &stat);
+    if (err)
+        return err;
+    const int64_t made_ns = fs_time_ns(&stat.st_mtim);
+    *record = (struct fs_record){
+        .file = {.ino = stat.st_ino, .size = (uint64_t)stat.st_size},
+        .mode = stat.st_mode,
+        .uid = stat.st_uid,
+        .gid = stat.st_gid,
+        .nlink = (uint32_t)stat.st_nlink,
+        .atime_ns = made_ns,
+        .mtime_ns = made_ns,
+        .ctime_ns = made_ns,
+        .btime_ns = made_ns,
+    };
+    return 0;
+}
+
 static void serve_statx(struct fs_protocol *protocol, const struct fuse_in_header *header)
 {
     struct fs_record record;
-    int err = fs_getattr(protocol->volume, header->nodeid, &record);
+    int err = fs_control_owns(header->nodeid)
+                  ? control_record(protocol->control, header->nodeid, &record)
+                  : fs_getattr(protocol->volume, header->nodeid, &record);
     if (err) {
         answer_alone(header->unique,
                      fs_volume_visible_error(protocol->volume, "statx", header->nodeid, NULL, err),
@@ -153,6 +178,11 @@ static void serve_tmpfile(struct fs_protocol *protocol, const struct fuse_in_hea
 {
     const struct fs_caller caller = {.uid = header->uid, .gid = header->gid, .umask = in->umask};
     struct fs_record record;
+    if (fs_control_owns(header->nodeid)) {
+        answer_alone(header->unique, fs_control_refuse(protocol->control, "tmpfile", NULL), NULL,
+                     0);
+        return;
+    }
     int err = fs_create_unnamed(protocol->volume, &caller, header->nodeid, in->mode, &record);
     if (err) {
         answer_alone(
@@ -212,6 +242,9 @@ static size_t see_request(void *context, void *bytes, size_t length)
         return 0; /* there is nobody to answer */
     memcpy(&header, bytes, sizeof header);
     fs_counters_add(protocol->counters, header.opcode);
+    const uint64_t begun_ns = fs_counters_begin(protocol->counters);
+    if (begun_ns)
+        fs_transport_begun(header.opcode, begun_ns);
     const bool long_setxattr = atomic_load(&protocol->init_offered) & FUSE_SETXATTR_EXT;
     if (!fs_request_is_whole(bytes, length, long_setxattr)) {
         if (fs_request_is_answered(header.opcode))
@@ -265,6 +298,12 @@ static size_t see_request(void *context, void *bytes, size_t length)
     default:
         return length;
     }
+}
+
+static void note_served(void *context, uint32_t opcode, uint64_t begun_ns)
+{
+    struct fs_protocol *protocol = context;
+    fs_counters_end(protocol->counters, opcode, begun_ns);
 }
 
 void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback)
@@ -337,6 +376,7 @@ struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol, kv_log
     return (struct fs_transport_hooks){
         .context = protocol,
         .request = see_request,
+        .served = note_served,
         .reply = see_reply,
         .log = log,
         .log_context = log_context,

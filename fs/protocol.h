@@ -19,11 +19,13 @@
 #include "fs/transport.h"
 #include "fs/volume.h"
 
+struct fs_control;
 struct fuse_conn_info;
 
 struct fs_protocol {
     struct fs_volume *volume;
     struct fs_counters *counters;
+    struct fs_control *control;        /* NULL: none; immutable once requests come */
     _Atomic uint64_t init_unique;      /* of the INIT request on its way, 0: none */
     _Atomic uint64_t init_offered;     /* what the kernel can do: flags, flags2 above */
     _Atomic bool init_done;            /* INIT was answered well: what it offered is settled */

@@ -103,6 +103,7 @@ static ssize_t read_request(int fd, void *bytes, size_t cap, void *userdata)
         const size_t left = hooks->request(hooks->context, bytes, (size_t)length);
         if (left)
             return (ssize_t)left;
+        fs_worker_served(worker);
     }
 }
 
@@ -160,6 +161,21 @@ void fs_transport_note(unsigned note)
 {
     KV_ASSERT(fs_worker_current);
     fs_worker_current->note = note;
+}
+
+void fs_transport_begun(uint32_t opcode, uint64_t begun_ns)
+{
+    KV_ASSERT(fs_worker_current);
+    fs_worker_current->opcode = opcode;
+    fs_worker_current->begun_ns = begun_ns;
+}
+
+void fs_worker_served(struct fs_worker *worker)
+{
+    const struct fs_transport_hooks *hooks = fs_worker_hooks(worker);
+    if (worker->begun_ns)
+        hooks->served(hooks->context, worker->opcode, worker->begun_ns);
+    worker->begun_ns = 0;
 }
 
 unsigned fs_transport_noted(void)

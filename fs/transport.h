@@ -36,6 +36,8 @@ struct fs_transport_hooks {
      * changed), or 0 when the request has been answered already.
      */
     size_t (*request)(void *context, void *bytes, size_t length);
+    /* A request of which fs_transport_begun was told has been served. */
+    void (*served)(void *context, uint32_t opcode, uint64_t begun_ns);
     /*
      * A reply on its way out; pieces may be changed in place. With `ring` a reply to INIT is to
      * ask for the ring. True: it does.
@@ -77,6 +79,8 @@ void *fs_transport_buffer(void);
 /* A word about the request being served, from the hook that saw it to its handler. */
 void fs_transport_note(unsigned note);
 unsigned fs_transport_noted(void);
+/* From the hook: the request being served began then (not 0), and its end is to be told. */
+void fs_transport_begun(uint32_t opcode, uint64_t begun_ns);
 
 /* Answer the request being served without libfuse. 0 or a negative errno. */
 int fs_transport_reply(const struct iovec *pieces, int count);

@@ -39,6 +39,7 @@ void fs_device_serve(struct fs_worker *worker)
         if (length <= 0)
             break; /* unmounted, or the device is broken */
         fuse_session_process_buf(session, &request);
+        fs_worker_served(worker);
     }
     free(request.mem);
 }

@@ -250,6 +250,7 @@ static void serve_request(struct fs_worker *worker)
     }
     if (!entry->answered)
         set_reply(entry, -EIO, 0);
+    fs_worker_served(worker);
     prepare(worker, FS_URING_COMMIT_AND_FETCH);
 }
 

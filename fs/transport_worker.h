@@ -20,7 +20,9 @@ struct fs_worker {
     bool started;
     _Atomic bool waiting; /* in a system call that may be interrupted: no request is served */
     unsigned note;
-    void *buffer; /* FS_REPLY_MAX bytes; made when first asked for */
+    uint32_t opcode;   /* of the request that is served ... */
+    uint64_t begun_ns; /* ... and since when; 0: nobody wants to know */
+    void *buffer;      /* FS_REPLY_MAX bytes; made when first asked for */
 
     int fd;                      /* the device, or a clone of it */
     bool owns_fd;                /* it is a clone */
@@ -33,6 +35,8 @@ extern __thread struct fs_worker *fs_worker_current;
 
 struct fuse_session *fs_worker_session(struct fs_worker *worker);
 const struct fs_transport_hooks *fs_worker_hooks(struct fs_worker *worker);
+/* The request was answered, or needs no answer. */
+void fs_worker_served(struct fs_worker *worker);
 void fs_worker_log(struct fs_worker *worker, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);
 

@@ -187,6 +187,18 @@ void fs_volume_close(struct fs_volume *volume)
     free(volume);
 }
 
+void fs_volume_reserve(struct fs_volume *volume, const char *name)
+{
+    KV_ASSERT(strlen(name) <= FS_NAME_MAX);
+    strcpy(volume->reserved, name);
+}
+
+bool fs_volume_is_reserved(const struct fs_volume *volume, const char *name, size_t name_len)
+{
+    return name_len == strlen(volume->reserved) && name_len &&
+           memcmp(name, volume->reserved, name_len) == 0;
+}
+
 struct kv_store *fs_volume_store(struct fs_volume *volume)
 {
     return volume->store;

@@ -51,6 +51,13 @@ KV_MUST_CHECK int fs_volume_open(struct kv_store *store, const struct fs_volume_
 /* Delete what the kernel had open without a name, and release everything but the store. */
 void fs_volume_close(struct fs_volume *volume);
 
+/*
+ * Set a name in the root aside, which nothing in the image has: fs_apply makes none of it. For
+ * what a mount shows there; single operations are refused above (fs/fuse_control.h). Before
+ * anybody uses the volume; name: at most FS_NAME_MAX bytes.
+ */
+void fs_volume_reserve(struct fs_volume *volume, const char *name);
+
 struct kv_store *fs_volume_store(struct fs_volume *volume);
 void fs_volume_log(struct fs_volume *volume, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);

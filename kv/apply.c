@@ -321,7 +321,12 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
         return -EROFS;
     for (unsigned tries = 0;; tries++) {
         const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
-        int err = kv_apply_write_blob(store, bytes, length, codec, ref, written);
+        struct kv_blob_source source = {.bytes = bytes, .length = length};
+        int err = kv_apply_write_blobs(store, &source, 1, codec);
+        if (!err) {
+            *ref = source.ref;
+            *written = source.written;
+        }
         if (err != -ENOSPC || tries == 1 || !checkpoint_may_help(store)) {
             if (!err || err == -ENOSPC)
                 kv_store_note_host(store, err == -ENOSPC);
@@ -333,12 +338,28 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
     }
 }
 
+int kv_blob_write_many(struct kv_store *store, struct kv_blob_source *sources, size_t count,
+                       const struct kv_codec_spec *codec)
+{
+    if (count > KV_BLOB_SOURCES_MAX)
+        return -EINVAL;
+    int err = store->read_only ? -EROFS : kv_apply_write_blobs(store, sources, count, codec);
+    if (err != -ENOSPC) {
+        if (!err)
+            kv_store_note_host(store, false);
+        return err;
+    }
+    err = 0;
+    for (size_t i = 0; i < count && !err; i++) /* a checkpoint may help each of the others */
+        if (!sources[i].written)
+            err = kv_blob_write(store, sources[i].bytes, sources[i].length, codec, &sources[i].ref,
+                                &sources[i].written);
+    return err;
+}
+
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref)
 {
-    uint64_t block;
-    uint32_t count;
-    if (!kv_blobs_extent(&store->blobs, ref, &block, &count))
-        kv_space_unalloc(store->space, block, count);
+    kv_blobs_discard(&store->blobs, ref);
 }
 
 int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset, void *buf,

@@ -52,13 +52,15 @@ static int large_keep(struct large *large, const struct kv_blob_ref *ref, size_t
     return 0;
 }
 
-int kv_apply_write_blob(struct kv_store *store, const void *bytes, size_t length,
-                        const struct kv_codec_spec *codec, struct kv_blob_ref *ref, size_t *written)
+int kv_apply_write_blobs(struct kv_store *store, struct kv_blob_source *sources, size_t count,
+                         const struct kv_codec_spec *codec)
 {
+    for (size_t i = 0; i < count; i++)
+        sources[i].written = 0;
     if (atomic_load_explicit(&store->failure, memory_order_acquire))
         return -EROFS;
     const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
-    const int err = kv_blobs_write(&store->blobs, bytes, length, codec, epoch, ref, written);
+    const int err = kv_blobs_write_many(&store->blobs, sources, count, codec, epoch);
     return err == -EIO ? kv_store_fail(store, err, "writing a blob") : err;
 }
 
@@ -69,21 +71,19 @@ static int large_write(struct kv_store *store, struct large *large, const uint8_
     while (length) {
         if (large->count >= max)
             return -ENOSPC;
-        struct kv_blob_ref ref;
-        size_t written;
-        int err = kv_apply_write_blob(store, bytes, kv_min_u64(length, KV_BLOB_MAX), NULL, &ref,
-                                      &written);
+        struct kv_blob_source source = {.bytes = bytes, .length = kv_min_u64(length, KV_BLOB_MAX)};
+        int err = kv_apply_write_blobs(store, &source, 1, NULL);
         if (err)
             return err;
-        err = note_fresh(prepared, &ref);
+        err = note_fresh(prepared, &source.ref);
         if (err) {
-            kv_blob_discard(store, &ref);
+            kv_blob_discard(store, &source.ref);
             return err;
         }
         large->fresh_mask |= 1ull << large->count;
-        large->refs[large->count++] = ref;
-        bytes += written;
-        length -= written;
+        large->refs[large->count++] = source.ref;
+        bytes += source.written;
+        length -= source.written;
     }
     return 0;
 }

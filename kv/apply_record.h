@@ -27,8 +27,7 @@ KV_MUST_CHECK int kv_record_build(struct kv_store *store, const struct kv_batch 
 void kv_prepared_discard(struct kv_store *store, struct prepared *prepared);
 
 /* -ENOSPC: a checkpoint may help, which is not made here: we may hold the writer lock. */
-KV_MUST_CHECK int kv_apply_write_blob(struct kv_store *store, const void *bytes, size_t length,
-                                      const struct kv_codec_spec *codec, struct kv_blob_ref *ref,
-                                      size_t *written);
+KV_MUST_CHECK int kv_apply_write_blobs(struct kv_store *store, struct kv_blob_source *sources,
+                                       size_t count, const struct kv_codec_spec *codec);
 
 #endif

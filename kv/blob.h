@@ -11,7 +11,9 @@
 #define KV_BLOB_H
 
 #include "kv/blob_cache.h"
+#include "kv/blob_pending.h"
 #include "kv/buffer.h"
+#include "kv/crew.h"
 #include "kv/device.h"
 #include "kv/format.h"
 #include "kv/space.h"
@@ -22,8 +24,10 @@ struct kv_blobs {
     struct kv_device *device;
     struct kv_space *space;
     struct kv_buffers *buffers;
-    struct kv_blob_cache *cache; /* NULL: none */
-    struct kv_codec_spec codec;  /* default */
+    struct kv_blob_cache *cache;     /* NULL: none */
+    struct kv_blob_pending *pending; /* NULL: each blob is on the device when it was written */
+    struct kv_crew *crew;            /* NULL: nobody helps */
+    struct kv_codec_spec codec;      /* default */
     _Atomic uint64_t reads, read_bytes, writes, write_bytes;
 };
 
@@ -35,7 +39,19 @@ KV_MUST_CHECK int kv_blobs_extent(const struct kv_blobs *blobs, const struct kv_
 KV_MUST_CHECK int kv_blobs_write(struct kv_blobs *blobs, const void *bytes, size_t length,
                                  const struct kv_codec_spec *codec, uint64_t epoch,
                                  struct kv_blob_ref *ref, size_t *written);
-#define KV_BLOBS_AT_ONCE 8u /* that are read with one submission */
+/* As kv_blob_write_many of kv.h, KV_BLOB_SOURCES_MAX at most. */
+KV_MUST_CHECK int kv_blobs_write_many(struct kv_blobs *blobs, struct kv_blob_source *sources,
+                                      size_t count, const struct kv_codec_spec *codec,
+                                      uint64_t epoch);
+/* As kv_blob_discard of kv.h. */
+void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
+/*
+ * Bring all that was written before to the device. A flush of the device then makes it durable:
+ * whoever makes durable what refers to blobs calls this first.
+ */
+KV_MUST_CHECK int kv_blobs_flush(struct kv_blobs *blobs);
+#define KV_BLOBS_AT_ONCE  8u  /* that are verified with one submission */
+#define KV_BLOB_PARTS_MAX 32u /* that are read with one */
 /* As kv_blob_read of kv.h. */
 KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts,
                                 size_t count);

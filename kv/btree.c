@@ -166,6 +166,26 @@ int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_le
     return get(btree, VIEW_RESIDENT, key, key_len, buf, buf_cap, value_len, kind, missing);
 }
 
+int kv_btree_get_floor(struct kv_btree *btree, const void *key, size_t key_len, void *found,
+                       size_t *found_len, void *buf, size_t buf_cap, size_t *value_len,
+                       uint8_t *kind)
+{
+    for (;;) {
+        struct kv_page_view leaf;
+        uint64_t missing;
+        int err = view_leaf(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+        if (err)
+            return err;
+        err = kv_node_floor_racy(leaf.bytes, btree->node_bytes, key, key_len, found, found_len, buf,
+                                 buf_cap, value_len, kind);
+        if (!kv_node_covers_racy(leaf.bytes, btree->node_bytes, key, key_len))
+            err = -EAGAIN;
+        if (!kv_pager_view_valid(&leaf))
+            continue;
+        return err == -EAGAIN ? -EUCLEAN : err;
+    }
+}
+
 int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len, size_t room)
 {
     struct kv_page_view leaf;

@@ -5,8 +5,8 @@
  * page changed under them (optimistic lock coupling); the one writer pins its path. Nodes
  * split upwards from a full leaf, and merge below 30 %.
  *
- * Threads: kv_btree_get, _get_resident, _fault, _leaf_at, _leaf_before: any. All others: the
- * writer.
+ * Threads: kv_btree_get, _get_floor, _get_resident, _fault, _leaf_at, _leaf_before: any. All
+ * others: the writer.
  */
 #ifndef KV_BTREE_H
 #define KV_BTREE_H
@@ -39,6 +39,13 @@ KV_MUST_CHECK int kv_btree_create(struct kv_btree *btree);
 /* Copy a value's stored bytes (as kv_node_value_racy does). 0; -ENOENT; damage or I/O errors. */
 KV_MUST_CHECK int kv_btree_get(struct kv_btree *btree, const void *key, size_t key_len, void *buf,
                                size_t buf_cap, size_t *value_len, uint8_t *kind);
+/*
+ * The same for the last key that is not above `key`, which goes to `found` (KV_KEY_MAX bytes).
+ * -ENOENT: there is none in the leaf that covers `key`; one before it may have it.
+ */
+KV_MUST_CHECK int kv_btree_get_floor(struct kv_btree *btree, const void *key, size_t key_len,
+                                     void *found, size_t *found_len, void *buf, size_t buf_cap,
+                                     size_t *value_len, uint8_t *kind);
 /*
  * The same with what is in memory. -EAGAIN: a page is not, *missing says which; give it to
  * kv_pager_prefetch and come again.

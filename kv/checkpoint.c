@@ -11,7 +11,7 @@
  *   1. gate: seal the log at position L, open epoch n + 1
  *   2. pages of n, to new space
  *   3. page map blocks and bitmaps of n, to new space or to the copy that is not active
- *   4. flush; superblock n; flush
+ *   4. blobs that wait to be written; flush; superblock n; flush
  *   5. what only older epochs reached becomes free; the log's tail moves to L
  */
 #include "kv/checkpoint.h"
@@ -53,6 +53,8 @@ static int run(struct kv_checkpoint *checkpoint, bool clean)
         return err;
     uint64_t bitmap_digest, used_blocks;
     err = kv_space_write(checkpoint->space, notes.epoch, &bitmap_digest, &used_blocks);
+    if (!err && !KV_PLANT(checkpoint_without_blobs))
+        err = kv_blobs_flush(checkpoint->blobs);
     if (!err && !KV_PLANT(flush_left_out))
         err = kv_device_flush(checkpoint->device);
     if (err)
@@ -80,10 +82,27 @@ static int run(struct kv_checkpoint *checkpoint, bool clean)
     return 0;
 }
 
+/* Of the tree so far; what writers write out early counts to the checkpoint that is under way. */
+static uint64_t tree_write_bytes(struct kv_checkpoint *checkpoint)
+{
+    struct kv_pager_stats pager;
+    kv_pager_stats(checkpoint->pager, &pager);
+    return pager.write_bytes + kv_pagemap_write_bytes(checkpoint->map);
+}
+
 int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean)
 {
+    struct kv_metrics *metrics = checkpoint->device->metrics;
+    const uint64_t begin = kv_metrics_begin(metrics, KV_METRIC_WAL);
+    const uint64_t bytes_before = tree_write_bytes(checkpoint);
     /* Half a checkpoint can not be gone on with, nor may the next one begin. */
     const int err = checkpoint->failed ? -EIO : run(checkpoint, clean);
     checkpoint->failed = err != 0;
+    const uint64_t bytes = tree_write_bytes(checkpoint) - bytes_before;
+    (void)atomic_fetch_add_explicit(&checkpoint->bytes, bytes, memory_order_relaxed);
+    if (begin && !err) {
+        kv_metrics_end(metrics, KV_HISTOGRAM_CHECKPOINT, begin);
+        kv_metrics_note(metrics, KV_HISTOGRAM_CHECKPOINT_BYTES, bytes);
+    }
     return err;
 }

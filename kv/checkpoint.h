@@ -6,6 +6,7 @@
 #ifndef KV_CHECKPOINT_H
 #define KV_CHECKPOINT_H
 
+#include "kv/blob.h"
 #include "kv/pager.h"
 #include "kv/superblock.h"
 #include "kv/wal.h"
@@ -19,11 +20,13 @@ struct kv_checkpoint {
     struct kv_space *space;
     struct kv_pagemap *map;
     struct kv_pager *pager;
+    struct kv_blobs *blobs;
     struct kv_wal *wal;
     struct kv_disk_superblock superblock; /* mutex; as last written */
     _Atomic uint64_t epoch;               /* the open one; changes under gate */
     _Atomic uint64_t done;                /* checkpoints written */
     bool alone;                           /* mutex; nobody else is at work: be quick */
+    _Atomic uint64_t bytes;               /* of pages and page map that they wrote */
     bool failed;                          /* mutex; one did not end: there are no more */
 };
 

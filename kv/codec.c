@@ -151,23 +151,32 @@ static int zstd_level(int level)
     return level < ZSTD_LEVEL_MAX ? level : ZSTD_LEVEL_MAX;
 }
 
+bool kv_codec_may_shrink(struct kv_codec_spec spec, const void *src, size_t length)
+{
+    KV_ASSERT(length <= LZ4_MAX_INPUT_SIZE);
+    const bool wanted = spec.codec == KV_CODEC_LZ4 || spec.codec == KV_CODEC_ZSTD;
+    return wanted && length > KV_BLOCK_BYTES &&
+           (length <= SAMPLE_THRESHOLD_BYTES || sample_shrinks(spec.codec, src, length));
+}
+
+size_t kv_codec_shrink(struct kv_codec_spec spec, const void *src, size_t length, void *dst,
+                       size_t dst_cap)
+{
+    KV_ASSERT(length > KV_BLOCK_BYTES);
+    /* A packer may fill one block less than the bytes themselves would take. */
+    const size_t limit = (size_t)(kv_blocks_for(length) - 1) * KV_BLOCK_BYTES;
+    KV_ASSERT(dst_cap >= limit);
+    return spec.codec == KV_CODEC_LZ4 ? pack_lz4(src, length, dst, limit)
+                                      : pack_zstd(src, length, dst, limit, zstd_level(spec.level));
+}
+
 size_t kv_codec_pack(struct kv_codec_spec spec, const void *src, size_t length, void *dst,
                      size_t dst_cap, enum kv_codec *used)
 {
     KV_ASSERT(dst_cap >= length);
-    KV_ASSERT(length <= LZ4_MAX_INPUT_SIZE);
-
-    size_t packed = 0;
-    /* A packer may fill one block less than the bytes themselves would take. */
-    const size_t limit =
-        length > KV_BLOCK_BYTES ? (size_t)(kv_blocks_for(length) - 1) * KV_BLOCK_BYTES : 0;
-    const bool wanted = spec.codec == KV_CODEC_LZ4 || spec.codec == KV_CODEC_ZSTD;
-    if (wanted && limit > 0 &&
-        (length <= SAMPLE_THRESHOLD_BYTES || sample_shrinks(spec.codec, src, length))) {
-        packed = spec.codec == KV_CODEC_LZ4
-                     ? pack_lz4(src, length, dst, limit)
-                     : pack_zstd(src, length, dst, limit, zstd_level(spec.level));
-    }
+    const size_t packed = kv_codec_may_shrink(spec, src, length)
+                              ? kv_codec_shrink(spec, src, length, dst, dst_cap)
+                              : 0;
     if (packed) {
         *used = spec.codec;
         return packed;

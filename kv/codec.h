@@ -22,6 +22,13 @@ uint64_t kv_digest_seed(uint64_t identity, uint64_t birth_epoch);
 size_t kv_codec_pack(struct kv_codec_spec spec, const void *src, size_t length, void *dst,
                      size_t dst_cap, enum kv_codec *used);
 
+/* The two halves of it, for who need not copy what does not shrink: is it worth trying? */
+bool kv_codec_may_shrink(struct kv_codec_spec spec, const void *src, size_t length);
+/* Then the packed length, or 0: it does not shrink by a block. dst_cap: length, rounded down to
+ * a block, at least. */
+size_t kv_codec_shrink(struct kv_codec_spec spec, const void *src, size_t length, void *dst,
+                       size_t dst_cap);
+
 /*
  * Unpack exactly raw_length bytes. `codec` comes from disk and may be any number.
  * Returns 0; -EUCLEAN unknown codec, or the bytes do not unpack to that length.

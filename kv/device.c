@@ -10,8 +10,10 @@
 
 void kv_device_close(struct kv_device *device)
 {
-    if (device)
-        device->ops->close(device);
+    if (!device)
+        return;
+    device->metrics = NULL; /* a test's device goes on without the store */
+    device->ops->close(device);
 }
 
 static bool in_range(const struct kv_device *device, uint64_t block, uint64_t block_count)
@@ -52,6 +54,14 @@ static void count_ios(struct kv_device_counts *counts, const struct kv_io *ios, 
     }
 }
 
+/* Reads and writes are never submitted together. */
+static enum kv_histogram_id submission_kind(const struct kv_io *ios, bool flush)
+{
+    if (flush)
+        return KV_HISTOGRAM_DEVICE_FLUSH;
+    return ios[0].kind == KV_IO_READ ? KV_HISTOGRAM_DEVICE_READ : KV_HISTOGRAM_DEVICE_WRITE;
+}
+
 int kv_device_submit(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
 {
     const int err = check_ranges(device, ios, io_count);
@@ -60,7 +70,11 @@ int kv_device_submit(struct kv_device *device, struct kv_io *ios, size_t io_coun
     count_ios(&device->counts, ios, io_count);
     if (flush)
         count_up(&device->counts.flushes, 1);
-    return device->ops->submit(device, ios, io_count, flush);
+    const uint64_t begin = kv_metrics_begin(device->metrics, KV_METRIC_IO);
+    const int result = device->ops->submit(device, ios, io_count, flush);
+    if (begin)
+        kv_metrics_end(device->metrics, submission_kind(ios, flush), begin);
+    return result;
 }
 
 int kv_device_read(struct kv_device *device, uint64_t block, uint32_t block_count, void *buf)

@@ -20,6 +20,7 @@
 
 #include "kv/base.h"
 #include "kv/kv.h"
+#include "kv/metrics.h"
 
 enum kv_io_kind { KV_IO_READ, KV_IO_WRITE };
 
@@ -29,6 +30,12 @@ struct kv_io {
     uint32_t block_count; /* 1.. ; the whole transfer or an error */
     void *buf;            /* aligned; borrowed until the call returns */
     int result;           /* out: 0 or negative errno */
+    /*
+     * Not NULL: it may be called, once and by the thread that waits, as soon as the request has its
+     * result, while others are still under way; or not at all. It makes no call to the device.
+     */
+    void (*done)(struct kv_io *io);
+    void *context; /* of done */
 };
 
 static inline uint64_t kv_io_bytes(const struct kv_io *io)
@@ -65,6 +72,7 @@ struct kv_device {
     bool direct_io;                 /* immutable after open */
     bool thin;                      /* immutable after open; see kv_device_reserve */
     struct kv_device_counts counts; /* relaxed atomics (__atomic) */
+    struct kv_metrics *metrics;     /* borrowed, set at open; NULL: nobody wants to know */
 };
 
 enum kv_device_flags {

@@ -115,8 +115,10 @@ static int read_merged(struct overlay *overlay, struct kv_io *ios, size_t io_cou
         if (ios[i].kind != KV_IO_READ)
             continue;
         ios[i].result = 0;
-        if (read_copies(overlay, &ios[i]) < ios[i].block_count)
-            below[below_count++] = ios[i];
+        if (read_copies(overlay, &ios[i]) < ios[i].block_count) {
+            below[below_count] = ios[i];
+            below[below_count++].done = NULL; /* it is not: copies are laid over it */
+        }
     }
     /* Each result is taken below; the sum of them adds nothing. */
     if (below_count)

@@ -156,6 +156,7 @@ struct submission {
     size_t io_count;
     size_t started_count; /* ios before this one are finished or in a slot */
     bool link_flush;      /* the next write started takes a flush along */
+    bool tells;           /* some of the ios want to be told of */
     int flush_result;     /* of the linked flush; 1: there was none */
     unsigned in_flight;   /* completions that are still to come */
     unsigned busy_slots;
@@ -222,9 +223,12 @@ static int as_device_error(enum kv_io_kind kind, int err)
 
 static void finish_slot(struct submission *submission, struct slot *slot, int result)
 {
-    slot->io->result = as_device_error(slot->io->kind, result);
+    struct kv_io *const io = slot->io;
+    io->result = as_device_error(io->kind, result);
     slot->io = NULL;
     submission->busy_slots--;
+    if (io->done)
+        io->done(io);
 }
 
 /* The kernel answered a slot's request: it is finished, or its rest is queued. */
@@ -291,7 +295,9 @@ static void run(struct submission *submission)
     while (submission->in_flight > 0) {
         /* While requests wait for a slot, a few free ones are worth waking up for. */
         const bool more = submission->started_count < submission->io_count;
-        const unsigned wait_count = more ? 1 + submission->in_flight / 2 : submission->in_flight;
+        const unsigned wait_count = submission->tells ? 1
+                                    : more            ? 1 + submission->in_flight / 2
+                                                      : submission->in_flight;
         const int taken = io_uring_submit_and_wait(&submission->ring->uring, wait_count);
         const unsigned untaken = io_uring_sq_ready(&submission->ring->uring);
 
@@ -355,6 +361,8 @@ static int transfer(struct file_device *file, struct kv_io *ios, size_t io_count
         .link_flush = link_flush,
         .flush_result = 1,
     };
+    for (size_t i = 0; i < io_count && io_count > 1; i++)
+        submission.tells |= ios[i].done != NULL;
     const int ring_err = take_ring(file, &submission.ring);
     if (ring_err)
         return fail_all(ios, io_count, as_device_error(ios[0].kind, ring_err));

@@ -33,7 +33,8 @@ extern "C" {
 struct kv_store;
 struct kv_batch;
 struct kv_cursor;
-struct kv_device; /* kv/device.h; only tests pass one */
+struct kv_device;    /* kv/device.h; only tests pass one */
+struct kv_histogram; /* kv/histogram.h; for programs that link the static library */
 
 #define KV_KEY_MAX   512u        /* bytes of a key; the least is 1 */
 #define KV_VALUE_MAX (16u << 20) /* bytes of a value given to kv_batch_put */
@@ -104,6 +105,18 @@ enum kv_check_severity { KV_CHECK_NOTE, KV_CHECK_REPAIRABLE, KV_CHECK_DAMAGE };
 typedef void kv_check_report_fn(void *context, enum kv_check_severity severity, const char *what,
                                 const char *text);
 
+/* What is timed and counted beyond the plain counts of kv_stats; costs some percent at most. */
+enum kv_metric_category {
+    KV_METRIC_CACHE = 1,  /* pages and extents in memory */
+    KV_METRIC_WAL = 2,    /* the log: flushes, groups, checkpoints */
+    KV_METRIC_IO = 4,     /* the device */
+    KV_METRIC_FUSE = 8,   /* requests; not the store's */
+    KV_METRIC_TREE = 16,  /* batches, gets, pages */
+    KV_METRIC_CODEC = 32, /* packing and unpacking */
+    KV_METRIC_SPACE = 64, /* free space and how it is cut up */
+    KV_METRIC_ALL = 127
+};
+
 struct kv_open_options {
     bool read_only; /* nothing is written; a log that needs replay is replayed in memory */
     enum kv_sync_mode sync;
@@ -129,6 +142,7 @@ struct kv_open_options {
     kv_log_fn *log;           /* NULL: standard error */
     void *log_context;
     struct kv_device *device; /* tests: instead of a path; closed by kv_close or a failed open */
+    unsigned metrics;         /* enum kv_metric_category; 0: none */
 };
 
 /*
@@ -204,6 +218,16 @@ void kv_store_info(struct kv_store *store, struct kv_image_info *info);
 KV_MUST_CHECK int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf,
                          size_t buf_cap, size_t *value_len);
 
+/*
+ * kv_get for the last key that is not above `key`: as a cursor finds it, for less.
+ *
+ * found  out: that key, KV_KEY_MAX bytes of the caller's; set on 0 and on -ERANGE.
+ *
+ * Returns what kv_get returns; -ENOENT: all keys are above.
+ */
+KV_MUST_CHECK int kv_get_floor(struct kv_store *store, const void *key, size_t key_len, void *found,
+                               size_t *found_len, void *buf, size_t buf_cap, size_t *value_len);
+
 struct kv_lookup {
     const void *key;
     size_t key_len;
@@ -252,15 +276,32 @@ struct kv_blob_ref {
 
 /*
  * Write `length` bytes (1..KV_BLOB_MAX) as a blob, packed by `codec` (NULL: the image's
- * default; what does not shrink by a block is stored as it is). The blob belongs to the
- * caller until a batch with kv_batch_put_blob(.., KV_BLOB_NEW) is applied, or
- * kv_blob_discard. On fragmented space fewer bytes may be taken: *written says how many.
+ * default; what does not shrink by a block is stored as it is). It is durable no later than the
+ * batch that refers to it. The blob belongs to the caller until a batch with kv_batch_put_blob(..,
+ * KV_BLOB_NEW) is applied, or kv_blob_discard. On fragmented space fewer bytes may be taken:
+ * *written says how many.
  *
  * Returns 0; -ENOSPC; -EINVAL; -EROFS; -EIO.
  */
 KV_MUST_CHECK int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
                                 const struct kv_codec_spec *codec, struct kv_blob_ref *ref,
                                 size_t *written);
+
+/* Bytes that become a blob. */
+struct kv_blob_source {
+    const void *bytes;
+    size_t length;
+    struct kv_blob_ref ref; /* out, if the next one is not 0 */
+    size_t written;         /* out; 0: it was not written */
+};
+#define KV_BLOB_SOURCES_MAX 32u
+/*
+ * kv_blob_write for several, KV_BLOB_SOURCES_MAX at most: they are packed at the same time, and
+ * placed one behind the other where there is room. The first error is returned; those that were
+ * written before it belong to the caller, too.
+ */
+KV_MUST_CHECK int kv_blob_write_many(struct kv_store *store, struct kv_blob_source *sources,
+                                     size_t count, const struct kv_codec_spec *codec);
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
 
 /*
@@ -282,6 +323,8 @@ KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob
                                     size_t count);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
+enum kv_codec
+kv_blob_codec(const struct kv_blob_ref *ref); /* that packed it; NONE: it is as it is */
 
 /* ---- writing ------------------------------------------------------------ */
 
@@ -376,9 +419,47 @@ struct kv_stats {
                              it: device_write_bytes to both is what writing is amplified by */
     uint64_t scrubs, scrub_bytes, scrub_findings; /* kv_scrub since the store was opened */
     uint64_t scrub_finished_ns;                   /* since 1970, of the last whole one; 0: none */
+    uint64_t log_limit_bytes;                     /* when so much is in use, writers wait */
     bool direct_io;                               /* O_DIRECT is in use */
+    bool host_is_full;                            /* it had no room when it was last asked */
+    uint64_t page_promotions;                     /* to the pages that are used again and again */
+    uint64_t checkpoint_bytes;                    /* pages and page map, of all checkpoints */
+    /*
+     * Free bytes in whole, aligned places for a page; and an upper bound for the longest free
+     * stretch. How far free space is cut up: little of it is in whole places.
+     */
+    uint64_t free_whole_bytes, free_longest_bytes;
+    /* By enum kv_codec, while KV_METRIC_CODEC is on: what was packed so, to how much; unpacked. */
+    uint64_t packed_raw_bytes[3], packed_stored_bytes[3], unpacked_bytes[3];
 };
 void kv_store_stats(struct kv_store *store, struct kv_stats *stats);
+
+/* What is noted while its category is on; durations in nanoseconds. */
+enum kv_histogram_id {
+    KV_HISTOGRAM_DEVICE_READ,      /* IO: a submission of reads, to the last one's end */
+    KV_HISTOGRAM_DEVICE_WRITE,     /* IO: the same of writes without a flush */
+    KV_HISTOGRAM_DEVICE_FLUSH,     /* IO: a flush, with the writes that it was submitted with */
+    KV_HISTOGRAM_LOG_FLUSH,        /* WAL: a flush of the log by its leader */
+    KV_HISTOGRAM_LOG_GROUP,        /* WAL: batches that one flush made durable */
+    KV_HISTOGRAM_CHECKPOINT,       /* WAL: a checkpoint */
+    KV_HISTOGRAM_CHECKPOINT_BYTES, /* WAL: pages and page map that it wrote */
+    KV_HISTOGRAM_PACK_NONE,        /* CODEC: packing that saved nothing, by enum kv_codec */
+    KV_HISTOGRAM_PACK_LZ4,
+    KV_HISTOGRAM_PACK_ZSTD,
+    KV_HISTOGRAM_UNPACK_NONE, /* CODEC: likewise */
+    KV_HISTOGRAM_UNPACK_LZ4,
+    KV_HISTOGRAM_UNPACK_ZSTD,
+    KV_HISTOGRAM_COUNT
+};
+/* Since the store was opened. */
+void kv_store_histogram(struct kv_store *store, enum kv_histogram_id id, struct kv_histogram *out);
+
+/* ---- settings that can change while a store is open; from any thread ----------------- */
+
+/* categories: enum kv_metric_category. */
+void kv_set_metrics(struct kv_store *store, unsigned categories);
+/* As in kv_open_options; takes effect at once. 0: -EINVAL. */
+KV_MUST_CHECK int kv_set_commit_interval(struct kv_store *store, uint32_t milliseconds);
 
 /* ---- checking ----------------------------------------------------------- */
 

@@ -105,6 +105,13 @@ uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const void *key
  */
 int kv_node_value_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
                        void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind);
+/*
+ * Leaf: the same for the last key that is not above `key`; it goes to `found` (KV_KEY_MAX bytes).
+ * -ENOENT: all keys are above.
+ */
+int kv_node_floor_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
+                       void *found, size_t *found_len, void *buf, size_t buf_cap, size_t *value_len,
+                       uint8_t *kind);
 /* Does the node seem to cover `key`, low <= key < high? */
 bool kv_node_covers_racy(const void *node, size_t node_bytes, const void *key, size_t key_len);
 /* Copy a whole node word by word, into memory that nobody else uses. */

@@ -291,6 +291,27 @@ KV_RACY void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const 
         __builtin_prefetch(cell + 64 * line);
 }
 
+/* Copy the value in a leaf's slot. */
+RACY_PIECE int copy_value(const uint8_t *node, size_t node_bytes, unsigned slot, uint8_t *buf,
+                          size_t buf_cap, size_t *value_len, uint8_t *kind)
+{
+    const uint64_t word = load_slot(node, slot);
+    const size_t offset = (uint16_t)word;
+    const size_t stored_len = (uint16_t)(word >> 16);
+    if (offset + sizeof(struct kv_disk_leaf_cell) > node_bytes)
+        return -EAGAIN;
+    const uint8_t *const cell = node + offset;
+    const size_t length = load_u16(cell + offsetof(struct kv_disk_leaf_cell, value_bytes));
+    const size_t value_at = offset + sizeof(struct kv_disk_leaf_cell) + stored_len;
+    if (value_at + length > node_bytes)
+        return -EAGAIN;
+
+    *kind = *(const volatile uint8_t *)(cell + offsetof(struct kv_disk_leaf_cell, kind));
+    *value_len = length;
+    copy_bytes(buf, node + value_at, length < buf_cap ? length : buf_cap);
+    return 0;
+}
+
 KV_RACY int kv_node_value_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
                                void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind)
 {
@@ -304,21 +325,34 @@ KV_RACY int kv_node_value_racy(const void *node, size_t node_bytes, const void *
     if (!exact)
         return -ENOENT;
 
-    const uint64_t word = load_slot(node, slot);
-    const size_t offset = (uint16_t)word;
-    const size_t stored_len = (uint16_t)(word >> 16);
-    if (offset + sizeof(struct kv_disk_leaf_cell) > node_bytes)
-        return -EAGAIN;
-    const uint8_t *const cell = (const uint8_t *)node + offset;
-    const size_t length = load_u16(cell + offsetof(struct kv_disk_leaf_cell, value_bytes));
-    const size_t value_at = offset + sizeof(struct kv_disk_leaf_cell) + stored_len;
-    if (value_at + length > node_bytes)
-        return -EAGAIN;
+    return copy_value(node, node_bytes, slot, buf, buf_cap, value_len, kind);
+}
 
-    *kind = *(const volatile uint8_t *)(cell + offsetof(struct kv_disk_leaf_cell, kind));
-    *value_len = length;
-    copy_bytes(buf, (const uint8_t *)node + value_at, length < buf_cap ? length : buf_cap);
-    return 0;
+KV_RACY int kv_node_floor_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
+                               void *found, size_t *found_len, void *buf, size_t buf_cap,
+                               size_t *value_len, uint8_t *kind)
+{
+    struct shape shape;
+    unsigned slot;
+    bool exact;
+    if (!load_shape(node, node_bytes, &shape) || shape.level)
+        return -EAGAIN;
+    if (!find_slot(node, node_bytes, &shape, 0, key, key_len, &slot, &exact))
+        return -EAGAIN;
+    if (!exact && slot == 0)
+        return -ENOENT;
+    slot -= exact ? 0 : 1;
+
+    const uint8_t *const bytes = node;
+    const uint64_t word = load_slot(node, slot);
+    const size_t suffix_at = (uint16_t)word + sizeof(struct kv_disk_leaf_cell);
+    const size_t suffix_len = (uint16_t)(word >> 16);
+    if (suffix_at + suffix_len > node_bytes || shape.prefix_bytes + suffix_len > KV_KEY_MAX)
+        return -EAGAIN;
+    copy_bytes(found, bytes + shape.heap_end, shape.prefix_bytes);
+    copy_bytes((uint8_t *)found + shape.prefix_bytes, bytes + suffix_at, suffix_len);
+    *found_len = shape.prefix_bytes + suffix_len;
+    return copy_value(node, node_bytes, slot, buf, buf_cap, value_len, kind);
 }
 
 KV_RACY bool kv_node_covers_racy(const void *node, size_t node_bytes, const void *key,

@@ -148,6 +148,14 @@ uint64_t kv_pagemap_memory(struct kv_pagemap *map)
     return bytes;
 }
 
+uint64_t kv_pagemap_write_bytes(struct kv_pagemap *map)
+{
+    pthread_mutex_lock(&map->mutex);
+    const uint64_t bytes = map->write_bytes;
+    pthread_mutex_unlock(&map->mutex);
+    return bytes;
+}
+
 /* ---- page ids ------------------------------------------------------------- */
 
 static int push_free_id(struct kv_pagemap *map, uint64_t page_id)

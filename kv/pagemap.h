@@ -51,7 +51,8 @@ KV_MUST_CHECK int kv_pagemap_drop(struct kv_pagemap *map, uint64_t epoch, uint64
 uint64_t kv_pagemap_next_id(struct kv_pagemap *map);
 /* Ids in use. When a map block is damaged, those below it count. */
 uint64_t kv_pagemap_used_ids(struct kv_pagemap *map);
-uint64_t kv_pagemap_memory(struct kv_pagemap *map); /* bytes of cached blocks and overlays */
+uint64_t kv_pagemap_memory(struct kv_pagemap *map);      /* bytes of cached blocks and overlays */
+uint64_t kv_pagemap_write_bytes(struct kv_pagemap *map); /* that kv_pagemap_write wrote */
 
 /*
  * Write the map blocks that the overlay of `epoch` changes (not flushed) and give the root

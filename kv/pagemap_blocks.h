@@ -59,6 +59,7 @@ struct kv_pagemap {
     size_t free_count, free_capacity;        /* mutex */
     uint64_t scan_next, scan_end;            /* mutex; leaf block indexes not scanned yet */
     uint64_t used_ids;                       /* mutex */
+    uint64_t write_bytes;                    /* mutex */
 };
 
 static inline size_t hash_id(uint64_t id)

@@ -82,6 +82,7 @@ static int queue_flush(struct kv_pagemap *map, struct write_queue *queue)
     pthread_mutex_unlock(&map->mutex);
     const int err = kv_device_submit(map->device, queue->ios, count, false);
     pthread_mutex_lock(&map->mutex);
+    map->write_bytes += count * KV_BLOCK_BYTES;
     return err;
 }
 

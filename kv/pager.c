@@ -280,6 +280,7 @@ void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats)
         .hits = kv_counter_sum(&pager->hits),
         .misses = pager->misses,
         .evictions = pager->cache.evictions,
+        .promotions = pager->cache.promotions,
         .writes = pager->writes,
         .write_bytes = pager->write_bytes,
         .memory_bytes = (pager->cache.frame_count - pager->cache.queues[KV_TIER_FREE].count) *

@@ -132,7 +132,7 @@ KV_MUST_CHECK int kv_pager_help(struct kv_pager *pager, unsigned percent);
 
 struct kv_pager_stats {
     uint64_t frames, hot, warm, dirty;
-    uint64_t hits, misses, evictions, writes, write_bytes;
+    uint64_t hits, misses, evictions, promotions, writes, write_bytes;
     uint64_t memory_bytes;
 };
 void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats);

@@ -56,9 +56,12 @@ static int end_load(struct kv_pager *pager, struct load *load, int io_err)
     if (!err && kv_digest(load->stored, length, seed) != kv_le64_get(load->ptr.digest) &&
         !KV_PLANT(page_checksum_ignored))
         err = -EBADMSG;
+    struct kv_metrics *metrics = pager->config.device->metrics;
+    const uint64_t begin = err ? 0 : kv_metrics_begin(metrics, KV_METRIC_CODEC);
     if (!err)
         err = kv_stored_page_unpack(load->stored, length, load->ptr.codec, load->page_id,
                                     kv_le64_get(load->ptr.birth_epoch), load->out, node_bytes);
+    kv_metrics_unpacked(metrics, begin, load->ptr.codec, node_bytes);
     if (load->stored != load->out)
         kv_buffers_give(pager->config.buffers, load->stored, node_bytes);
     return err;

@@ -118,8 +118,11 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw,
     node->epoch = kv_le64_of(claim->epoch);
     KV_ASSERT_SLOW(kv_node_validate(raw, node_bytes, claim->page_id) == 0);
     enum kv_codec used;
+    struct kv_metrics *metrics = pager->config.device->metrics;
+    const uint64_t begin = kv_metrics_begin(metrics, KV_METRIC_CODEC);
     const size_t length =
         kv_stored_page_pack(raw, node_bytes, pager->config.codec, claim->order, dst, &used);
+    kv_metrics_packed(metrics, begin, used, node_bytes, length);
     claim->block_count = (uint32_t)kv_blocks_for(length);
     memset(dst + length, 0, claim->block_count * (size_t)KV_BLOCK_BYTES - length);
     uint32_t got;

@@ -138,7 +138,9 @@ struct kv_space_stats {
     uint64_t unbacked_blocks;  /* not busy, but without certain room on the host */
     /* What can be written as data before -ENOSPC, when the host keeps what it has. */
     uint64_t available_blocks;
-    bool host_is_full; /* it refused when it was last asked for room */
+    bool host_is_full;       /* it refused when it was last asked for room */
+    uint64_t whole_blocks;   /* free, and in clusters that are free as a whole */
+    uint64_t longest_blocks; /* no free run is longer */
 };
 void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats);
 

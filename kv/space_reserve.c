@@ -159,6 +159,11 @@ void kv_space_stats(struct kv_space *space, struct kv_space_stats *stats)
         .unbacked_blocks = space->unbacked_blocks,
         .available_blocks = available_blocks(space, room),
         .host_is_full = kv_backing_refused(space->backing),
+        .whole_blocks = kv_min_u64(space->whole_clusters * cluster + space->unbacked_blocks,
+                                   space->free_blocks),
     };
+    for (uint32_t i = 0; i < space->config.group_count; i++)
+        stats->longest_blocks = kv_max_u64(stats->longest_blocks, space->groups[i].run_bound);
+    stats->longest_blocks = kv_min_u64(stats->longest_blocks, space->free_blocks);
     pthread_mutex_unlock(&space->mutex);
 }

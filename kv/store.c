@@ -163,9 +163,13 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     }
     struct kv_disk_superblock superblock;
     struct kv_error inner = {""};
-    int err = open_device(store, path, options, error);
+    int err = kv_metrics_init(&store->metrics, options->metrics);
     if (err)
         goto fail;
+    err = open_device(store, path, options, error);
+    if (err)
+        goto fail;
+    store->device->metrics = &store->metrics;
     err = read_superblock(store, name, &superblock, error);
     if (err)
         goto fail;
@@ -229,6 +233,25 @@ void kv_abandon(struct kv_store *store)
 {
     kv_store_stop_threads(store);
     kv_store_disassemble(store);
+}
+
+/* ---- settings ---------------------------------------------------------------------- */
+
+void kv_set_metrics(struct kv_store *store, unsigned categories)
+{
+    atomic_store_explicit(&store->metrics.on, categories, memory_order_relaxed);
+}
+
+int kv_set_commit_interval(struct kv_store *store, uint32_t milliseconds)
+{
+    if (!milliseconds)
+        return -EINVAL;
+    pthread_mutex_lock(&store->work_mutex);
+    store->commit_interval_ms = milliseconds;
+    store->interval_changed = true;
+    pthread_cond_broadcast(&store->work);
+    pthread_mutex_unlock(&store->work_mutex);
+    return 0;
 }
 
 /* ---- durability -------------------------------------------------------------------- */

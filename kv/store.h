@@ -25,6 +25,7 @@ struct kv_store {
     struct kv_pagemap *map;
     struct kv_pager *pager;
     struct kv_wal *wal;
+    struct kv_metrics metrics; /* its own atomics; the device knows it, once it is open */
     struct kv_blobs blobs;
     struct kv_btree trees[KV_TREE_COUNT];
     struct kv_checkpoint checkpoint;
@@ -45,7 +46,7 @@ struct kv_store {
     struct kv_image_info info; /* as it was opened */
     struct kv_wal_end log_end; /* as found at open */
     enum kv_sync_mode sync;
-    uint32_t commit_interval_ms;
+    uint32_t commit_interval_ms; /* work_mutex, once it is open */
     uint64_t budget_bytes;
     uint64_t log_checkpoint_bytes; /* so much (kv_store_log_weight) asks for a checkpoint */
     uint64_t log_bytes_max;        /* so much may wait for one: then writers wait, too */
@@ -75,8 +76,9 @@ struct kv_store {
     pthread_mutex_t work_mutex;
     pthread_cond_t work;
     bool stopping;          /* work_mutex */
+    bool interval_changed;  /* work_mutex */
     bool checkpoint_wanted; /* work_mutex */
-    pthread_t committer, checkpointer;
+    pthread_t committer, checkpointer, blob_writer;
     bool threads_running;
 };
 

@@ -14,6 +14,10 @@
 /* Of the records in a log, see KV_REPLAY_OP_BYTES. */
 #define REPLAY_COST_MAX (255ull << 20)
 
+/* Blobs on their way to the device: a sixteenth of the budget, within these. */
+#define PENDING_BYTES_MIN (512ull << 10)
+#define PENDING_BYTES_MAX (16ull << 20)
+
 struct kv_store *kv_store_new(void)
 {
     struct kv_store *store = calloc(1, sizeof *store);
@@ -40,6 +44,17 @@ static void on_page_damage(void *context, uint64_t page_id, int error)
 {
     kv_store_log(context, KV_LOG_ERROR, "page %llu can not be read: %s; run fsck.kvfs",
                  (unsigned long long)page_id, strerror(-error));
+}
+
+static void on_blob_failure(void *context, int error)
+{
+    (void)kv_store_fail(context, error, "writing a blob"); /* whoever waits for it hears of it */
+}
+
+static int flush_blobs(void *context)
+{
+    struct kv_store *store = context;
+    return kv_blobs_flush(&store->blobs);
 }
 
 static int open_space(struct kv_store *store, const struct kv_disk_superblock *sb)
@@ -138,6 +153,18 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     return err;
 }
 
+static int open_pending_blobs(struct kv_store *store)
+{
+    const uint64_t bytes =
+        kv_max_u64(PENDING_BYTES_MIN, kv_min_u64(PENDING_BYTES_MAX, store->budget_bytes / 16));
+    const struct kv_blob_pending_config config = {.device = store->device,
+                                                  .block_count = (uint32_t)(bytes / KV_BLOCK_BYTES),
+                                                  .on_failure = on_blob_failure,
+                                                  .context = store};
+    store->blobs.pending = kv_blob_pending_new(&config);
+    return store->blobs.pending ? 0 : -ENOMEM;
+}
+
 static void close_pages(struct kv_store *store)
 {
     for (unsigned i = 0; i < KV_TREE_COUNT; i++)
@@ -222,7 +249,9 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),
                                          .tail = kv_le64_get(sb->log_tail),
-                                         .tail_link = kv_le64_get(sb->log_tail_link)};
+                                         .tail_link = kv_le64_get(sb->log_tail_link),
+                                         .before_flush = flush_blobs,
+                                         .context = store};
     err = kv_wal_open(store->device, &config, &store->wal);
     if (err == -ENOSPC)
         say_host_is_full(error);
@@ -243,11 +272,16 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                      strerror(-err));
         return err;
     }
+    if (!store->read_only)
+        err = open_pending_blobs(store);
+    if (err)
+        return err;
     store->checkpoint.gate = &store->writer;
     store->checkpoint.device = store->device;
     store->checkpoint.space = store->space;
     store->checkpoint.map = store->map;
     store->checkpoint.pager = store->pager;
+    store->checkpoint.blobs = &store->blobs;
     store->checkpoint.wal = store->wal;
     atomic_init(&store->checkpoint.epoch, epoch);
     return 0;
@@ -256,10 +290,12 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
 void kv_store_disassemble(struct kv_store *store)
 {
     close_pages(store);
+    kv_blob_pending_free(store->blobs.pending);
     kv_wal_close(store->wal);
     kv_space_close(store->space);
     kv_buffers_free(store->buffers);
     kv_device_close(store->device);
+    kv_metrics_release(&store->metrics);
     free(store->value);
     free(store->dropped);
     pthread_mutex_destroy(&store->checkpoint.mutex);

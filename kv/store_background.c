@@ -1,8 +1,8 @@
 /*
- * kv/store_background.c: checkpoints of a store, and the two threads that see to them and to the
- * log in the background.
+ * kv/store_background.c: checkpoints of a store, and the three threads that see to them, to the
+ * log and to blobs in the background.
  *
- * Owns       the committer and the checkpointer.
+ * Owns       the committer, the checkpointer, the writer of blobs, and who helps to pack them.
  * Invariant  one checkpoint at a time; after a failure none is begun.
  * Locks      checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is
  *            a leaf: nothing is taken under it.
@@ -113,7 +113,8 @@ static void *run_committer(void *context)
 {
     struct kv_store *store = context;
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, store->commit_interval_ms, NULL)) {
+    while (wait_for_work(store, store->commit_interval_ms, &store->interval_changed)) {
+        store->interval_changed = false;
         pthread_mutex_unlock(&store->work_mutex);
         if (!kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
             kv_ignore(kv_sync(store)); /* a failure is said and kept by kv_store_fail */
@@ -138,20 +139,46 @@ static void *run_checkpointer(void *context)
     return NULL;
 }
 
-int kv_store_start_threads(struct kv_store *store)
+/* Blobs go to the device as they come. */
+static void *run_blob_writer(void *context)
 {
-    int err = pthread_create(&store->committer, NULL, run_committer, store);
-    if (err)
-        return -err;
-    err = pthread_create(&store->checkpointer, NULL, run_checkpointer, store);
-    store->threads_running = !err;
-    if (!err)
-        return 0;
+    struct kv_store *store = context;
+    kv_blob_pending_serve(store->blobs.pending);
+    return NULL;
+}
+
+/* Tell all threads to end; the caller joins those that there are. */
+static void tell_to_stop(struct kv_store *store)
+{
     pthread_mutex_lock(&store->work_mutex);
     store->stopping = true;
     pthread_cond_broadcast(&store->work);
     pthread_mutex_unlock(&store->work_mutex);
-    pthread_join(store->committer, NULL);
+    kv_blob_pending_stop(store->blobs.pending);
+}
+
+int kv_store_start_threads(struct kv_store *store)
+{
+    const int crew_err = kv_crew_new(&store->blobs.crew);
+    if (crew_err)
+        return crew_err;
+    static void *(*const runs[])(void *) = {run_committer, run_checkpointer, run_blob_writer};
+    pthread_t *const threads[] = {&store->committer, &store->checkpointer, &store->blob_writer};
+    const size_t count = sizeof runs / sizeof runs[0];
+    size_t started = 0;
+    int err = 0;
+    while (started < count && !err) {
+        err = pthread_create(threads[started], NULL, runs[started], store);
+        started += !err;
+    }
+    store->threads_running = !err;
+    if (!err)
+        return 0;
+    tell_to_stop(store);
+    for (size_t i = 0; i < started; i++)
+        pthread_join(*threads[i], NULL);
+    kv_crew_free(store->blobs.crew);
+    store->blobs.crew = NULL;
     return -err;
 }
 
@@ -159,11 +186,11 @@ void kv_store_stop_threads(struct kv_store *store)
 {
     if (!store->threads_running)
         return;
-    pthread_mutex_lock(&store->work_mutex);
-    store->stopping = true;
-    pthread_cond_broadcast(&store->work);
-    pthread_mutex_unlock(&store->work_mutex);
+    tell_to_stop(store);
     pthread_join(store->committer, NULL);
     pthread_join(store->checkpointer, NULL);
+    pthread_join(store->blob_writer, NULL);
+    kv_crew_free(store->blobs.crew);
+    store->blobs.crew = NULL;
     store->threads_running = false;
 }

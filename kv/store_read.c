@@ -101,6 +101,45 @@ int kv_get(struct kv_store *store, const void *key, size_t key_len, void *buf, s
     return get_one(store, key, key_len, buf, buf_cap, value_len);
 }
 
+/* The last key of the leaves before the one that covers `key`. */
+static int floor_before(struct kv_store *store, const void *key, size_t key_len, uint8_t *found,
+                        size_t *found_len)
+{
+    struct kv_cursor *cursor;
+    int err = kv_cursor_open(store, NULL, 0, NULL, 0, &cursor);
+    if (err)
+        return err;
+    err = kv_cursor_seek_before(cursor, key, key_len);
+    if (!err) {
+        const void *const there = kv_cursor_key(cursor, found_len);
+        memcpy(found, there, *found_len);
+    }
+    kv_cursor_close(cursor);
+    return err;
+}
+
+int kv_get_floor(struct kv_store *store, const void *key, size_t key_len, void *found,
+                 size_t *found_len, void *buf, size_t buf_cap, size_t *value_len)
+{
+    if (key_len < 1 || key_len > KV_KEY_MAX)
+        return -EINVAL;
+    kv_counter_add(&store->gets, 1);
+    for (;;) {
+        uint8_t kind = KV_VALUE_INLINE;
+        int err = kv_btree_get_floor(&store->trees[KV_TREE_KEYS], key, key_len, found, found_len,
+                                     buf, buf_cap, value_len, &kind);
+        if (!err && kind != KV_VALUE_LARGE)
+            return *value_len <= buf_cap ? 0 : -ERANGE;
+        if (err == -ENOENT)
+            err = floor_before(store, key, key_len, found, found_len);
+        if (err)
+            return err;
+        err = get_one(store, found, *found_len, buf, buf_cap, value_len);
+        if (err != -ENOENT) /* it was deleted meanwhile: another one is the last now */
+            return err;
+    }
+}
+
 /* ---- many together --------------------------------------------------------------- */
 
 #define LOOKUPS_AT_ONCE KV_BTREE_TOGETHER

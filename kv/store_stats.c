@@ -25,6 +25,18 @@ static void stats_of_space(struct kv_store *store, struct kv_stats *stats)
     stats->total_bytes = space.total_blocks * KV_BLOCK_BYTES;
     stats->free_bytes = free_blocks * KV_BLOCK_BYTES;
     stats->available_bytes = space.available_blocks * KV_BLOCK_BYTES;
+    stats->free_whole_bytes = space.whole_blocks * KV_BLOCK_BYTES;
+    stats->free_longest_bytes = space.longest_blocks * KV_BLOCK_BYTES;
+    stats->host_is_full = space.host_is_full;
+}
+
+static void stats_of_codecs(const struct kv_metrics *metrics, struct kv_stats *stats)
+{
+    for (unsigned i = 0; i <= KV_CODEC_ZSTD; i++) {
+        stats->packed_raw_bytes[i] = kv_counter_sum(&metrics->codecs[i].raw_bytes);
+        stats->packed_stored_bytes[i] = kv_counter_sum(&metrics->codecs[i].stored_bytes);
+        stats->unpacked_bytes[i] = kv_counter_sum(&metrics->codecs[i].unpacked_bytes);
+    }
 }
 
 void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
@@ -42,6 +54,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->page_hits = pager.hits;
     stats->page_misses = pager.misses;
     stats->page_evictions = pager.evictions;
+    stats->page_promotions = pager.promotions;
     stats->page_writes = pager.writes;
     stats->page_write_bytes = pager.write_bytes;
     stats->page_count = kv_pagemap_used_ids(store->map);
@@ -51,6 +64,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->log_bytes = wal.record_bytes;
     stats->log_flushes = wal.flushes;
     stats->log_used_bytes = wal.used_blocks * KV_BLOCK_BYTES;
+    stats->log_limit_bytes = store->log_bytes_max;
     stats->log_total_bytes = wal.total_blocks * KV_BLOCK_BYTES;
     stats->blob_reads = atomic_load_explicit(&store->blobs.reads, memory_order_relaxed);
     stats->blob_read_bytes = atomic_load_explicit(&store->blobs.read_bytes, memory_order_relaxed);
@@ -80,4 +94,11 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->batch_bytes = atomic_load_explicit(&store->batch_bytes, memory_order_relaxed);
     stats->gets = kv_counter_sum(&store->gets);
     stats->checkpoints = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
+    stats->checkpoint_bytes = atomic_load_explicit(&store->checkpoint.bytes, memory_order_relaxed);
+    stats_of_codecs(&store->metrics, stats);
+}
+
+void kv_store_histogram(struct kv_store *store, enum kv_histogram_id id, struct kv_histogram *out)
+{
+    kv_histogram_set_read(store->metrics.histograms, id, out);
 }

@@ -48,6 +48,8 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     wal->first_block = config->first_block;
     wal->block_count = config->block_count;
     wal->log_id = config->log_id;
+    wal->before_flush = config->before_flush;
+    wal->context = config->context;
     wal->open_tail = config->tail;
     wal->open_link = config->tail_link;
     wal->tail = wal->durable = wal->written = wal->sealed = config->tail;
@@ -145,15 +147,21 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     const uint64_t to = wal->sealed;
     struct kv_io ios[3];
     const size_t io_count = plan_writes(wal, wal->written, to, ios);
+    const uint64_t records = wal->records;
+    struct kv_metrics *metrics = wal->device->metrics;
 
     wal->leading = true;
     pthread_mutex_unlock(&wal->mutex);
+    const uint64_t begin = mode == LEAD_FLUSH ? kv_metrics_begin(metrics, KV_METRIC_WAL) : 0;
     int err = 0;
-    if (io_count)
+    if (mode == LEAD_FLUSH && wal->before_flush && !KV_PLANT(sync_without_blobs))
+        err = wal->before_flush(wal->context);
+    if (!err && io_count)
         err = kv_device_submit(wal->device, ios, io_count,
                                mode == LEAD_FLUSH && !KV_PLANT(sync_without_flush));
-    else if (mode == LEAD_FLUSH)
+    else if (!err && mode == LEAD_FLUSH)
         err = kv_device_flush(wal->device);
+    kv_metrics_end(metrics, KV_HISTOGRAM_LOG_FLUSH, begin);
     pthread_mutex_lock(&wal->mutex);
     wal->leading = false;
 
@@ -164,6 +172,9 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
         if (mode == LEAD_FLUSH) {
             wal->durable = kv_max_u64(wal->durable, to);
             wal->flushes++;
+            if (begin)
+                kv_metrics_note(metrics, KV_HISTOGRAM_LOG_GROUP, records - wal->flushed_records);
+            wal->flushed_records = records;
         }
     }
     pthread_cond_broadcast(&wal->changed);

@@ -29,6 +29,10 @@ struct kv_wal_config {
     uint64_t tail;                     /* position to replay from */
     uint64_t tail_link;                /* digest of the block before it; 0 in a new image */
     uint32_t buffer_bytes;             /* append buffer; 0 = 4 MiB */
+    /* Called before each flush, under no lock: what records refer to goes to the device. NULL:
+     * nothing does. An error is as one of the flush. */
+    int (*before_flush)(void *context);
+    void *context;
 };
 
 /* -ENOSPC: the host has no room for the least part of the ring. */

@@ -32,6 +32,8 @@ struct kv_wal {
     uint64_t block_count;
     uint64_t log_id;
     uint64_t open_tail, open_link; /* where replay begins */
+    int (*before_flush)(void *context);
+    void *context; /* of before_flush */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed; /* durable, written, leading or error changed */
@@ -50,6 +52,7 @@ struct kv_wal {
     bool leading;     /* somebody is writing or flushing */
     int error;        /* the failure that ended the log's use, or 0 */
     uint64_t records, record_bytes, flushes;
+    uint64_t flushed_records; /* of them, those that the last flush found */
 };
 
 static inline uint64_t next_position(const struct kv_wal *wal)

@@ -9,14 +9,25 @@
 #include <assert.h>
 #include <errno.h>
 #include <ini.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "fs/figures.h"
 #include "kv/base.h"
 #include "tools/options.h"
 
-enum setting_kind { SETTING_BOOL, SETTING_U32, SETTING_SIZE, SETTING_MS, SETTING_CHOICE };
+enum setting_kind {
+    SETTING_BOOL,
+    SETTING_U32,
+    SETTING_SIZE,
+    SETTING_MS,
+    SETTING_CHOICE,
+    SETTING_CATEGORIES, /* of metrics */
+    SETTING_NAME,       /* FS_CONTROL_NAME_MAX bytes of text */
+};
 
 struct setting {
     struct tool_setting shown;
@@ -41,6 +52,17 @@ static const char *const transport_choices[] = {
     NULL,
 };
 
+static const char *const log_level_choices[] = {
+    [FS_LOG_DEBUG] = "debug",
+    [FS_LOG_INFO] = "info",
+    [FS_LOG_WARNING] = "warning",
+    [FS_LOG_ERROR] = "error",
+    NULL,
+};
+
+#define PERCENT_OR_NEVER "a number from 0 to 100, 0 for never"
+#define TIME_OR_NEVER    "a time from 0 to 1h, such as 100ms; 0 for never"
+
 static const struct setting settings[] = {
     {{"mount", "ro", "no", "yes or no"}, SETTING_BOOL, FIELD(read_only), 0, 0, NULL},
     {{"mount", "allow_other", "no", "yes or no"}, SETTING_BOOL, FIELD(allow_other), 0, 0, NULL},
@@ -58,6 +80,12 @@ static const struct setting settings[] = {
      256,
      NULL},
     {{"mount", "seccomp", "yes", "yes or no"}, SETTING_BOOL, FIELD(seccomp), 0, 0, NULL},
+    {{"mount", "control", ".kvfs", "a name for the control directory, or none"},
+     SETTING_NAME,
+     FIELD(control),
+     0,
+     0,
+     NULL},
     {{"memory", "memory_budget", "256M", "a size of at least 8M, such as 256M"},
      SETTING_SIZE,
      FIELD(memory_budget_bytes),
@@ -95,12 +123,73 @@ static const struct setting settings[] = {
      0,
      0,
      NULL},
+    {{"diagnostics", "log_level", "debug", "debug, info, warning or error"},
+     SETTING_CHOICE,
+     FIELD(log_level),
+     0,
+     0,
+     log_level_choices},
+    {{"metrics", "metrics", "all", "all, none, or some of cache,wal,io,fuse,tree,codec,space"},
+     SETTING_CATEGORIES,
+     FIELD(metrics),
+     0,
+     0,
+     NULL},
+    {{"alerts", "alert_space_warning", "10", PERCENT_OR_NEVER},
+     SETTING_U32,
+     FIELD(alerts.space_warning_percent),
+     0,
+     100,
+     NULL},
+    {{"alerts", "alert_space_critical", "3", PERCENT_OR_NEVER},
+     SETTING_U32,
+     FIELD(alerts.space_critical_percent),
+     0,
+     100,
+     NULL},
+    {{"alerts", "alert_log_warning", "95", PERCENT_OR_NEVER},
+     SETTING_U32,
+     FIELD(alerts.log_warning_percent),
+     0,
+     100,
+     NULL},
+    {{"alerts", "alert_scattered_warning", "90", PERCENT_OR_NEVER},
+     SETTING_U32,
+     FIELD(alerts.scattered_warning_percent),
+     0,
+     100,
+     NULL},
+    {{"alerts", "alert_hits_warning", "0", PERCENT_OR_NEVER},
+     SETTING_U32,
+     FIELD(alerts.hits_warning_percent),
+     0,
+     100,
+     NULL},
+    {{"alerts", "alert_latency_warning", "1s", TIME_OR_NEVER},
+     SETTING_MS,
+     FIELD(alerts.latency_warning_ms),
+     0,
+     3600000,
+     NULL},
+    {{"alerts", "alert_latency_critical", "10s", TIME_OR_NEVER},
+     SETTING_MS,
+     FIELD(alerts.latency_critical_ms),
+     0,
+     3600000,
+     NULL},
+    {{"alerts", "alert_interval", "10s", TIME_OR_NEVER},
+     SETTING_MS,
+     FIELD(alerts.interval_ms),
+     0,
+     3600000,
+     NULL},
 };
 #define SETTING_COUNT (sizeof settings / sizeof settings[0])
 
 static_assert(sizeof((struct fs_mount_options *)0)->threads == sizeof(uint32_t) &&
                   sizeof(enum kv_sync_mode) == sizeof(uint32_t) &&
-                  sizeof(enum fs_transport_kind) == sizeof(uint32_t),
+                  sizeof(enum fs_transport_kind) == sizeof(uint32_t) &&
+                  sizeof(unsigned) == sizeof(uint32_t),
               "threads and choices are stored as 32-bit settings");
 
 const struct tool_setting *tool_config_setting(size_t index)
@@ -116,6 +205,19 @@ static const struct setting *find_setting(const char *key)
     return NULL;
 }
 
+/* A name that may stand in a directory and after -o. */
+static int store_name(const char *text, char field[FS_CONTROL_NAME_MAX])
+{
+    const size_t length = strlen(text);
+    if (length >= FS_CONTROL_NAME_MAX)
+        return -ERANGE;
+    if (!length || strchr(text, '/') || strcmp(text, ".") == 0 || strcmp(text, "..") == 0)
+        return -EINVAL;
+    memset(field, 0, FS_CONTROL_NAME_MAX); /* equal settings are equal bytes */
+    memcpy(field, text, length);
+    return 0;
+}
+
 /* Put `text` into the setting's field; -EINVAL or -ERANGE when it may not stand there. */
 static int store_value(const struct setting *setting, const char *text,
                        struct fs_mount_options *options)
@@ -128,6 +230,10 @@ static int store_value(const struct setting *setting, const char *text,
         return tool_parse_bool(text, field);
     case SETTING_CHOICE:
         return tool_parse_choice(text, setting->choices, field);
+    case SETTING_CATEGORIES:
+        return fs_categories_parse(text, field);
+    case SETTING_NAME:
+        return store_name(text, field);
     case SETTING_SIZE:
         err = tool_parse_size(text, &number);
         break;
@@ -148,6 +254,66 @@ static int store_value(const struct setting *setting, const char *text,
     else
         *(uint32_t *)field = (uint32_t)number;
     return 0;
+}
+
+/* The value as text that store_value would take. */
+static void show_value(const struct setting *setting, const struct fs_mount_options *options,
+                       char *text, size_t cap)
+{
+    const void *field = (const char *)options + setting->offset;
+    uint32_t number;
+    switch (setting->kind) {
+    case SETTING_BOOL:
+        (void)snprintf(text, cap, "%s", *(const bool *)field ? "yes" : "no");
+        return;
+    case SETTING_SIZE: {
+        const uint64_t bytes = *(const uint64_t *)field;
+        const bool whole = bytes % (1u << 20) == 0;
+        (void)snprintf(text, cap, "%" PRIu64 "%s", whole ? bytes >> 20 : bytes, whole ? "M" : "");
+        return;
+    }
+    case SETTING_NAME:
+        (void)snprintf(text, cap, "%s", (const char *)field);
+        return;
+    default:
+        memcpy(&number, field, sizeof number);
+    }
+    if (setting->kind == SETTING_CHOICE)
+        (void)snprintf(text, cap, "%s", setting->choices[number]);
+    else if (setting->kind == SETTING_CATEGORIES)
+        fs_categories_text(number, text);
+    else if (setting->kind == SETTING_MS && number % 1000 == 0)
+        (void)snprintf(text, cap, "%" PRIu32 "s", number / 1000);
+    else
+        (void)snprintf(text, cap, "%" PRIu32 "%s", number, setting->kind == SETTING_MS ? "ms" : "");
+}
+
+bool tool_config_show(size_t index, const struct fs_mount_options *options, char *line, size_t cap)
+{
+    char value[FS_CATEGORIES_TEXT + FS_CONTROL_NAME_MAX];
+    if (index >= SETTING_COUNT)
+        return false;
+    show_value(&settings[index], options, value, sizeof value);
+    (void)snprintf(line, cap, "%s=%s", settings[index].shown.key, value);
+    return true;
+}
+
+const struct fs_settings_words tool_config_words = {
+    .set = tool_config_set,
+    .show = tool_config_show,
+};
+
+int tool_config_environment(struct fs_mount_options *options, struct kv_error *error)
+{
+    const char *metrics = getenv("KVFS_METRICS");
+    if (!metrics)
+        return 0;
+    const int err = tool_config_set("metrics", metrics, options, error);
+    if (err)
+        (void)snprintf(error->text, sizeof error->text,
+                       "the environment's KVFS_METRICS: \"%.80s\" is not %s", metrics,
+                       find_setting("metrics")->shown.form);
+    return err;
 }
 
 void tool_config_defaults(struct fs_mount_options *options)

@@ -30,6 +30,18 @@ KV_MUST_CHECK int tool_config_read(const char *path, struct fs_mount_options *op
 KV_MUST_CHECK int tool_config_set(const char *key, const char *value,
                                   struct fs_mount_options *options, struct kv_error *error);
 
+/*
+ * Apply what the environment says: KVFS_METRICS, as the setting `metrics`. It wins over the file,
+ * and options win over it. Returns 0, or -EINVAL with the words in `error`.
+ */
+KV_MUST_CHECK int tool_config_environment(struct fs_mount_options *options, struct kv_error *error);
+
+/* "key=value" of the index-th setting, as tool_config_set takes it; false: there are no more. */
+bool tool_config_show(size_t index, const struct fs_mount_options *options, char *line, size_t cap);
+
+/* These functions, for a mount that shows and changes its settings. */
+extern const struct fs_settings_words tool_config_words;
+
 /* What a setting looks like, for help and tests; NULL past the last one. */
 struct tool_setting {
     const char *section;       /* of mount.conf */

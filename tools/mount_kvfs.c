@@ -281,6 +281,13 @@ static int parse(int argc, char **argv, struct request *request)
             status = TOOL_MOUNT_USAGE;
         }
     }
+    if (status < 0) {
+        struct kv_error error = {""};
+        if (tool_config_environment(&request->options, &error)) {
+            tool_complain("%s", error.text);
+            status = TOOL_MOUNT_USAGE;
+        }
+    }
     if (status < 0 && lists) {
         status = apply_options(lists, request);
         if (status == TOOL_MOUNT_OK)
@@ -634,6 +641,7 @@ int main(int argc, char **argv)
     request.options.dir = dir;
     request.options.extra = request.extra;
     request.options.confine = true;
+    request.options.words = &tool_config_words;
     status = request.foreground ? run_in_foreground(&request) : run_in_background(&request);
 out:
     free(dir);

@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #include "bench/kv-compare/chooser.h"
-#include "bench/kv-compare/histogram.h"
 #include "bench/measure.h"
+#include "kv/histogram.h"
 
 #define CHUNK_OPERATIONS 256u
 #define SAMPLE_EVERY     8u  /* of reads: the clock costs as much as a read from the cache */
@@ -33,7 +33,7 @@ struct worker {
     const struct workload *work;
     struct engine_session *session;
     struct chooser chooser;
-    struct histogram *latencies;
+    struct kv_histogram *latencies;
     uint64_t operation_count, elapsed_ns, cpu_ns, generation;
     uint64_t clock_begun_ns, cpu_begun_ns;
     uint64_t checksum; /* keeps the compiler from leaving values out */
@@ -136,7 +136,7 @@ static int put_batches(struct worker *worker, size_t count)
         if (err)
             return err;
         const uint64_t now_ns = measure_now_ns();
-        histogram_add(worker->latencies, now_ns - begun_ns);
+        kv_histogram_add(worker->latencies, now_ns - begun_ns);
         begun_ns = now_ns;
     }
     return 0;
@@ -165,7 +165,7 @@ static int run_one_by_one(struct worker *worker, size_t count)
         }
         const uint64_t begun_ns = measure_now_ns();
         err = run_one(worker, i);
-        histogram_add(worker->latencies, measure_now_ns() - begun_ns);
+        kv_histogram_add(worker->latencies, measure_now_ns() - begun_ns);
     }
     return err;
 }
@@ -185,7 +185,7 @@ static int get_many(struct worker *worker, size_t count)
         err = worker->kind->get_many(worker->session, keys, now, values);
         for (size_t i = 0; i < now && !err; i++)
             err = look_at(worker, worker->numbers[at + i], &values[i]);
-        histogram_add(worker->latencies, measure_now_ns() - begun_ns);
+        kv_histogram_add(worker->latencies, measure_now_ns() - begun_ns);
     }
     return err;
 }
@@ -411,7 +411,7 @@ static int append_and_flush(int fd, struct worker *worker)
         if (written != (ssize_t)sizeof block || fdatasync(fd))
             return written >= 0 && written != (ssize_t)sizeof block ? -ENOSPC : -errno;
         stop_clock(worker);
-        histogram_add(worker->latencies, measure_now_ns() - begun_ns);
+        kv_histogram_add(worker->latencies, measure_now_ns() - begun_ns);
         worker->operation_count++;
     }
     return 0;
@@ -446,17 +446,17 @@ static void sum_up(struct worker *workers, const struct workload *work, uint64_t
         per_ns += (double)worker->operation_count / (double)kv_max_u64(worker->elapsed_ns, 1);
         cpu_ns += worker->cpu_ns;
         if (i)
-            histogram_merge(workers[0].latencies, worker->latencies);
+            kv_histogram_merge(workers[0].latencies, worker->latencies);
     }
     if (per_ns > 0) {
         const double count = (double)result->operation_count;
         result->per_second = count / (count / per_ns + (double)flush_ns) * 1e9;
     }
     result->per_cpu_second = (double)result->operation_count * 1e9 / (double)kv_max_u64(cpu_ns, 1);
-    result->p50_ns = histogram_at(workers[0].latencies, 500);
-    result->p99_ns = histogram_at(workers[0].latencies, 990);
-    result->p999_ns = histogram_at(workers[0].latencies, 999);
-    result->longest_ns = workers[0].latencies->longest_ns;
+    result->p50_ns = kv_histogram_at(workers[0].latencies, 500);
+    result->p99_ns = kv_histogram_at(workers[0].latencies, 990);
+    result->p999_ns = kv_histogram_at(workers[0].latencies, 999);
+    result->longest_ns = workers[0].latencies->max;
 }
 
 static bool is_writing(const struct workload *work)

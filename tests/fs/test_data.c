@@ -509,8 +509,10 @@ START_TEST(overwriting_in_order_does_not_leave_an_extent_per_write)
     struct bench b;
     bench_open(&b, 0, 0);
     do_write(&b, 0, 0, 393216);
-    for (uint64_t at = 0; at < 393216; at += 4096)
+    for (uint64_t at = 0; at < 393216; at += 4096) {
+        b.change.in_order = at > 0;
         do_write(&b, 0, at, 4096);
+    }
     ck_assert_uint_le(take_census(&b, &b.file[0]).extents, 15);
     compare_content(&b, 0);
     bench_close(&b);
@@ -527,6 +529,25 @@ START_TEST(a_random_overwrite_of_4_KiB_splits_one_extent_into_three)
     ck_assert_uint_eq(census.extents, 3);
     ck_assert_uint_eq(census.packed, 0);
     ck_assert_uint_eq(b.file[0].blocks, 256);
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(a_random_overwrite_reads_and_writes_nothing_else)
+{
+    struct bench b;
+    bench_open(&b, 0, 0);
+    do_write(&b, 0, 0, 131072);
+    struct kv_stats before, after;
+    kv_store_stats(b.scratch.store, &before);
+    for (uint64_t at = 0; at < 131072; at += 4096)
+        do_write(&b, 0, at * 5 % 131072, 4096);
+    kv_store_stats(b.scratch.store, &after);
+    ck_assert_uint_eq(after.blob_writes - before.blob_writes, 32);
+    ck_assert_uint_eq(after.blob_write_bytes - before.blob_write_bytes, 131072);
+    ck_assert_uint_eq(after.blob_reads, before.blob_reads);
+    ck_assert_uint_eq(take_census(&b, &b.file[0]).extents, 32);
+    compare_content(&b, 0);
     bench_close(&b);
 }
 END_TEST
@@ -721,6 +742,7 @@ int main(void)
     tcase_add_test(tcase, a_small_file_is_read_by_the_keys_of_its_records);
     tcase_add_test(tcase, appending_in_small_pieces_ends_in_long_extents);
     tcase_add_test(tcase, a_file_appended_in_4_KiB_pieces_is_written_to_blobs_once);
+    tcase_add_test(tcase, a_random_overwrite_reads_and_writes_nothing_else);
     tcase_add_test(tcase, overwriting_in_order_does_not_leave_an_extent_per_write);
     tcase_add_test(tcase, a_random_overwrite_of_4_KiB_splits_one_extent_into_three);
     tcase_add_test(tcase, a_clone_shares_blobs_and_outlives_its_source);

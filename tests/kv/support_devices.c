@@ -377,6 +377,7 @@ static void do_io(struct faulty *faulty, struct kv_io *io)
         return;
     }
     struct kv_io partial = *io;
+    partial.done = NULL;
     partial.block_count = (uint32_t)kv_min_u64(fault.partial_blocks, io->block_count - 1);
     if (partial.block_count)
         (void)!kv_device_submit(faulty->below, &partial, 1, false); /* it fails either way */

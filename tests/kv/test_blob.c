@@ -227,6 +227,43 @@ START_TEST(on_fragmented_space_less_is_taken_and_said)
 }
 END_TEST
 
+START_TEST(several_blobs_are_written_together)
+{
+    enum { COUNT = 9, LENGTH = 60000 };
+    struct fixture f;
+    fixture_init(&f, 6);
+    ck_assert_int_eq(kv_crew_new(&f.blobs.crew), 0);
+    const struct kv_codec_spec lz4 = {KV_CODEC_LZ4, 0};
+    struct kv_blob_source sources[COUNT];
+    for (size_t i = 0; i < COUNT; i++) { /* one in three shrinks */
+        uint8_t *const bytes = f.bytes + i * LENGTH;
+        for (size_t at = 0; at < LENGTH; at++)
+            bytes[at] = i % 3 ? (uint8_t)test_random_next(&f.random) : (uint8_t)(i + at / 1000);
+        sources[i] = (struct kv_blob_source){.bytes = bytes, .length = LENGTH};
+    }
+    ck_assert_int_eq(kv_blobs_write_many(&f.blobs, sources, COUNT, &lz4, EPOCH), 0);
+    uint64_t last = 0;
+    for (size_t i = 0; i < COUNT; i++) {
+        uint64_t block;
+        uint32_t count;
+        ck_assert_uint_eq(sources[i].written, LENGTH);
+        ck_assert_int_eq(kv_blobs_extent(&f.blobs, &sources[i].ref, &block, &count), 0);
+        ck_assert_uint_gt(block, last);
+        ck_assert_uint_eq(count == kv_blocks_for(LENGTH), i % 3 != 0);
+        last = block;
+        ck_assert_int_eq(read_part(&f, &sources[i].ref, 0, f.back, LENGTH), 0);
+        ck_assert_int_eq(memcmp(f.back, sources[i].bytes, LENGTH), 0);
+    }
+    /* What was written before one that fails is told. */
+    faulty_arm(f.faulty, (struct fault){.targets = FAULT_WRITES, .after = 2, .error = -EIO});
+    ck_assert_int_eq(kv_blobs_write_many(&f.blobs, sources, COUNT, &lz4, EPOCH), -EIO);
+    for (size_t i = 0; i < COUNT; i++)
+        ck_assert_uint_eq(sources[i].written, i < 2 ? LENGTH : 0);
+    kv_crew_free(f.blobs.crew);
+    fixture_release(&f);
+}
+END_TEST
+
 START_TEST(a_failed_write_gives_the_space_back)
 {
     struct fixture f;
@@ -256,6 +293,7 @@ int main(void)
     tcase_set_timeout(blob, 120);
     tcase_add_test(blob, blobs_come_back_whole_and_in_parts);
     tcase_add_test(blob, several_blobs_are_read_together);
+    tcase_add_test(blob, several_blobs_are_written_together);
     tcase_add_test(blob, no_reference_makes_a_wrong_access);
     tcase_add_test(blob, an_old_blob_in_the_same_place_is_not_taken_for_the_new_one);
     tcase_add_test(blob, on_fragmented_space_less_is_taken_and_said);

@@ -226,6 +226,72 @@ START_TEST(a_large_value_that_changed_meanwhile_is_read_as_it_is_now)
 }
 END_TEST
 
+/* As kv_get_floor should answer, with a cursor. */
+static void expect_floor(struct kv_store *store, const void *key, size_t key_len)
+{
+    enum { CAP = 300 };
+    uint8_t found[KV_KEY_MAX], value[CAP];
+    size_t found_len = 0, value_len = 0, expected_len = 0;
+    struct kv_cursor *const cursor = cursor_new(store, NULL, NULL);
+    size_t at_len = 0;
+    int expected = kv_cursor_seek(cursor, key, key_len);
+    const void *at = kv_cursor_key(cursor, &at_len);
+    if (expected || at_len != key_len || memcmp(at, key, key_len) != 0) {
+        expected = kv_cursor_seek_before(cursor, key, key_len);
+        at = kv_cursor_key(cursor, &at_len);
+    }
+    const void *bytes = NULL;
+    if (!expected) {
+        ck_assert_int_eq(kv_cursor_value(cursor, &bytes, &expected_len), 0);
+        expected = expected_len <= CAP ? 0 : -ERANGE;
+    }
+    ck_assert_int_eq(kv_get_floor(store, key, key_len, found, &found_len, value, CAP, &value_len),
+                     expected);
+    if (expected != -ENOENT) {
+        ck_assert_uint_eq(found_len, at_len);
+        ck_assert_mem_eq(found, at, at_len);
+        ck_assert_uint_eq(value_len, expected_len);
+    }
+    if (!expected && expected_len)
+        ck_assert_mem_eq(value, bytes, expected_len);
+    kv_cursor_close(cursor);
+}
+
+START_TEST(the_last_key_that_is_not_above_is_what_a_cursor_finds)
+{
+    enum { KEYS = 3000 };
+    struct kv_store *const store = store_new();
+    struct test_random random = {.state = test_env("KVFS_SEED", 1)};
+    static uint8_t large[9000];
+    expect_floor(store, "k", 1);
+    for (unsigned i = 0; i < KEYS; i++) {
+        uint8_t key[8];
+        kv_be64_put(key, test_random_below(&random, 60000) * 2);
+        const size_t length =
+            test_random_below(&random, 50) ? test_random_below(&random, 60) : sizeof large;
+        ck_assert_int_eq(kv_put(store, key, 4 + i % 5, large, length), 0);
+    }
+    for (unsigned i = 0; i < 2 * KEYS; i++) {
+        uint8_t key[8];
+        kv_be64_put(key, test_random_below(&random, 120100));
+        expect_floor(store, key, 1 + test_random_below(&random, 8));
+        if (i == KEYS) { /* leaves that begin with nothing, or are empty */
+            uint8_t upper[8];
+            kv_be64_put(key, 20000);
+            kv_be64_put(upper, 90000);
+            struct kv_batch *const batch = kv_batch_new();
+            ck_assert_ptr_nonnull(batch);
+            ck_assert_int_eq(kv_batch_del_range(batch, key, 8, upper, 8), 0);
+            ck_assert_int_eq(kv_apply(store, batch, 0, NULL), 0);
+            kv_batch_free(batch);
+        }
+    }
+    size_t length;
+    ck_assert_int_eq(kv_get_floor(store, "", 0, large, &length, NULL, 0, &length), -EINVAL);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *const suite = suite_create("cursor");
@@ -234,6 +300,7 @@ int main(void)
     tcase_add_test(cursor, an_empty_store_has_nothing_to_stand_on);
     tcase_add_test(cursor, bounds_hold_for_every_move);
     tcase_add_test(cursor, a_prefix_ends_where_no_key_can_begin_with_it);
+    tcase_add_test(cursor, the_last_key_that_is_not_above_is_what_a_cursor_finds);
     tcase_add_test(cursor, a_walk_crosses_emptied_leaves_both_ways);
     tcase_add_test(cursor, a_large_value_is_borrowed_until_the_cursor_moves);
     tcase_add_test(cursor, a_large_value_that_changed_meanwhile_is_read_as_it_is_now);

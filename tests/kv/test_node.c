@@ -651,6 +651,15 @@ static void read_racy(const uint8_t *node, size_t node_bytes)
                                            random_below(node_bytes), &value_len, &kind);
         ck_assert(err == 0 || err == -ENOENT || err == -EAGAIN);
         ck_assert_uint_le(value_len, node_bytes);
+        uint8_t found[KV_KEY_MAX];
+        size_t found_len = 0;
+        value_len = 0;
+        const int floor_err =
+            kv_node_floor_racy(node, node_bytes, probe->key, probe->key_len, found, &found_len, buf,
+                               random_below(node_bytes), &value_len, &kind);
+        ck_assert(floor_err == 0 || floor_err == -ENOENT || floor_err == -EAGAIN);
+        ck_assert_uint_le(found_len, KV_KEY_MAX);
+        ck_assert_uint_le(value_len, node_bytes);
     }
     kv_node_copy_racy(buf, node, node_bytes);
     ck_assert_mem_eq(buf, node, node_bytes);

@@ -47,6 +47,45 @@ static void counting_init(struct counting *counting, struct kv_device *below)
         (struct counting){.base = {.ops = &ops, .block_count = below->block_count}, .below = below};
 }
 
+/* ---- blobs ---------------------------------------------------------------------------------- */
+
+START_TEST(a_blob_goes_to_the_device_with_what_makes_it_durable)
+{
+    enum { LENGTH = 20000 };
+    static uint8_t bytes[LENGTH], back[LENGTH];
+    for (unsigned by_checkpoint = 0; by_checkpoint < 2; by_checkpoint++) {
+        struct counting counting;
+        struct kv_device *const below = memory_device_new(IMAGE_BLOCKS);
+        counting_init(&counting, below);
+        test_create_on(&counting.base, 4096, KV_CODEC_NONE, 0);
+        struct kv_store *store = test_open_on(&counting.base);
+        struct kv_batch *const batch = kv_batch_new();
+        ck_assert_ptr_nonnull(batch);
+        const uint64_t writes = below->counts.writes;
+        struct kv_blob_ref ref;
+        size_t written;
+        test_fill(bytes, LENGTH, 1);
+        ck_assert_int_eq(kv_blob_write(store, bytes, LENGTH, NULL, &ref, &written), 0);
+        ck_assert_uint_eq(written, LENGTH);
+        ck_assert_int_eq(kv_batch_put_blob(batch, "b", 1, NULL, 0, &ref, KV_BLOB_NEW), 0);
+        ck_assert_int_eq(kv_apply(store, batch, 0, NULL), 0);
+        ck_assert_int_eq(kv_blob_read(store, &ref, 0, back, LENGTH), 0);
+        ck_assert_int_eq(memcmp(bytes, back, LENGTH), 0);
+        ck_assert_uint_eq(below->counts.writes, writes);
+        ck_assert_int_eq(by_checkpoint ? kv_checkpoint(store) : kv_sync(store), 0);
+        kv_abandon(store);
+
+        store = test_open_on(&counting.base);
+        memset(back, 0, LENGTH);
+        ck_assert_int_eq(kv_blob_read(store, &ref, 0, back, LENGTH), 0);
+        ck_assert_int_eq(memcmp(bytes, back, LENGTH), 0);
+        kv_batch_free(batch);
+        ck_assert_int_eq(kv_close(store), 0);
+        kv_device_close(below);
+    }
+}
+END_TEST
+
 /* ---- reading together ----------------------------------------------------------------------- */
 
 /* The map's own blocks are not what is counted. */
@@ -677,6 +716,7 @@ int main(void)
     tcase_add_test(store, a_page_that_can_not_be_had_fails_its_batch_and_no_other);
     tcase_add_test(store, threads_come_to_an_end_when_the_device_fails);
     tcase_add_test(store, a_failed_open_closes_what_it_was_given);
+    tcase_add_test(store, a_blob_goes_to_the_device_with_what_makes_it_durable);
     tcase_add_test(store, each_sync_mode_keeps_what_it_promises);
     suite_add_tcase(suite, store);
     return test_run(suite);

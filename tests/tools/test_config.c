@@ -52,6 +52,10 @@ static void assert_same_settings(const struct fs_mount_options *a, const struct 
     ck_assert_int_eq(a->sync, b->sync);
     ck_assert_uint_eq(a->commit_interval_ms, b->commit_interval_ms);
     ck_assert_int_eq(a->count_requests, b->count_requests);
+    ck_assert_str_eq(a->control, b->control);
+    ck_assert_uint_eq(a->metrics, b->metrics);
+    ck_assert_uint_eq(a->log_level, b->log_level);
+    ck_assert_mem_eq(&a->alerts, &b->alerts, sizeof a->alerts);
 }
 
 START_TEST(the_mount_conf_of_the_tree_lists_every_default)

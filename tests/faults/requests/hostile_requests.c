@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fs/control.h"
 #include "fs/format.h"
 #include "fs/fsck.h"
 #include "fs/fuse_ops.h"
@@ -27,6 +28,7 @@
 #include "tests/faults/requests/request_maker.h"
 #include "tests/kv/support_devices.h"
 #include "tests/kv/support_store.h"
+#include "tools/config.h"
 
 #define IMAGE_BYTES      (64u << 20)
 #define ROUND_REQUESTS   5000u
@@ -51,7 +53,18 @@ struct waiting {
     uint32_t size; /* that the request asked for, when it asks for so many bytes */
 };
 
+/* What the control directory is made of. */
+struct control_parts {
+    struct fs_health *health;
+    struct fs_prefetch *prefetch;
+    struct fs_notifier *notifier; /* not started: there is no kernel to be told */
+    struct fs_control_apply *apply;
+    struct fs_settings *settings;
+    _Atomic unsigned log_level;
+};
+
 struct harness {
+    struct control_parts control;
     struct kv_device *device;
     struct kv_store *store;
     struct fs_fuse fuse;
@@ -72,6 +85,58 @@ static uint8_t reply[REPLY_MAX];
 
 /* ---- a mount without a kernel ------------------------------------------------------ */
 
+static void open_control(struct harness *harness)
+{
+    struct control_parts *parts = &harness->control;
+    struct fs_fuse *fuse = &harness->fuse;
+    struct fs_mount_options options = {.words = &tool_config_words, .metrics = KV_METRIC_ALL};
+    KV_ASSERT(fs_counters_init(&fuse->counters, KV_METRIC_ALL) == 0);
+    parts->health = fs_health_new(fuse->volume, &fuse->counters, false, &options.alerts);
+    parts->prefetch = fs_prefetch_new(fuse->volume);
+    parts->notifier = fs_notifier_new(fuse->volume);
+    KV_ASSERT(parts->health);
+    KV_ASSERT(parts->prefetch);
+    KV_ASSERT(parts->notifier);
+    parts->apply = fs_control_apply_new(fuse->volume, parts->notifier);
+    const struct fs_settings_parts settings_parts = {.volume = fuse->volume,
+                                                     .counters = &fuse->counters,
+                                                     .health = parts->health,
+                                                     .log_level = &parts->log_level};
+    parts->settings = fs_settings_new(&options, &settings_parts);
+    KV_ASSERT(parts->apply);
+    KV_ASSERT(parts->settings);
+    const struct fs_control_parts control_parts = {.volume = fuse->volume,
+                                                   .counters = &fuse->counters,
+                                                   .health = parts->health,
+                                                   .prefetch = parts->prefetch,
+                                                   .settings = parts->settings,
+                                                   .apply = parts->apply,
+                                                   .name = ""};
+    KV_ASSERT(fs_control_new(&control_parts, &fuse->control, NULL) == 0);
+    fuse->protocol.control = fuse->control;
+}
+
+static void close_control(struct harness *harness)
+{
+    struct control_parts *parts = &harness->control;
+    fs_control_free(harness->fuse.control);
+    fs_control_apply_free(parts->apply);
+    fs_notifier_free(parts->notifier);
+    fs_settings_free(parts->settings);
+    fs_prefetch_free(parts->prefetch);
+    fs_health_free(parts->health);
+    fs_counters_release(&harness->fuse.counters);
+}
+
+/* It holds references while it is at work. */
+static void await_prefetch(struct harness *harness)
+{
+    char text[512];
+    do
+        (void)fs_prefetch_text(harness->control.prefetch, text, sizeof text);
+    while (!strstr(text, "state idle"));
+}
+
 static void open_session(struct harness *harness)
 {
     char name[] = "kvfs";
@@ -84,6 +149,7 @@ static void open_session(struct harness *harness)
     memset(&harness->fuse, 0, sizeof harness->fuse);
     KV_ASSERT(fs_volume_open(harness->store, &options, &harness->fuse.volume, &error) == 0);
     fs_protocol_init(&harness->fuse.protocol, harness->fuse.volume, &harness->fuse.counters);
+    open_control(harness);
     harness->session = fuse_session_new(&args, &fs_fuse_ops, sizeof fs_fuse_ops, &harness->fuse);
     KV_ASSERT(harness->session);
     fuse_opt_free_args(&args);
@@ -106,6 +172,7 @@ static void close_session(struct harness *harness)
     fs_transport_close(harness->transport);
     fuse_session_destroy(harness->session); /* closes the daemon's end */
     close(harness->kernel_end);
+    close_control(harness);
     fs_volume_close(harness->fuse.volume);
 }
 
@@ -138,7 +205,8 @@ static void check_entry(struct harness *harness, const uint8_t *body)
     struct fuse_entry_out entry;
     memcpy(&entry, body, sizeof entry);
     if (entry.nodeid) {
-        KV_ASSERT(entry.nodeid == entry.attr.ino);
+        /* Nodes of the control directory come and go; what they show stays. */
+        KV_ASSERT(entry.nodeid == entry.attr.ino || fs_control_owns(entry.nodeid));
         check_attr(&entry.attr);
     }
     hold(harness, entry.nodeid);
@@ -411,6 +479,8 @@ static void forget_all(struct harness *harness)
     harness->maker.inode_count = 0;
 
     uint64_t inode_count, memory;
+    await_prefetch(harness);
+    KV_ASSERT(fs_control_node_count(harness->fuse.control) == 0);
     fs_volume_usage(harness->fuse.volume, &inode_count, &memory);
     if (inode_count)
         fprintf(stderr, "%llu inodes are still referred to\n", (unsigned long long)inode_count);

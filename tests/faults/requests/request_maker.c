@@ -13,6 +13,8 @@
 
 #define FUSE_STATX_OPCODE 52u
 #define NAME_COUNT        24u
+/* Its number in every mount (fs/control.c). */
+#define CONTROL_DIRECTORY (1ull << 63)
 
 static size_t below(struct request_maker *maker, size_t limit)
 {
@@ -97,11 +99,23 @@ static void add(struct made_request *request, const void *bytes, size_t length)
     request->length += length;
 }
 
+static void add_control_name(struct request_maker *maker, struct made_request *request)
+{
+    static const char *const names[] = {".kvfs",  "stats", "metrics", "health", "prefetch",
+                                        "config", "apply", "apply",   "config"};
+    const char *const name = names[below(maker, sizeof names / sizeof names[0])];
+    add(request, name, strlen(name) + 1);
+}
+
 /* A name with its NUL: one of few, so that they meet; or one that is not allowed. */
 static void add_name(struct request_maker *maker, struct made_request *request)
 {
     static const char *const odd[] = {"", ".", "..", "a/b", "/", "../x", "\xff\xfe", "\n"};
     char name[4200];
+    if (one_in(maker, 12)) {
+        add_control_name(maker, request);
+        return;
+    }
     if (one_in(maker, 12)) {
         snprintf(name, sizeof name, "%s", odd[below(maker, sizeof odd / sizeof odd[0])]);
     } else if (one_in(maker, 16)) {
@@ -124,6 +138,7 @@ static void add_xattr_name(struct request_maker *maker, struct made_request *req
                                         "system.posix_acl_access",
                                         "system.posix_acl_default",
                                         "system.kvfs.stats",
+                                        "system.kvfs.control",
                                         "system.kvfs.sync",
                                         "user.",
                                         "nothing"};
@@ -213,10 +228,54 @@ static void add_read(struct request_maker *maker, struct made_request *request, 
     add(request, &in, sizeof in);
 }
 
+/* Lines that files of the control directory may obey, and some that they may not. */
+static size_t make_lines(struct request_maker *maker, char *out, size_t cap)
+{
+    static const char *const lines[] = {
+        "begin",
+        "commit",
+        "put name-1 text",
+        "put name-2/name-3 \"a b\"",
+        "put name-4 @3\nabc\n",
+        "delete name-1",
+        "discard name-5",
+        "rename name-1 name-6",
+        "link name-7 name-1",
+        "mkdir name-8",
+        "inode 2",
+        "inode 99999",
+        "name-1",
+        "**/name-*",
+        "name-2/**",
+        "*",
+        "../x",
+        "metrics=none",
+        "metrics=all",
+        "commit_interval=10ms",
+        "memory_budget=8M",
+        "log_level=error",
+        "alert_interval=1s",
+        "=",
+        "put",
+        "",
+        "# remark",
+        "put .kvfs/x y",
+    };
+    size_t used = 0;
+    for (size_t count = below(maker, 6) + 1; count; count--)
+        used += (size_t)snprintf(out + used, cap - used, "%s%s",
+                                 lines[below(maker, sizeof lines / sizeof lines[0])],
+                                 one_in(maker, 12) ? "" : "\n");
+    return used;
+}
+
 static void add_write(struct request_maker *maker, struct made_request *request)
 {
     static uint8_t content[32768];
-    const size_t length = one_in(maker, 4) ? below(maker, sizeof content) : below(maker, 600);
+    const bool is_text = one_in(maker, 3);
+    const size_t length = is_text            ? make_lines(maker, (char *)content, sizeof content)
+                          : one_in(maker, 4) ? below(maker, sizeof content)
+                                             : below(maker, 600);
     struct fuse_write_in in = {.fh = any_number(maker),
                                .offset = an_offset(maker),
                                .size = (uint32_t)length,
@@ -225,7 +284,8 @@ static void add_write(struct request_maker *maker, struct made_request *request)
     if (!maker->careful && one_in(maker, 16))
         in.size = any_u32(maker);
     add(request, &in, sizeof in);
-    memset(content, (int)below(maker, 256), length);
+    if (!is_text)
+        memset(content, (int)below(maker, 256), length);
     add(request, content, length);
 }
 
@@ -531,8 +591,14 @@ static void bound_answer(struct made_request *request)
 
 void request_make(struct request_maker *maker, uint64_t unique, struct made_request *request)
 {
-    begin(request, an_opcode(maker), unique, a_node(maker));
-    add_body(maker, request);
+    const uint32_t opcode = an_opcode(maker);
+    /* Often enough that its files are found, a look into the control directory. */
+    const bool in_control = opcode == FUSE_LOOKUP && one_in(maker, 4);
+    begin(request, opcode, unique, in_control ? CONTROL_DIRECTORY : a_node(maker));
+    if (in_control)
+        add_control_name(maker, request);
+    else
+        add_body(maker, request);
     set_header_length(request);
     struct fuse_in_header header;
     memcpy(&header, request->bytes, sizeof header);
