@@ -257,21 +257,24 @@ static void free_node(struct node *node)
 static struct node *make_node(struct fs_control *control, unsigned kind)
 {
     struct node *node = calloc(1, sizeof *node);
-    char *content = malloc(CONTENT_MAX);
-    if (!node || !content) {
-        free(content);
-        free(node);
-        return NULL;
-    }
-    const size_t length = files[kind].make(control, content, CONTENT_MAX);
+    char *text = malloc(CONTENT_MAX);
+    if (!node || !text)
+        goto no_memory;
+    const size_t length = files[kind].make(control, text, CONTENT_MAX);
     node->kind = kind;
     node->references = 1;
     node->made_ns = fs_time_now();
     node->length = kv_min_u64(length, CONTENT_MAX - 1); /* the texts are far shorter */
-    node->content = realloc(content, node->length + 1);
+    node->content = malloc(node->length + 1);
     if (!node->content)
-        node->content = content;
+        goto no_memory;
+    memcpy(node->content, text, node->length);
+    free(text);
     return node;
+no_memory:
+    free(text);
+    free(node);
+    return NULL;
 }
 
 /* Give it a number and a place. */
