@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include "fs/apply_state.h"
+#include "fs/expiry.h"
 #include "fs/reaper.h"
 
 /* ---- ways -------------------------------------------------------------------------------- */
@@ -23,6 +24,18 @@ static int make_directory(struct apply_state *state, struct apply_entry *entry)
 {
     struct apply_node *node;
     return apply_state_new(state, entry, S_IFDIR | 0777u, &node);
+}
+
+/* Every name of a path, before anything is looked up. */
+static int check_path(const char *path)
+{
+    for (const char *name = *path == '/' ? path + 1 : path;;) {
+        const char *slash = strchrnul(name, '/');
+        const int err = fs_name_check(name, (size_t)(slash - name));
+        if (err || !*slash)
+            return err;
+        name = slash + 1;
+    }
 }
 
 /*
@@ -36,15 +49,13 @@ static int walk(struct apply_state *state, const char *path, bool make,
 {
     struct apply_node *directory = state->root;
     const char *name = *path == '/' ? path + 1 : path;
-    for (;;) {
+    int err = check_path(path);
+    while (!err) {
         const char *slash = strchrnul(name, '/');
         const size_t name_len = (size_t)(slash - name);
-        int err = fs_name_check(name, name_len);
-        if (!err && directory == state->root &&
-            fs_volume_is_reserved(state->volume, name, name_len))
-            err = -EACCES;
-        if (!err)
-            err = apply_state_entry(state, directory, name, name_len, entry);
+        if (directory == state->root && fs_volume_is_reserved(state->volume, name, name_len))
+            return -EACCES;
+        err = apply_state_entry(state, directory, name, name_len, entry);
         if (err || !*slash)
             return err;
         if (!(*entry)->now && make)
@@ -60,6 +71,7 @@ static int walk(struct apply_state *state, const char *path, bool make,
             return -EINVAL;
         name = slash + 1;
     }
+    return err;
 }
 
 /* ---- one change --------------------------------------------------------------------------- */
@@ -181,8 +193,8 @@ static int link_entry(struct apply_state *state, const struct fs_apply_change *c
     if (err)
         return err;
     struct apply_node *const node = file->now;
-    if (is_directory(node))
-        return -EPERM;
+    if (is_directory(node) || node->item.record.expiry_ns || node->default_ttl_ns)
+        return -EPERM; /* what expires has one name */
     err = walk(state, change->path, true, NULL, &entry);
     if (err || entry->now == node)
         return err;
@@ -220,24 +232,18 @@ static bool is_same(const struct fs_record *record, const struct fs_apply_change
            (S_ISDIR(record->mode) || record->file.size == change->length);
 }
 
-static int store(struct apply_state *state, const struct fs_apply_change *change)
+/* The inode of an entry is as it is elsewhere from here on. */
+static int store_at(struct apply_state *state, const struct fs_apply_change *change,
+                    struct apply_entry *entry)
 {
     const struct fs_apply_attributes *attributes = change->attributes;
-    struct apply_entry *entry;
-    if (!fs_mode_is_known(attributes->mode))
-        return -EINVAL;
-    /* The root itself: its attributes. */
-    const bool is_root = !*change->path || strcmp(change->path, "/") == 0;
-    int err = is_root ? 0 : walk(state, change->path, true, NULL, &entry);
-    if (err)
-        return err;
-    struct apply_node *node = is_root ? state->root : entry->now;
-    if (is_directory(node) != S_ISDIR(attributes->mode) && node)
+    struct apply_node *node = entry->now;
+    if (node && is_directory(node) != S_ISDIR(attributes->mode))
         return is_directory(node) ? -EISDIR : -ENOTDIR;
     if (node && !node->is_new && attributes->keep_same && is_same(&node->item.record, change))
         return 0;
-    if (!is_directory(node)) {
-        err = node ? drop_name(state, entry) : 0;
+    if (!node || !S_ISDIR(node->item.record.mode)) {
+        int err = node ? drop_name(state, entry) : 0;
         if (!err)
             err = apply_state_new(state, entry, attributes->mode, &node);
         if (err)
@@ -248,6 +254,22 @@ static int store(struct apply_state *state, const struct fs_apply_change *change
     node->attributes = attributes;
     node->is_dirty = true;
     return 0;
+}
+
+static int store(struct apply_state *state, const struct fs_apply_change *change)
+{
+    struct apply_entry *entry;
+    if (!fs_mode_is_known(change->attributes->mode))
+        return -EINVAL;
+    if (!*change->path || strcmp(change->path, "/") == 0) { /* of the root, its attributes */
+        if (!S_ISDIR(change->attributes->mode))
+            return -EISDIR;
+        state->root->attributes = change->attributes;
+        state->root->is_dirty = true;
+        return 0;
+    }
+    const int err = walk(state, change->path, true, NULL, &entry);
+    return err ? err : store_at(state, change, entry);
 }
 
 static int change_one(struct apply_state *state, const struct fs_apply_change *change)
@@ -289,7 +311,7 @@ static void explain(const struct fs_apply_change *change, int err, struct kv_err
                   "directory moves into itself"},
         {-ENAMETOOLONG, "a name in it is longer than 255 bytes"},
         {-EACCES, "the control directory of the mount stands there"},
-        {-EPERM, "a directory can not have a second name"},
+        {-EPERM, "a directory, or what expires, can not have a second name"},
     };
     const char *words = strerror(-err);
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
@@ -380,9 +402,9 @@ static int apply_locked(struct apply_state *state, const struct fs_apply_change 
     return err;
 }
 
-int fs_apply(struct fs_volume *volume, const struct fs_caller *caller,
-             const struct fs_apply_change *changes, size_t count, unsigned flags,
-             const struct fs_apply_observer *observer, struct fs_apply_result *result)
+static int apply_once(struct fs_volume *volume, const struct fs_caller *caller,
+                      const struct fs_apply_change *changes, size_t count, unsigned flags,
+                      const struct fs_apply_observer *observer, struct fs_apply_result *result)
 {
     struct apply_state state;
     uint64_t *unused = NULL;
@@ -398,17 +420,22 @@ int fs_apply(struct fs_volume *volume, const struct fs_caller *caller,
 
     if (err && !*result->error.text)
         explain_whole(volume, err, &result->error);
-    /* The names are gone whatever becomes of this: the next mount would do it too. */
-    for (size_t i = 0; i < unused_count; i++) {
-        const int left = fs_orphan_delete(volume, unused[i]);
-        if (left)
-            fs_volume_log(volume, KV_LOG_WARNING,
-                          "inode %llu could not be deleted (%s); the next mount will try again",
-                          (unsigned long long)unused[i], strerror(-left));
-    }
+    for (size_t i = 0; i < unused_count; i++)
+        fs_reaper_add(volume, unused[i]);
     if (!err && observer)
         observe(&state, observer);
     apply_state_release(&state);
     free(unused);
+    return err;
+}
+
+int fs_apply(struct fs_volume *volume, const struct fs_caller *caller,
+             const struct fs_apply_change *changes, size_t count, unsigned flags,
+             const struct fs_apply_observer *observer, struct fs_apply_result *result)
+{
+    int err;
+    do
+        err = apply_once(volume, caller, changes, count, flags, observer, result);
+    while (err == -ENOSPC && fs_reap(volume));
     return err;
 }

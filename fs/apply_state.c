@@ -8,6 +8,8 @@
  */
 #include "fs/apply_state.h"
 
+#include "fs/expiry.h"
+
 #define SLOTS_LEAST 64u
 #define SLOTS_MOST  (1u << 20)
 
@@ -88,12 +90,26 @@ void apply_state_release(struct apply_state *state)
     *state = (struct apply_state){0};
 }
 
+void apply_state_set(struct apply_state *state, struct apply_entry *entry, struct apply_node *node)
+{
+    struct apply_node *const directory = entry->directory;
+    directory->added -= !entry->was && entry->now;
+    directory->added += !entry->was && node;
+    directory->item.record.mtime_ns = directory->item.record.ctime_ns = state->now;
+    directory->is_dirty = true;
+    entry->now = node;
+    if (node && !node->by_link)
+        node->home = entry;
+    if (node && S_ISDIR(node->item.record.mode))
+        node->parent = directory;
+}
+
 /* The inode that a name in the store leads to, as it was there: entry->was. */
 static int fetch(struct apply_state *state, struct apply_entry *entry)
 {
     struct fs_item item;
-    const int err = fs_item_find(state->volume, entry->directory->item.record.file.ino, entry->name,
-                                 entry->name_len, &item);
+    const int err = fs_item_find_any(state->volume, entry->directory->item.record.file.ino,
+                                     entry->name, entry->name_len, &item);
     if (err)
         return err == -ENOENT ? 0 : err;
     const bool by_link = item.key.bytes[0] == FS_KEY_INODE;
@@ -110,6 +126,12 @@ static int fetch(struct apply_state *state, struct apply_entry *entry)
     }
     entry->was = entry->now = node;
     entry->was_link = by_link;
+    if (fs_is_expired(state->volume,
+                      &item.record)) { /* it is over with it: it goes with the rest */
+        node->item.record.nlink = 0;
+        apply_state_set(state, entry, NULL);
+        node->is_dirty = true;
+    }
     return 0;
 }
 
@@ -143,20 +165,6 @@ int apply_state_entry(struct apply_state *state, struct apply_node *directory, c
     return 0;
 }
 
-void apply_state_set(struct apply_state *state, struct apply_entry *entry, struct apply_node *node)
-{
-    struct apply_node *const directory = entry->directory;
-    directory->added -= !entry->was && entry->now;
-    directory->added += !entry->was && node;
-    directory->item.record.mtime_ns = directory->item.record.ctime_ns = state->now;
-    directory->is_dirty = true;
-    entry->now = node;
-    if (node && !node->by_link)
-        node->home = entry;
-    if (node && S_ISDIR(node->item.record.mode))
-        node->parent = directory;
-}
-
 int apply_state_new(struct apply_state *state, struct apply_entry *entry, uint32_t mode,
                     struct apply_node **node_out)
 {
@@ -177,6 +185,9 @@ int apply_state_new(struct apply_state *state, struct apply_entry *entry, uint32
     node->inherits = directory->is_new ? directory->inherits : directory;
     if (directory->is_new && directory->attributes)
         node->inherits = NULL;
+    node->default_ttl_ns = directory->item.record.expiry_ns;
+    if (S_ISDIR(mode))
+        node->item.record.expiry_ns = node->default_ttl_ns;
     apply_state_set(state, entry, node);
     if (S_ISDIR(mode))
         directory->item.record.nlink++;

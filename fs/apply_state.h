@@ -26,6 +26,7 @@ struct apply_node {
     const struct fs_apply_attributes *attributes; /* that it is to have; NULL: its own */
     const struct apply_node *inherits;            /* of a new one: from this one's default ACL */
     const struct apply_node *replaces;            /* hands on its attributes */
+    uint64_t default_ttl_ns;                      /* of a new one: its directory's; 0: none */
     struct fs_inode_move move;
 };
 

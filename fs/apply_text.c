@@ -8,7 +8,6 @@
  */
 #include "fs/apply.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 
 struct fs_apply_batch {
@@ -34,17 +33,12 @@ struct word {
     bool quoted;
 };
 
-KV_PRINTF(2, 3)
-static int refuse(const struct reader *reader, const char *format, ...)
+/* The line, and two halves of what is wrong with it. */
+static int refuse(const struct reader *reader, const char *first, const char *second)
 {
-    struct kv_error *error = &reader->result->error;
-    va_list args;
     reader->result->line = reader->line;
-    const int length =
-        snprintf(error->text, sizeof error->text, "line %llu: ", (unsigned long long)reader->line);
-    va_start(args, format);
-    (void)vsnprintf(error->text + length, sizeof error->text - (size_t)length, format, args);
-    va_end(args);
+    (void)snprintf(reader->result->error.text, sizeof reader->result->error.text,
+                   "line %llu: %.100s%.300s", (unsigned long long)reader->line, first, second);
     return -EINVAL;
 }
 
@@ -77,20 +71,20 @@ static int read_escape(struct reader *reader, char *byte)
 {
     static const char letters[] = "\\\"nrt0", bytes[] = "\\\"\n\r\t";
     if (reader->at == reader->end)
-        return refuse(reader, "it ends after a backslash");
+        return refuse(reader, "it ends after a backslash", "");
     const char letter = *reader->at++;
     if (letter == 'x') {
         const int high = reader->end - reader->at >= 2 ? hex_digit(reader->at[0]) : -1;
         const int low = high >= 0 ? hex_digit(reader->at[1]) : -1;
         if (low < 0)
-            return refuse(reader, "\\x wants two hexadecimal digits");
+            return refuse(reader, "\\x wants two hexadecimal digits", "");
         *byte = (char)(high << 4 | low);
         reader->at += 2;
         return 0;
     }
     const char *found = letter ? strchr(letters, letter) : NULL;
     if (!found)
-        return refuse(reader, "no such escape; there are \\\\ \\\" \\n \\r \\t \\0 and \\xHH");
+        return refuse(reader, "no such escape; there are \\\\ \\\" \\n \\r \\t \\0 and \\xHH", "");
     *byte = bytes[found - letters]; /* the terminating zero is the one of \0 */
     return 0;
 }
@@ -102,7 +96,7 @@ static int read_quoted(struct reader *reader)
         char byte = *reader->at++;
         if (byte == '"') {
             if (!at_line_end(reader) && !is_blank(*reader->at))
-                return refuse(reader, "a closing quote wants a space or the end after it");
+                return refuse(reader, "a closing quote wants a space or the end after it", "");
             return 0;
         }
         if (byte == '\\') {
@@ -112,7 +106,7 @@ static int read_quoted(struct reader *reader)
         }
         batch->arena[batch->arena_len++] = byte;
     }
-    return refuse(reader, "a quote that is not closed; write a newline as \\n");
+    return refuse(reader, "a quote that is not closed; write a newline as \\n", "");
 }
 
 static int read_plain(struct reader *reader)
@@ -121,8 +115,10 @@ static int read_plain(struct reader *reader)
     while (!at_line_end(reader) && !is_blank(*reader->at)) {
         const char byte = *reader->at++;
         if (byte == '\\' || byte == '"' || byte == '\0')
-            return refuse(reader, "a word with a backslash, a quote or a zero byte wants quotes "
-                                  "around it");
+            return refuse(reader,
+                          "a word with a backslash, a quote or a zero byte wants quotes "
+                          "around it",
+                          "");
         batch->arena[batch->arena_len++] = byte;
     }
     return 0;
@@ -134,7 +130,7 @@ static int read_word(struct reader *reader, const char *what, struct word *word)
     struct fs_apply_batch *batch = reader->batch;
     skip_blanks(reader);
     if (at_line_end(reader))
-        return refuse(reader, "%s is missing", what);
+        return refuse(reader, what, " is missing");
     const size_t start = batch->arena_len;
     word->quoted = *reader->at == '"';
     const int err = word->quoted ? read_quoted(reader) : read_plain(reader);
@@ -153,9 +149,9 @@ static int read_key(struct reader *reader, const char *what, const char **key)
     if (err)
         return err;
     if (!word.quoted && (*word.bytes == '@' || *word.bytes == '#'))
-        return refuse(reader, "%.100s: a key that begins so wants quotes around it", word.bytes);
+        return refuse(reader, word.bytes, ": a key that begins so wants quotes around it");
     if (memchr(word.bytes, '\0', word.length))
-        return refuse(reader, "a key has no zero byte");
+        return refuse(reader, "a key has no zero byte", "");
     *key = word.bytes;
     return 0;
 }
@@ -164,7 +160,7 @@ static int end_line(struct reader *reader)
 {
     skip_blanks(reader);
     if (!at_line_end(reader))
-        return refuse(reader, "more than is wanted; a word with spaces wants quotes around it");
+        return refuse(reader, "more than is wanted; a word with spaces wants quotes around it", "");
     if (reader->at < reader->end)
         reader->at++;
     return 0;
@@ -191,32 +187,33 @@ static int read_value(struct reader *reader, struct fs_apply_change *change)
     if (err)
         return err;
     if (!word.quoted && *word.bytes == '#')
-        return refuse(reader, "a value that begins with # wants quotes around it");
+        return refuse(reader, "a value that begins with # wants quotes around it", "");
     if (word.quoted || *word.bytes != '@') {
         change->bytes = word.bytes;
         change->length = word.length;
         return end_line(reader);
     }
     if (parse_decimal(word.bytes + 1, &length))
-        return refuse(reader,
-                      "%.40s: @ and a number of bytes; a value that begins with @ wants "
-                      "quotes around it",
-                      word.bytes);
+        return refuse(reader, word.bytes,
+                      ": @ and a number of bytes; a value that begins with @ wants quotes around "
+                      "it");
     err = end_line(reader);
     if (err)
         return err;
     const size_t left = (size_t)(reader->end - reader->at);
-    if (length > left)
-        return refuse(reader, "@%llu: only %zu bytes follow", (unsigned long long)length, left);
+    if (length > left) {
+        char rest[64];
+        (void)snprintf(rest, sizeof rest, ": only %zu bytes follow", left);
+        return refuse(reader, word.bytes, rest);
+    }
     change->bytes = reader->at;
     change->length = (size_t)length;
-    for (const char *at = reader->at; (at = memchr(at, '\n', length - (size_t)(at - reader->at)));
-         at++)
+    if (length < left && reader->at[length] != '\n')
+        return refuse(reader, word.bytes, ": no newline after so many bytes of a value");
+    for (const char *end = reader->at + length, *at = reader->at;
+         at < end && (at = memchr(at, '\n', (size_t)(end - at))); at++)
         reader->line++;
     reader->at += length;
-    if (reader->at < reader->end && *reader->at != '\n')
-        return refuse(reader, "no newline after the %llu bytes of a value",
-                      (unsigned long long)length);
     reader->line++;
     if (reader->at < reader->end)
         reader->at++;
@@ -239,10 +236,8 @@ static int read_change(struct reader *reader, const char *operation, struct fs_a
     while (i < operation_count && strcmp(operations[i].name, operation) != 0)
         i++;
     if (i == operation_count)
-        return refuse(reader,
-                      "%.40s: no such change; there are put, delete, discard, rename, "
-                      "link and mkdir",
-                      operation);
+        return refuse(reader, operation,
+                      ": no such change; there are put, delete, discard, rename, link and mkdir");
     *change = (struct fs_apply_change){.kind = operations[i].kind};
     int err = read_key(reader, "a key", &change->path);
     if (!err && operations[i].to)
@@ -275,7 +270,7 @@ static int add_change(struct fs_apply_batch *batch, const struct fs_apply_change
 static int read_line(struct reader *reader)
 {
     struct fs_apply_change change;
-    struct word operation;
+    struct word operation = {NULL, 0, false};
     const uint64_t line = reader->line;
     skip_blanks(reader);
     if (!at_line_end(reader) && *reader->at == '#') {

@@ -7,6 +7,7 @@
  */
 #include "fs/apply_state.h"
 
+#include "fs/expiry.h"
 #include "fs/xattr.h"
 
 /* ---- content and attributes of a new inode ------------------------------------------- */
@@ -44,6 +45,8 @@ static int set_xattrs(struct apply_state *state, struct fs_data_change *change,
     for (size_t i = 0; !err && i < attributes->xattr_count; i++) {
         const struct fs_apply_xattr *xattr = &attributes->xattrs[i];
         uint32_t one = 0;
+        if (strcmp(xattr->name, FS_XATTR_TTL) == 0)
+            continue; /* no record: write_expiry */
         err = fs_xattr_set(state->volume->store, record->file.ino, &one, xattr->name, xattr->value,
                            xattr->length, 0, change->batch);
         flags |= one;
@@ -153,6 +156,23 @@ static int put_parent(struct fs_data_change *change, const struct apply_node *no
                                 node->home->name_len);
 }
 
+/* When an inode ends, and the index of that. The item has the key that it is to have. */
+static int write_expiry(struct apply_state *state, struct fs_data_change *change,
+                        const struct apply_node *node, bool moves, struct fs_item *item)
+{
+    if (item->record.nlink == 0)
+        return fs_change_end_expiry(change, &item->record);
+    for (size_t i = 0; node->attributes && i < node->attributes->xattr_count; i++) {
+        const struct fs_apply_xattr *xattr = &node->attributes->xattrs[i];
+        if (strcmp(xattr->name, FS_XATTR_TTL) == 0)
+            return fs_change_ttl(state->volume, change, item, xattr->value, xattr->length, 0);
+    }
+    const struct fs_record parent = {.expiry_ns = node->default_ttl_ns};
+    if (node->is_new && !S_ISDIR(item->record.mode))
+        return fs_change_inherit_expiry(state->volume, change, &parent, item);
+    return moves ? fs_change_put_expiry(state->volume, change, item) : 0;
+}
+
 static int write_node(struct apply_state *state, struct fs_data_change *change,
                       struct apply_node *node)
 {
@@ -173,6 +193,8 @@ static int write_node(struct apply_state *state, struct fs_data_change *change,
         err = fs_inode_table_reserve(item.record.file.ino, &item.key, &node->move);
     if (!err && S_ISDIR(item.record.mode) && (node->is_new || moves))
         err = put_parent(change, node);
+    if (!err)
+        err = write_expiry(state, change, node, moves, &item);
     return err ? err : fs_change_put(change, &item);
 }
 

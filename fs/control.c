@@ -2,8 +2,9 @@
  * fs/control.c: the nodes of the control directory, and what stands in them.
  *
  * Owns       the nodes, each with its content.
- * Invariant  a node's content never grows, and changes only by being truncated: it is freed when
- *            its last reference goes. There are at most NODES_MAX.
+ * Invariant  a node's content changes only by being truncated, or, of `apply`, to what became of
+ *            what was written to it. It is freed when its last reference goes. There are at most
+ *            NODES_MAX.
  * Locks      control->mutex, for the table of nodes; a leaf. Contents are made without it.
  */
 #include "fs/control.h"
@@ -20,7 +21,8 @@
 #define NODES_MAX      256u
 #define NODES_RESERVED 64u
 /* Longest content. */
-#define CONTENT_MAX 524288u
+#define CONTENT_MAX       524288u
+#define APPLY_CONTENT_MAX 2048u /* of what became of a batch */
 /* Refusals that are said in the log within a second. */
 #define REFUSALS_SAID 10u
 
@@ -255,21 +257,24 @@ static void free_node(struct node *node)
 static struct node *make_node(struct fs_control *control, unsigned kind)
 {
     struct node *node = calloc(1, sizeof *node);
-    char *content = malloc(CONTENT_MAX);
-    if (!node || !content) {
-        free(content);
-        free(node);
-        return NULL;
-    }
-    const size_t length = files[kind].make(control, content, CONTENT_MAX);
+    char *text = malloc(CONTENT_MAX);
+    if (!node || !text)
+        goto no_memory;
+    const size_t length = files[kind].make(control, text, CONTENT_MAX);
     node->kind = kind;
     node->references = 1;
     node->made_ns = fs_time_now();
     node->length = kv_min_u64(length, CONTENT_MAX - 1); /* the texts are far shorter */
-    node->content = realloc(content, node->length + 1);
+    node->content = malloc(node->length + 1);
     if (!node->content)
-        node->content = content;
+        goto no_memory;
+    memcpy(node->content, text, node->length);
+    free(text);
     return node;
+no_memory:
+    free(text);
+    free(node);
+    return NULL;
 }
 
 /* Give it a number and a place. */
@@ -395,13 +400,22 @@ static int write_batch(struct fs_control *control, uint64_t ino, const struct fs
     if (is_second && !batch)
         return fs_control_apply_refuse(control->parts.apply);
     const int err = fs_control_apply_write(control->parts.apply, &batch, caller, piece);
+    char *said = malloc(APPLY_CONTENT_MAX); /* without memory the old text stays */
+    const size_t said_len = said ? make_apply(control, said, APPLY_CONTENT_MAX) : 0;
     pthread_mutex_lock(&control->mutex);
     struct node *node = find_node(control, ino);
+    if (node && said) { /* for who reads the same open file */
+        char *old = node->content;
+        node->content = said;
+        node->length = kv_min_u64(said_len, APPLY_CONTENT_MAX - 1);
+        said = old;
+    }
     if (node && !node->batch) {
         node->batch = batch;
         batch = NULL;
     }
     pthread_mutex_unlock(&control->mutex);
+    free(said);
     fs_control_batch_free(batch); /* the node has gone meanwhile */
     return err;
 }

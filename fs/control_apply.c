@@ -204,10 +204,10 @@ size_t fs_control_apply_text(struct fs_control_apply *apply, char *out, size_t c
     static const char *const states[] = {"never", "done", "refused"};
     struct fs_text text = {.out = out, .cap = cap};
     pthread_mutex_lock(&apply->mutex);
-    fs_text_add(&text, "state %s\nchanges %" PRIu64 "\nline %" PRIu64 "\n", states[apply->state],
-                apply->last.change_count, apply->last.line);
     if (apply->state == LAST_REFUSED)
         fs_text_add(&text, "error %s\n", apply->last.error.text);
+    fs_text_add(&text, "state %s\nchanges %" PRIu64 "\nline %" PRIu64 "\n", states[apply->state],
+                apply->last.change_count, apply->last.line);
     pthread_mutex_unlock(&apply->mutex);
     return text.length;
 }

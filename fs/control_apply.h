@@ -52,10 +52,10 @@ int fs_control_apply_refuse(struct fs_control_apply *apply);
 /*
  * Lines of a word, a blank and a value, like snprintf:
  *
+ *    error TEXT                 why, and the remedy; only if it was refused
  *    state never|done|refused   the last batch
  *    changes 3                  that it had
  *    line 2                     of its text, that may not be; 0: it is not about a line
- *    error TEXT                 why, and the remedy; only if it was refused
  */
 size_t fs_control_apply_text(struct fs_control_apply *apply, char *out, size_t cap);
 

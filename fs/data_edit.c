@@ -233,21 +233,33 @@ static int read_record(struct parts *parts, const struct fs_data_record *r, uint
     return parts->count == PARTS_MAX ? fetch_parts(parts) : 0;
 }
 
-/* Reads up to this length are mostly of one record. */
-#define FS_FIND_BYTES 32768u
+/* Reads up to this length are mostly of a record or two. */
+#define FS_FIND_BYTES   32768u
+#define FS_FIND_RECORDS 3u
 
-/* A read of one record. -ENOENT: it is not. */
+/* A read of few records without gaps, each found by its key. -ENOENT: it is not that. */
 static int read_found(struct parts *parts, const struct fs_file *file, uint64_t offset,
                       uint64_t end, uint8_t *buf)
 {
+    const uint32_t step = parts->data->packed_bytes; /* no packed record crosses a multiple */
     uint8_t value[FS_DATA_VALUE_MAX];
     struct fs_data_record record;
+    uint64_t at = offset;
     if (file->is_inline || offset == end)
         return -ENOENT;
-    int err = fs_data_find(parts->data, file, offset, end, value, &record);
-    if (!err)
-        err = read_record(parts, &record, offset, end, buf);
-    return err ? err : fetch_parts(parts);
+    for (unsigned found = 0; at < end; found++) {
+        if (found == FS_FIND_RECORDS)
+            return -ENOENT;
+        const uint64_t least = kv_min_u64(end, at - at % step + step);
+        int err = fs_data_find(parts->data, file, at, least, value, &record);
+        const uint64_t to = err ? at : kv_min_u64(fs_data_record_end(&record), end);
+        if (!err)
+            err = read_record(parts, &record, at, to, buf + (at - offset));
+        if (err)
+            return err;
+        at = to;
+    }
+    return fetch_parts(parts);
 }
 
 int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
@@ -260,6 +272,7 @@ int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, u
     int err = length <= FS_FIND_BYTES ? read_found(&parts, file, offset, end, buf) : -ENOENT;
     if (err != -ENOENT)
         return err;
+    parts.count = 0;
     err = fs_data_walk_open(&walk, data, file, offset, end);
     while (!err && !(err = fs_data_walk_next(&walk))) {
         const struct fs_data_record *const r = &walk.record;

@@ -20,6 +20,7 @@
 
 #include "fs/control.h"
 #include "fs/cookie.h"
+#include "fs/describe.h"
 #include "fs/expiry.h"
 #include "fs/mount.h"
 #include "fs/process.h"
@@ -596,10 +597,16 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
         return;
     }
     void *value = fs_transport_buffer();
+    const size_t cap = kv_min_u64(size, FS_REPLY_MAX);
     size_t length = 0;
-    int err = value ? fs_getxattr(volume_of(req), ino, name, value, kv_min_u64(size, FS_REPLY_MAX),
-                                  &length)
-                    : -ENOMEM;
+    int err = -ENOMEM;
+    if (value && strcmp(name, FS_XATTR_INFO) == 0) {
+        err = fs_describe_json(volume_of(req), ino, value, cap);
+        length = err > 0 ? (size_t)err : 0;
+        err = err < 0 ? err : length > cap ? -ERANGE : 0;
+    } else if (value) {
+        err = fs_getxattr(volume_of(req), ino, name, value, cap, &length);
+    }
     if (err == -ERANGE && size == 0)
         err = 0;
     if (err)

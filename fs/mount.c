@@ -132,15 +132,16 @@ static int check_directory(const struct fs_mount_options *options, struct fs_mou
 
 /* What watches the mount, and the directory that shows it. */
 static int open_control(const struct fs_mount_options *options, struct fs_mount *mount,
-                        struct kv_error *error)
+                        struct kv_error *reason)
 {
     struct fs_fuse *fuse = &mount->fuse;
-    if (fs_counters_init(&fuse->counters, options->metrics))
-        goto no_memory;
+    int err = fs_counters_init(&fuse->counters, options->metrics);
+    if (err)
+        return err;
     mount->health =
         fs_health_new(fuse->volume, &fuse->counters, options->read_only, &options->alerts);
     if (!mount->health)
-        goto no_memory;
+        return -ENOMEM;
     if (strcmp(options->control, FS_CONTROL_NONE) == 0)
         return 0;
     const struct fs_settings_parts settings_parts = {.volume = fuse->volume,
@@ -152,7 +153,7 @@ static int open_control(const struct fs_mount_options *options, struct fs_mount 
     mount->notifier = fs_notifier_new(fuse->volume);
     mount->apply = mount->notifier ? fs_control_apply_new(fuse->volume, mount->notifier) : NULL;
     if (!mount->prefetch || !mount->settings || !mount->apply)
-        goto no_memory;
+        return -ENOMEM;
     const struct fs_control_parts parts = {.volume = fuse->volume,
                                            .counters = &fuse->counters,
                                            .health = mount->health,
@@ -163,15 +164,9 @@ static int open_control(const struct fs_mount_options *options, struct fs_mount 
                                            .read_only = options->read_only,
                                            .owner = fuse->owner,
                                            .group = (uint32_t)getegid()};
-    struct kv_error reason = {.text = ""};
-    const int err = fs_control_new(&parts, &fuse->control, &reason);
+    err = fs_control_new(&parts, &fuse->control, reason);
     fuse->protocol.control = fuse->control;
-    if (err)
-        return fail(error, err, "%s: %s", options->image,
-                    reason.text[0] ? reason.text : strerror(-err));
-    return 0;
-no_memory:
-    return fail(error, -ENOMEM, "%s: not enough memory", options->image);
+    return err;
 }
 
 static int open_volume(const struct fs_mount_options *options, struct fs_mount *mount,
@@ -212,7 +207,11 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();
     fs_protocol_init(&mount->fuse.protocol, mount->fuse.volume, &mount->fuse.counters);
-    return open_control(options, mount, error);
+    err = open_control(options, mount, &reason);
+    if (err)
+        return fail(error, err, "%s: %s", options->image,
+                    reason.text[0] ? reason.text : strerror(-err));
+    return 0;
 }
 
 /*

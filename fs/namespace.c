@@ -5,6 +5,8 @@
  */
 #include "fs/namespace.h"
 
+#include "fs/describe.h"
+
 #define COPY_BYTES (1u << 20)
 #define DEPTH_MAX  4096u /* of directories that are removed with all in them */
 
@@ -219,6 +221,30 @@ static int inherit(struct fs_volume *volume, const struct walk *walk, uint64_t i
     return err;
 }
 
+int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
+                    fs_fill_fn *fill_new, void *context)
+{
+    struct walk walk;
+    struct fs_record record;
+    int err = walk_to(volume, caller, path, &walk);
+    if (err)
+        return err;
+    if (walk.name_len == 0) {
+        err = -EISDIR;
+        goto out_walk;
+    }
+    err = fs_create_unnamed(volume, caller, walk.directory, 0666, &record);
+    if (err)
+        goto out_walk;
+    err = fill_new(context, volume, record.file.ino);
+    if (!err)
+        err = fs_publish(volume, record.file.ino, walk.directory, walk.name, walk.name_len);
+    fs_forget(volume, record.file.ino, 1); /* deletes it if it did not get its name */
+out_walk:
+    fs_forget(volume, walk.directory, 1);
+    return err;
+}
+
 int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
                   fs_source_fn *source, void *context)
 {
@@ -242,6 +268,29 @@ int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller, cons
     fs_forget(volume, record.file.ino, 1); /* deletes it if it did not get its name */
 out_walk:
     fs_forget(volume, walk.directory, 1);
+    return err;
+}
+
+int fs_path_describe_json(struct fs_volume *volume, const char *path, char *text, size_t cap)
+{
+    struct fs_record record;
+    int err = find(volume, path, &record);
+    if (err)
+        return err;
+    err = fs_describe_json(volume, record.file.ino, text, cap);
+    fs_forget(volume, record.file.ino, 1);
+    return err;
+}
+
+int fs_path_setxattr(struct fs_volume *volume, const char *path, const char *name,
+                     const void *value, size_t length)
+{
+    struct fs_record record;
+    int err = find(volume, path, &record);
+    if (err)
+        return err;
+    err = fs_setxattr(volume, record.file.ino, name, value, length, 0, false);
+    fs_forget(volume, record.file.ino, 1);
     return err;
 }
 

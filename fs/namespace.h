@@ -33,6 +33,20 @@ KV_MUST_CHECK int fs_path_read(struct fs_volume *volume, const char *path, fs_si
 KV_MUST_CHECK int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller,
                                 const char *path, fs_source_fn *source, void *context);
 
+/* Makes a new file what it is to be; it has no name yet. A negative errno ends it. */
+typedef int fs_fill_fn(void *context, struct fs_volume *volume, uint64_t ino);
+
+/* The same with content and attributes as `fill` gives them; what is replaced hands on nothing. */
+KV_MUST_CHECK int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller,
+                                  const char *path, fs_fill_fn *fill, void *context);
+
+/* fs_describe_json by path. */
+KV_MUST_CHECK int fs_path_describe_json(struct fs_volume *volume, const char *path, char *text,
+                                        size_t cap);
+/* fs_setxattr by path. */
+KV_MUST_CHECK int fs_path_setxattr(struct fs_volume *volume, const char *path, const char *name,
+                                   const void *value, size_t length);
+
 /* Make a directory and those on the way to it; one that is there is no error. */
 KV_MUST_CHECK int fs_path_mkdirs(struct fs_volume *volume, const struct fs_caller *caller,
                                  const char *path);

@@ -19,9 +19,11 @@
 #define DEPTH_MAX 64u
 /* Entries that are taken from a listing at once. */
 #define BATCH_ENTRIES 32u
-/* A few bytes of each stretch of so many make the store read, and keep, the extent around. */
-#define STRIDE_BYTES 16384u
-#define TOUCH_BYTES  512u
+/*
+ * Content is read in pieces: a part of an extent makes the store keep all of it, which it would not
+ * for one that is large and read as a whole.
+ */
+#define PIECE_BYTES 8192u
 /* Of the memory budget, what prefetching may fill with content. */
 #define BUDGET_PERCENT 75u
 
@@ -88,11 +90,11 @@ static bool is_over(const struct walk *walk)
 static void warm_file(struct walk *walk, const struct fs_record *record)
 {
     struct fs_volume *volume = walk->prefetch->volume;
-    uint8_t touched[TOUCH_BYTES];
+    uint8_t piece[PIECE_BYTES];
     int err = 0;
     walk->matches++;
-    for (uint64_t at = 0; at < record->file.size && !err && !is_over(walk); at += STRIDE_BYTES) {
-        const uint64_t more = kv_min_u64(record->file.size - at, STRIDE_BYTES);
+    for (uint64_t at = 0; at < record->file.size && !err && !is_over(walk); at += PIECE_BYTES) {
+        const uint64_t more = kv_min_u64(record->file.size - at, PIECE_BYTES);
         if (more > walk->room) {
             walk->is_full = true;
             return;
@@ -104,13 +106,13 @@ static void warm_file(struct walk *walk, const struct fs_record *record)
             err = 0;
             break;
         }
-        if (!err && data - data % STRIDE_BYTES > at) {
-            at = data - data % STRIDE_BYTES - STRIDE_BYTES;
+        if (!err && data - data % PIECE_BYTES > at) {
+            at = data - data % PIECE_BYTES - PIECE_BYTES;
             continue;
         }
         size_t got;
         if (!err)
-            err = fs_read(volume, record->file.ino, at, touched, sizeof touched, &got);
+            err = fs_read(volume, record->file.ino, at, piece, sizeof piece, &got);
         walk->room -= more;
         walk->bytes += more;
     }

@@ -29,6 +29,12 @@ size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref)
     return kv_blocks_for(kv_le32_get(disk_ref(ref).ptr.length_bytes)) * KV_BLOCK_BYTES;
 }
 
+enum kv_codec kv_blob_codec(const struct kv_blob_ref *ref)
+{
+    const uint8_t codec = disk_ref(ref).ptr.codec;
+    return codec == KV_CODEC_LZ4 || codec == KV_CODEC_ZSTD ? (enum kv_codec)codec : KV_CODEC_NONE;
+}
+
 int kv_blobs_extent(const struct kv_blobs *blobs, const struct kv_blob_ref *ref, uint64_t *block,
                     uint32_t *block_count)
 {

@@ -19,7 +19,7 @@
 struct kv_cursor {
     struct kv_store *store;
     uint8_t *leaf;    /* node_bytes: the copy */
-    uint8_t *scratch; /* node_bytes, for descending backward */
+    uint8_t *scratch; /* node_bytes, for descending backward; NULL until then */
     bool positioned;  /* on a key; slot is valid */
     unsigned slot;
     size_t key_len;
@@ -38,16 +38,23 @@ int kv_cursor_open(struct kv_store *store, const void *lower, size_t lower_len, 
 {
     if (lower_len > KV_KEY_MAX || upper_len > KV_KEY_MAX)
         return -EINVAL;
-    struct kv_cursor *cursor = calloc(1, sizeof *cursor);
+    struct kv_cursor *cursor = malloc(sizeof *cursor);
     if (!cursor)
         return -ENOMEM;
+    /* Keys take most of it: they are set when they are known. */
     cursor->store = store;
-    cursor->leaf = malloc(2 * store->node_bytes);
+    cursor->scratch = NULL;
+    cursor->positioned = false;
+    cursor->slot = 0;
+    cursor->key_len = 0;
+    cursor->has_large = false;
+    cursor->large = NULL;
+    cursor->large_len = 0;
+    cursor->leaf = malloc(store->node_bytes);
     if (!cursor->leaf) {
         free(cursor);
         return -ENOMEM;
     }
-    cursor->scratch = cursor->leaf + store->node_bytes;
     cursor->lower_len = lower_len;
     cursor->upper_len = upper_len;
     if (lower_len)
@@ -88,6 +95,7 @@ void kv_cursor_close(struct kv_cursor *cursor)
     if (!cursor)
         return;
     leave_key(cursor);
+    free(cursor->scratch);
     free(cursor->leaf);
     free(cursor);
 }
@@ -138,6 +146,10 @@ static int seek_backward(struct kv_cursor *cursor, struct kv_bytes key)
     const size_t node_bytes = cursor->store->node_bytes;
     uint8_t at[KV_KEY_MAX];
     struct kv_bytes before = key;
+    if (!cursor->scratch)
+        cursor->scratch = malloc(node_bytes);
+    if (!cursor->scratch)
+        return -ENOMEM;
     if (key.data) {
         memcpy(at, key.data, key.length);
         before.data = at;

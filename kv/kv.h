@@ -340,6 +340,8 @@ KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob
                                     size_t count);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
+enum kv_codec
+kv_blob_codec(const struct kv_blob_ref *ref); /* that packed it; NONE: it is as it is */
 
 /* ---- writing ------------------------------------------------------------ */
 
@@ -474,15 +476,16 @@ struct kv_stats {
     uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;
     uint64_t log_records, log_bytes, log_flushes, log_used_bytes, log_total_bytes;
     uint64_t checkpoints, batches, gets;
-    uint64_t batch_bytes; /* keys and values that batches brought; blobs of kv_blob_write are not in
-                             it: device_write_bytes to both is what writing is amplified by */
+    uint64_t batch_bytes; /* of operations that batches brought: keys, values, and some bytes each;
+                             blobs of kv_blob_write are not in it. device_write_bytes to both is
+                             what writing is amplified by */
     uint64_t scrubs, scrub_bytes, scrub_findings; /* kv_scrub since the store was opened */
     uint64_t scrub_finished_ns;                   /* since 1970, of the last whole one; 0: none */
-    uint64_t log_limit_bytes;                     /* when so much is in use, writers wait */
-    bool direct_io;                               /* O_DIRECT is in use */
-    bool host_is_full;                            /* it had no room when it was last asked */
-    uint64_t page_promotions;                     /* to the pages that are used again and again */
-    uint64_t checkpoint_bytes;                    /* pages and page map, of all checkpoints */
+    uint64_t log_limit_bytes;  /* when so much of this kind is in use, writers wait */
+    bool direct_io;            /* O_DIRECT is in use */
+    bool host_is_full;         /* it had no room when it was last asked */
+    uint64_t page_promotions;  /* to the pages that are used again and again */
+    uint64_t checkpoint_bytes; /* pages and page map, of all checkpoints */
     /*
      * Free bytes in whole, aligned places for a page; and an upper bound for the longest free
      * stretch. How far free space is cut up: little of it is in whole places.

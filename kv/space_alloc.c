@@ -72,15 +72,6 @@ static void scan_words(const struct kv_space *space, const struct group *group, 
     }
 }
 
-/* For checking the bounds. */
-static inline uint32_t longest_run(const struct kv_space *space, const struct group *group,
-                                   enum search_where where)
-{
-    struct found longest = {0};
-    scan_words(space, group, 0, where, UINT32_MAX, &longest);
-    return longest.count;
-}
-
 /* Look for `count` blocks in a group, else for the longest run of at least `least`. */
 static bool search_group(struct kv_space *space, uint32_t index, enum search_where where,
                          uint32_t count, uint32_t least, struct found *found)
@@ -90,7 +81,6 @@ static bool search_group(struct kv_space *space, uint32_t index, enum search_whe
     if (where == SEARCH_HOLES)
         room -= group->whole_clusters * space->config.cluster_blocks;
     uint32_t *bound = where == SEARCH_HOLES ? &group->hole_bound : &group->run_bound;
-    KV_ASSERT_SLOW(longest_run(space, group, where) <= *bound);
     if (room < least || *bound < least)
         return false;
 

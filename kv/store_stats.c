@@ -39,6 +39,20 @@ static void stats_of_codecs(const struct kv_metrics *metrics, struct kv_stats *s
     }
 }
 
+/*
+ * Writers wait when records weigh too much (kv_store_log_weight): so many bytes of log, if what is
+ * still to come is like what is there.
+ */
+static uint64_t log_limit(struct kv_store *store, uint64_t used_bytes)
+{
+    const uint64_t weight =
+        atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) +
+        atomic_load_explicit(&store->log_closing, memory_order_relaxed);
+    if (!used_bytes || weight <= used_bytes)
+        return store->log_bytes_max;
+    return (uint64_t)((double)store->log_bytes_max * (double)used_bytes / (double)weight);
+}
+
 void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
 {
     memset(stats, 0, sizeof *stats);
@@ -69,7 +83,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->log_bytes = wal.record_bytes;
     stats->log_flushes = wal.flushes;
     stats->log_used_bytes = wal.used_blocks * KV_BLOCK_BYTES;
-    stats->log_limit_bytes = store->log_bytes_max;
+    stats->log_limit_bytes = log_limit(store, stats->log_used_bytes);
     stats->log_total_bytes = wal.total_blocks * KV_BLOCK_BYTES;
     stats->blob_reads = atomic_load_explicit(&store->blobs.reads, memory_order_relaxed);
     stats->blob_read_bytes = atomic_load_explicit(&store->blobs.read_bytes, memory_order_relaxed);

@@ -18,6 +18,8 @@ struct tool_json {
     FILE *out;
     unsigned depth;
     bool has_members[TOOL_JSON_DEPTH + 1];
+    unsigned char rest[4]; /* of a string in pieces: the beginning of what may be a sequence */
+    size_t rest_len;
 };
 
 void tool_json_init(struct tool_json *json, FILE *out);
@@ -30,6 +32,13 @@ void tool_json_close(struct tool_json *json, char bracket);                  /* 
  * the bytes 80 to ff, the way Python names files: nothing is lost and the output is still JSON.
  */
 void tool_json_string(struct tool_json *json, const char *name, const char *value);
+/* The same for bytes that may hold zeroes. */
+void tool_json_bytes(struct tool_json *json, const char *name, const void *bytes, size_t length);
+/* A string that comes in pieces: begin, any number of times add, end. */
+void tool_json_begin_text(struct tool_json *json, const char *name);
+void tool_json_add_text(struct tool_json *json, const void *bytes, size_t length);
+void tool_json_end_text(struct tool_json *json);
+void tool_json_signed(struct tool_json *json, const char *name, int64_t value);
 void tool_json_number(struct tool_json *json, const char *name, uint64_t value);
 void tool_json_bool(struct tool_json *json, const char *name, bool value);
 

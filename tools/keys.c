@@ -16,12 +16,6 @@
 #include "tools/keys_backend.h"
 #include "tools/options.h"
 
-struct tool_keys {
-    const char *target; /* borrowed from the caller of open */
-    const struct keys_backend_ops *ops;
-    struct keys_backend *backend;
-};
-
 /* ---- for the backends --------------------------------------------------------- */
 
 int keys_write_all(int fd, const void *bytes, size_t length)
@@ -108,7 +102,7 @@ int tool_keys_close(struct tool_keys *keys, struct kv_error *error)
 }
 
 /* Put the words for a failure at a key together. Returns err. */
-static int describe(const char *key, int err, struct kv_error *error)
+int keys_describe(const char *key, int err, struct kv_error *error)
 {
     static const struct {
         int err;
@@ -235,7 +229,7 @@ int tool_keys_list(struct tool_keys *keys, const char *key, bool recursive, tool
         err = list_directory(&visiting, key ? key : "");
     else if (!err)
         visit_entry(&visiting, key, &attributes);
-    return err ? describe(key ? key : keys->target, err, error) : 0;
+    return err ? keys_describe(key ? key : keys->target, err, error) : 0;
 }
 
 /* ---- values ------------------------------------------------------------------------ */
@@ -250,15 +244,16 @@ static int look_for_value(struct tool_keys *keys, const char *key)
     return S_ISDIR(attributes.mode) ? -EISDIR : -EMEDIUMTYPE;
 }
 
-int tool_keys_get(struct tool_keys *keys, const char *key, int out_fd, struct kv_error *error)
+int tool_keys_get(struct tool_keys *keys, const char *key, tool_sink_fn *sink, void *context,
+                  struct kv_error *error)
 {
     int err = tool_check_key(key, error);
     if (err)
         return err;
     err = look_for_value(keys, key);
     if (!err)
-        err = keys->ops->get(keys->backend, key, out_fd);
-    return err ? describe(key, err, error) : 0;
+        err = keys->ops->get(keys->backend, key, sink, context);
+    return err ? keys_describe(key, err, error) : 0;
 }
 
 int tool_keys_put(struct tool_keys *keys, const char *key, int in_fd, struct kv_error *error)
@@ -269,7 +264,7 @@ int tool_keys_put(struct tool_keys *keys, const char *key, int in_fd, struct kv_
     err = look_for_value(keys, key);
     if (!err || err == -ENOENT)
         err = keys->ops->put(keys->backend, key, in_fd);
-    return err ? describe(key, err, error) : 0;
+    return err ? keys_describe(key, err, error) : 0;
 }
 
 int tool_keys_remove(struct tool_keys *keys, const char *key, bool recursive,
@@ -279,5 +274,5 @@ int tool_keys_remove(struct tool_keys *keys, const char *key, bool recursive,
     if (err)
         return err;
     err = keys->ops->remove(keys->backend, key, recursive);
-    return err ? describe(key, err, error) : 0;
+    return err ? keys_describe(key, err, error) : 0;
 }

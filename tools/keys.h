@@ -43,9 +43,30 @@ typedef void tool_entry_fn(void *context, const struct tool_entry *entry);
 KV_MUST_CHECK int tool_keys_list(struct tool_keys *keys, const char *key, bool recursive,
                                  tool_entry_fn *visit, void *context, struct kv_error *error);
 
-/* Write the value to a descriptor. -EISDIR; -EMEDIUMTYPE a symlink or special file. */
-KV_MUST_CHECK int tool_keys_get(struct tool_keys *keys, const char *key, int out_fd,
-                                struct kv_error *error);
+/* Takes bytes; a negative errno ends the reading and is returned. */
+typedef int tool_sink_fn(void *context, const void *bytes, size_t length);
+
+/* Read the value, in pieces. -EISDIR; -EMEDIUMTYPE a symlink or special file. */
+KV_MUST_CHECK int tool_keys_get(struct tool_keys *keys, const char *key, tool_sink_fn *sink,
+                                void *context, struct kv_error *error);
+
+/* Which keys a scan visits. "" or NULL: no bound. */
+struct tool_scan {
+    const char *prefix; /* of their bytes */
+    const char *from;   /* the first */
+    const char *to;     /* the first that is not visited any more */
+    bool reverse;
+    uint64_t limit; /* 0: all of them */
+};
+/* Something other than 0 ends the scan; a negative errno is returned from it. */
+typedef int tool_scan_fn(void *context, const struct tool_entry *entry);
+
+/*
+ * Visit all values, in byte order of whole keys; a key that comes or goes meanwhile may be visited
+ * or not. Memory: for the directories above the one that is being visited (tools/keys_scan.c).
+ */
+KV_MUST_CHECK int tool_keys_scan(struct tool_keys *keys, const struct tool_scan *scan,
+                                 tool_scan_fn *visit, void *context, struct kv_error *error);
 
 /*
  * Store what a descriptor gives until its end. Directories on the way are made; an old value

@@ -10,7 +10,9 @@
 #include <sys/types.h>
 
 #include "kv/kv.h"
+#include "tools/keys.h"
 
+struct fs_apply_batch;
 struct keys_backend; /* an open target; each kind has its own */
 
 struct keys_attributes {
@@ -26,14 +28,32 @@ struct keys_backend_ops {
     int (*look)(struct keys_backend *backend, const char *path, struct keys_attributes *attributes);
     /* What is in a directory, in any order, without "." and "..". */
     int (*list)(struct keys_backend *backend, const char *path, keys_name_fn *visit, void *context);
-    int (*get)(struct keys_backend *backend, const char *path, int out_fd);
+    /*
+     * The same in byte order of names, one after the other: what `visit` does meanwhile may be
+     * a walk, too. from: no name before it is visited, or with reverse none from it on; may be "".
+     */
+    int (*walk)(struct keys_backend *backend, const char *path, bool reverse, const char *from,
+                keys_name_fn *visit, void *context);
+    int (*get)(struct keys_backend *backend, const char *path, tool_sink_fn *sink, void *context);
     /* Makes the directories on the way; replaces as a whole, handing on owner and mode. */
     int (*put)(struct keys_backend *backend, const char *path, int in_fd);
     /* A directory only if recursive, and with what is in it; else -EISDIR. */
     int (*remove)(struct keys_backend *backend, const char *path, bool recursive);
+    /* Changes that were taken apart already; all or none, durable; `error` has the words. */
+    int (*apply)(struct keys_backend *backend, const char *text, size_t length,
+                 const struct fs_apply_batch *batch, struct kv_error *error);
     /* Changes are durable on 0; the backend is gone whatever is returned. */
     int (*close)(struct keys_backend *backend);
 };
+
+struct tool_keys {
+    const char *target; /* borrowed from the caller of open */
+    const struct keys_backend_ops *ops;
+    struct keys_backend *backend;
+};
+
+/* Put the words for a failure at a key together. Returns err. */
+int keys_describe(const char *key, int err, struct kv_error *error);
 
 /* tools/keys_mount.c: through the kernel. */
 extern const struct keys_backend_ops keys_mount_ops;
@@ -44,6 +64,15 @@ KV_MUST_CHECK int keys_mount_open(const char *dir, struct keys_backend **backend
 extern const struct keys_backend_ops keys_image_ops;
 KV_MUST_CHECK int keys_image_open(const char *image, bool read_only, struct keys_backend **backend,
                                   struct kv_error *error);
+
+/* The volume of an image, and who works with it; NULL: the target is a mount. */
+struct fs_volume;
+struct fs_caller;
+struct fs_volume *keys_image_volume(const struct tool_keys *keys);
+const struct fs_caller *keys_image_caller(const struct tool_keys *keys);
+/* Is the target a whole image or mount, not a directory in it? */
+bool keys_is_top(const struct tool_keys *keys);
+bool keys_mount_is_top(const struct keys_backend *backend);
 
 /* All of `length` bytes, or an error. */
 KV_MUST_CHECK int keys_write_all(int fd, const void *bytes, size_t length);

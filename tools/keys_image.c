@@ -11,8 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/apply.h"
 #include "fs/namespace.h"
 #include "fs/volume.h"
+#include "fs/walk.h"
 #include "tools/keys_backend.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
@@ -57,6 +59,21 @@ failed:
     else if (!*error->text)
         snprintf(error->text, sizeof error->text, "%.200s: %s", image, tool_error_text(err));
     return err;
+}
+
+struct fs_volume *keys_image_volume(const struct tool_keys *keys)
+{
+    return keys->ops == &keys_image_ops ? keys->backend->volume : NULL;
+}
+
+const struct fs_caller *keys_image_caller(const struct tool_keys *keys)
+{
+    return keys->ops == &keys_image_ops ? &keys->backend->caller : NULL;
+}
+
+bool keys_is_top(const struct tool_keys *keys)
+{
+    return keys->ops == &keys_image_ops || keys_mount_is_top(keys->backend);
 }
 
 static int image_close(struct keys_backend *backend)
@@ -135,14 +152,38 @@ static int image_list(struct keys_backend *backend, const char *path, keys_name_
     return err;
 }
 
-static int write_out(void *context, const void *bytes, size_t length)
+struct walk {
+    keys_name_fn *visit;
+    void *context;
+};
+
+static int walk_entry(void *context, const char *name, size_t name_len,
+                      const struct fs_record *record)
 {
-    return keys_write_all(*(const int *)context, bytes, length);
+    const struct walk *walk = context;
+    const struct keys_attributes attributes = {
+        .mode = record->mode, .size = record->file.size, .mtime_ns = record->mtime_ns};
+    char copy[FS_NAME_MAX + 1];
+    memcpy(copy, name, name_len);
+    copy[name_len] = '\0';
+    return walk->visit(walk->context, copy, &attributes);
 }
 
-static int image_get(struct keys_backend *backend, const char *path, int out_fd)
+static int image_walk(struct keys_backend *backend, const char *path, bool reverse,
+                      const char *from, keys_name_fn *visit, void *context)
 {
-    return fs_path_read(backend->volume, path, write_out, &out_fd);
+    struct walk walk = {visit, context};
+    struct fs_record record;
+    const int err = fs_path_stat(backend->volume, path, &record);
+    return err ? err
+               : fs_walk(backend->volume, record.file.ino, reverse, from, strlen(from), walk_entry,
+                         &walk);
+}
+
+static int image_get(struct keys_backend *backend, const char *path, tool_sink_fn *sink,
+                     void *context)
+{
+    return fs_path_read(backend->volume, path, sink, context);
 }
 
 static ssize_t read_in(void *context, void *buf, size_t cap)
@@ -162,11 +203,24 @@ static int image_remove(struct keys_backend *backend, const char *path, bool rec
     return fs_path_remove(backend->volume, path, recursive);
 }
 
+static int image_apply(struct keys_backend *backend, const char *text, size_t length,
+                       const struct fs_apply_batch *batch, struct kv_error *error)
+{
+    (void)batch;
+    struct fs_apply_result result;
+    const int err = fs_apply_text(backend->volume, &backend->caller, text, length, NULL, &result);
+    if (err)
+        *error = result.error;
+    return err;
+}
+
 const struct keys_backend_ops keys_image_ops = {
     .look = image_look,
     .list = image_list,
+    .walk = image_walk,
     .get = image_get,
     .put = image_put,
     .remove = image_remove,
+    .apply = image_apply,
     .close = image_close,
 };

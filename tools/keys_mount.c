@@ -14,6 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fs/apply.h"
+#include "tools/command.h"
 #include "tools/keys_backend.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
@@ -21,9 +23,26 @@
 #define CHUNK_BYTES    (1u << 20)
 #define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
+#define CONTROL_APPLY ".kvfs/apply"
+
 struct keys_backend {
     int root_fd;
+    char mount_dir[PATH_MAX];
+    char below[PATH_MAX]; /* the directory, from there; "" the same */
 };
+
+/* Where in the mount the directory is. */
+static int find_below(const char *dir, struct keys_backend *backend)
+{
+    char resolved[PATH_MAX];
+    if (!realpath(dir, resolved))
+        return -errno;
+    const size_t length = strcmp(backend->mount_dir, "/") == 0 ? 0 : strlen(backend->mount_dir);
+    const bool is_below = strncmp(resolved, backend->mount_dir, length) == 0;
+    if (is_below && resolved[length] == '/')
+        strcpy(backend->below, resolved + length + 1);
+    return 0;
+}
 
 int keys_mount_open(const char *dir, struct keys_backend **backend, struct kv_error *error)
 {
@@ -44,12 +63,23 @@ int keys_mount_open(const char *dir, struct keys_backend **backend, struct kv_er
         err = -errno;
         goto failed;
     }
+    strcpy(opened->mount_dir, mount.dir);
+    err = find_below(dir, opened);
+    if (err) {
+        close(opened->root_fd);
+        goto failed;
+    }
     *backend = opened;
     return 0;
 failed:
     free(opened);
     snprintf(error->text, sizeof error->text, "%.200s: %s", dir, tool_error_text(err));
     return err;
+}
+
+bool keys_mount_is_top(const struct keys_backend *backend)
+{
+    return !*backend->below;
 }
 
 static int mount_close(struct keys_backend *backend)
@@ -182,10 +212,118 @@ static int mount_list(struct keys_backend *backend, const char *path, keys_name_
     return err;
 }
 
+/* ---- in order ---------------------------------------------------------------------- */
+
+/*
+ * The daemon lists in byte order. Backwards a directory is read once to remember where each so
+ * many names begin, and then these pieces from the last to the first.
+ */
+#define PIECE_NAMES 1024u
+
+struct pieces {
+    long *starts; /* positions, as telldir gives them */
+    size_t count, capacity;
+};
+
+static int find_pieces(DIR *stream, const char *before, struct pieces *pieces)
+{
+    int err = 0;
+    size_t names = 0;
+    for (;;) {
+        const long at = telldir(stream);
+        const char *name = next_name(stream, &err);
+        if (!name || (*before && strcmp(name, before) >= 0))
+            return err;
+        if (names++ % PIECE_NAMES != 0)
+            continue;
+        if (pieces->count == pieces->capacity) {
+            const size_t capacity = pieces->capacity ? pieces->capacity * 2 : 64;
+            long *starts = reallocarray(pieces->starts, capacity, sizeof *starts);
+            if (!starts)
+                return -ENOMEM;
+            pieces->starts = starts;
+            pieces->capacity = capacity;
+        }
+        pieces->starts[pieces->count++] = at;
+    }
+}
+
+static int visit_name(DIR *stream, const char *name, keys_name_fn *visit, void *context)
+{
+    struct keys_attributes attributes;
+    const int err = look_at(dirfd(stream), name, &attributes);
+    if (err == -ENOENT) /* removed meanwhile */
+        return 0;
+    return err ? err : visit(context, name, &attributes);
+}
+
+/* The names from a position on, the last first; as many as there were in a piece, before `until`.
+ */
+static int visit_piece(DIR *stream, long start, const char *before, char (*names)[256],
+                       char first[256], keys_name_fn *visit, void *context)
+{
+    size_t count = 0;
+    int err = 0;
+    seekdir(stream, start);
+    while (count < PIECE_NAMES) {
+        const char *name = next_name(stream, &err);
+        if (!name || (*before && strcmp(name, before) >= 0) ||
+            (*first && strcmp(name, first) >= 0)) /* visited with the piece behind this */
+            break;
+        snprintf(names[count++], 256, "%s", name);
+    }
+    for (size_t i = count; !err && i-- > 0;)
+        err = visit_name(stream, names[i], visit, context);
+    if (count > 0)
+        memcpy(first, names[0], 256);
+    return err;
+}
+
+static int walk_backwards(DIR *stream, const char *before, keys_name_fn *visit, void *context)
+{
+    struct pieces pieces = {0};
+    char first[256] = "";
+    char(*names)[256] = malloc(PIECE_NAMES * sizeof *names);
+    int err = names ? find_pieces(stream, before, &pieces) : -ENOMEM;
+    for (size_t i = pieces.count; !err && i-- > 0;)
+        err = visit_piece(stream, pieces.starts[i], before, names, first, visit, context);
+    free(names);
+    free(pieces.starts);
+    return err;
+}
+
+static int mount_walk(struct keys_backend *backend, const char *path, bool reverse,
+                      const char *from, keys_name_fn *visit, void *context)
+{
+    const char *last;
+    const int dir = walk(backend, path, false, &last);
+    if (dir < 0)
+        return dir;
+    DIR *stream = open_stream(dir, last);
+    int err = stream ? 0 : -errno;
+    close(dir);
+    if (!stream)
+        return err;
+    if (reverse) {
+        err = walk_backwards(stream, from, visit, context);
+    } else {
+        for (const char *name; !err && (name = next_name(stream, &err));)
+            if (strcmp(name, from) >= 0)
+                err = visit_name(stream, name, visit, context);
+    }
+    (void)closedir(stream); /* only read */
+    return err;
+}
+
 /* ---- values ------------------------------------------------------------------------ */
 
-/* Copy from one descriptor to another, to the end. */
-static int copy(int from, int to)
+static int write_to(void *context, const void *bytes, size_t length)
+{
+    return keys_write_all(*(const int *)context, bytes, length);
+}
+
+/* Give all that a descriptor gives, to the end. */
+static int copy(int from, tool_sink_fn *sink, void *context)
 {
     char *buffer = malloc(CHUNK_BYTES);
     if (!buffer)
@@ -195,13 +333,14 @@ static int copy(int from, int to)
     while (!err && got > 0) {
         err = keys_read_full(from, buffer, CHUNK_BYTES, &got);
         if (!err)
-            err = keys_write_all(to, buffer, got);
+            err = got > 0 ? sink(context, buffer, got) : 0;
     }
     free(buffer);
     return err;
 }
 
-static int mount_get(struct keys_backend *backend, const char *path, int out_fd)
+static int mount_get(struct keys_backend *backend, const char *path, tool_sink_fn *sink,
+                     void *context)
 {
     const char *name;
     const int dir = walk(backend, path, false, &name);
@@ -209,7 +348,7 @@ static int mount_get(struct keys_backend *backend, const char *path, int out_fd)
         return dir;
     /* O_NONBLOCK: should a fifo have taken the place of the value, this does not wait. */
     const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    int err = fd < 0 ? -errno : copy(fd, out_fd);
+    int err = fd < 0 ? -errno : copy(fd, sink, context);
     if (fd >= 0)
         close(fd);
     close(dir);
@@ -227,7 +366,7 @@ static void temporary_name(char name[64])
 /* Fill the new file from in_fd and make it durable, like the old one in mode and owner. */
 static int fill(int fd, int in_fd, const struct stat *old)
 {
-    int err = copy(in_fd, fd);
+    int err = copy(in_fd, write_to, &fd);
     /* An owner that we may not give is no reason to refuse the value; the mode then stays ours. */
     if (!err && old && fchown(fd, old->st_uid, old->st_gid) == 0 &&
         fchmod(fd, old->st_mode & 07777))
@@ -313,11 +452,122 @@ static int mount_remove(struct keys_backend *backend, const char *path, bool rec
     return err;
 }
 
+/* ---- several changes as one -------------------------------------------------------------- */
+
+/*
+ * The daemon makes them: it is told the inode of a file without a name that has them as text. Keys
+ * are given from the root of the mount.
+ */
+static int write_changes(const struct keys_backend *backend, const struct fs_apply_batch *batch,
+                         FILE *out)
+{
+    static const char *const names[] = {
+        [FS_APPLY_PUT] = "put",       [FS_APPLY_DELETE] = "delete", [FS_APPLY_DISCARD] = "discard",
+        [FS_APPLY_RENAME] = "rename", [FS_APPLY_LINK] = "link",     [FS_APPLY_MKDIR] = "mkdir"};
+    const struct fs_apply_change *changes;
+    const size_t count = fs_apply_batch_changes(batch, &changes);
+    for (size_t i = 0; i < count; i++) {
+        const char *const keys[] = {changes[i].path, changes[i].to};
+        fputs(names[changes[i].kind], out);
+        for (size_t k = 0; k < 2 && keys[k]; k++) {
+            char *whole = keys_join(backend->below, keys[k] + (*keys[k] == '/'));
+            if (!whole)
+                return -ENOMEM;
+            fputc(' ', out);
+            tool_print_quoted(out, whole, strlen(whole));
+            free(whole);
+        }
+        if (changes[i].kind == FS_APPLY_PUT) {
+            fprintf(out, " @%zu\n", changes[i].length);
+            fwrite(changes[i].bytes, 1, changes[i].length, out);
+        }
+        fputc('\n', out);
+    }
+    return fflush(out) ? -errno : 0;
+}
+
+/* A file without a name in the mount that holds the changes; a descriptor, or an error. */
+static int make_text(const struct keys_backend *backend, const struct fs_apply_batch *batch)
+{
+    const int fd = open(backend->mount_dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    const int copy_fd = dup(fd);
+    FILE *out = copy_fd < 0 ? NULL : fdopen(copy_fd, "w");
+    int err = out ? write_changes(backend, batch, out) : -errno;
+    if (!out && copy_fd >= 0)
+        close(copy_fd);
+    if (out && fclose(out) && !err)
+        err = -errno;
+    if (!err && fsync(fd)) /* what the kernel holds back the daemon can not read */
+        err = -errno;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    return fd;
+}
+
+/* Why the daemon refused, as it says itself if it can. */
+static void explain_refusal(const struct keys_backend *backend, int control, int err,
+                            struct kv_error *error)
+{
+    char words[sizeof error->text];
+    const ssize_t got = control < 0 ? 0 : pread(control, words, sizeof words - 1, 0);
+    if (got > 0) {
+        words[got] = '\0';
+        words[strcspn(words, "\n")] = '\0';
+        static const char word[] = "error "; /* of the line that says why */
+        const bool has_word = strncmp(words, word, sizeof word - 1) == 0;
+        snprintf(error->text, sizeof error->text, "%s", words + (has_word ? sizeof word - 1 : 0));
+    } else if (control < 0 && err == -ENOENT) {
+        snprintf(error->text, sizeof error->text,
+                 "%.200s: no " CONTROL_APPLY " in this mount; mount it with its control directory, "
+                 "or apply the changes to the image when it is unmounted",
+                 backend->mount_dir);
+    } else {
+        snprintf(error->text, sizeof error->text, "%.200s/" CONTROL_APPLY ": %s%s",
+                 backend->mount_dir, tool_error_text(err),
+                 err == -EACCES || err == -EPERM ? "; only root and who mounted it may" : "");
+    }
+}
+
+static int mount_apply(struct keys_backend *backend, const char *text, size_t length,
+                       const struct fs_apply_batch *batch, struct kv_error *error)
+{
+    (void)text;
+    (void)length;
+    char path[PATH_MAX + sizeof CONTROL_APPLY + 1], command[40];
+    struct stat status;
+    const int fd = make_text(backend, batch);
+    if (fd < 0)
+        return fd;
+    snprintf(path, sizeof path, "%s/" CONTROL_APPLY, backend->mount_dir);
+    int control = open(path, O_RDWR | O_CLOEXEC);
+    if (control < 0 && errno == EACCES)
+        control = open(path, O_WRONLY | O_CLOEXEC);
+    int err = control < 0 || fstat(fd, &status) ? -errno : 0;
+    if (!err) {
+        const int count =
+            snprintf(command, sizeof command, "inode %llu\n", (unsigned long long)status.st_ino);
+        if (write(control, command, (size_t)count) != count)
+            err = errno ? -errno : -EIO;
+    }
+    if (err)
+        explain_refusal(backend, control, err, error);
+    if (control >= 0)
+        close(control);
+    close(fd);
+    return err;
+}
+
 const struct keys_backend_ops keys_mount_ops = {
     .look = mount_look,
     .list = mount_list,
+    .walk = mount_walk,
     .get = mount_get,
     .put = mount_put,
     .remove = mount_remove,
+    .apply = mount_apply,
     .close = mount_close,
 };

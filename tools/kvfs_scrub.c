@@ -5,7 +5,7 @@
  * attribute how it is getting on. An image that nobody uses is opened here, read-only: nothing
  * in it changes.
  */
-#include "tools/kvfs_scrub.h"
+#include "tools/command.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -23,6 +23,8 @@
 #include "kv/base.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
+
+#define SCRUB_DAMAGED 4 /* the exit status beside enum tool_status */
 
 #define REPORT_BYTES 65536u /* the most that an attribute can have */
 #define ASK_EVERY_NS 100000000
@@ -67,13 +69,13 @@ static void show_progress(struct terminal *terminal, uint64_t done, uint64_t tot
 
 static int conclude(const char *target, int err, uint64_t bytes, uint64_t findings)
 {
-    int status = findings ? TOOL_SCRUB_DAMAGED : TOOL_SCRUB_CLEAN;
+    int status = findings ? SCRUB_DAMAGED : TOOL_OK;
     if (err == -ECANCELED)
         tool_complain("%s: stopped after %" PRIu64 " MiB", target, bytes >> 20);
     else if (err)
         tool_complain("%s: the scrub broke off: %s", target, tool_error_text(err));
     if (err && !findings)
-        status = TOOL_SCRUB_FAILED;
+        status = TOOL_FAILED;
     printf("%s: %" PRIu64 " MiB read, ", target, bytes >> 20);
     if (findings)
         printf("%" PRIu64 " findings; fsck.kvfs says more, and mends\n", findings);
@@ -81,7 +83,7 @@ static int conclude(const char *target, int err, uint64_t bytes, uint64_t findin
         puts(err ? "nothing wrong so far" : "nothing wrong");
     if (fflush(stdout) || ferror(stdout)) {
         tool_complain("standard output: %s", tool_error_text(errno));
-        return status ? status : TOOL_SCRUB_FAILED;
+        return status ? status : TOOL_FAILED;
     }
     return status;
 }
@@ -117,7 +119,7 @@ static int scrub_image(const char *image, uint64_t bytes_per_second, struct term
     int err = kv_open(image, &options, &scrub.store, &error);
     if (err) {
         tool_complain("%s", *error.text ? error.text : tool_error_text(err));
-        return err == -EBADMSG || err == -EUCLEAN ? TOOL_SCRUB_DAMAGED : TOOL_SCRUB_FAILED;
+        return err == -EBADMSG || err == -EUCLEAN ? SCRUB_DAMAGED : TOOL_FAILED;
     }
     const struct kv_scrub_options scrub_options = {.bytes_per_second = bytes_per_second,
                                                    .report = print_finding,
@@ -234,7 +236,7 @@ static int scrub_mount(const char *dir, uint64_t bytes_per_second, struct termin
                       : err == -EOPNOTSUPP ? "this daemon is too old to scrub; mount it anew"
                                            : tool_error_text(err));
         free(text);
-        return TOOL_SCRUB_FAILED;
+        return TOOL_FAILED;
     }
     err = follow(dir, text, &terminal, &state);
     clear_progress(&terminal);
@@ -261,12 +263,13 @@ static bool parse_rate(const char *text, uint64_t *bytes_per_second)
     return true;
 }
 
-int tool_scrub(const char *target, const char *rate)
+static int run_scrub(const struct tool_arguments *arguments)
 {
+    const char *target = arguments->operands[0], *rate = tool_value(arguments, 'm');
     uint64_t bytes_per_second = 0;
     if (rate && !parse_rate(rate, &bytes_per_second)) {
         tool_complain("--rate %s: give MiB per second, as in --rate 50", rate);
-        return TOOL_SCRUB_USAGE;
+        return TOOL_USAGE;
     }
     const struct sigaction action = {.sa_handler = cancel};
     (void)sigaction(SIGINT, &action, NULL);
@@ -277,7 +280,7 @@ int tool_scrub(const char *target, const char *rate)
     struct tool_mount mount;
     if (stat(target, &status)) {
         tool_complain("%s: %s", target, tool_error_text(errno));
-        return TOOL_SCRUB_FAILED;
+        return TOOL_FAILED;
     }
     const bool is_dir = S_ISDIR(status.st_mode);
     const int err =
@@ -288,7 +291,27 @@ int tool_scrub(const char *target, const char *rate)
         tool_complain("%s: %s", target,
                       err == -ENOENT ? "not in a kvfs mount; give the directory of one, or an image"
                                      : tool_error_text(err));
-        return TOOL_SCRUB_FAILED;
+        return TOOL_FAILED;
     }
     return scrub_image(target, bytes_per_second, terminal);
 }
+
+static const struct option scrub_options[] = {{"rate", required_argument, NULL, 'm'}, {0}};
+
+const struct tool_command tool_command_scrub = {
+    .name = "scrub",
+    .synopsis = "[--rate MiB/s] DIR|IMAGE",
+    .help = "Read everything that is in use and verify its checksums: of a mount, while it is "
+            "used, or\n"
+            "of an image. What is damaged is named, and left as it is: fsck.kvfs mends.\n"
+            "\n"
+            "  --rate MiB/s  read no faster\n"
+            "\n"
+            "Exit status: 0 nothing wrong, 1 did not run to its end, 2 usage, 4 damage was found.\n"
+            "\n"
+            "Example: kvfs scrub --rate 50 /mnt\n",
+    .options = scrub_options,
+    .operands_least = 1,
+    .operands_most = 1,
+    .run = run_scrub,
+};

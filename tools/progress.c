@@ -51,11 +51,21 @@ void tool_progress_step(struct tool_progress *progress, uint64_t done, uint64_t 
     memset(bar, '.', BAR_CHARACTERS);
     memset(bar, '#', filled);
     bar[BAR_CHARACTERS] = '\0';
-    fprintf(stderr, "\r\033[K%-11s [%s] %3u%% %llus", progress->stage, bar,
-            (unsigned)(part * 100.0),
-            (unsigned long long)((now - progress->started_ns) / 1000000000ull));
+    const double seconds = (double)(now - progress->started_ns) / 1e9;
+    fprintf(stderr, "\r\033[K%-11s [%s] %3u%%", progress->stage, bar, (unsigned)(part * 100.0));
+    if (progress->items && part > 0)
+        fprintf(stderr, " %.0f/s %.1f MiB/s, %.0fs left", (double)progress->items / seconds,
+                (double)progress->bytes / seconds / 1048576.0, seconds / part - seconds);
+    else
+        fprintf(stderr, " %.0fs", seconds);
     (void)fflush(stderr); /* a line for the eye only */
     progress->shown = true;
+}
+
+void tool_progress_rate(struct tool_progress *progress, uint64_t items, uint64_t bytes)
+{
+    progress->items = items;
+    progress->bytes = bytes;
 }
 
 void tool_progress_clear(struct tool_progress *progress)

@@ -308,6 +308,7 @@ START_TEST(a_batch_is_one_write_or_what_stands_between_begin_and_commit)
 
     ino = look_up("apply");
     ck_assert_int_eq(piece(ino, 0, "begin\nput five 5\ndelete nobody\ncommit\n"), -ENOENT);
+    ck_assert_ptr_eq(strstr(content(ino), "error line 3"), content(ino));
     fs_control_forget(control, ino, 1);
     ino = look_up("apply");
     ck_assert_ptr_nonnull(strstr(content(ino), "state refused\nchanges 2\nline 3\n"));

@@ -447,6 +447,28 @@ START_TEST(a_file_of_8_KiB_has_no_extent_and_one_written_at_once_above_has_no_pa
 }
 END_TEST
 
+/* The packed records of a small file are fetched by their keys: one get each, and no walk. */
+START_TEST(a_small_file_is_read_by_the_keys_of_its_records)
+{
+    struct bench b;
+    struct kv_stats before, after;
+    bench_open(&b, 16384, 0);
+    do_write(&b, 0, 0, 5000);
+    kv_store_stats(b.scratch.store, &before);
+    compare_content(&b, 0);
+    kv_store_stats(b.scratch.store, &after);
+    ck_assert_uint_eq(after.gets - before.gets,
+                      (5000 + b.data.packed_bytes - 1) / b.data.packed_bytes);
+    /* A hole in the middle, and pieces that begin inside a window: as they are. */
+    do_range(&b, 0, PUNCH, 100, 2500);
+    compare_content(&b, 0);
+    do_write(&b, 0, 700, 50);
+    compare_content(&b, 0);
+    delete_all(&b);
+    bench_close(&b);
+}
+END_TEST
+
 START_TEST(appending_in_small_pieces_ends_in_long_extents)
 {
     static const uint32_t pieces[] = {100, 4096, 5000, 16384, 20000};
@@ -717,6 +739,7 @@ int main(void)
     tcase_add_test(tcase, content_of_256_bytes_stays_inline_and_one_more_spills);
     tcase_add_test(
         tcase, a_file_of_8_KiB_has_no_extent_and_one_written_at_once_above_has_no_packed_record);
+    tcase_add_test(tcase, a_small_file_is_read_by_the_keys_of_its_records);
     tcase_add_test(tcase, appending_in_small_pieces_ends_in_long_extents);
     tcase_add_test(tcase, a_file_appended_in_4_KiB_pieces_is_written_to_blobs_once);
     tcase_add_test(tcase, a_random_overwrite_reads_and_writes_nothing_else);

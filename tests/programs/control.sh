@@ -15,6 +15,7 @@ need jq jq
 need promtool prometheus
 need script bsdutils
 need setpriv util-linux
+need python3 python3
 
 control=$mnt/.kvfs
 
@@ -232,6 +233,19 @@ refused "No such file" write_to apply $'put g 1\ndelete nothing\n'
 grep -qx "state refused" "$control/apply"
 grep -q "^error line 2" "$control/apply"
 logged "apply: line 2"
+# Who has it open reads there why it was refused.
+python3 - "$control/apply" <<'PYTHON'
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+try:
+    os.write(fd, b"put one 1\ndelete nothing\n")
+    sys.exit("it was not refused")
+except FileNotFoundError:
+    pass
+text = os.pread(fd, 512, 0)
+if not text.startswith(b"error line 2"):
+    sys.exit("the open file says %r" % text)
+PYTHON
 {
     echo begin
     seq -f 'put many/%g value' 5000

@@ -26,7 +26,7 @@ const char *const work_op_names[OP_COUNT] = {
     "shrink",       "grow",       "punch",       "zero",    "allocate",    "collapse",
     "insert",       "copy",       "chmod",       "chown",   "utimes",      "xattr-set",
     "xattr-remove", "acl",        "default-acl", "ttl",     "tmpfile",     "tmpfile-link",
-    "publish"};
+    "publish",      "apply"};
 const char *const work_settle_names[SETTLE_COUNT] = {"nothing", "fsync", "checkpoint", "unmount"};
 
 static const struct fs_caller caller = {.uid = 1000, .gid = 1000, .umask = 022};
@@ -782,6 +782,8 @@ static int change(struct fs_work *work, enum work_op op)
         return make_unnamed(work, UNNAMED_LINKED);
     case OP_PUBLISH:
         return make_unnamed(work, UNNAMED_PUBLISHED);
+    case OP_APPLY:
+        return fs_work_apply(work);
     default:
         return -EINVAL;
     }

@@ -48,10 +48,11 @@ enum work_op {
     OP_XATTR_REMOVE,
     OP_ACL,
     OP_DEFAULT_ACL,
-    OP_TTL, /* a file is to expire, long after the test */
+    OP_TTL,     /* a file is to expire, long after the test */
     OP_TMPFILE, /* written to, never linked */
     OP_TMPFILE_LINK,
     OP_PUBLISH,
+    OP_APPLY, /* several changes of names and values as one */
     OP_COUNT
 };
 extern const char *const work_op_names[OP_COUNT];
@@ -89,5 +90,8 @@ void fs_work_release(struct fs_work *work);
 
 /* Returns 0; what the volume says; -EUCLEAN the volume is not what the model is (printed). */
 KV_MUST_CHECK int fs_work_step(struct fs_work *work, enum work_op op, enum work_settle settle);
+
+/* fs_work_apply.c: OP_APPLY. */
+KV_MUST_CHECK int fs_work_apply(struct fs_work *work);
 
 #endif
