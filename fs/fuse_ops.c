@@ -571,6 +571,9 @@ static bool is_text(const char *name)
            strcmp(name, FS_XATTR_CONTROL) == 0;
 }
 
+/* More than is there now, for whoever asks how much memory to bring. */
+#define TEXT_SLACK 1024u
+
 /* Answer with a text of this mount's own. */
 static void reply_text(fuse_req_t req, size_t size, const char *name)
 {
@@ -580,8 +583,8 @@ static void reply_text(fuse_req_t req, size_t size, const char *name)
         return;
     }
     const size_t length = text_of(fuse_of(req), name, text, FS_REPLY_MAX);
-    if (size == 0)
-        (void)fuse_reply_xattr(req, length);
+    if (size == 0) /* figures get longer from one call to the next */
+        (void)fuse_reply_xattr(req, length + length / 4 + TEXT_SLACK);
     else if (size < length)
         (void)fuse_reply_err(req, ERANGE);
     else

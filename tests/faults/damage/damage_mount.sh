@@ -49,6 +49,7 @@ cp "$tmp/files/"* "$mnt"
 inode=$(stat -c %i "$mnt/victim")
 expect 0 "$bin/kvfs" sync "$mnt"
 expect 0 "$bin/kvfs" scrub "$mnt"
+remount # what was written lately, the daemon would read from memory
 
 say "damaging the victim's content on the image"
 offset=$(grep -obUaF -m1 "$marker" "$image" | head -n1 | cut -d: -f1)
