@@ -534,7 +534,7 @@ static void print_usage(FILE *out)
           "  --value-size BYTES  bytes in each value (1000)\n"
           "  --compressible PCT  how much of a value is constant, where it packs (75)\n"
           "  --codec CODEC       of the image: none, lz4 or zstd (lz4)\n"
-          "  --tiers H,W,C,F     ratios of the four (the store's defaults)\n"
+          "  --tiers H,W,C,F     ratios of the four (12,3,45,40)\n"
           "  --operations N      reads that are measured (600000)\n"
           "  --warm N            reads before that (400000)\n"
           "  --threads N         that read at the same time (1)\n"
@@ -729,6 +729,7 @@ int main(int argc, char **argv)
         .round_count = 3,
         .compressible_percent = 75,
         .codec = KV_CODEC_LZ4,
+        .tiers[MEMORY_TIERS] = {.ratio = {12, 3, 45, 40}},
         .tiers[MEMORY_TWO] = {.ratio = {4, 1, 0, 0}},
     };
     for (unsigned load = 0; load < LOAD_COUNT; load++)

@@ -21,7 +21,7 @@ static uint32_t bucket_of(const struct kv_cache *cache, uint64_t page_id)
 }
 
 /* By bench-tiers and bench-policy: see bench/README.md. */
-static const struct kv_tiers tiers_default = {.ratio = {12, 3, 45, 40}};
+static const struct kv_tiers tiers_default = {.ratio = {12, 3, 0, 0}};
 
 static uint64_t ratio_sum(const struct kv_tiers *tiers)
 {

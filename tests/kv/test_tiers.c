@@ -37,6 +37,7 @@ struct scene {
 static void open_store(struct scene *scene)
 {
     const struct kv_open_options options = {.memory_budget_bytes = BUDGET_BYTES,
+                                            .tiers = {{12, 3, 45, 40}},
                                             .no_background = !scene->threads,
                                             .log = test_log_nothing,
                                             .device = faulty_device(scene->faulty)};
@@ -201,7 +202,7 @@ static void check_packed_are_current(struct scene *scene)
 /* ---- tests ---------------------------------------------------------------------------------- */
 
 static const struct kv_tiers some_tiers[] = {
-    {{10, 20, 30, 40}}, {{0, 0, 0, 0}},    {{1, 2, 0, 0}},
+    {{10, 20, 30, 40}}, {{12, 3, 45, 40}}, {{1, 2, 0, 0}},
     {{10, 10, 0, 80}},  {{10, 10, 80, 0}}, {{0, 50, 25, 25}},
 };
 
