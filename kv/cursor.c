@@ -19,7 +19,7 @@
 struct kv_cursor {
     struct kv_store *store;
     uint8_t *leaf;    /* node_bytes: the copy */
-    uint8_t *scratch; /* node_bytes, for descending backward; NULL until then */
+    uint8_t *scratch; /* node_bytes, for going backward and looking ahead; NULL until then */
     bool positioned;  /* on a key; slot is valid */
     unsigned slot;
     size_t key_len;
@@ -47,6 +47,8 @@ int kv_cursor_open(struct kv_store *store, const void *lower, size_t lower_len, 
     cursor->positioned = false;
     cursor->slot = 0;
     cursor->key_len = 0;
+    cursor->leaves_in_order = 0;
+    cursor->leaves_ahead = 0;
     cursor->has_large = false;
     cursor->large = NULL;
     cursor->large_len = 0;
@@ -140,15 +142,20 @@ static int seek_forward(struct kv_cursor *cursor, const void *key, size_t key_le
     }
 }
 
+static bool has_scratch(struct kv_cursor *cursor)
+{
+    if (!cursor->scratch)
+        cursor->scratch = malloc(cursor->store->node_bytes);
+    return cursor->scratch != NULL;
+}
+
 /* The last key < `key` (data NULL: the last of all). */
 static int seek_backward(struct kv_cursor *cursor, struct kv_bytes key)
 {
     const size_t node_bytes = cursor->store->node_bytes;
     uint8_t at[KV_KEY_MAX];
     struct kv_bytes before = key;
-    if (!cursor->scratch)
-        cursor->scratch = malloc(node_bytes);
-    if (!cursor->scratch)
+    if (!has_scratch(cursor))
         return -ENOMEM;
     if (key.data) {
         memcpy(at, key.data, key.length);
@@ -184,7 +191,7 @@ static void read_ahead(struct kv_cursor *cursor, struct kv_bytes low)
         cursor->leaves_ahead--;
         return;
     }
-    if (++cursor->leaves_in_order < AHEAD_AFTER)
+    if (++cursor->leaves_in_order < AHEAD_AFTER || !has_scratch(cursor))
         return;
     const uint64_t room = kv_pager_page_room(store->pager) / AHEAD_PART;
     const uint64_t window = kv_min_u64(AHEAD_MAX, AHEAD_MIN * cursor->leaves_in_order / 2);
@@ -212,6 +219,7 @@ int kv_cursor_first(struct kv_cursor *cursor)
 int kv_cursor_last(struct kv_cursor *cursor)
 {
     leave_key(cursor);
+    end_order(cursor);
     return seek_backward(
         cursor, (struct kv_bytes){cursor->upper_len ? cursor->upper : NULL, cursor->upper_len});
 }
@@ -232,6 +240,7 @@ int kv_cursor_seek_before(struct kv_cursor *cursor, const void *key, size_t key_
     if (key_len > KV_KEY_MAX)
         return -EINVAL;
     leave_key(cursor);
+    end_order(cursor);
     if (cursor->upper_len && kv_key_compare(key, key_len, cursor->upper, cursor->upper_len) > 0)
         return kv_cursor_last(cursor);
     return seek_backward(cursor, (struct kv_bytes){key_len ? key : "", key_len});

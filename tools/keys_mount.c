@@ -538,7 +538,7 @@ static int mount_apply(struct keys_backend *backend, const char *text, size_t le
     (void)text;
     (void)length;
     char path[PATH_MAX + sizeof CONTROL_APPLY + 1], command[40];
-    struct stat status;
+    struct stat status = {.st_ino = 0};
     const int fd = make_text(backend, batch);
     if (fd < 0)
         return fd;

@@ -140,6 +140,7 @@ static int put_regular(struct source *source, int directory, const char *name,
     item->read_context = &reading;
     if (!err)
         err = tree_put(source->job, item);
+    item->read_context = NULL;
     close(fd);
     return err;
 }
@@ -255,7 +256,7 @@ static int walk(struct source *source, int parent, const char *name, const char 
         err = tree_failed(source->job, path, err);
     /* Names of directories move to the front, to be entered when all names were put. */
     for (size_t i = 0; !err && i < names.count; i++) {
-        bool is_directory;
+        bool is_directory = false;
         char *below = keys_join(path, names.items[i]);
         err = below ? put_name(source, fd, names.items[i], below, &is_directory) : -ENOMEM;
         if (err)
@@ -303,7 +304,7 @@ static void estimate(struct source *source, int parent, const char *name)
 int tree_from_directory(struct tree_job *job, const char *path)
 {
     struct source source = {.job = job, .links = tree_links_new()};
-    struct stat status;
+    struct stat status = {.st_dev = 0};
     source.buffer = malloc(PIECE_BYTES);
     source.names = malloc(2 * XATTR_BYTES);
     int err = source.links && source.buffer && source.names ? 0 : -ENOMEM;
