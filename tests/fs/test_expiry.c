@@ -498,7 +498,7 @@ START_TEST(names_come_go_and_expire_as_a_model_says)
         const unsigned b = (unsigned)scratch_below(&state, NAMES);
         const uint64_t directory = directories[a % 2], to = directories[b % 2];
         struct model_name *const from_name = live(&model[a]), *const to_name = live(&model[b]);
-        char name[8], other[8];
+        char name[16], other[16];
         uint64_t ino;
         snprintf(name, sizeof name, "n%u", a);
         snprintf(other, sizeof other, "n%u", b);
@@ -515,7 +515,7 @@ START_TEST(names_come_go_and_expire_as_a_model_says)
         case 2:
         case 3: {
             struct fs_record record;
-            char ttl[8];
+            char ttl[16];
             const int seconds = 1 + (int)scratch_below(&state, 30);
             snprintf(ttl, sizeof ttl, "%d", seconds);
             const int err = fs_lookup(volume, directory, name, strlen(name), &record);
@@ -558,7 +558,7 @@ START_TEST(names_come_go_and_expire_as_a_model_says)
         }
     }
     for (unsigned i = 0; i < NAMES; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "n%u", i);
         ck_assert_int_eq(look(directories[i % 2], name), live(&model[i])->ino ? 0 : -ENOENT);
     }
