@@ -479,15 +479,6 @@ static const char *phase_name(unsigned phase)
     return phase < PHASE_COUNT ? phase_kinds[phase].name : NULL;
 }
 
-static int parse_unsigned(const char *text, unsigned least, unsigned most, unsigned *number)
-{
-    uint64_t wide = 0;
-    const int err = measure_parse_number(text, least, most, &wide);
-    if (!err)
-        *number = (unsigned)wide;
-    return err;
-}
-
 static int parse_sync(const char *text, enum kv_sync_mode *mode)
 {
     for (size_t i = 0; i < sizeof sync_names / sizeof *sync_names; i++) {
@@ -511,7 +502,8 @@ static int parse_codec(char *text, struct kv_codec_spec *spec)
         if (!level)
             return 0;
         unsigned number;
-        const int err = i == KV_CODEC_ZSTD ? parse_unsigned(level, 1, 19, &number) : -EINVAL;
+        const int err =
+            i == KV_CODEC_ZSTD ? measure_parse_unsigned(level, 1, 19, &number) : -EINVAL;
         if (!err)
             spec->level = (int)number;
         return err;
@@ -571,13 +563,13 @@ static int set_option(struct options *options, int key, char *value)
     case OPTION_VALUE_SIZE:
         return measure_parse_number(value, VALUE_HEAD, KV_VALUE_MAX, &options->value_bytes);
     case OPTION_COMPRESSIBLE:
-        return parse_unsigned(value, 0, 100, &options->compressible_percent);
+        return measure_parse_unsigned(value, 0, 100, &options->compressible_percent);
     case OPTION_BUDGET:
         return measure_parse_number(value, 8u << 20, (uint64_t)1 << 46, &options->budget_bytes);
     case OPTION_THREADS:
-        return parse_unsigned(value, 1, THREADS_MAX, &options->thread_count);
+        return measure_parse_unsigned(value, 1, THREADS_MAX, &options->thread_count);
     case OPTION_BATCH:
-        return parse_unsigned(value, 1, BATCH_MAX, &options->batch_count);
+        return measure_parse_unsigned(value, 1, BATCH_MAX, &options->batch_count);
     case OPTION_SYNC:
         return parse_sync(value, &options->sync);
     case OPTION_CODEC:
@@ -588,7 +580,7 @@ static int set_option(struct options *options, int key, char *value)
     case OPTION_PHASES:
         return phase_select(phase_name, value, options->selected);
     case OPTION_RUNS:
-        return parse_unsigned(value, 1, PHASE_RUNS_MAX, &options->run_count);
+        return measure_parse_unsigned(value, 1, PHASE_RUNS_MAX, &options->run_count);
     case OPTION_SEED:
         return measure_parse_number(value, 0, UINT64_MAX, &options->seed);
     case OPTION_KEEP:

@@ -85,6 +85,15 @@ int measure_parse_number(const char *text, uint64_t least, uint64_t most, uint64
     return *number < least || *number > most ? -ERANGE : 0;
 }
 
+int measure_parse_unsigned(const char *text, unsigned least, unsigned most, unsigned *number)
+{
+    uint64_t wide = 0;
+    const int err = measure_parse_number(text, least, most, &wide);
+    if (!err)
+        *number = (unsigned)wide;
+    return err;
+}
+
 static int reserve_samples(struct measure_latencies *latencies, size_t more)
 {
     const size_t needed = latencies->count + more;

@@ -34,6 +34,9 @@ KV_MUST_CHECK int measure_parse_size(const char *text, uint64_t *bytes);
 /* The same for any number from `least` to `most`. */
 KV_MUST_CHECK int measure_parse_number(const char *text, uint64_t least, uint64_t most,
                                        uint64_t *number);
+/* The same for what an unsigned holds; *number is set on 0 only. */
+KV_MUST_CHECK int measure_parse_unsigned(const char *text, unsigned least, unsigned most,
+                                         unsigned *number);
 
 /* Samples of the time that one operation took. */
 struct measure_latencies {

@@ -551,22 +551,13 @@ static const char *load_name(unsigned load)
     return load < LOAD_COUNT ? load_kinds[load].name : NULL;
 }
 
-static int parse_unsigned(const char *text, unsigned least, unsigned most, unsigned *number)
-{
-    uint64_t wide = 0;
-    const int err = measure_parse_number(text, least, most, &wide);
-    if (!err)
-        *number = (unsigned)wide;
-    return err;
-}
-
 static int parse_tiers(char *text, struct kv_tiers *tiers)
 {
     char *rest;
     unsigned tier = 0;
     for (char *word = strtok_r(text, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
         if (tier == KV_TIER_COUNT ||
-            parse_unsigned(word, 0, KV_TIER_RATIO_MAX, &tiers->ratio[tier]))
+            measure_parse_unsigned(word, 0, KV_TIER_RATIO_MAX, &tiers->ratio[tier]))
             return -EINVAL;
         tier++;
     }
@@ -640,7 +631,7 @@ static int set_option(struct options *options, int key, char *value)
     case OPTION_VALUE_SIZE:
         return measure_parse_number(value, 16, KV_VALUE_MAX, &options->value_bytes);
     case OPTION_COMPRESSIBLE:
-        return parse_unsigned(value, 0, 100, &options->compressible_percent);
+        return measure_parse_unsigned(value, 0, 100, &options->compressible_percent);
     case OPTION_CODEC:
         return parse_codec(value, &options->codec);
     case OPTION_TIERS:
@@ -650,9 +641,9 @@ static int set_option(struct options *options, int key, char *value)
     case OPTION_WARM:
         return measure_parse_number(value, 1, (uint64_t)1 << 40, &options->warm_operations);
     case OPTION_THREADS:
-        return parse_unsigned(value, 1, THREADS_MAX, &options->thread_count);
+        return measure_parse_unsigned(value, 1, THREADS_MAX, &options->thread_count);
     case OPTION_ROUNDS:
-        return parse_unsigned(value, 1, ROUNDS_MAX, &options->round_count);
+        return measure_parse_unsigned(value, 1, ROUNDS_MAX, &options->round_count);
     case OPTION_LOADS:
         return phase_select(load_name, value, options->selected);
     case OPTION_SEED:
