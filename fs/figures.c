@@ -18,10 +18,23 @@
 #name, help, category, FS_FIGURE_GAUGE, STORE(name), NULL                                  \
     }
 
-#define TIER(name, help, kind, member)                                                             \
+#define TIER_ROW(name, help, kind, member)                                                         \
     {                                                                                              \
         name, help, KV_METRIC_CACHE, FS_FIGURE_##kind, STORE(member), NULL                         \
     }
+/* The rows of a tier. */
+#define TIER(name, tier)                                                                           \
+    TIER_ROW(name "_bytes", "Memory that the tier " name " takes", GAUGE, tiers[tier].bytes),      \
+        TIER_ROW(name "_pages", "Pages in the tier " name, GAUGE, tiers[tier].pages),              \
+        TIER_ROW(name "_hits", "Uses of pages found in the tier " name, COUNTER,                   \
+                 tiers[tier].hits),                                                                \
+        TIER_ROW(name "_promotions", "Pages that came up into the tier " name, COUNTER,            \
+                 tiers[tier].promotions),                                                          \
+        TIER_ROW(name "_evictions", "Pages that left the tier " name " downwards", COUNTER,        \
+                 tiers[tier].evictions),                                                           \
+        TIER_ROW(name "_ghost_hits",                                                               \
+                 "Pages back soon after they left: a larger tier " name " had kept them", COUNTER, \
+                 tiers[tier].ghost_hits)
 
 static const struct fs_figure store_figures[] = {
     GAUGE(total_bytes, "Bytes that keys and values can take", KV_METRIC_SPACE),
@@ -51,43 +64,10 @@ static const struct fs_figure store_figures[] = {
     COUNTER(pages_packed, "Pages packed for the tier cold", KV_METRIC_CACHE),
     COUNTER(pages_repacked, "Pages packed closer for the tier frozen", KV_METRIC_CACHE),
     COUNTER(pages_unpackable, "Pages that gain too little from it", KV_METRIC_CACHE),
-    TIER("hot_bytes", "Memory that the tier hot takes", GAUGE, tiers[KV_TIER_HOT].bytes),
-    TIER("hot_pages", "Pages in the tier hot", GAUGE, tiers[KV_TIER_HOT].pages),
-    TIER("hot_hits", "Uses of pages found in the tier hot", COUNTER, tiers[KV_TIER_HOT].hits),
-    TIER("hot_promotions", "Pages that came up into the tier hot", COUNTER,
-         tiers[KV_TIER_HOT].promotions),
-    TIER("hot_evictions", "Pages that left the tier hot downwards", COUNTER,
-         tiers[KV_TIER_HOT].evictions),
-    TIER("hot_ghost_hits", "Pages back soon after they left: a larger tier hot had kept them",
-         COUNTER, tiers[KV_TIER_HOT].ghost_hits),
-    TIER("warm_bytes", "Memory that the tier warm takes", GAUGE, tiers[KV_TIER_WARM].bytes),
-    TIER("warm_pages", "Pages in the tier warm", GAUGE, tiers[KV_TIER_WARM].pages),
-    TIER("warm_hits", "Uses of pages found in the tier warm", COUNTER, tiers[KV_TIER_WARM].hits),
-    TIER("warm_promotions", "Pages that came up into the tier warm", COUNTER,
-         tiers[KV_TIER_WARM].promotions),
-    TIER("warm_evictions", "Pages that left the tier warm downwards", COUNTER,
-         tiers[KV_TIER_WARM].evictions),
-    TIER("warm_ghost_hits", "Pages back soon after they left: a larger tier warm had kept them",
-         COUNTER, tiers[KV_TIER_WARM].ghost_hits),
-    TIER("cold_bytes", "Memory that the tier cold takes", GAUGE, tiers[KV_TIER_COLD].bytes),
-    TIER("cold_pages", "Pages in the tier cold", GAUGE, tiers[KV_TIER_COLD].pages),
-    TIER("cold_hits", "Uses of pages found in the tier cold", COUNTER, tiers[KV_TIER_COLD].hits),
-    TIER("cold_promotions", "Pages that came up into the tier cold", COUNTER,
-         tiers[KV_TIER_COLD].promotions),
-    TIER("cold_evictions", "Pages that left the tier cold downwards", COUNTER,
-         tiers[KV_TIER_COLD].evictions),
-    TIER("cold_ghost_hits", "Pages back soon after they left: a larger tier cold had kept them",
-         COUNTER, tiers[KV_TIER_COLD].ghost_hits),
-    TIER("frozen_bytes", "Memory that the tier frozen takes", GAUGE, tiers[KV_TIER_FROZEN].bytes),
-    TIER("frozen_pages", "Pages in the tier frozen", GAUGE, tiers[KV_TIER_FROZEN].pages),
-    TIER("frozen_hits", "Uses of pages found in the tier frozen", COUNTER,
-         tiers[KV_TIER_FROZEN].hits),
-    TIER("frozen_promotions", "Pages that came up into the tier frozen", COUNTER,
-         tiers[KV_TIER_FROZEN].promotions),
-    TIER("frozen_evictions", "Pages that left the tier frozen downwards", COUNTER,
-         tiers[KV_TIER_FROZEN].evictions),
-    TIER("frozen_ghost_hits", "Pages back soon after they left: a larger tier frozen had kept them",
-         COUNTER, tiers[KV_TIER_FROZEN].ghost_hits),
+    TIER("hot", KV_TIER_HOT),
+    TIER("warm", KV_TIER_WARM),
+    TIER("cold", KV_TIER_COLD),
+    TIER("frozen", KV_TIER_FROZEN),
     COUNTER(blob_hits, "Extents found in memory", KV_METRIC_CACHE),
     COUNTER(blob_misses, "Extents not found in memory", KV_METRIC_CACHE),
     GAUGE(blob_cached_bytes, "Memory that extents take", KV_METRIC_CACHE),
