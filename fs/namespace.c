@@ -221,8 +221,24 @@ static int inherit(struct fs_volume *volume, const struct walk *walk, uint64_t i
     return err;
 }
 
-int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
-                    fs_fill_fn *fill_new, void *context)
+/* How the file that takes the place is filled; `walk` leads to the place. */
+struct filling {
+    fs_fill_fn *fill_new; /* NULL: from `source`, with what the file there has besides content */
+    fs_source_fn *source;
+    void *context;
+};
+
+static int fill_as(const struct filling *filling, struct fs_volume *volume, const struct walk *walk,
+                   uint64_t ino)
+{
+    if (filling->fill_new)
+        return filling->fill_new(filling->context, volume, ino);
+    const int err = inherit(volume, walk, ino);
+    return err ? err : fill(volume, ino, filling->source, filling->context);
+}
+
+static int replace(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
+                   const struct filling *filling)
 {
     struct walk walk;
     struct fs_record record;
@@ -236,7 +252,7 @@ int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller, co
     err = fs_create_unnamed(volume, caller, walk.directory, 0666, &record);
     if (err)
         goto out_walk;
-    err = fill_new(context, volume, record.file.ino);
+    err = fill_as(filling, volume, &walk, record.file.ino);
     if (!err)
         err = fs_publish(volume, record.file.ino, walk.directory, walk.name, walk.name_len);
     fs_forget(volume, record.file.ino, 1); /* deletes it if it did not get its name */
@@ -245,30 +261,18 @@ out_walk:
     return err;
 }
 
+int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
+                    fs_fill_fn *fill_new, void *context)
+{
+    const struct filling filling = {.fill_new = fill_new, .context = context};
+    return replace(volume, caller, path, &filling);
+}
+
 int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
                   fs_source_fn *source, void *context)
 {
-    struct walk walk;
-    struct fs_record record;
-    int err = walk_to(volume, caller, path, &walk);
-    if (err)
-        return err;
-    if (walk.name_len == 0) {
-        err = -EISDIR;
-        goto out_walk;
-    }
-    err = fs_create_unnamed(volume, caller, walk.directory, 0666, &record);
-    if (err)
-        goto out_walk;
-    err = inherit(volume, &walk, record.file.ino);
-    if (!err)
-        err = fill(volume, record.file.ino, source, context);
-    if (!err)
-        err = fs_publish(volume, record.file.ino, walk.directory, walk.name, walk.name_len);
-    fs_forget(volume, record.file.ino, 1); /* deletes it if it did not get its name */
-out_walk:
-    fs_forget(volume, walk.directory, 1);
-    return err;
+    const struct filling filling = {.source = source, .context = context};
+    return replace(volume, caller, path, &filling);
 }
 
 int fs_path_describe_json(struct fs_volume *volume, const char *path, char *text, size_t cap)
