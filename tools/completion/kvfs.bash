@@ -16,6 +16,11 @@ _kvfs() {
             grep -oE -- '--[a-z][a-z-]*' | sort -u)" -- "$current")
         return
     fi
+    if [ "$command" = profiles ]; then
+        mapfile -t COMPREPLY < <(compgen -W "$(kvfs profiles 2>/dev/null | cut -d' ' -f1)" \
+            -- "$current")
+        return
+    fi
     for ((i = 2; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         [[ $word == -* ]] && continue
