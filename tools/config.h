@@ -17,7 +17,8 @@ void tool_config_defaults(struct fs_mount_options *options);
  * one that the INI file at `path` (NULL: none) names. A name that is not known or a file that is
  * not in order counts for nothing here: tool_config_set and tool_config_read tell.
  */
-void tool_config_start(const char *profile, const char *path, struct fs_mount_options *options);
+void tool_config_start(const char *profile_name, const char *path,
+                       struct fs_mount_options *options);
 
 /*
  * Apply the settings in an INI file.
