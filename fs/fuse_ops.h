@@ -19,9 +19,9 @@ struct fs_fuse {
     struct fs_scrub *scrub;      /* its own lock */
     struct fs_control *control;  /* its own lock; NULL: there is no control directory */
     bool writeback;              /* the kernel gathers writes */
-    uint32_t read_ahead_bytes;   /* by the kernel; 0: its default */
     bool read_only;              /* as it was mounted */
     uint32_t owner;              /* user that mounted */
+    uint32_t read_ahead_bytes;   /* by the kernel; 0: its default */
 };
 
 /* The table to give to fuse_session_new. */

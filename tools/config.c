@@ -416,6 +416,16 @@ void tool_config_defaults(struct fs_mount_options *options)
     }
 }
 
+/* A line for the parser without the blanks before it, which would make it go on another one. */
+static char *read_unindented(char *line, int capacity, void *file)
+{
+    if (!fgets(line, capacity, file))
+        return NULL;
+    const size_t blank = strspn(line, " \t");
+    memmove(line, line + blank, strlen(line) + 1 - blank);
+    return line;
+}
+
 /* Note the profile that a file names; everything else, mistakes too, is left to who reads it. */
 static int note_profile(void *context, const char *section, const char *key, const char *value)
 {
@@ -428,9 +438,12 @@ static int note_profile(void *context, const char *section, const char *key, con
 void tool_config_start(const char *profile_name, const char *path, struct fs_mount_options *options)
 {
     const struct tool_profile *profile = profile_name ? tool_profile_find(profile_name) : NULL;
-    if (!profile_name && path)
-        (void)ini_parse(path, note_profile,
-                        &profile); /* whoever reads the file says what is wrong */
+    FILE *file = !profile_name && path ? fopen(path, "re") : NULL;
+    if (file) {
+        /* Whoever reads the file says what is wrong. */
+        (void)ini_parse_stream(read_unindented, file, note_profile, &profile);
+        (void)fclose(file); /* only read */
+    }
     tool_config_defaults(options);
     for (size_t i = 0; profile && profile->settings[i].key; i++) {
         struct kv_error error;

@@ -223,6 +223,14 @@ START_TEST(a_profile_wins_over_defaults_and_all_else_wins_over_a_profile)
     ck_assert_uint_eq(options.read_ahead_bytes, 1u << 20);
     ck_assert_uint_eq(options.checkpoint_interval_ms, 300000);
 
+    /* and with whatever mistakes before it: who reads the file names them */
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_ge(fputs("[mount]\n  threads = 4\n  profile = hdd\nnonsense\n", file), 0);
+    ck_assert_int_eq(fclose(file), 0);
+    tool_config_start(NULL, path, &options);
+    ck_assert_uint_eq(options.checkpoint_interval_ms, 300000);
+
     /* also when the file says what is the default anyway */
     start("[mount]\nprofile = hdd\n[durability]\ncommit_interval = 1s\n", NULL, "read_ahead", "64K",
           &options);
