@@ -57,15 +57,15 @@ fsck_clean
 say "default, profile, file, options: what comes later wins"
 printf '[durability]\ncommit_interval = 7s\n[mount]\nprofile = hdd\n' >"$conf"
 mount_image -c "$conf"
-in_force profile=hdd commit_interval=7s checkpoint_interval=300s read_ahead=4M threads=10
+in_force profile=hdd commit_interval=7s checkpoint_interval=300s read_ahead=128K
 umount_image
 mount_image -c "$conf" -o commit_interval=2s,checkpoint_interval=30s
-in_force profile=hdd commit_interval=2s checkpoint_interval=30s read_ahead=4M
+in_force profile=hdd commit_interval=2s checkpoint_interval=30s read_ahead=128K
 umount_image
-mount_image -c "$conf" -o checkpoint_interval=30s,profile=cache
-in_force profile=cache sync=checkpoint commit_interval=7s checkpoint_interval=30s read_ahead=128K
+mount_image -c "$conf" -o checkpoint_interval=30s,profile=cache,read_ahead=1M
+in_force profile=cache sync=checkpoint commit_interval=7s checkpoint_interval=30s read_ahead=1M
 refused_live=0
-for wrong in profile=hdd profile=none profile=such read_ahead=1M checkpoint_interval=1min log_buffer=1M; do
+for wrong in profile=hdd profile=none profile=such read_ahead=2M checkpoint_interval=1min log_buffer=1M; do
     if printf '%s' "$wrong" >"$config"; then fail "$wrong was taken on a live mount"; fi
     refused_live=$((refused_live + 1))
 done 2>/dev/null

@@ -213,8 +213,7 @@ START_TEST(a_profile_wins_over_defaults_and_all_else_wins_over_a_profile)
     ck_assert_str_eq(options.profile, "hdd");
     ck_assert_uint_eq(options.commit_interval_ms, 15000);
     ck_assert_uint_eq(options.checkpoint_interval_ms, 300000);
-    ck_assert_uint_eq(options.read_ahead_bytes, 4u << 20);
-    ck_assert_uint_eq(options.threads, 10); /* the profile does not say */
+    ck_assert_uint_eq(options.read_ahead_bytes, 128u << 10); /* the profile does not say */
 
     /* wherever the file names it */
     start("[durability]\ncommit_interval = 3s\n[mount]\nread_ahead = 1M\nprofile = hdd\n", NULL,
