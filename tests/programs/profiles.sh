@@ -95,7 +95,7 @@ refused 1 'option memory_budget: "95%"' "${mount[@]}" -o memory_budget=95%
 refused 1 'option read_ahead: "17M"' "${mount[@]}" -o read_ahead=17M
 refused 1 'option checkpoint_interval: "0"' "${mount[@]}" -o checkpoint_interval=0
 refused 1 'option log_buffer: "1K"' "${mount[@]}" -o log_buffer=1K
-! is_mounted
+if is_mounted; then fail "a mistake was mounted"; fi
 kvfs=("$bin/kvfs" profiles)
 refused 2 'fast: no such profile; there are read-heavy, ' "${kvfs[@]}" fast
 refused 2 'no such profile' "${kvfs[@]}" ''
@@ -156,7 +156,9 @@ say "a share of the memory, of the control group's if that is less"
 mount_image -o memory_budget=1%
 total=$(awk '$1 == "MemTotal:" { print $2 }' /proc/meminfo)
 budget=$(sed -n 's/^memory_budget=\([0-9]*\)M$/\1/p' "$config")
-[ "$budget" -ge 8 ] && [ "$budget" -le $((total / 1024 / 100 + 8)) ] || fail "1 % is $budget MiB"
+if [ "$budget" -lt 8 ] || [ "$budget" -gt $((total / 1024 / 100 + 8)) ]; then
+    fail "1 % is $budget MiB"
+fi
 umount_image
 
 say "completion"
