@@ -411,7 +411,7 @@ WORKS = {
     "read-heavy": Work("files of 8,000 bytes read in shuffled order, more than 256 MiB of them, kernel cold",
                        small_reads, ["device_read_bytes"], prepare_small_reads,
                        ["cpu_seconds", "seconds"]),
-    "write-heavy": Work("records of 100 to 300 bytes into 64 files by turns, fsync at the end",
+    "write-heavy": Work("records of 100 to 300 bytes into 64 files by turns, then fsync; small files replaced",
                         small_writes, ["cpu_seconds"], None, ["requests", "device_write_bytes", "seconds"]),
     "mixed": Work("4 KiB at random places of a large file, 7 of 10 are reads, O_DIRECT", mixed,
                   ["device_read_bytes"], prepare_random,
