@@ -408,11 +408,13 @@ class Work:
 HELPS = 0.9  # the median ratio of a judged figure; and no round above one
 
 WORKS = {
-    "read-heavy": Work("files of 8,000 bytes read in shuffled order, more than 256 MiB of them, kernel cold",
+    "read-heavy": Work("files of 8,000 bytes read in shuffled order, more than 256 MiB of them, kernel "
+                       "cold",
                        small_reads, ["device_read_bytes"], prepare_small_reads,
                        ["cpu_seconds", "seconds"]),
-    "write-heavy": Work("records of 100 to 300 bytes into 64 files by turns, then fsync; small files replaced",
-                        small_writes, ["cpu_seconds"], None, ["requests", "device_write_bytes", "seconds"]),
+    "write-heavy": Work("records of 100 to 300 bytes into 64 files by turns, then fsync; small files "
+                        "replaced", small_writes, ["cpu_seconds"], None,
+                        ["requests", "device_write_bytes", "seconds"]),
     "mixed": Work("4 KiB at random places of a large file, 7 of 10 are reads, O_DIRECT", mixed,
                   ["device_read_bytes"], prepare_random,
                   ["device_write_bytes", "cpu_seconds", "seconds"]),
