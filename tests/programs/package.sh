@@ -5,7 +5,8 @@
 #   package.sh DIR_OF_THE_PROGRAMS [DIR_OF_THE_PACKAGES]
 #
 # Without packages, tools/package/make builds them. The fresh Debian is made by debootstrap; skipped
-# where that is not installed or reaches no mirror.
+# where that is not installed or reaches no mirror. Where systemd-nspawn can boot it, the unit is tried
+# under systemd: readiness, rights, the journal, a stop while it is busy, a crash.
 #
 # Environment besides that of lib.sh: KVFS_SUITE (bookworm), KVFS_MIRROR (http://deb.debian.org/debian).
 set -euo pipefail
@@ -71,7 +72,7 @@ else
 fi
 
 say "a fresh $suite"
-debootstrap --variant=minbase --include=fuse3,mount,systemd "$suite" "$root" "$mirror" \
+debootstrap --variant=minbase --include=fuse3,mount,systemd,systemd-sysv "$suite" "$root" "$mirror" \
     >"$tmp/debootstrap.log" 2>&1 ||
     { tail -n 3 "$tmp/debootstrap.log" >&2; need_or_skip "debootstrap could not make $suite from $mirror"; }
 mount -t proc proc "$root/proc"
@@ -159,4 +160,79 @@ check test -e "$root/etc/kvfs/mount.conf"
 check inside sh -c 'dpkg -P kvfs $(dpkg-query -W -f "\${Package} " "libkvfs*")' >"$tmp/dpkg.log" 2>&1
 list_files >"$tmp/after"
 check diff "$tmp/before" "$tmp/after"
+# The unit, under a systemd that has booted in the fresh Debian; the probe runs there.
+boot() {
+    cat >"$root/packages/probe" <<'END'
+#!/bin/bash
+# Each line of the report is a sentence and yes or no.
+report() {
+    local sentence=$1
+    shift
+    if "$@" >/dev/null 2>&1; then echo "$sentence yes"; else echo "$sentence no"; fi
+}
+property() { systemctl show -p "$1" --value "$2"; }
+is() { [ "$1" = "$2" ]; }
+status_has() { grep -qE "$1" "/proc/$(property MainPID kvfs@data)/status"; }
+log_has() { journalctl --no-pager -o json -u "$1" | grep -E "$2"; }
+runs_anew() {
+    for _ in {1..300}; do
+        [ "$(property NRestarts kvfs@data)" = 1 ] && systemctl -q is-active kvfs@data && return
+        sleep 0.1
+    done
+    return 1
+}
+{
+    report active is "$(property ActiveState kvfs@data)" active
+    report told is "$(property StatusText kvfs@data)" mounted
+    report seen_outside grep -q '^/srv/data.img /mnt fuse.kvfs .*noatime' /proc/mounts
+    report written sh -c 'echo hello >/mnt/greeting'
+    report one_capability status_has '^CapEff:.*200000$'
+    report filtered sh -c '! journalctl --no-pager -u kvfs@data | grep "can not be"'
+    report logged log_has kvfs@data '"PRIORITY":"6".*is mounted on|is mounted on.*"PRIORITY":"6"'
+    (cd /mnt && exec sleep 600) &
+    sleeper=$!
+    report stops_while_busy systemctl stop kvfs@data
+    report ended_well is "$(property Result kvfs@data)" success
+    report unmounted sh -c '! grep fuse.kvfs /proc/mounts'
+    kill "$sleeper"
+    report kept is "$(kvfs get /srv/data.img greeting)" hello
+    report starts_again systemctl start kvfs@data
+    kill -9 "$(property MainPID kvfs@data)"
+    report runs_anew_after_a_crash runs_anew
+    report readable_after_a_crash grep -q hello /mnt/greeting
+    printf 'KVFS_IMAGE=/srv/none.img\nKVFS_DIR=/mnt\n' >/etc/kvfs/bad.env
+    report bad_is_refused sh -c '! systemctl start kvfs@bad'
+    report bad_has_its_status is "$(property ExecMainStatus kvfs@bad)" 32
+    report bad_is_an_error log_has kvfs@bad '"PRIORITY":"3".*none.img|none.img.*"PRIORITY":"3"'
+    report bad_left_the_other sh -c 'grep -q hello /mnt/greeting'
+    echo end
+} >/packages/report 2>&1
+systemctl --force --no-wall poweroff
+END
+    chmod 755 "$root/packages/probe"
+    printf '[Unit]\nAfter=multi-user.target\n[Service]\nExecStart=/packages/probe\n' \
+        >"$root/etc/systemd/system/probe.service"
+    printf 'KVFS_IMAGE=/srv/data.img\nKVFS_DIR=/mnt\nKVFS_OPTIONS=noatime\n' \
+        >"$root/etc/kvfs/data.env"
+    inside mkfs.kvfs -q -s 64M /srv/data.img
+    inside systemctl -q enable kvfs@data
+    inside systemctl -q add-wants multi-user.target probe
+    umount "$root/dev" "$root/proc"
+    timeout -k 10 300 systemd-nspawn --quiet --register=no --keep-unit --bind=/dev/fuse \
+        --console=pipe -D "$root" --boot </dev/null >"$tmp/boot.log" 2>&1 || true
+}
+
+if command -v systemd-nspawn >/dev/null; then
+    say "the unit, booted"
+    inside sh -c 'dpkg -i /packages/kvfs_*.deb' >"$tmp/dpkg.log" 2>&1
+    boot
+    if grep -qx end "$root/packages/report" 2>/dev/null; then
+        cat "$root/packages/report"
+        check test "$(grep -c ' yes$' "$root/packages/report")" = 18
+    else
+        say "systemd did not boot here; left out: $(tail -n 1 "$tmp/boot.log")"
+    fi
+else
+    say "systemd-nspawn is not installed; the unit was not booted"
+fi
 say "$checks checks"
