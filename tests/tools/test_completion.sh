@@ -15,18 +15,20 @@ export PATH=$bin:$PATH HOME=$work XDG_CONFIG_HOME=$work XDG_DATA_HOME=$work
 failures=0
 cases=0
 
-# offers SHELL PATTERN WORD...: what the shell offers after these words, the last one begun, has a
-# line that is the pattern.
+# offers SHELL "PATTERN..." WORD...: what the shell offers after these words, the last one begun, has
+# for each pattern a line that is it.
 offers()
 {
-    local shell=$1 wanted=$2
+    local shell=$1 patterns=$2 wanted
     shift 2
-    cases=$((cases + 1))
     "offer_$shell" "$@" >offered 2>errors || true
-    grep -qxE -- "$wanted" offered || {
-        echo "FAILED: $shell: $*: $wanted is not in: $(tr '\n' ' ' <offered) $(head -n 3 errors)"
-        failures=$((failures + 1))
-    }
+    for wanted in $patterns; do
+        cases=$((cases + 1))
+        grep -qxE -- "$wanted" offered || {
+            echo "FAILED: $shell: $*: $wanted is not in: $(tr '\n' ' ' <offered) $(head -n 3 errors)"
+            failures=$((failures + 1))
+        }
+    done
 }
 
 offer_bash()
@@ -72,24 +74,19 @@ for shell in bash zsh fish; do
         continue
     fi
     "$shell" -n "$top/tools/completion/kvfs.$shell" || failures=$((failures + 1))
+    offers "$shell" "$commands" kvfs ''
     for command in $commands; do
-        offers "$shell" "$command" kvfs "${command:0:1}"
-        offers "$shell" --help kvfs "$command" --
         options=$(kvfs "$command" --help | grep -oE '^ {2,8}(-., )?--[a-z-]+' | grep -oE -- '--.*')
-        for option in $options; do
-            offers "$shell" "$option" kvfs "$command" --
-        done
+        offers "$shell" "--help $options" kvfs "$command" --
     done
     offers "$shell" users/ kvfs get image u
     offers "$shell" users/42/ kvfs get image users/4
     for program in mkfs.kvfs fsck.kvfs mount.kvfs; do
-        for option in $($program --help | grep -oE '^ {2}-., --[a-z-]+' | grep -oE -- '--.*'); do
-            offers "$shell" "$option" "$program" --
-        done
+        options=$($program --help | grep -oE '^ {2}-., --[a-z-]+' | grep -oE -- '--.*')
+        offers "$shell" "$options" "$program" --
     done
-    for setting in $(mount.kvfs --help | sed -nE 's/^ {10,}([a-z_]+=).*/\1/p') nonempty; do
-        offers "$shell" "$setting" mount.kvfs -o "${setting:0:2}"
-    done
+    settings=$(mount.kvfs --help | sed -nE 's/^ {10,}([a-z_]+=).*/\1/p')
+    offers "$shell" "$settings nonempty" mount.kvfs -o ''
     offers "$shell" '(ro,)?memory_budget=' mount.kvfs -o ro,mem
 done
 
