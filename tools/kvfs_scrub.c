@@ -104,7 +104,6 @@ static int conclude(const struct terminal *terminal, const char *target, int err
         tool_json_number(terminal->json, "bytes_read", bytes);
         tool_json_bool(terminal->json, "complete", !err);
         tool_json_close(terminal->json, '}');
-        putchar('\n');
     } else {
         printf("%s: %" PRIu64 " MiB read, ", target, bytes >> 20);
         if (findings)
