@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fs/apply.h"
+#include "fs/control.h"
 #include "fs/namespace.h"
 #include "fs/volume.h"
 #include "fs/walk.h"
@@ -74,6 +75,14 @@ const struct fs_caller *keys_image_caller(const struct tool_keys *keys)
 bool keys_is_top(const struct tool_keys *keys)
 {
     return keys->ops == &keys_image_ops || keys_mount_is_top(keys->backend);
+}
+
+bool keys_control_name(const struct tool_keys *keys, char *name)
+{
+    if (keys->ops != &keys_image_ops)
+        return keys_mount_control_name(keys->backend, name);
+    strcpy(name, FS_CONTROL_NAME_DEFAULT);
+    return true;
 }
 
 static int image_close(struct keys_backend *backend)

@@ -136,7 +136,7 @@ static struct tree_sink *import_sink(struct tree_job *job, const struct place *p
         (void)tree_failed(job, place->below, err); /* the words are all that is wanted */
         return NULL;
     }
-    return tree_to_directory(job, place->directory);
+    return tree_to_mount(job, place->keys, place->below, place->directory);
 }
 
 static int read_source(struct tree_job *job, const char *path, enum form form)
@@ -186,7 +186,9 @@ static int run_import(const struct tool_arguments *arguments)
         return tool_failed(err, &job.error);
     tool_progress_init(&job.progress, !tool_given(arguments, 'q'));
     tool_progress_stage(&job.progress, "import");
-    job.keeps_control = !*place.below && keys_is_top(place.keys);
+    char control[FS_NAME_MAX + 1];
+    if (!*place.below && keys_is_top(place.keys) && keys_control_name(place.keys, control))
+        job.control = control;
     job.sink = import_sink(&job, &place);
     err = job.sink ? read_source(&job, path, form) : -EIO;
     if (!err)

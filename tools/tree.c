@@ -36,16 +36,15 @@ int tree_failed(struct tree_job *job, const char *path, int err)
 }
 
 /* What a mount would hide, and refuse to mount with. */
-static bool is_control(const char *path)
+static bool is_control(const char *path, const char *name)
 {
-    static const char name[] = ".kvfs";
-    const size_t length = sizeof name - 1;
+    const size_t length = strlen(name);
     return strncmp(path, name, length) == 0 && (path[length] == '\0' || path[length] == '/');
 }
 
 int tree_put(struct tree_job *job, const struct tree_item *item)
 {
-    if (job->keeps_control && is_control(item->path)) {
+    if (job->control && is_control(item->path, job->control)) {
         snprintf(job->error.text, sizeof job->error.text,
                  "%.300s: a mount has its control directory of this name at its top; rename it in "
                  "the source, or import below a key with --into",
