@@ -125,8 +125,11 @@ static int copy_content(struct tree_gather *gather, const struct tree_item *item
 
 bool tree_gather_leaves(const struct tree_item *item)
 {
+    uint64_t xattr_bytes = 0;
+    for (size_t i = 0; i < item->attributes.xattr_count; i++)
+        xattr_bytes += item->attributes.xattrs[i].length;
     return S_ISREG(item->attributes.mode) && !item->link &&
-           (item->size > TREE_GATHER_CONTENT ||
+           (item->size > TREE_GATHER_CONTENT || xattr_bytes > TREE_GATHER_CONTENT ||
             (item->may_have_holes && item->size > KV_BLOCK_BYTES));
 }
 

@@ -17,7 +17,7 @@ struct tree_gather;
 struct tree_gather *tree_gather_new(const char *below);
 void tree_gather_free(struct tree_gather *gather); /* NULL is fine */
 
-/* Is an item to be written by itself, since it is large or has holes? */
+/* Is an item to be written by itself, since it is large (its attributes, too) or has holes? */
 bool tree_gather_leaves(const struct tree_item *item);
 /* The key of a path, to be freed. NULL: no memory. */
 char *tree_gather_place(const struct tree_gather *gather, const char *path);

@@ -15,28 +15,26 @@
 #include "fs/xattr.h"
 #include "kv/base.h"
 #include "tools/keys_backend.h"
-#include "tools/tree_gather.h"
+#include "tools/tree_flusher.h"
 
 struct sink {
     struct tree_sink base;
     struct tree_job *job;
     struct fs_volume *volume;
     const struct fs_caller *caller;
-    struct tree_gather *gather;
+    struct tree_flusher *flusher;
     struct tree_directories *directories;
 };
 
-static int flush(struct sink *sink)
+/* tree_flush_fn */
+static int flush(void *context, const struct fs_apply_change *changes, size_t count,
+                 struct kv_error *error)
 {
+    const struct sink *sink = context;
     struct fs_apply_result result;
-    const struct fs_apply_change *changes;
-    const size_t count = tree_gather_changes(sink->gather, &changes);
-    if (count == 0)
-        return 0;
     const int err = fs_apply(sink->volume, sink->caller, changes, count, 0, NULL, &result);
-    if (err && !*sink->job->error.text)
-        sink->job->error = result.error;
-    tree_gather_empty(sink->gather);
+    if (err)
+        *error = result.error;
     return err;
 }
 
@@ -113,8 +111,8 @@ static int write_to(struct sink *sink, const struct tree_item *item, const char 
 
 static int write_alone(struct sink *sink, const struct tree_item *item)
 {
-    int err = flush(sink);
-    char *path = err ? NULL : tree_gather_place(sink->gather, item->path);
+    int err = tree_flusher_drain(sink->flusher, &sink->job->error);
+    char *path = err ? NULL : tree_flusher_place(sink->flusher, item->path);
     if (!err)
         err = path ? write_to(sink, item, path) : -ENOMEM;
     free(path);
@@ -122,12 +120,6 @@ static int write_alone(struct sink *sink, const struct tree_item *item)
 }
 
 /* ---- the sink ------------------------------------------------------------------------------ */
-
-static int gather(struct sink *sink, const struct tree_item *item)
-{
-    const int err = tree_gather_add(sink->gather, item);
-    return !err && tree_gather_is_full(sink->gather) ? flush(sink) : err;
-}
 
 static int put(struct tree_sink *base, const struct tree_item *item)
 {
@@ -137,18 +129,19 @@ static int put(struct tree_sink *base, const struct tree_item *item)
         err = tree_directories_add(sink->directories, item);
     if (err)
         return err;
-    return tree_gather_leaves(item) ? write_alone(sink, item) : gather(sink, item);
+    return tree_gather_leaves(item) ? write_alone(sink, item)
+                                    : tree_flusher_add(sink->flusher, item, &sink->job->error);
 }
 
 static int finish(struct tree_sink *base)
 {
     struct sink *sink = (struct sink *)base;
     const struct tree_item *item;
-    int err = flush(sink);
+    int err = tree_flusher_drain(sink->flusher, &sink->job->error);
     while (!err && (item = tree_directories_take(sink->directories)))
-        err = gather(sink, item);
+        err = tree_flusher_add(sink->flusher, item, &sink->job->error);
     if (!err)
-        err = flush(sink);
+        err = tree_flusher_drain(sink->flusher, &sink->job->error);
     if (!err)
         err = fs_sync(sink->volume);
     return err ? tree_failed(sink->job, "", err) : 0;
@@ -157,7 +150,7 @@ static int finish(struct tree_sink *base)
 static void release(struct tree_sink *base)
 {
     struct sink *sink = (struct sink *)base;
-    tree_gather_free(sink->gather);
+    tree_flusher_free(sink->flusher);
     tree_directories_free(sink->directories);
     free(sink);
 }
@@ -172,9 +165,9 @@ struct tree_sink *tree_to_image(struct tree_job *job, struct fs_volume *volume,
         sink->job = job;
         sink->volume = volume;
         sink->caller = caller;
-        sink->gather = tree_gather_new(below);
+        sink->flusher = tree_flusher_new(below, flush, sink);
         sink->directories = tree_directories_new();
-        if (!sink->gather || !sink->directories)
+        if (!sink->flusher || !sink->directories)
             err = -ENOMEM;
     }
     if (!err && *below)

@@ -13,13 +13,13 @@
 
 #include "fs/apply_packed.h"
 #include "tools/keys_backend.h"
-#include "tools/tree_gather.h"
+#include "tools/tree_flusher.h"
 
 struct sink {
     struct tree_sink base;
     struct tree_job *job;
     const struct tool_keys *keys;
-    struct tree_gather *gather;
+    struct tree_flusher *flusher;
     struct tree_directories *directories;
     struct tree_sink *plain; /* the same directory by system calls */
     struct fs_apply_xattr *kept;
@@ -27,28 +27,22 @@ struct sink {
     bool is_root;
 };
 
-static int flush(struct sink *sink)
+/* tree_flush_fn */
+static int flush(void *context, const struct fs_apply_change *changes, size_t count,
+                 struct kv_error *error)
 {
-    const struct fs_apply_change *changes;
-    const size_t count = tree_gather_changes(sink->gather, &changes);
+    const struct sink *sink = context;
     uint64_t length = sizeof(struct fs_disk_packed_header);
-    struct kv_error error = {""};
-    if (count == 0)
-        return 0;
     for (size_t i = 0; i < count; i++)
         length += fs_apply_packed_size(&changes[i]);
-    int err = length > FS_APPLY_PACKED_MAX ? -E2BIG : 0;
-    void *bytes = err ? NULL : malloc(length);
-    if (!err && !bytes)
-        err = -ENOMEM;
-    if (!err) {
-        fs_apply_pack(changes, count, bytes);
-        err = keys_mount_send(sink->keys, bytes, length, &error);
-    }
-    if (err && *error.text && !*sink->job->error.text)
-        sink->job->error = error;
+    if (length > FS_APPLY_PACKED_MAX)
+        return -E2BIG;
+    void *bytes = malloc(length);
+    if (!bytes)
+        return -ENOMEM;
+    fs_apply_pack(changes, count, bytes);
+    const int err = keys_mount_send(sink->keys, bytes, length, error);
     free(bytes);
-    tree_gather_empty(sink->gather);
     return err;
 }
 
@@ -80,9 +74,7 @@ static int gather(struct sink *sink, const struct tree_item *given)
 {
     struct tree_item item = *given;
     int err = drop_privileged(sink, &item);
-    if (!err)
-        err = tree_gather_add(sink->gather, &item);
-    return !err && tree_gather_is_full(sink->gather) ? flush(sink) : err;
+    return err ? err : tree_flusher_add(sink->flusher, &item, &sink->job->error);
 }
 
 static int put(struct tree_sink *base, const struct tree_item *item)
@@ -90,7 +82,7 @@ static int put(struct tree_sink *base, const struct tree_item *item)
     struct sink *sink = (struct sink *)base;
     int err = 0;
     if (tree_gather_leaves(item)) {
-        err = flush(sink);
+        err = tree_flusher_drain(sink->flusher, &sink->job->error);
         return err ? err : sink->plain->put(sink->plain, item);
     }
     if (S_ISDIR(item->attributes.mode) && !item->link)
@@ -102,11 +94,11 @@ static int finish(struct tree_sink *base)
 {
     struct sink *sink = (struct sink *)base;
     const struct tree_item *item;
-    int err = flush(sink);
+    int err = tree_flusher_drain(sink->flusher, &sink->job->error);
     while (!err && (item = tree_directories_take(sink->directories)))
         err = gather(sink, item);
     if (!err)
-        err = flush(sink);
+        err = tree_flusher_drain(sink->flusher, &sink->job->error);
     return err ? err : sink->plain->finish(sink->plain);
 }
 
@@ -115,7 +107,7 @@ static void release(struct tree_sink *base)
     struct sink *sink = (struct sink *)base;
     if (sink->plain)
         sink->plain->free(sink->plain);
-    tree_gather_free(sink->gather);
+    tree_flusher_free(sink->flusher);
     tree_directories_free(sink->directories);
     free(sink->kept);
     free(sink);
@@ -136,12 +128,12 @@ struct tree_sink *tree_to_mount(struct tree_job *job, const struct tool_keys *ke
         sink->job = job;
         sink->keys = keys;
         sink->is_root = geteuid() == 0;
-        sink->gather = tree_gather_new(place);
+        sink->flusher = tree_flusher_new(place, flush, sink);
         sink->directories = tree_directories_new();
         sink->plain = tree_to_directory(job, path);
     }
     free(place);
-    if (sink && sink->gather && sink->directories && sink->plain)
+    if (sink && sink->flusher && sink->directories && sink->plain)
         return &sink->base;
     (void)tree_failed(job, path, -ENOMEM); /* the words are all that is wanted */
     if (sink)
