@@ -62,8 +62,8 @@ KV_MUST_CHECK int keys_mount_open(const char *dir, struct keys_backend **backend
 
 /* tools/keys_image.c: by opening the image. */
 extern const struct keys_backend_ops keys_image_ops;
-KV_MUST_CHECK int keys_image_open(const char *image, bool read_only, struct keys_backend **backend,
-                                  struct kv_error *error);
+KV_MUST_CHECK int keys_image_open(const char *image, enum tool_keys_access access,
+                                  struct keys_backend **backend, struct kv_error *error);
 
 /* The volume of an image, and who works with it; NULL: the target is a mount. */
 struct fs_volume;

@@ -34,10 +34,14 @@ static void log_line(void *context, enum kv_log_level level, const char *line)
         tool_complain("%s", line);
 }
 
-int keys_image_open(const char *image, bool read_only, struct keys_backend **backend,
+int keys_image_open(const char *image, enum tool_keys_access access, struct keys_backend **backend,
                     struct kv_error *error)
 {
-    const struct kv_open_options store_options = {.read_only = read_only, .log = log_line};
+    const bool read_only = access == TOOL_KEYS_READ;
+    const struct kv_open_options store_options = {
+        .read_only = read_only,
+        .sync = access == TOOL_KEYS_IMPORT ? KV_SYNC_CHECKPOINT : KV_SYNC_FSYNC,
+        .log = log_line};
     const struct fs_volume_options volume_options = {.read_only = read_only, .log = log_line};
     struct keys_backend *opened = calloc(1, sizeof *opened);
     int err = opened ? kv_open(image, &store_options, &opened->store, error) : -ENOMEM;

@@ -181,7 +181,7 @@ static int run_import(const struct tool_arguments *arguments)
         return TOOL_FAILED;
     }
     int err = place_open(&place, arguments->operands[0], tool_value(arguments, 'i'),
-                         TOOL_KEYS_WRITE, &job.error);
+                         TOOL_KEYS_IMPORT, &job.error);
     if (err)
         return tool_failed(err, &job.error);
     tool_progress_init(&job.progress, !tool_given(arguments, 'q'));
