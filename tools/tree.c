@@ -58,8 +58,7 @@ int tree_put(struct tree_job *job, const struct tree_item *item)
     if (S_ISREG(item->attributes.mode) && !item->link)
         job->bytes += item->size;
     tool_progress_rate(&job->progress, job->entries, job->bytes);
-    if (job->total)
-        tool_progress_step(&job->progress, job->bytes + job->entries * tree_work(0), job->total);
+    tool_progress_step(&job->progress, job->bytes + job->entries * tree_work(0), job->total);
     return 0;
 }
 

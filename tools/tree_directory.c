@@ -354,6 +354,7 @@ int tree_from_directory(struct tree_job *job, const char *path)
         source.device = status.st_dev;
         if (job->progress.enabled)
             estimate(&source, fd, ".");
+        tool_progress_stage(&job->progress, job->progress.stage); /* the clock starts now */
         struct tree_item item = item_of(&status, "");
         err = read_xattrs(&source, fd, NULL, &item);
         if (!err)
