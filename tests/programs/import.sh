@@ -104,6 +104,39 @@ refused 1 "only root and who mounted it may" setpriv --reuid 65534 --regid 65534
 umount_image
 fsck_clean
 
+say "who mounted it need not be root"
+# With a device of its own, in a mount namespace that goes with it: whoever may, the host's is left.
+mknod -m 666 "$tmp/fuse" c 10 229
+make_image 256M
+chown 65534:65534 "$image" "$mnt"
+mkdir -p "$tmp/small/d"
+echo content >"$tmp/small/d/file"
+ln "$tmp/small/d/file" "$tmp/small/d/link"
+setfattr -n user.x -v y "$tmp/small/d/file"
+cp -a "$tmp/small" "$tmp/device"
+mknod "$tmp/device/null" c 1 3
+cat >"$tmp/as-user" <<'EOF'
+set -eu
+mount --bind "$tmp/fuse" /dev/fuse
+as() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+if ! as "$bin/mount.kvfs" "$image" "$mnt"; then
+    echo "users can not mount here: left out"
+    exit 0
+fi
+trap 'as "$bin/kvfs" umount "$mnt"' EXIT
+as "$bin/kvfs" import "$mnt" "$tmp/small"
+[ "$(as cat "$mnt/d/link")" = content ]
+[ "$(as stat -c %u:%g:%h "$mnt/d/file")" = 65534:65534:2 ]
+[ "$(as getfattr --absolute-names -n user.x --only-values "$mnt/d/file")" = y ]
+as cat "$mnt/.kvfs/apply" | grep -qx 'state done'
+! as "$bin/kvfs" import "$mnt" "$tmp/device" 2>"$tmp/out"
+grep -q "devices and trusted or security attributes are for root" "$tmp/out"
+EOF
+export tmp bin mnt image
+unshare -m bash "$tmp/as-user" || fail "a user's own mount: status $?: $(cat "$tmp/out")"
+fsck_clean
+chown 0:0 "$image" "$mnt"
+
 say "without a control directory"
 make_image 2G
 mount_image -o control=none
