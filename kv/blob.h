@@ -11,6 +11,7 @@
 #define KV_BLOB_H
 
 #include "kv/blob_cache.h"
+#include "kv/blob_frames.h"
 #include "kv/blob_pending.h"
 #include "kv/buffer.h"
 #include "kv/crew.h"
@@ -28,6 +29,7 @@ struct kv_blobs {
     struct kv_blob_pending *pending; /* NULL: each blob is on the device when it was written */
     struct kv_crew *crew;            /* NULL: nobody helps */
     struct kv_codec_spec codec;      /* default */
+    bool in_frames;                  /* immutable after open: the image may have such blobs */
     _Atomic uint64_t reads, read_bytes, writes, write_bytes;
 };
 
