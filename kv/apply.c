@@ -369,6 +369,12 @@ void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref)
     kv_blobs_discard(&store->blobs, ref);
 }
 
+int kv_blob_table(struct kv_store *store, const struct kv_blob_ref *ref,
+                  uint8_t table[KV_BLOB_TABLE_MAX], size_t *length)
+{
+    return kv_blobs_table(&store->blobs, ref, table, length);
+}
+
 int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset, void *buf,
                  size_t length)
 {

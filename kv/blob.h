@@ -57,6 +57,9 @@ KV_MUST_CHECK int kv_blobs_flush(struct kv_blobs *blobs);
 /* As kv_blob_read of kv.h. */
 KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts,
                                 size_t count);
+/* As kv_blob_table of kv.h. */
+KV_MUST_CHECK int kv_blobs_table(struct kv_blobs *blobs, const struct kv_blob_ref *ref,
+                                 uint8_t table[KV_BLOB_TABLE_MAX], size_t *length);
 /* Is the whole blob on the device as the reference says? -EBADMSG ... */
 KV_MUST_CHECK int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
 /* The same for up to KV_BLOBS_AT_ONCE blobs, read with one submission; a result for each. */

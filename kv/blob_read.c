@@ -453,6 +453,34 @@ int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts, size
 
 /* ---- verifying ------------------------------------------------------------------------------ */
 
+int kv_blobs_table(struct kv_blobs *blobs, const struct kv_blob_ref *ref,
+                   uint8_t table[KV_BLOB_TABLE_MAX], size_t *length)
+{
+    struct load load = {.part = NULL};
+    struct kv_io io;
+    uint64_t block;
+    uint32_t block_count;
+    *length = 0;
+    int err = kv_blobs_extent(blobs, ref, &block, &block_count);
+    describe(&load, ref);
+    if (err || !load.frame_bytes)
+        return err;
+    err = kv_blobs_flush(blobs);
+    if (!err)
+        err = begin_request(blobs, block, block_count, NULL, &load, &io);
+    if (err)
+        return err;
+    err = kv_device_submit(blobs->device, &io, 1, false);
+    if (!err) {
+        count_read(blobs, &load);
+        err = verify_whole(&load);
+    }
+    if (!err)
+        *length = kv_blob_frames_table(&load.disk, load.memory, table);
+    end_load(blobs, &load);
+    return err;
+}
+
 int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
 {
     int result;

@@ -340,6 +340,10 @@ size_t kv_blob_table_range(const struct kv_blob_ref *ref, size_t offset, size_t 
 bool kv_blob_table_agrees(const struct kv_blob_ref *ref, size_t offset, size_t length,
                           const void *table);
 
+/* The table, made anew from all of the blob, which is read and verified. *length 0: it has none. */
+KV_MUST_CHECK int kv_blob_table(struct kv_store *store, const struct kv_blob_ref *ref,
+                                uint8_t table[KV_BLOB_TABLE_MAX], size_t *length);
+
 /*
  * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE). All of
  * a blob (a frame) that is small or read in part stays in memory, as far as blob_percent of the
