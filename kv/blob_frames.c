@@ -81,23 +81,44 @@ static bool is_sane(const struct kv_disk_blob_ref *ref, uint32_t frame_bytes, ui
            frame->at <= stored && frame->length_bytes <= stored - frame->at;
 }
 
-size_t kv_blob_frames_table(const struct kv_disk_blob_ref *ref, const uint8_t *stored,
-                            uint8_t table[KV_BLOB_TABLE_MAX])
+/* stored: where it is copied to, or NULL. */
+static size_t table_of_raw(const struct kv_disk_blob_ref *ref, const uint8_t *src, uint8_t *stored,
+                           uint8_t table[KV_BLOB_TABLE_MAX])
 {
     const uint64_t seed = seed_of(ref);
     const uint32_t raw = kv_le32_get(ref->raw_bytes);
     const uint32_t frame_bytes = kv_blob_frame_bytes(ref->ptr.codec, raw);
     KV_ASSERT(frame_bytes);
     const uint32_t count = kv_blob_frame_count(raw, frame_bytes);
-    if (ref->ptr.codec == KV_CODEC_NONE) {
-        for (uint32_t i = 0; i < count; i++) {
-            const struct kv_disk_blob_frame entry = {
-                .digest = kv_le64_of(kv_digest(stored + (size_t)i * frame_bytes,
-                                               kv_blob_frame_raw(raw, frame_bytes, i), seed))};
-            memcpy(table + i * sizeof entry, &entry, sizeof entry);
-        }
-        return count * sizeof(struct kv_disk_blob_frame);
+    for (uint32_t i = 0; i < count; i++) {
+        const size_t at = (size_t)i * frame_bytes;
+        const uint32_t length = kv_blob_frame_raw(raw, frame_bytes, i);
+        if (stored)
+            memcpy(stored + at, src + at, length);
+        const struct kv_disk_blob_frame entry = {
+            .digest = kv_le64_of(kv_digest(stored ? stored + at : src + at, length, seed))};
+        memcpy(table + i * sizeof entry, &entry, sizeof entry);
     }
+    return count * sizeof(struct kv_disk_blob_frame);
+}
+
+size_t kv_blob_frames_copy(const struct kv_disk_blob_ref *ref, const uint8_t *src, uint8_t *stored,
+                           uint8_t table[KV_BLOB_TABLE_MAX])
+{
+    KV_ASSERT(ref->ptr.codec == KV_CODEC_NONE);
+    return table_of_raw(ref, src, stored, table);
+}
+
+size_t kv_blob_frames_table(const struct kv_disk_blob_ref *ref, const uint8_t *stored,
+                            uint8_t table[KV_BLOB_TABLE_MAX])
+{
+    if (ref->ptr.codec == KV_CODEC_NONE)
+        return table_of_raw(ref, stored, NULL, table);
+    const uint64_t seed = seed_of(ref);
+    const uint32_t raw = kv_le32_get(ref->raw_bytes);
+    const uint32_t frame_bytes = kv_blob_frame_bytes(ref->ptr.codec, raw);
+    KV_ASSERT(frame_bytes);
+    const uint32_t count = kv_blob_frame_count(raw, frame_bytes);
     struct kv_blob_frame frame = {.at = count * (uint32_t)sizeof(kv_le32)};
     if (frame.at > kv_le32_get(ref->ptr.length_bytes))
         return 0;

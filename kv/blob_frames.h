@@ -52,6 +52,10 @@ size_t kv_blob_frames_pack(struct kv_codec_spec spec, const void *src, size_t le
  */
 size_t kv_blob_frames_table(const struct kv_disk_blob_ref *ref, const uint8_t *stored,
                             uint8_t table[KV_BLOB_TABLE_MAX]);
+/* The same for one that is not packed and lies in `src`: it is copied to `stored` on the way, frame
+ * by frame, as long as each is in the processor's nearest memory. */
+size_t kv_blob_frames_copy(const struct kv_disk_blob_ref *ref, const uint8_t *src, uint8_t *stored,
+                           uint8_t table[KV_BLOB_TABLE_MAX]);
 /* What the reference's digest has to be. */
 uint64_t kv_blob_frames_root(const struct kv_disk_blob_ref *ref, const uint8_t *table,
                              size_t length);

@@ -112,12 +112,17 @@ static struct kv_disk_blob_ref fill(const struct store_plan *plan, uint64_t epoc
                                             .birth_epoch = kv_le64_of(epoch)},
                                     .raw_bytes = kv_le32_of((uint32_t)plan->length)};
     uint64_t digest;
-    memcpy(memory, plan->bytes, plan->stored);
+    const bool in_frames = is_in_frames(plan, plan->codec);
+    const bool copies = in_frames && plan->codec == KV_CODEC_NONE;
+    if (!copies)
+        memcpy(memory, plan->bytes, plan->stored);
     memset(memory + plan->stored, 0, plan->count * (size_t)KV_BLOCK_BYTES - plan->stored);
     source->table_length = 0;
-    if (is_in_frames(plan, plan->codec)) {
+    if (in_frames) {
         disk.form = KV_BLOB_FORM_FRAMES;
-        source->table_length = kv_blob_frames_table(&disk, memory, source->table);
+        source->table_length = copies
+                                   ? kv_blob_frames_copy(&disk, plan->bytes, memory, source->table)
+                                   : kv_blob_frames_table(&disk, memory, source->table);
         KV_ASSERT(source->table_length);
         digest = kv_blob_frames_root(&disk, source->table, source->table_length);
     } else {
