@@ -618,6 +618,54 @@ START_TEST(a_block_of_a_large_file_is_read_without_the_rest_of_its_extent)
 }
 END_TEST
 
+/* Where the image of a closed store has `length` bytes; they are there once. */
+static off_t find_in_image(const char *path, const uint8_t *bytes, size_t length)
+{
+    uint8_t *const block = malloc(length);
+    const int fd = open(path, O_RDONLY);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_ptr_nonnull(block);
+    off_t at = 0;
+    while (pread(fd, block, length, at) == (ssize_t)length && memcmp(block, bytes, length) != 0)
+        at += (off_t)KV_BLOCK_BYTES;
+    ck_assert_int_eq(pread(fd, block, length, at), (ssize_t)length);
+    free(block);
+    ck_assert_int_eq(close(fd), 0);
+    return at;
+}
+
+START_TEST(a_damaged_block_of_a_large_file_is_an_error_for_itself_alone)
+{
+    enum { BAD = 37 };
+    struct bench b;
+    size_t got;
+    bench_open(&b, 0, 0);
+    do_write(&b, 0, 0, 393216);
+    fs_data_change_release(&b.change);
+    ck_assert_int_eq(kv_close(b.scratch.store), 0);
+    const off_t at = find_in_image(b.scratch.path, b.model[0]->bytes + BAD * 4096, 4096);
+    const uint8_t wrong = (uint8_t)~b.model[0]->bytes[BAD * 4096 + 100];
+    const int fd = open(b.scratch.path, O_WRONLY);
+    ck_assert_int_eq(pwrite(fd, &wrong, 1, at + 100), 1);
+    ck_assert_int_eq(close(fd), 0);
+    scratch_mount(&b.scratch);
+    fs_data_init(&b.data, b.scratch.store);
+    ck_assert_int_eq(fs_data_change_init(&b.change, b.scratch.store), 0);
+    for (uint64_t block = 0; block < 96; block++) {
+        const int err = fs_data_read(&b.data, &b.file[0], block * 4096 + 1, b.buffer, 4000, &got);
+        ck_assert_int_eq(err, block == BAD ? -EBADMSG : 0);
+        if (!err)
+            ck_assert_int_eq(memcmp(b.buffer, b.model[0]->bytes + block * 4096 + 1, 4000), 0);
+    }
+    /* Its extent as a whole is not to be had; the others are, and what is cut off around it is. */
+    ck_assert_int_eq(fs_data_read(&b.data, &b.file[0], 0, b.buffer, 262144, &got), -EBADMSG);
+    ck_assert_int_eq(fs_data_read(&b.data, &b.file[0], 262144, b.buffer, 131072, &got), 0);
+    do_write(&b, 0, BAD * 4096, 4096);
+    compare_content(&b, 0);
+    bench_close(&b);
+}
+END_TEST
+
 START_TEST(a_clone_shares_blobs_and_outlives_its_source)
 {
     struct bench b;
@@ -812,6 +860,7 @@ int main(void)
     tcase_add_test(tcase, overwriting_in_order_does_not_leave_an_extent_per_write);
     tcase_add_test(tcase, a_random_overwrite_of_4_KiB_splits_one_extent_into_three);
     tcase_add_test(tcase, a_block_of_a_large_file_is_read_without_the_rest_of_its_extent);
+    tcase_add_test(tcase, a_damaged_block_of_a_large_file_is_an_error_for_itself_alone);
     tcase_add_test(tcase, a_clone_shares_blobs_and_outlives_its_source);
     tcase_add_test(tcase, preallocation_counts_blocks_and_reads_as_a_hole);
     tcase_add_test(tcase, offsets_up_to_the_greatest_work_and_behind_it_are_too_big);
