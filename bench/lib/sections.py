@@ -391,7 +391,7 @@ def measured_rates(run, size, rows):
         if rate and row.startswith("large"):
             said.append(f"{rate * run.data['large_value_bytes'] / 1e9:.2f} GB/s ({row})")
         elif rate:
-            said.append(f"{report.number(rate)}/s ({row})")
+            said.append(f"{rate / 1e6:.2f} M/s ({row})")
     return said
 
 
@@ -476,7 +476,7 @@ def runs_section(runs):
     out = []
     for run in reversed(runs):
         out.append(f"<h3>{page.text(run.bench)}, {page.text(run.when)}</h3>" + table(
-            ["", ""], [["file", run.file], ["commit", run.commit], ["machine", run.facts()],
+            ["this run", ""], [["file", run.file], ["commit", run.commit], ["machine", run.facts()],
                        ["settings", settings_of(run)]], words=True) +
             f"<pre>{page.text(command_of(run))}</pre>" +
             page.folded("Versions and settings of all that took part", "<ul>" + "".join(
