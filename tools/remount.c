@@ -94,6 +94,8 @@ static int parse_command_line(char *text, size_t length, struct tool_remount *re
         else if (letter == 'c' && (size_t)snprintf(remount->config, sizeof remount->config, "%s",
                                                    optarg) >= sizeof remount->config)
             err = -ENAMETOOLONG;
+        else if (letter == '?')
+            err = -EINVAL;
     }
     opterr = said;
     return err;
@@ -140,7 +142,13 @@ int tool_remount_learn(const struct tool_mount *mount, struct tool_remount *remo
     const ssize_t length = read_command_line(remount->daemon, text);
     err = length < 0 ? (int)length : parse_command_line(text, (size_t)length, remount);
     free(text);
-    if (err) {
+    if (err == -EINVAL) {
+        snprintf(
+            error->text, sizeof error->text,
+            "%.200s: the command line of process %d has options that are not known here; mount "
+            "it with this mount.kvfs",
+            mount->dir, (int)remount->daemon);
+    } else if (err) {
         (void)say(err, error, mount->dir); /* the same error */
     } else if (*remount->config && *remount->config != '/') {
         snprintf(error->text, sizeof error->text,
