@@ -1,5 +1,5 @@
 /*
- * tests/bench/slow_requests.c: preloaded into mount.kvfs, it makes each request take two
+ * tests/bench/slow_requests.c: preloaded into mount.kvfs, it makes each request take ten
  * milliseconds longer: a loss that no noise hides, for bench/gate to find.
  *
  * Busy, since the daemon may not be allowed to sleep.
@@ -16,7 +16,7 @@ process_fn fuse_session_process_buf; /* the one that is preloaded */
 
 void fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *buf)
 {
-    enum { DELAY_NS = 2000000, NS_PER_S = 1000000000 };
+    enum { DELAY_NS = 10000000, NS_PER_S = 1000000000 };
     /* A function's address in an object's: as POSIX has it for dlsym. */
     union {
         void *object;
