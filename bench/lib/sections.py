@@ -362,6 +362,30 @@ def policy_section(runs):
             page.folded("As a table", table(["trace, memory", *names], lines)))
 
 
+def import_section(runs):
+    run = newest(runs, "import")
+    if not run:
+        return None
+    panels, lines = {}, []
+    for row, figures in run.data["rows"].items():
+        way, _, state = row.partition("/")
+        name = f"kvfs import, {way}" if way.startswith(("image-", "mount-")) else way
+        if figures.get("files_per_s"):
+            panels.setdefault(state, {})[name] = figures["files_per_s"]
+        lines.append([row, *(report.number(figures.get(figure)) for figure in
+                             ("files_per_s", "to_cp", "tool_us", "daemon_us", "tool_peak_mib"))])
+    ways = list(dict.fromkeys(name for values in panels.values() for name in values))
+    svg = plots.bars(panels, ways, "import", "files per second that come in, by way")
+    heads = ["way, caches", "files/s", "to cp -a", "µs of the tool", "µs of the daemon",
+             "peak MiB of the tool"]
+    goal = run.data.get("goal")
+    return (source(run) + page.figure(svg, "Files per second, by what state the kernel's caches "
+                                           "were in; in blue: kvfs import." +
+                                      (f" Its goal is {goal:g} times what cp -a reaches."
+                                       if goal else "")) +
+            page.folded("As a table", table(heads, lines)))
+
+
 # ---- side by side ------------------------------------------------------------------------------------
 
 
@@ -486,7 +510,7 @@ def runs_section(runs):
 
 # ---- others --------------------------------------------------------------------------------------------
 
-KNOWN = ("fs-compare", "kv-compare", "tiers", "policy", "compare", "gate")
+KNOWN = ("import", "fs-compare", "kv-compare", "tiers", "policy", "compare", "gate")
 
 
 def leaves(value, path=()):
@@ -546,6 +570,7 @@ def everything(runs, tables):
         ("store", "The store, beside others", kv_section(runs, tables)),
         ("tiers", "Tiers of memory", tiers_section(runs)),
         ("policy", "What leaves memory", policy_section(runs)),
+        ("import", "Import", import_section(runs)),
         ("sides", "Settings and builds side by side", compare_section(runs)),
         ("others", "Further results", other_section(runs)),
         ("headlines", "Figures that tuning guides promise", headline_section(runs)),
