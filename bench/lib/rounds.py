@@ -6,13 +6,12 @@ In a round each work is done on one target after another, before the next work c
 import contextlib
 import os
 import pathlib
-import shutil
 import signal
 import sys
 import tempfile
 import time
 
-from lib import goals, machine, works
+from lib import goals, machine, workdir, works
 
 # What a work finds to do.
 SIZES = {
@@ -132,15 +131,6 @@ def end_on_signal(number, _frame):
     sys.exit(128 + number)
 
 
-def remove_scratch(scratch):
-    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
-        left = [line.split()[4] for line in mounts if line.split()[4].startswith(f"{scratch}/")]
-    if left:
-        say(f"{scratch} stays, since this is still mounted: " + ", ".join(left))
-    else:
-        shutil.rmtree(scratch)
-
-
 @contextlib.contextmanager
 def workplace(name, directory):
     """A new directory, the ring switched on, an end also by signals. What `closing` is given is
@@ -163,4 +153,4 @@ def workplace(name, directory):
                 for number, handler in before.items():
                     signal.signal(number, handler)
     finally:
-        remove_scratch(scratch)
+        workdir.remove(scratch)
