@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "fs/apply.h"
+#include "kv/base.h"
 #include "tools/command.h"
 #include "tools/keys_backend.h"
 #include "tools/mounts.h"
@@ -566,6 +567,19 @@ static int mount_apply(struct keys_backend *backend, const char *text, size_t le
     return err;
 }
 
+/*
+ * Write a batch in pieces that are one request each, one after the other: of a longer direct write
+ * the kernel sends several requests at the same time, which may arrive in any order.
+ */
+static int write_in_order(int control, const char *bytes, size_t length)
+{
+    enum { REQUEST_BYTES = 65536 };
+    int err = 0;
+    for (size_t at = 0; !err && at < length; at += REQUEST_BYTES)
+        err = keys_write_all(control, bytes + at, kv_min_u64(length - at, REQUEST_BYTES));
+    return err;
+}
+
 /* ---- trees ----------------------------------------------------------------------------- */
 
 int keys_mount_send(const struct tool_keys *keys, const void *bytes, size_t length,
@@ -575,7 +589,7 @@ int keys_mount_send(const struct tool_keys *keys, const void *bytes, size_t leng
     const int control = open_control(keys->backend, path, error);
     if (control < 0)
         return control;
-    const int err = length ? keys_write_all(control, bytes, length) : 0;
+    const int err = write_in_order(control, bytes, length);
     if (err)
         explain_refusal(control, path, err, error);
     close(control);

@@ -107,6 +107,13 @@ def first_line(command):
     return lines[0] if lines else None
 
 
+def tool_versions():
+    """Of the programs that works are made of."""
+    return {name: first_line([name, option]) for name, option in
+            (("fio", "--version"), ("git", "--version"), ("tar", "--version"),
+             ("sqlite3", "--version"), ("python3", "--version"))}
+
+
 def package_version(name):
     """Of a Debian package; None: not installed, or no Debian."""
     if not shutil.which("dpkg-query"):

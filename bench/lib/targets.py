@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import time
 
-from compare import machine
-from compare.machine import Failed, run
+from lib import machine
+from lib.machine import Failed, run
 
 AGED_FILES = 30000
 
@@ -174,6 +174,15 @@ class Daemon(Target):
         return json.loads(os.getxattr(self.mnt, "system.kvfs.stats"))["requests"]
 
 
+def kvfs_target(name, note, bin_dir, image_size, options):
+    """kvfs as those programs are, mounted with those options of mount.kvfs."""
+    return Daemon(name, note, bin_dir / "mount.kvfs",
+                  [bin_dir / "mount.kvfs", "-f",
+                   *(str(word).replace("{", "{{").replace("}", "}}") for word in options),
+                   "{image}", "{mnt}"],
+                  make=[[bin_dir / "mkfs.kvfs", "-q", "-s", image_size, "{image}"]], kind="kvfs")
+
+
 def all_targets(bin_dir, sizes):
     """Every target, in the order of the table."""
     bin_dir = pathlib.Path(bin_dir)
@@ -181,10 +190,8 @@ def all_targets(bin_dir, sizes):
     image_size = sizes["image"]
 
     def kvfs(name, transport):
-        return Daemon(
-            name, f"kvfs with its defaults, transport={transport}", bin_dir / "mount.kvfs",
-            [bin_dir / "mount.kvfs", "-f", "-o", f"transport={transport}", "{image}", "{mnt}"],
-            make=[[bin_dir / "mkfs.kvfs", "-q", "-s", image_size, "{image}"]], kind="kvfs")
+        return kvfs_target(name, f"kvfs with its defaults, transport={transport}", bin_dir,
+                           image_size, ["-o", f"transport={transport}"])
 
     def floor(name, transport):
         return Daemon(

@@ -15,8 +15,8 @@ import shutil
 import threading
 import time
 
-from compare import machine
-from compare.machine import run
+from lib import machine
+from lib.machine import run
 
 KIB, MIB = 1 << 10, 1 << 20
 

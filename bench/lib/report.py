@@ -5,9 +5,9 @@ The tables are Markdown that is also lined up for a terminal.
 
 import statistics
 
-from compare import goals
+from lib import goals
 
-FIGURES = ("p50_us", "cpu_us", "device_bytes_per_byte")
+FIGURES = ("p50_us", "p99_us", "cpu_us", "device_bytes_per_byte")
 
 
 def summarize(samples):
@@ -188,6 +188,7 @@ def render(result):
     parts += [figure_table(result, "Rates, operations per second (sequential: MiB/s)", "rate"),
               goal_table(result),
               figure_table(result, "Median time of one operation, µs", "p50_us"),
+              figure_table(result, "99 of 100 operations take at most, µs", "p99_us"),
               figure_table(result, "Daemon CPU for each operation, µs", "cpu_us"),
               figure_table(result, "Bytes the device was given for each byte of content",
                            "device_bytes_per_byte"),

@@ -11,8 +11,8 @@ import shutil
 import sys
 import time
 
-from compare import machine
-from compare.machine import run
+from lib import machine
+from lib.machine import run
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Our own look at a daemon's counts is two requests.
@@ -86,6 +86,7 @@ class Visit:
             figures = dict(per(result["operations"]))
         if phase != "list":  # whose latencies are of whole directories
             figures["p50_us"] = result["p50_ns"] / 1000
+            figures["p99_us"] = result["p99_ns"] / 1000
         self.add(row, result["operations"] * threads * 1e9 / result["calls_ns"], figures,
                  result["checksum"])
 
@@ -110,6 +111,7 @@ class Visit:
             figures = dict(per(max(1, result[side]["bytes"] // block)))
         if "--fsync" not in options:  # fio's latency is that of the write without its fsync
             figures["p50_us"] = result[side]["p50_ns"] / 1000
+            figures["p99_us"] = result[side]["p99_ns"] / 1000
         self.add(row, result[side][rate], figures)
 
 
@@ -300,6 +302,34 @@ WORKS["large file, from disk"] = (
      "fio/read/disk/1", "fio/read/disk/16"], fio_disk)
 
 
+# ---- the store without a kernel -------------------------------------------------------------
+
+STORE_PHASES = {"fill-seq": "put in order", "get": "get at random", "scan": "scan",
+                "mixed": "4 gets, 1 put", "fill-random": "put at random"}
+
+
+def store(visit):
+    """The programs of the target are those of a build, and so is its store."""
+    image = visit.target.scratch / "store"
+    wanted = [name for name in STORE_PHASES if visit.wants(f"store/{name}")]
+    # What reads reads what was put in order.
+    phases = wanted if wanted == ["fill-random"] else ["fill-seq", *wanted]
+    try:
+        result = json.loads(run([visit.target.bin_dir / "bench-kv", "--image", image, "--keys",
+                                 visit.sizes["keys"], "--batch", 100, "--phases",
+                                 ",".join(dict.fromkeys(phases))]))
+    finally:
+        image.unlink(missing_ok=True)
+    for name in wanted:
+        phase = result["phases"][name]
+        visit.add(f"store/{name}", phase["ops_per_s"],
+                  {"p50_us": phase["p50_ns"] / 1000, "p99_us": phase["p99_ns"] / 1000},
+                  phase["checksum"])
+
+
+STORE_WORKS = {"the store by itself": ([f"store/{name}" for name in STORE_PHASES], store)}
+
+
 def raw_flushes(directory, tools, ops):
     """How often a second 4 KiB become durable in a file of the host's file system, one after another:
     at its end, and then again where blocks of the file are already. (append, in place)"""
@@ -324,7 +354,7 @@ class Material:
 
     def tar(self):
         if not self.tar_path.exists():
-            from compare import tree
+            from lib import tree
             self.tree_bytes = tree.make_tar(self.tar_path, self.tree_files, self.seed)
         return self.tar_path
 

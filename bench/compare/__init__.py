@@ -1,1 +1,0 @@
-"""What bench/fs-compare is made of."""
