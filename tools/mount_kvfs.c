@@ -225,14 +225,26 @@ static char *find_profile(const char *list, bool *twice)
     return found;
 }
 
+/* A setting's line of the help, which goes on in others where a terminal ends. */
+static void print_setting(const struct tool_setting *setting)
+{
+    const int indent = 21, columns = 100;
+    int column = printf("%*s%s=%s:", indent, "", setting->key, setting->default_value);
+    for (const char *word = setting->form; *word; word += strspn(word, " ")) {
+        const int length = (int)strcspn(word, " ");
+        if (column + 1 + length > columns)
+            column = printf("\n%*s ", indent, "") - 1;
+        column += printf(" %.*s", length, word);
+        word += length;
+    }
+    putchar('\n');
+}
+
 static void print_help(void)
 {
     fputs(usage, stdout);
-    for (size_t i = 0; tool_config_setting(i); i++) {
-        const struct tool_setting *setting = tool_config_setting(i);
-        printf("                     %s=%s: %s\n", setting->key, setting->default_value,
-               setting->form);
-    }
+    for (size_t i = 0; tool_config_setting(i); i++)
+        print_setting(tool_config_setting(i));
     fputs(usage_end, stdout);
 }
 
