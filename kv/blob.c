@@ -125,8 +125,9 @@ static void keep(struct kv_blobs *blobs, const struct load *load, const uint8_t 
                  size_t wanted)
 {
     const size_t raw = kv_le32_get(load->disk.raw_bytes);
-    if (blobs->cache && (wanted < raw || raw <= KEEP_WHOLE_BYTES))
-        kv_blob_cache_keep(blobs->cache, &load->disk, content);
+    const bool retain = load->part->retain;
+    if (blobs->cache && (retain || wanted < raw || raw <= KEEP_WHOLE_BYTES))
+        kv_blob_cache_keep(blobs->cache, &load->disk, content, retain);
 }
 
 static int unpack(struct kv_blobs *blobs, const struct load *load, uint8_t *whole, size_t raw)
@@ -183,14 +184,14 @@ static void *target_of(const struct kv_blob_part *part)
 static bool is_cached(struct kv_blobs *blobs, const struct kv_blob_part *part)
 {
     const struct kv_disk_blob_ref disk = disk_ref(&part->ref);
-    return blobs->cache &&
-           kv_blob_cache_copy(blobs->cache, &disk, part->offset, part->buf, part->length);
+    return blobs->cache && kv_blob_cache_copy(blobs->cache, &disk, part->offset, part->buf,
+                                              part->length, part->retain);
 }
 
 /* The part of a blob that waits to be written, or did so lately. *found false: it is not there. */
 static int read_pending(struct kv_blobs *blobs, const struct kv_blob_part *part, bool *found)
 {
-    struct load load = {.disk = disk_ref(&part->ref)};
+    struct load load = {.disk = disk_ref(&part->ref), .part = part};
     uint64_t number;
     const uint8_t *stored =
         blobs->pending ? kv_blob_pending_pin(blobs->pending, &load.disk, &number) : NULL;
@@ -200,6 +201,8 @@ static int read_pending(struct kv_blobs *blobs, const struct kv_blob_part *part,
     int err = 0;
     if (load.disk.ptr.codec == KV_CODEC_NONE) {
         memcpy(part->buf, stored + part->offset, part->length);
+        if (part->retain)
+            keep(blobs, &load, stored, part->length);
     } else {
         load.stored = stored;
         err = unpack_part(blobs, &load, part->offset, part->buf, part->length);
