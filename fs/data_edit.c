@@ -224,7 +224,8 @@ static int read_record(struct parts *parts, const struct fs_data_record *r, uint
             (struct kv_blob_part){.ref = r->blob,
                                   .buf = into,
                                   .offset = r->blob_offset + (from - r->offset),
-                                  .length = to - from};
+                                  .length = to - from,
+                                  .retain = parts->data->retain};
         break;
     case FS_DATA_UNWRITTEN:
         memset(into, 0, to - from);

@@ -16,6 +16,7 @@
 
 struct fs_mount;
 struct fs_mount_options;
+struct fs_policies;
 struct fs_volume;
 
 /* The least important lines that are logged. */
@@ -42,6 +43,7 @@ struct fs_mount_options {
     uint64_t memory_budget_bytes; /* 0: the store's default */
     struct kv_tiers tiers;        /* all 0: the store's defaults */
     uint32_t extent_percent;      /* of the budget, for extents read lately: 0..75 */
+    uint32_t pin_percent;         /* of it, that policies may pin: 0..50 */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
     unsigned threads;             /* most that serve requests at once, 0 = 10 */
     enum fs_transport_kind transport;
@@ -56,6 +58,7 @@ struct fs_mount_options {
     uint32_t metrics;                  /* enum kv_metric_category; what is timed and shown */
     uint32_t log_level;                /* enum fs_log_level */
     struct fs_alerts alerts;
+    struct fs_policies *policies;          /* borrowed until fs_mount_close; NULL: none */
     const struct fs_settings_words *words; /* NULL: settings can neither be shown nor changed */
     kv_log_fn *log;                        /* NULL: standard error */
     void *log_context;                     /* borrowed until fs_mount_close */

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "fs/policy_lookup.h"
 #include "fs/text.h"
 
 #define LINE_BYTES 256u
@@ -49,6 +50,19 @@ size_t fs_settings_text(struct fs_settings *settings, char *out, size_t cap)
     const struct fs_settings_words *words = settings->now.words;
     for (size_t i = 0; words && words->show(i, &settings->now, line, sizeof line); i++)
         fs_text_add(&text, "%s\n", line);
+    const struct fs_policies *const policies = fs_volume_policies(settings->parts.volume);
+    for (size_t i = 0; policies && i < fs_policies_count(policies); i++) {
+        const struct fs_policy *const policy = fs_policies_at(policies, i);
+        fs_text_add(&text, "# policy \"%s\":", policy->pattern);
+        for (enum fs_policy_key key = 0; key < FS_POLICY_KEY_COUNT; key++) {
+            char value[FS_POLICY_VALUE_TEXT];
+            if (!(policy->sets & 1u << key))
+                continue;
+            fs_policy_value_text(policy, key, value);
+            fs_text_add(&text, " %s=%s", fs_policy_key_name(key), value);
+        }
+        fs_text_add(&text, "\n");
+    }
     pthread_mutex_unlock(&settings->mutex);
     return text.length;
 }
