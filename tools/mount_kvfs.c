@@ -644,6 +644,7 @@ int main(int argc, char **argv)
     request.options.words = &tool_config_words;
     status = request.foreground ? run_in_foreground(&request) : run_in_background(&request);
 out:
+    tool_config_release(&request.options);
     free(dir);
     free(image);
     free(request.extra);
