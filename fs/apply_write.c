@@ -15,22 +15,22 @@
 
 /*
  * What policies say of the name that a node will have. The directories above it may be new, or have
- * moved, so the way down is the one that the changes leave. False: there is none to go by.
+ * moved, so the way down is the one that the changes leave. Nothing, if it has no single name.
  */
-static bool choose(const struct apply_state *state, const struct apply_node *node,
-                   struct fs_policy_choice *choice)
+static int choose(const struct apply_state *state, const struct apply_node *node,
+                  struct fs_policy_choice *choice)
 {
     const struct fs_policies *const policies = fs_volume_policies(state->volume);
     const struct apply_entry **above = NULL;
     size_t depth = 0;
     *choice = (struct fs_policy_choice){.by = {0}};
     if (!policies || node->by_link || !node->home || S_ISDIR(node->item.record.mode))
-        return false;
+        return 0;
     for (const struct apply_entry *at = node->home; at; at = at->directory->home)
         depth++;
     above = calloc(depth, sizeof *above);
     if (!above)
-        return false; /* as fs/policy_lookup.h has it */
+        return -ENOMEM;
     size_t left = depth;
     for (const struct apply_entry *at = node->home; at; at = at->directory->home)
         above[--left] = at;
@@ -45,17 +45,19 @@ static bool choose(const struct apply_state *state, const struct apply_node *nod
     }
     free(above);
     *choice = fs_policies_choose(policies, matches);
-    return true;
+    return 0;
 }
 
-static uint64_t ttl_ns(const struct apply_state *state, const struct apply_node *node)
+static int find_ttl(const struct apply_state *state, const struct apply_node *node,
+                    uint64_t *ttl_ns)
 {
+    const struct fs_policies *const policies = fs_volume_policies(state->volume);
     struct fs_policy_choice choice;
-    if (!choose(state, node, &choice))
-        return 0;
+    const int err = choose(state, node, &choice);
     const struct fs_policy *const policy =
-        fs_policy_for(fs_volume_policies(state->volume), &choice, FS_POLICY_TTL);
-    return policy ? policy->ttl_ns : 0;
+        !err && policies ? fs_policy_for(policies, &choice, FS_POLICY_TTL) : NULL;
+    *ttl_ns = policy ? policy->ttl_ns : 0;
+    return err;
 }
 
 /*
@@ -67,10 +69,9 @@ static int write_content(struct apply_state *state, struct fs_data_change *chang
 {
     struct fs_policy_choice choice;
     struct fs_policy_effect effect;
-    const bool chosen = choose(state, node, &choice);
-    fs_policy_apply_choice(state->volume, &node->item.record, chosen ? &choice : NULL, &effect);
+    int err = choose(state, node, &choice);
+    fs_policy_apply_choice(state->volume, &node->item.record, &choice, &effect);
     const uint8_t *bytes = node->content;
-    int err = 0;
     for (size_t at = 0; !err && at < node->content_len;) {
         const size_t piece = kv_min_u64(node->content_len - at, FS_WRITE_MAX);
         err = fs_data_write(&effect.data, &node->item.record.file, at, bytes + at, piece,
@@ -216,9 +217,13 @@ static int write_expiry(struct apply_state *state, struct fs_data_change *change
             return fs_change_ttl(state->volume, change, item, xattr->value, xattr->length, 0);
     }
     const bool gets_name = (node->is_new || moves) && !S_ISDIR(item->record.mode);
-    if (gets_name && !item->record.expiry_ns)
-        return fs_change_begin_expiry(state->volume, change, item,
-                                      fs_sooner(node->default_ttl_ns, ttl_ns(state, node)));
+    uint64_t ttl_ns;
+    if (gets_name && !item->record.expiry_ns) {
+        const int err = find_ttl(state, node, &ttl_ns);
+        return err ? err
+                   : fs_change_begin_expiry(state->volume, change, item,
+                                            fs_sooner(node->default_ttl_ns, ttl_ns));
+    }
     return moves ? fs_change_put_expiry(state->volume, change, item) : 0;
 }
 

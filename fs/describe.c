@@ -68,11 +68,12 @@ int fs_describe(struct fs_volume *volume, uint64_t ino, struct fs_description *d
     int err = fs_item_load(volume, ino, &item);
     if (!err) {
         description->record = item.record;
-        (void)fs_policy_choice_of_item(volume, &item, &description->choice); /* empty: none */
         if (item.record.file.is_inline)
             description->inline_bytes = item.record.file.inline_len;
         else
             err = walk_keys(volume, FS_KEY_DATA, ino, description);
+        if (!err && !S_ISDIR(item.record.mode))
+            err = fs_policy_choice_of_key(volume, &item.key, &description->choice);
     }
     if (!err && (item.record.flags & FS_RECORD_XATTRS))
         err = walk_keys(volume, FS_KEY_XATTR, ino, description);

@@ -148,18 +148,23 @@ int fs_change_begin_expiry(struct fs_volume *volume, struct fs_data_change *chan
 int fs_change_inherit_expiry(struct fs_volume *volume, struct fs_data_change *change,
                              const struct fs_record *parent, struct fs_item *item)
 {
-    const bool is_directory = S_ISDIR(item->record.mode);
-    const uint64_t by_policy = is_directory ? 0 : fs_policy_ttl_ns(volume, &item->key);
-    return fs_change_begin_expiry(volume, change, item, fs_sooner(parent->expiry_ns, by_policy));
+    uint64_t by_policy = 0;
+    const int err =
+        S_ISDIR(item->record.mode) ? 0 : fs_policy_ttl_ns(volume, &item->key, &by_policy);
+    return err ? err
+               : fs_change_begin_expiry(volume, change, item,
+                                        fs_sooner(parent->expiry_ns, by_policy));
 }
 
-void fs_expiry_of_new_name(struct fs_volume *volume, struct fs_item *item)
+int fs_expiry_of_new_name(struct fs_volume *volume, struct fs_item *item)
 {
+    uint64_t duration;
     if (item->record.expiry_ns || S_ISDIR(item->record.mode))
-        return;
-    const uint64_t duration = fs_policy_ttl_ns(volume, &item->key);
-    if (duration)
+        return 0;
+    const int err = fs_policy_ttl_ns(volume, &item->key, &duration);
+    if (!err && duration)
         item->record.expiry_ns = moment_in(volume, duration);
+    return err;
 }
 
 /* ---- the attribute -------------------------------------------------------------------------- */

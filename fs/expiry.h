@@ -66,7 +66,7 @@ KV_MUST_CHECK int fs_change_inherit_expiry(struct fs_volume *volume, struct fs_d
  * A record that is to stand under another name (item->key) gets what a policy says of that, if it
  * has no time yet. For fs_change_put_expiry to put into the index.
  */
-void fs_expiry_of_new_name(struct fs_volume *volume, struct fs_item *item);
+KV_MUST_CHECK int fs_expiry_of_new_name(struct fs_volume *volume, struct fs_item *item);
 
 /*
  * FS_XATTR_TTL of an item: the text (length as of fs_getxattr), and a change of it.

@@ -63,8 +63,9 @@ static int put_under(struct fs_volume *volume, struct rename *rename, struct fs_
         return err ? err : fs_change_put_link(change, &at->entry, &item->record);
     }
     item->key = at->entry;
-    fs_expiry_of_new_name(volume, item);
-    int err = fs_change_put(change, item);
+    int err = fs_expiry_of_new_name(volume, item);
+    if (!err)
+        err = fs_change_put(change, item);
     if (!err && !KV_PLANT(expiry_left_behind))
         err = fs_change_put_expiry(volume, change, item);
     if (!err && S_ISDIR(item->record.mode) && !KV_PLANT(rename_leaves_parent))

@@ -169,18 +169,31 @@ static int matches_of_name(struct fs_volume *volume, uint64_t directory, const c
     return err;
 }
 
-bool fs_policy_choice_of_name(struct fs_volume *volume, uint64_t directory, const char *name,
-                              size_t name_len, struct fs_policy_choice *choice)
+int fs_policy_choice_of_name(struct fs_volume *volume, uint64_t directory, const char *name,
+                             size_t name_len, struct fs_policy_choice *choice)
 {
     uint64_t matches;
     *choice = (struct fs_policy_choice){.by = {0}};
-    if (!volume->policies ||
-        matches_of_name(volume, directory, name, name_len, generation_of(volume->policies),
-                        &matches) ||
-        !matches)
-        return false;
-    *choice = fs_policies_choose(volume->policies->policies, matches);
-    return true;
+    if (!volume->policies)
+        return 0;
+    const int err = matches_of_name(volume, directory, name, name_len,
+                                    generation_of(volume->policies), &matches);
+    if (!err)
+        *choice = fs_policies_choose(volume->policies->policies, matches);
+    return err;
+}
+
+int fs_policy_choice_of_key(struct fs_volume *volume, const struct fs_key *key,
+                            struct fs_policy_choice *choice)
+{
+    uint64_t directory;
+    const char *name;
+    size_t name_len;
+    *choice = (struct fs_policy_choice){.by = {0}};
+    if (!volume->policies || key->bytes[0] != FS_KEY_ENTRY)
+        return 0;
+    const int err = fs_key_entry_parse(key->bytes, key->length, &directory, &name, &name_len);
+    return err ? err : fs_policy_choice_of_name(volume, directory, name, name_len, choice);
 }
 
 /* A choice of what holds for content, in 16 bits, for the inode table. */
@@ -247,34 +260,20 @@ void fs_policy_apply_choice(struct fs_volume *volume, const struct fs_record *re
                             const struct fs_policy_choice *choice, struct fs_policy_effect *effect)
 {
     apply_packed(volume, record,
-                 choice ? pack_choice(volume->policies->policies, choice) : (uint16_t)0, effect);
+                 volume->policies ? pack_choice(volume->policies->policies, choice) : (uint16_t)0,
+                 effect);
 }
 
-bool fs_policy_choice_of_item(struct fs_volume *volume, const struct fs_item *item,
-                              struct fs_policy_choice *choice)
-{
-    uint64_t directory;
-    const char *name;
-    size_t name_len;
-    *choice = (struct fs_policy_choice){.by = {0}};
-    if (!volume->policies || item->key.bytes[0] != FS_KEY_ENTRY || S_ISDIR(item->record.mode) ||
-        fs_key_entry_parse(item->key.bytes, item->key.length, &directory, &name, &name_len))
-        return false;
-    return fs_policy_choice_of_name(volume, directory, name, name_len, choice);
-}
-
-uint64_t fs_policy_ttl_ns(struct fs_volume *volume, const struct fs_key *key)
+int fs_policy_ttl_ns(struct fs_volume *volume, const struct fs_key *key, uint64_t *ttl_ns)
 {
     struct fs_policy_choice choice;
-    uint64_t directory;
-    const char *name;
-    size_t name_len;
-    if (!volume->policies || !fs_policies_have(volume->policies->policies, FS_POLICY_TTL) ||
-        key->bytes[0] != FS_KEY_ENTRY ||
-        fs_key_entry_parse(key->bytes, key->length, &directory, &name, &name_len) ||
-        !fs_policy_choice_of_name(volume, directory, name, name_len, &choice))
+    *ttl_ns = 0;
+    if (!volume->policies || !fs_policies_have(volume->policies->policies, FS_POLICY_TTL))
         return 0;
+    const int err = fs_policy_choice_of_key(volume, key, &choice);
     const struct fs_policy *const policy =
-        fs_policy_for(volume->policies->policies, &choice, FS_POLICY_TTL);
-    return policy ? policy->ttl_ns : 0;
+        err ? NULL : fs_policy_for(volume->policies->policies, &choice, FS_POLICY_TTL);
+    if (policy)
+        *ttl_ns = policy->ttl_ns;
+    return err;
 }

@@ -174,8 +174,8 @@ static void meet_listed(struct walk *walk, uint64_t directory, const struct foun
     struct fs_volume *const volume = walk->prefetch->volume;
     struct fs_policy_choice choice;
     if (!S_ISREG(found->record.mode) || found->record.file.size > SMALL_BYTES ||
-        !fs_policy_choice_of_name(volume, directory, found->name, strlen(found->name), &choice))
-        return;
+        fs_policy_choice_of_name(volume, directory, found->name, strlen(found->name), &choice))
+        return; /* not to be read; or who needs the directories above will hear why */
     const struct fs_policy *const policy =
         fs_policy_for(fs_volume_policies(volume), &choice, FS_POLICY_PREFETCH);
     if (policy && policy->prefetch)
