@@ -10,6 +10,7 @@
 
 #include <check.h>
 #include <inttypes.h>
+#include <pthread.h>
 
 #define KEYS         40000u
 #define VALUE_BYTES  1000u
@@ -201,6 +202,61 @@ START_TEST(blobs_that_are_retained_are_read_once)
 }
 END_TEST
 
+/* ---- while everything else goes on --------------------------------------------------------------
+ */
+
+struct worker {
+    pthread_t thread;
+    struct test_random random;
+    bool writes;
+};
+
+static void *work(void *context)
+{
+    static const uint32_t step_count = 1500;
+    struct worker *const worker = context;
+    uint8_t value[VALUE_BYTES];
+    for (uint32_t i = 0; i < step_count; i++) {
+        const uint64_t key = test_random_below(&worker->random, KEYS);
+        char name[24];
+        const size_t name_len = test_number_key(name, key);
+        size_t length = 0;
+        int err;
+        if (worker->writes) { /* of other lengths, so that pages split and go */
+            length = 1 + test_random_below(&worker->random, VALUE_BYTES);
+            test_fill(value, length, key);
+            err = i % 3 ? kv_put(store, name, name_len, value, length)
+                        : kv_del(store, name, name_len);
+        } else if (i % 2) {
+            err = kv_retain(store, name, name_len, name, name_len);
+        } else {
+            err = kv_get(store, name, name_len, value, sizeof value, &length);
+        }
+        KV_ASSERT(!err || err == -ENOENT);
+    }
+    return NULL;
+}
+
+START_TEST(retaining_meets_readers_and_a_writer)
+{
+    struct worker workers[4];
+    ck_assert_int_eq(kv_close(store), 0);
+    open_store(50);
+    ck_assert_int_eq(kv_start_background(store), 0);
+    const struct kv_tiers tiers = {{12, 3, 10, 5}};
+    ck_assert_int_eq(kv_set_tiers(store, &tiers), 0);
+    for (unsigned i = 0; i < 4; i++) {
+        workers[i] = (struct worker){.writes = i == 0,
+                                     .random = {.state = test_env("KVFS_SEED", 1) * 10 + i}};
+        ck_assert_int_eq(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        ck_assert_int_eq(pthread_join(workers[i].thread, NULL), 0);
+    ck_assert_uint_gt(stats().retained_bytes, 0);
+    ck_assert_uint_le(stats().retained_bytes, stats().retained_max_bytes);
+}
+END_TEST
+
 int main(void)
 {
     Suite *const suite = suite_create("retain");
@@ -213,6 +269,7 @@ int main(void)
     tcase_add_test(tests, without_a_share_nothing_is_retained);
     tcase_add_test(tests, a_share_that_makes_no_sense_is_refused);
     tcase_add_loop_test(tests, blobs_that_are_retained_are_read_once, 0, 2);
+    tcase_add_test(tests, retaining_meets_readers_and_a_writer);
     suite_add_tcase(suite, tests);
     return test_run(suite);
 }
