@@ -180,7 +180,7 @@ static void make_retained_room(struct kv_blob_cache *cache, uint32_t count)
     }
 }
 
-static void retain(struct kv_blob_cache *cache, uint32_t at)
+static void mark_retained(struct kv_blob_cache *cache, uint32_t at)
 {
     struct content *content = &cache->contents[at];
     const uint32_t count = chunks_for(&content->ref);
@@ -249,12 +249,12 @@ static void copy_in(const struct kv_blob_cache *cache, uint32_t chunk, const uin
 }
 
 bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        size_t offset, void *buf, size_t length, bool stays)
+                        size_t offset, void *buf, size_t length, bool retain)
 {
     pthread_mutex_lock(&cache->mutex);
     const uint32_t at = find(cache, ref);
-    if (at != NONE && stays)
-        retain(cache, at);
+    if (at != NONE && retain)
+        mark_retained(cache, at);
     if (at != NONE) {
         cache->contents[at].pins++;
         cache->contents[at].used = true;
@@ -272,7 +272,7 @@ bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_r
 }
 
 void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        const uint8_t *content, bool stays)
+                        const uint8_t *content, bool retain)
 {
     pthread_mutex_lock(&cache->mutex);
     const uint32_t first = find(cache, ref) == NONE ? take_chunks(cache, chunks_for(ref)) : NONE;
@@ -292,8 +292,8 @@ void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_r
         entry->used = entry->retained = false;
         *bucket = first;
         queue_push(cache, first);
-        if (stays)
-            retain(cache, first);
+        if (retain)
+            mark_retained(cache, first);
         cache->stats.bytes += kv_le32_get(ref->raw_bytes);
     }
     pthread_mutex_unlock(&cache->mutex);
