@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 
 #define MEMO_SLOTS 256u /* a power of two */
-#define DEPTH_MAX  4096u
+#define DEPTH_MAX  16384u
 #define CHAIN_MIN  16u
 
 struct memo {
@@ -124,6 +124,8 @@ static int read_link_up(struct fs_volume *volume, struct link *link, uint64_t *p
     return 0;
 }
 
+/* Deeper than DEPTH_MAX, which may be a circle in a damaged image, no pattern with a slash matches.
+ */
 static int directory_state(struct fs_volume *volume, uint64_t directory, uint32_t generation,
                            struct fs_policy_state *state)
 {
@@ -134,8 +136,12 @@ static int directory_state(struct fs_volume *volume, uint64_t directory, uint32_
     while (!err && !recall(lookup, directory, generation, state)) {
         if (count == cap) {
             cap = cap ? 2 * cap : CHAIN_MIN;
-            struct link *const grown =
-                cap <= DEPTH_MAX ? realloc(chain, cap * sizeof *grown) : NULL;
+            if (cap > DEPTH_MAX) {
+                *state = (struct fs_policy_state){.steps = {0}};
+                count = 0;
+                break;
+            }
+            struct link *const grown = realloc(chain, cap * sizeof *grown);
             if (!grown) {
                 err = -ENOMEM;
                 break;

@@ -32,7 +32,8 @@
 #define LISTED_LATELY   256u
 #define LISTED_PAUSE_NS INT64_C(10000000000)
 /* Of the memory budget, what prefetching may fill with content. */
-#define BUDGET_PERCENT 75u
+#define BUDGET_PERCENT  75u
+#define LISTING_PERCENT 15u /* a listed directory alone */
 
 struct fs_prefetch {
     struct fs_volume *volume; /* immutable, as the next */
@@ -198,7 +199,8 @@ static void walk_directory(struct walk *walk, uint64_t ino, const char *pattern,
         batch->count = 0;
         const int err =
             fs_readdir(walk->prefetch->volume, ino, batch->cookie, true, take_entry, batch);
-        walk->errors += err != 0;
+        /* What was listed may be gone by now. */
+        walk->errors += err && !(walk->is_listing && (err == -ESTALE || err == -ENOENT));
         more = !err && batch->count > 0;
         for (size_t i = 0; i < batch->count; i++) {
             if (pattern && !is_over(walk))
@@ -245,13 +247,6 @@ static void walk_line(struct walk *walk, const char *line)
         fs_forget(volume, ino, 1);
 }
 
-static void walk_listed(struct walk *walk, uint64_t directory)
-{
-    walk->is_listing = true;
-    walk_directory(walk, directory, NULL, 0);
-    walk->is_listing = false;
-}
-
 /* ---- the thread ----------------------------------------------------------------------- */
 
 /* Under the mutex: the first line that waits, or NULL. The caller frees it. */
@@ -285,33 +280,54 @@ static bool has_work(const struct fs_prefetch *prefetch)
     return prefetch->waiting_len || prefetch->listed_count;
 }
 
+/* Under the mutex, as the next two. */
+static void add_counts(struct fs_prefetch *prefetch, const struct walk *walk)
+{
+    prefetch->files += walk->files;
+    prefetch->bytes += walk->bytes;
+    prefetch->directories += walk->directories;
+    prefetch->errors += walk->errors;
+    prefetch->full += walk->is_full;
+}
+
+static void do_line(struct fs_prefetch *prefetch, struct walk *walk)
+{
+    char *line = take_line(prefetch);
+    pthread_mutex_unlock(&prefetch->mutex);
+    walk->files = walk->bytes = walk->directories = walk->errors = walk->matches = 0;
+    if (line && !is_over(walk))
+        walk_line(walk, line);
+    free(line);
+    pthread_mutex_lock(&prefetch->mutex);
+    add_counts(prefetch, walk);
+    prefetch->unmatched += !walk->matches && !walk->is_full;
+}
+
+static void do_listing(struct fs_prefetch *prefetch, uint64_t room)
+{
+    struct walk walk = {.prefetch = prefetch, .room = room, .is_listing = true};
+    const uint64_t directory = take_listed(prefetch);
+    pthread_mutex_unlock(&prefetch->mutex);
+    if (!is_over(&walk))
+        walk_directory(&walk, directory, NULL, 0);
+    pthread_mutex_lock(&prefetch->mutex);
+    add_counts(prefetch, &walk);
+    prefetch->listings += walk.files > 0;
+}
+
 static void *run(void *context)
 {
     struct fs_prefetch *prefetch = context;
     struct kv_stats stats;
     kv_store_stats(fs_volume_store(prefetch->volume), &stats);
-    struct walk walk = {.prefetch = prefetch,
-                        .room = stats.memory_budget_bytes / 100 * BUDGET_PERCENT};
+    const uint64_t percent = stats.memory_budget_bytes / 100;
+    struct walk walk = {.prefetch = prefetch, .room = percent * BUDGET_PERCENT};
     pthread_mutex_lock(&prefetch->mutex);
     while (has_work(prefetch)) {
-        const bool is_listing = prefetch->listed_count > 0;
-        const uint64_t listed = is_listing ? take_listed(prefetch) : 0;
-        char *line = is_listing ? NULL : take_line(prefetch);
-        pthread_mutex_unlock(&prefetch->mutex);
-        walk.files = walk.bytes = walk.directories = walk.errors = walk.matches = 0;
-        if (is_listing && !is_over(&walk))
-            walk_listed(&walk, listed);
-        if (line && !is_over(&walk))
-            walk_line(&walk, line);
-        free(line);
-        pthread_mutex_lock(&prefetch->mutex);
-        prefetch->files += walk.files;
-        prefetch->bytes += walk.bytes;
-        prefetch->directories += walk.directories;
-        prefetch->errors += walk.errors;
-        prefetch->full += walk.is_full;
-        prefetch->unmatched += !is_listing && !walk.matches && !walk.is_full;
-        prefetch->listings += is_listing && walk.files;
+        if (prefetch->waiting_len) /* somebody asked for it */
+            do_line(prefetch, &walk);
+        else
+            do_listing(prefetch, percent * LISTING_PERCENT);
     }
     prefetch->running = false;
     pthread_mutex_unlock(&prefetch->mutex);

@@ -166,7 +166,7 @@ read_direct "$mnt/app.log"
 [ "$(figure retained_max_bytes)" -le $((8 << 20)) ] || fail "half of 16M is more than 8M"
 
 say "prefetch: a listing brings the small files into memory"
-for ((i = 0; i < 200; i++)); do
+for ((i = 0; i < 100; i++)); do
     # At once, so that each is an extent and not pieces in pages, where others lie, too.
     dd if=/dev/urandom of="$mnt/small/$i.h" bs=20000 count=1 iflag=fullblock status=none
     dd if=/dev/urandom of="$mnt/small/$i.c" bs=20000 count=1 iflag=fullblock status=none
@@ -174,12 +174,12 @@ done
 remount
 ls "$mnt/small" >/dev/null
 prefetched() {
-    [ "$(sed -n 's/^files //p' "$control/prefetch")" -eq 200 ]
+    [ "$(sed -n 's/^files //p' "$control/prefetch")" -eq 100 ]
 }
 until_true "files of a listing are read" prefetched
 is "listings" "$(sed -n 's/^listings //p' "$control/prefetch")" 1
 before=$(figure blob_reads)
-for ((i = 0; i < 200; i++)); do read_direct "$mnt/small/$i.h" 64K; done
+for ((i = 0; i < 100; i++)); do read_direct "$mnt/small/$i.h" 64K; done
 is "extents read after that" "$(($(figure blob_reads) - before))" 0
 read_direct "$mnt/small/0.c" 64K
 [ "$(figure blob_reads)" -gt "$before" ] || fail "what no policy names was read, too"
