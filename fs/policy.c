@@ -206,7 +206,8 @@ struct fs_policy_choice fs_policies_choose(const struct fs_policies *policies, u
     for (; matches; matches &= matches - 1) {
         const unsigned at = (unsigned)__builtin_ctzll(matches);
         for (unsigned key = 0; key < FS_POLICY_KEY_COUNT; key++)
-            if (!choice.by[key] && (policies->items[at].sets & 1u << key))
+            if ((!choice.by[key] || KV_PLANT(policy_last_wins)) &&
+                (policies->items[at].sets & 1u << key))
                 choice.by[key] = (uint8_t)(at + 1);
     }
     return choice;

@@ -57,7 +57,7 @@ const struct fs_policies *fs_volume_policies(const struct fs_volume *volume)
 void fs_policy_directory_moved(struct fs_volume *volume)
 {
     struct fs_policy_lookup *const lookup = volume->policies;
-    if (!lookup || !fs_policies_need_state(lookup->policies))
+    if (!lookup || !fs_policies_need_state(lookup->policies) || KV_PLANT(policy_outlives_move))
         return;
     /* Release pairs with the acquire of generation_of: who sees it sees the keys as they are. */
     if (atomic_fetch_add_explicit(&lookup->generation, 1, memory_order_release) == UINT32_MAX)

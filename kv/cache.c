@@ -232,7 +232,7 @@ void kv_cache_retain(struct kv_cache *cache, uint32_t index)
     struct kv_frame *const frame = &cache->frames[index];
     const uint32_t most = kv_cache_retained_max(cache);
     kv_cache_touch_racy(frame);
-    if (tier_of(frame) == KV_QUEUE_RETAINED || !most)
+    if (tier_of(frame) == KV_QUEUE_RETAINED || !most || KV_PLANT(page_not_retained))
         return;
     while (cache->queues[KV_QUEUE_RETAINED].count >= most)
         release_one(cache);
