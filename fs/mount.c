@@ -50,6 +50,9 @@ struct fs_mount {
     _Atomic unsigned log_level; /* enum fs_log_level */
     kv_log_fn *log;             /* where filter_log sends on to */
     void *log_context;
+    void (*ready)(void *context);
+    void (*stopping)(void *context);
+    void *state_context;
     bool masked; /* old_mask is to be restored */
     unsigned threads;
     int stop_fd; /* written by fs_mount_stop */
@@ -341,6 +344,9 @@ int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
     mount->log = options->log;
     atomic_init(&mount->log_level, options->log_level);
     mount->log_context = options->log_context;
+    mount->ready = options->ready;
+    mount->stopping = options->stopping;
+    mount->state_context = options->state_context;
     mount->threads = options->threads;
     mount->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int err = mount->stop_fd < 0 ? fail(error, -errno, "eventfd: %s", strerror(errno)) : 0;
@@ -459,7 +465,11 @@ int fs_mount_serve(struct fs_mount *mount)
                           "is not given back before the next mount",
                           strerror(-expirer_err));
     }
+    if (mount->ready)
+        mount->ready(mount->state_context);
     const bool asked = wait_for_end(mount, signal_fd);
+    if (mount->stopping)
+        mount->stopping(mount->state_context);
     fs_scrub_stop(mount->fuse.scrub, true);
     fs_expirer_stop(expirer); /* while requests are served: it may wait for one in the kernel */
     if (mount->prefetch)

@@ -62,6 +62,9 @@ struct fs_mount_options {
     const struct fs_settings_words *words; /* NULL: settings can neither be shown nor changed */
     kv_log_fn *log;                        /* NULL: standard error */
     void *log_context;                     /* borrowed until fs_mount_close */
+    void (*ready)(void *context);    /* NULL, or called once: requests are answered from now on */
+    void (*stopping)(void *context); /* NULL, or called once, after `ready`: the end has begun */
+    void *state_context;             /* of both; they are called by fs_mount_serve */
 };
 
 /*

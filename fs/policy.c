@@ -290,3 +290,17 @@ void fs_policy_value_text(const struct fs_policy *policy, enum fs_policy_key key
     }
     (void)snprintf(text, FS_POLICY_VALUE_TEXT, "%s", word);
 }
+
+void fs_policy_line(const struct fs_policy *policy, char text[FS_POLICY_LINE])
+{
+    size_t used = (size_t)snprintf(text, FS_POLICY_LINE, "\"%s\":", policy->pattern);
+    for (enum fs_policy_key key = 0; key < FS_POLICY_KEY_COUNT; key++) {
+        char value[FS_POLICY_VALUE_TEXT];
+        if (!(policy->sets & 1u << key))
+            continue;
+        fs_policy_value_text(policy, key, value);
+        used += (size_t)snprintf(text + used, FS_POLICY_LINE - used, " %s=%s",
+                                 fs_policy_key_name(key), value);
+        KV_ASSERT(used < FS_POLICY_LINE); /* values are short */
+    }
+}

@@ -98,5 +98,8 @@ const char *fs_policy_key_name(enum fs_policy_key key);
 /* The value of a key that it sets, as in mount.conf. */
 void fs_policy_value_text(const struct fs_policy *policy, enum fs_policy_key key,
                           char text[FS_POLICY_VALUE_TEXT]);
+#define FS_POLICY_LINE (FS_POLICY_PATTERN_MAX + 128u)
+/* All of it: `"*.log": codec=zstd:9 ttl=30d`. */
+void fs_policy_line(const struct fs_policy *policy, char text[FS_POLICY_LINE]);
 
 #endif

@@ -52,16 +52,9 @@ size_t fs_settings_text(struct fs_settings *settings, char *out, size_t cap)
         fs_text_add(&text, "%s\n", line);
     const struct fs_policies *const policies = fs_volume_policies(settings->parts.volume);
     for (size_t i = 0; policies && i < fs_policies_count(policies); i++) {
-        const struct fs_policy *const policy = fs_policies_at(policies, i);
-        fs_text_add(&text, "# policy \"%s\":", policy->pattern);
-        for (enum fs_policy_key key = 0; key < FS_POLICY_KEY_COUNT; key++) {
-            char value[FS_POLICY_VALUE_TEXT];
-            if (!(policy->sets & 1u << key))
-                continue;
-            fs_policy_value_text(policy, key, value);
-            fs_text_add(&text, " %s=%s", fs_policy_key_name(key), value);
-        }
-        fs_text_add(&text, "\n");
+        char policy_line[FS_POLICY_LINE];
+        fs_policy_line(fs_policies_at(policies, i), policy_line);
+        fs_text_add(&text, FS_SETTINGS_POLICY "%s\n", policy_line);
     }
     pthread_mutex_unlock(&settings->mutex);
     return text.length;
@@ -82,6 +75,14 @@ static void take_changeable(struct fs_mount_options *options, const struct fs_mo
     options->metrics = to->metrics;
     options->log_level = to->log_level;
     options->alerts = to->alerts;
+}
+
+bool fs_settings_can_change(const struct fs_mount_options *now, const struct fs_mount_options *to)
+{
+    struct fs_mount_options possible;
+    memcpy(&possible, now, sizeof possible);
+    take_changeable(&possible, to);
+    return are_equal(&possible, to);
 }
 
 static void take_effect(struct fs_settings *settings)
@@ -119,10 +120,7 @@ static int change_line(struct fs_settings *settings, char *line, struct fs_mount
         fs_volume_log(volume, KV_LOG_WARNING, "config: %s", error.text);
     if (err)
         return -EINVAL;
-    struct fs_mount_options possible;
-    memcpy(&possible, &settings->now, sizeof possible);
-    take_changeable(&possible, to);
-    if (!are_equal(&possible, to)) {
+    if (!fs_settings_can_change(&settings->now, to)) {
         fs_volume_log(volume, KV_LOG_WARNING,
                       "config: %s can not change while it is mounted; set %s=%s with -o or in "
                       "mount.conf, unmount and mount again",

@@ -28,7 +28,8 @@ struct fs_settings *fs_settings_new(const struct fs_mount_options *options,
                                     const struct fs_settings_parts *parts);
 void fs_settings_free(struct fs_settings *settings); /* NULL is fine */
 
-/* "key=value" lines, like snprintf. */
+#define FS_SETTINGS_POLICY "# policy "
+/* "key=value" lines, and a comment for each policy (fs_policy_line); like snprintf. */
 size_t fs_settings_text(struct fs_settings *settings, char *out, size_t cap);
 
 /*
@@ -37,5 +38,11 @@ size_t fs_settings_text(struct fs_settings *settings, char *out, size_t cap);
  * log says which, why, and the remedy; and what changed.
  */
 KV_MUST_CHECK int fs_settings_change(struct fs_settings *settings, const char *text, size_t length);
+
+/*
+ * May a mount with the settings `now` change to `to` while it is mounted? Both are copies of one
+ * struct, byte by byte, that differ in nothing but settings.
+ */
+bool fs_settings_can_change(const struct fs_mount_options *now, const struct fs_mount_options *to);
 
 #endif

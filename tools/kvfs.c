@@ -32,7 +32,9 @@ static void print_usage(FILE *out)
     for (size_t i = 0; i < COMMAND_COUNT; i++)
         fprintf(out, "  kvfs %-6s %s\n", commands[i]->name, commands[i]->synopsis);
     fputs("\n"
-          "kvfs COMMAND --help tells more. Exit status: 0 done, 1 failed, 2 usage.\n"
+          "kvfs COMMAND --help tells more.\n"
+          "\n"
+          "Exit status: 0 done, 1 failed, 2 usage; some commands have others besides.\n"
           "\n"
           "Example: kvfs put /mnt greeting <<<hello; kvfs get /mnt greeting\n",
           out);

@@ -106,6 +106,14 @@ is "policy" "$(info app.log '.policy | [.codec.value, .codec.pattern, .ttl.value
 grep -qF 'extent_size 1M, from [policy "models/**"]' "$tmp/out" || fail "info: $(cat "$tmp/out")"
 grep -qF '# policy "*.log": codec=zstd:9 ttl=1d' "$control/config" || fail "config hides policies"
 
+say "a remount with the same policies is none, and with others refused"
+"$bin/mount.kvfs" "$image" "$mnt" -c "$conf" -o remount,rw || fail "remount: status $?"
+sed 's/zstd:9/zstd:8/' "$conf" >"$tmp/other.conf"
+status=0
+"$bin/mount.kvfs" "$image" "$mnt" -c "$tmp/other.conf" -o remount,rw 2>"$tmp/err" || status=$?
+is "status of a remount" "$status" 32
+grep -q "policies can not change while it is mounted" "$tmp/err" || fail "remount: $(cat "$tmp/err")"
+
 say "time to live"
 is "a new log" "$(($(getfattr --absolute-names --only-values -n user.kvfs.ttl "$mnt/app.log") > 80000))" 1
 echo x >"$mnt/a/keep"
