@@ -535,7 +535,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie, bool
         reply_err(req, "readdir", ino, NULL, err);
     else if (fuse_reply_buf(req, buffer.bytes, buffer.used) && with_attributes)
         forget_listed(volume, buffer.bytes, buffer.used);
-    if (!err && cookie == 0)
+    if (!err && cookie == 0 && prefetch)
         fs_prefetch_listed(prefetch, ino);
 }
 

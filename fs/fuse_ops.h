@@ -19,7 +19,7 @@ struct fs_fuse {
     struct fs_counters counters;  /* atomic */
     struct fs_scrub *scrub;       /* its own lock */
     struct fs_control *control;   /* its own lock; NULL: there is no control directory */
-    struct fs_prefetch *prefetch; /* its own lock */
+    struct fs_prefetch *prefetch; /* its own lock; NULL: nothing is read ahead */
     bool writeback;               /* the kernel gathers writes */
     bool read_only;               /* as it was mounted */
     uint32_t owner;               /* user that mounted */
