@@ -95,7 +95,7 @@ int tool_keys_open_under(const char *target, enum tool_keys_access access,
         err = keys_mount_open(target, &opened->backend, error);
     } else {
         opened->ops = &keys_image_ops;
-        err = keys_image_open(target, access == TOOL_KEYS_READ, policies, &opened->backend, error);
+        err = keys_image_open(target, access, policies, &opened->backend, error);
     }
     if (err) {
         free(opened);
