@@ -30,6 +30,7 @@
 #include "fs/control.h"
 #include "fs/expirer.h"
 #include "fs/fuse_ops.h"
+#include "fs/read_ahead.h"
 #include "fs/transport.h"
 
 struct fs_mount {
@@ -37,7 +38,8 @@ struct fs_mount {
     struct fs_fuse fuse;
     struct fuse_session *session;
     struct fs_transport *transport;
-    struct fs_auto_unmount *helper; /* NULL: not wanted */
+    struct fs_auto_unmount *helper;   /* NULL: not wanted */
+    struct fs_read_ahead *read_ahead; /* NULL: the kernel's default */
     char dir[PATH_MAX];
     bool mounted;
     bool count_requests;
@@ -180,6 +182,8 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .sync = options->sync,
         .memory_budget_bytes = options->memory_budget_bytes,
         .commit_interval_ms = options->commit_interval_ms,
+        .checkpoint_interval_ms = options->checkpoint_interval_ms,
+        .log_buffer_bytes = options->log_buffer_bytes,
         .tiers = options->tiers,
         .blob_percent = options->extent_percent,
         .retain_percent = options->pin_percent,
@@ -209,6 +213,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     if (!mount->fuse.scrub)
         return fail(error, -ENOMEM, "%s: not enough memory", options->image);
     mount->fuse.writeback = options->writeback;
+    mount->fuse.read_ahead_bytes = options->read_ahead_bytes;
     mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();
     fs_protocol_init(&mount->fuse.protocol, mount->fuse.volume, &mount->fuse.counters);
@@ -310,6 +315,7 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
         goto out;
     }
     mount->mounted = true;
+    mount->read_ahead = fs_read_ahead_new(mount->dir, options->read_ahead_bytes, filter_log, mount);
     if (mount->helper) {
         err = fs_auto_unmount_tell(mount->helper, mount->dir);
         if (err) {
@@ -457,6 +463,7 @@ int fs_mount_serve(struct fs_mount *mount)
         err = fs_transport_start(mount->transport);
     if (err)
         goto out;
+    fs_read_ahead_set(mount->read_ahead);
     if (!mount->fuse.read_only) {
         const int expirer_err = fs_expirer_start(mount->fuse.volume, name_expired, mount, &expirer);
         if (expirer_err)
@@ -516,6 +523,7 @@ int fs_mount_close(struct fs_mount *mount)
     if (mount->mounted || session_is_over(mount))
         fuse_session_unmount(mount->session);
     fs_auto_unmount_close(mount->helper);
+    fs_read_ahead_free(mount->read_ahead);
     fs_transport_close(mount->transport);
     if (mount->session)
         fuse_session_destroy(mount->session);

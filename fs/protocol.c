@@ -306,7 +306,7 @@ static void note_served(void *context, uint32_t opcode, uint64_t begun_ns)
     fs_counters_end(protocol->counters, opcode, begun_ns);
 }
 
-void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback)
+void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback, uint32_t read_ahead_bytes)
 {
     const unsigned wanted =
         FUSE_CAP_ASYNC_READ | FUSE_CAP_DONT_MASK | FUSE_CAP_READDIRPLUS |
@@ -319,6 +319,8 @@ void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback)
      * than a pipe here, and the bytes must pass fs/transport.c), ioctl on directories.
      */
     conn->want = conn->capable & wanted;
+    if (read_ahead_bytes && read_ahead_bytes < conn->max_readahead)
+        conn->max_readahead = read_ahead_bytes; /* more is not to be had here: fs/read_ahead.h */
     conn->max_background = MAX_BACKGROUND;
     conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
     conn->time_gran = 1;

@@ -8,7 +8,7 @@
 
 #include "fs/policy.h"
 
-#define TOOL_POLICY_PROBLEM 300u
+#define TOOL_POLICY_PROBLEM 320u
 
 /* Is a line, without blanks before it, the beginning of such a section, well-formed or not? */
 bool tool_policy_is_header(const char *line);

@@ -16,7 +16,7 @@ static const struct tool_command *const commands[] = {
     &tool_command_import, &tool_command_export, &tool_command_plan, &tool_command_warm,
     &tool_command_stress,
     &tool_command_top, &tool_command_health, &tool_command_sync, &tool_command_scrub,
-    &tool_command_umount,
+    &tool_command_umount, &tool_command_profiles,
 };
 /* clang-format on */
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)

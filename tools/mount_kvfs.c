@@ -37,7 +37,7 @@ static const char usage[] =
     "\n"
     "  -f, --foreground   stay in the foreground and log to standard error\n"
     "  -c, --config FILE  read settings from FILE; mount.conf lists all with their defaults\n"
-    "  -o OPT[,OPT]...    settings, which win over FILE:\n";
+    "  -o OPT[,OPT]...    settings, which win over FILE and over a profile's:\n";
 
 static const char usage_end[] =
     "                     nonempty: also when DIR is not empty\n"
@@ -207,6 +207,24 @@ static int apply_options(char *list, struct request *request)
     return TOOL_MOUNT_OK;
 }
 
+/* The value of `profile` in a comma-separated list, to be freed; NULL: it is not there. */
+static char *find_profile(const char *list, bool *twice)
+{
+    static const char name[] = "profile=";
+    char *found = NULL;
+    *twice = false;
+    for (const char *option = list; *option;) {
+        const size_t length = strcspn(option, ",");
+        if (strncmp(option, name, strlen(name)) == 0) {
+            *twice = found != NULL;
+            free(found);
+            found = strndup(option + strlen(name), length - strlen(name));
+        }
+        option += length + (option[length] == ',');
+    }
+    return found;
+}
+
 static void print_help(void)
 {
     fputs(usage, stdout);
@@ -219,7 +237,7 @@ static void print_help(void)
 }
 
 /*
- * Read the command line, then the file, then the options: later ones win.
+ * Read the command line, then the profile, the file, the options: later ones win.
  * Returns an exit status, or -1 to go on.
  */
 static int parse(int argc, char **argv, struct request *request)
@@ -231,7 +249,8 @@ static int parse(int argc, char **argv, struct request *request)
         {"version", no_argument, NULL, 'V'},
         {0},
     };
-    char *lists = NULL; /* what all -o said */
+    char *lists = NULL;   /* what all -o said */
+    char *profile = NULL; /* of it */
     int status = -1;
     for (int option; status < 0 && (option = getopt_long(argc, argv, "fc:o:hVsnvt:N:", long_options,
                                                          NULL)) != -1;) {
@@ -276,11 +295,18 @@ static int parse(int argc, char **argv, struct request *request)
         tool_complain("give IMAGE and DIR; mount.kvfs --help shows how");
         status = TOOL_MOUNT_USAGE;
     }
+    bool twice = false;
+    if (status < 0 && lists)
+        profile = find_profile(lists, &twice);
+    if (twice) {
+        tool_complain("option profile is given twice; keep one");
+        status = TOOL_MOUNT_USAGE;
+    }
     if (status < 0) {
         request->image = argv[optind];
         request->dir = argv[optind + 1];
         struct kv_error error = {""};
-        tool_config_defaults(&request->options);
+        tool_config_start(profile, request->config, &request->options);
         if (request->config && tool_config_read(request->config, &request->options, &error)) {
             tool_complain("%s", error.text);
             status = TOOL_MOUNT_USAGE;
@@ -299,6 +325,7 @@ static int parse(int argc, char **argv, struct request *request)
         if (status == TOOL_MOUNT_OK)
             status = -1;
     }
+    free(profile);
     free(lists);
     return status;
 }

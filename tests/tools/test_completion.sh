@@ -81,6 +81,7 @@ for shell in bash zsh fish; do
     done
     offers "$shell" users/ kvfs get image u
     offers "$shell" users/42/ kvfs get image users/4
+    offers "$shell" "$(kvfs profiles | cut -d' ' -f1)" kvfs profiles ''
     for program in mkfs.kvfs fsck.kvfs mount.kvfs; do
         options=$($program --help | grep -oE '^ {2}-., --[a-z-]+' | grep -oE -- '--.*')
         offers "$shell" "$options" "$program" --

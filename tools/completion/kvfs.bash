@@ -23,6 +23,11 @@ _kvfs() {
         mapfile -t COMPREPLY < <(compgen -W "$(_kvfs_options kvfs "$command")" -- "$current")
         return
     fi
+    if [ "$command" = profiles ]; then
+        mapfile -t COMPREPLY < <(compgen -W "$(kvfs profiles 2>/dev/null | cut -d' ' -f1)" \
+            -- "$current")
+        return
+    fi
     for ((i = 2; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         [[ $word == -* ]] && continue

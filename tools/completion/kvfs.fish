@@ -46,6 +46,8 @@ end
 
 complete -c kvfs -n __kvfs_no_command -f -a '(__kvfs_commands)'
 complete -c kvfs -n __kvfs_wants_key -f -a '(__kvfs_keys)'
+complete -c kvfs -n 'test (__kvfs_words)[1] = profiles 2>/dev/null' -f \
+    -a '(kvfs profiles 2>/dev/null | string replace -rf "^([a-z-]+) +(.*)\$" "\$1\t\$2")'
 complete -c kvfs -n 'not __kvfs_no_command; and __kvfs_option_begun' -f \
     -a '(__kvfs_options kvfs (__kvfs_words)[1])'
 for program in mkfs.kvfs fsck.kvfs mount.kvfs

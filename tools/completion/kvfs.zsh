@@ -42,6 +42,12 @@ _kvfs() {
         _kvfs_offer_options kvfs $command
         return
     fi
+    if [[ $command == profiles ]]; then
+        local -a profiles
+        profiles=(${(f)"$(kvfs profiles 2>/dev/null | sed -nE 's/^([a-z-]+) +(.*)/\1:\2/p')"})
+        _describe -t profiles profile profiles
+        return
+    fi
     for word in ${words[3,CURRENT-1]}; do
         [[ $word == -* ]] && continue
         ((operands += 1))
