@@ -17,6 +17,7 @@
 #include "fs/acl.h"
 #include "fs/apply_state.h"
 #include "fs/expiry.h"
+#include "fs/policy_lookup.h"
 #include "fs/reaper.h"
 #include "fs/xattr.h"
 
@@ -382,13 +383,17 @@ static void explain_whole(struct fs_volume *volume, int err, struct kv_error *er
 static size_t settle(struct apply_state *state, uint64_t *unused)
 {
     size_t count = 0;
+    bool directory_moved = false;
     for (size_t i = 0; i < state->slot_count; i++) {
         for (struct apply_node *node = state->nodes[i]; node; node = node->next) {
+            directory_moved |= node->move.entry && is_directory(node);
             const bool known = fs_inode_table_move(state->volume->table, &node->move);
             if (!known && !node->is_new && node->item.record.nlink == 0)
                 unused[count++] = node->item.record.file.ino;
         }
     }
+    if (directory_moved)
+        fs_policy_directory_moved(state->volume);
     return count;
 }
 

@@ -9,9 +9,57 @@
 
 #include "fs/acl.h"
 #include "fs/expiry.h"
+#include "fs/policy_lookup.h"
 #include "fs/xattr.h"
 
 /* ---- content and attributes of a new inode ------------------------------------------- */
+
+/*
+ * What policies say of the name that a node will have. The directories above it may be new, or have
+ * moved, so the way down is the one that the changes leave. Nothing, if it has no single name.
+ */
+static int choose(const struct apply_state *state, const struct apply_node *node,
+                  struct fs_policy_choice *choice)
+{
+    const struct fs_policies *const policies = fs_volume_policies(state->volume);
+    const struct apply_entry **above = NULL;
+    size_t depth = 0;
+    *choice = (struct fs_policy_choice){.by = {0}};
+    if (!policies || node->by_link || !node->home || S_ISDIR(node->item.record.mode))
+        return 0;
+    for (const struct apply_entry *at = node->home; at; at = at->directory->home)
+        depth++;
+    above = calloc(depth, sizeof *above);
+    if (!above)
+        return -ENOMEM;
+    size_t left = depth;
+    for (const struct apply_entry *at = node->home; at; at = at->directory->home)
+        above[--left] = at;
+    struct fs_policy_state below;
+    uint64_t matches = 0;
+    fs_policies_start(policies, &below);
+    for (size_t i = 0; i < depth; i++) {
+        char name[FS_NAME_MAX + 1];
+        memcpy(name, above[i]->name, above[i]->name_len);
+        name[above[i]->name_len] = '\0';
+        matches = fs_policies_step(policies, &below, name, &below);
+    }
+    free(above);
+    *choice = fs_policies_choose(policies, matches);
+    return 0;
+}
+
+static int find_ttl(const struct apply_state *state, const struct apply_node *node,
+                    uint64_t *ttl_ns)
+{
+    const struct fs_policies *const policies = fs_volume_policies(state->volume);
+    struct fs_policy_choice choice;
+    const int err = choose(state, node, &choice);
+    const struct fs_policy *const policy =
+        !err && policies ? fs_policy_for(policies, &choice, FS_POLICY_TTL) : NULL;
+    *ttl_ns = policy ? policy->ttl_ns : 0;
+    return err;
+}
 
 /*
  * In pieces that begin where a whole number of extents has ended: none concerns what another has
@@ -20,14 +68,15 @@
 static int write_content(struct apply_state *state, struct fs_data_change *change,
                          struct apply_node *node)
 {
-    struct kv_codec_spec spec;
-    const struct kv_codec_spec *codec = fs_record_codec(&node->item.record, &spec);
+    struct fs_policy_choice choice;
+    struct fs_policy_effect effect;
+    int err = choose(state, node, &choice);
+    fs_policy_apply_choice(state->volume, &node->item.record, &choice, &effect);
     const uint8_t *bytes = node->content;
-    int err = 0;
     for (size_t at = 0; !err && at < node->content_len;) {
         const size_t piece = kv_min_u64(node->content_len - at, FS_WRITE_MAX);
-        err = fs_data_write(&state->volume->data, &node->item.record.file, at, bytes + at, piece,
-                            codec, change);
+        err = fs_data_write(&effect.data, &node->item.record.file, at, bytes + at, piece,
+                            effect.codec, change);
         at += piece;
     }
     return err;
@@ -196,9 +245,14 @@ static int write_expiry(struct apply_state *state, struct fs_data_change *change
         if (strcmp(xattr->name, FS_XATTR_TTL) == 0)
             return fs_change_ttl(state->volume, change, item, xattr->value, xattr->length, 0);
     }
-    const struct fs_record parent = {.expiry_ns = node->default_ttl_ns};
-    if (node->is_new && !S_ISDIR(item->record.mode))
-        return fs_change_inherit_expiry(state->volume, change, &parent, item);
+    const bool gets_name = (node->is_new || moves) && !S_ISDIR(item->record.mode);
+    uint64_t ttl_ns;
+    if (gets_name && !item->record.expiry_ns) {
+        const int err = find_ttl(state, node, &ttl_ns);
+        return err ? err
+                   : fs_change_begin_expiry(state->volume, change, item,
+                                            fs_sooner(node->default_ttl_ns, ttl_ns));
+    }
     return moves ? fs_change_put_expiry(state->volume, change, item) : 0;
 }
 

@@ -21,7 +21,7 @@
  * caller throws its copy of fs_file away.
  *
  * Locks: the caller holds the inode's lock, shared for read and seek, exclusive for the
- * rest. `struct fs_data` is immutable after fs_data_init and used by all threads.
+ * rest. A `struct fs_data` may be used by all threads.
  *
  * Errors common to all: what kv/kv.h says of reading; -EUCLEAN a record that contradicts
  * itself or its neighbours; -ENOMEM; -EFBIG a range that ends behind FS_SIZE_MAX.
@@ -41,11 +41,15 @@
 #define FS_DATA_MOVE_RECORDS 16384u
 #define FS_DATA_MOVE_BYTES   (1u << 20)
 
-/* Where content goes. Immutable after fs_data_init; needs no release. */
+/*
+ * Where content goes. Needs no release; who wants one file treated otherwise changes a copy
+ * (fs/policy_lookup.h).
+ */
 struct fs_data {
     struct kv_store *store;
     uint32_t packed_bytes; /* longest packed record; none crosses a multiple of it */
-    uint32_t extent_bytes; /* longest extent that writing makes */
+    uint32_t extent_bytes; /* longest extent that writing makes; a power of two */
+    bool retain;           /* extents that are read stay in memory (kv_retain) */
 };
 
 /* The part of an inode's record that content operations read and change. */

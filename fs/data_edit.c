@@ -229,7 +229,8 @@ static void note_part(struct parts *parts, const struct fs_data_record *r, uint6
     *part = (struct kv_blob_part){.ref = r->blob,
                                   .buf = into,
                                   .offset = r->blob_offset + (from - r->offset),
-                                  .length = to - from};
+                                  .length = to - from,
+                                  .retain = parts->data->retain};
     if (!r->table || part->length == kv_blob_length(&r->blob))
         return; /* all of it is wanted */
     part->table = table;

@@ -4,6 +4,7 @@
 #ifndef FS_DESCRIBE_H
 #define FS_DESCRIBE_H
 
+#include "fs/policy.h"
 #include "fs/volume.h"
 
 #define FS_XATTR_INFO "system.kvfs.info" /* of any inode: fs_describe_json */
@@ -17,6 +18,7 @@ struct fs_description {
     uint64_t unwritten_bytes;            /* preallocated */
     uint64_t extents_by_codec[3];        /* enum kv_codec */
     uint64_t xattr_count;
+    struct fs_policy_choice choice; /* of a file: which policies decide what */
 };
 
 /* -ESTALE as fs_getattr, and what reading says. */

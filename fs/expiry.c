@@ -11,10 +11,10 @@
 #include <stdio.h>
 #include <sys/xattr.h>
 
+#include "fs/policy_lookup.h"
 #include "fs/reaper.h"
 
-#define NS_PER_SECOND UINT64_C(1000000000)
-#define TEXT_MAX      32u /* of a duration */
+#define TEXT_MAX 32u /* of a duration */
 
 /* ---- durations -------------------------------------------------------------------------- */
 
@@ -130,15 +130,41 @@ static uint64_t moment_in(const struct fs_volume *volume, uint64_t duration_ns)
     return moment > 0 ? (uint64_t)moment : 1; /* 0 means never */
 }
 
+uint64_t fs_sooner(uint64_t one_ns, uint64_t other_ns)
+{
+    return one_ns && other_ns ? kv_min_u64(one_ns, other_ns) : kv_max_u64(one_ns, other_ns);
+}
+
+int fs_change_begin_expiry(struct fs_volume *volume, struct fs_data_change *change,
+                           struct fs_item *item, uint64_t duration_ns)
+{
+    if (!duration_ns)
+        return 0;
+    item->record.expiry_ns =
+        S_ISDIR(item->record.mode) ? duration_ns : moment_in(volume, duration_ns);
+    return fs_change_put_expiry(volume, change, item);
+}
+
 int fs_change_inherit_expiry(struct fs_volume *volume, struct fs_data_change *change,
                              const struct fs_record *parent, struct fs_item *item)
 {
-    if (!parent->expiry_ns)
+    uint64_t by_policy = 0;
+    const int err =
+        S_ISDIR(item->record.mode) ? 0 : fs_policy_ttl_ns(volume, &item->key, &by_policy);
+    return err ? err
+               : fs_change_begin_expiry(volume, change, item,
+                                        fs_sooner(parent->expiry_ns, by_policy));
+}
+
+int fs_expiry_of_new_name(struct fs_volume *volume, struct fs_item *item)
+{
+    uint64_t duration;
+    if (item->record.expiry_ns || S_ISDIR(item->record.mode))
         return 0;
-    const bool is_directory = S_ISDIR(item->record.mode);
-    item->record.expiry_ns =
-        is_directory ? parent->expiry_ns : moment_in(volume, parent->expiry_ns);
-    return fs_change_put_expiry(volume, change, item);
+    const int err = fs_policy_ttl_ns(volume, &item->key, &duration);
+    if (!err && duration)
+        item->record.expiry_ns = moment_in(volume, duration);
+    return err;
 }
 
 /* ---- the attribute -------------------------------------------------------------------------- */
@@ -155,7 +181,7 @@ int fs_ttl_get(const struct fs_volume *volume, const struct fs_record *record, v
     }
     char text[TEXT_MAX];
     *length = (size_t)snprintf(text, sizeof text, "%" PRIu64,
-                               ns / NS_PER_SECOND + (ns % NS_PER_SECOND != 0));
+                               ns / FS_NS_PER_SECOND + (ns % FS_NS_PER_SECOND != 0));
     if (cap == 0)
         return 0;
     if (*length > cap)
@@ -178,7 +204,7 @@ int fs_change_ttl(struct fs_volume *volume, struct fs_data_change *change, struc
     if (value && fs_ttl_parse(value, length, &seconds))
         return -EINVAL;
     if (S_ISDIR(record->mode)) {
-        record->expiry_ns = seconds * NS_PER_SECOND;
+        record->expiry_ns = seconds * FS_NS_PER_SECOND;
         return 0;
     }
     if (value && item->key.bytes[0] != FS_KEY_ENTRY)
@@ -186,8 +212,7 @@ int fs_change_ttl(struct fs_volume *volume, struct fs_data_change *change, struc
     const int err = fs_change_end_expiry(change, record);
     if (err || !value)
         return err;
-    record->expiry_ns = moment_in(volume, seconds * NS_PER_SECOND);
-    return fs_change_put_expiry(volume, change, item);
+    return fs_change_begin_expiry(volume, change, item, seconds * FS_NS_PER_SECOND);
 }
 
 /* ---- removing what has expired ----------------------------------------------------------------

@@ -46,9 +46,27 @@ KV_MUST_CHECK int fs_change_put_expiry(struct fs_volume *volume, struct fs_data_
                                        const struct fs_item *item);
 /* It goes out of the index and the record: the last name goes, or the attribute. */
 KV_MUST_CHECK int fs_change_end_expiry(struct fs_data_change *change, struct fs_record *record);
-/* A new record, which is under a D key already, begins with its directory's default. */
+/*
+ * A record under a D key that has no time yet expires so many nanoseconds from now; 0: it does not.
+ * Of a directory this becomes the default.
+ */
+KV_MUST_CHECK int fs_change_begin_expiry(struct fs_volume *volume, struct fs_data_change *change,
+                                         struct fs_item *item, uint64_t duration_ns);
+#define FS_NS_PER_SECOND UINT64_C(1000000000)
+/* The sooner of two durations; 0 is none. */
+uint64_t fs_sooner(uint64_t one_ns, uint64_t other_ns);
+/*
+ * A new record, which is under a D key already, begins with its directory's default or what a
+ * policy says of its name, whichever is over sooner. Directories have the default only.
+ */
 KV_MUST_CHECK int fs_change_inherit_expiry(struct fs_volume *volume, struct fs_data_change *change,
                                            const struct fs_record *parent, struct fs_item *item);
+
+/*
+ * A record that is to stand under another name (item->key) gets what a policy says of that, if it
+ * has no time yet. For fs_change_put_expiry to put into the index.
+ */
+KV_MUST_CHECK int fs_expiry_of_new_name(struct fs_volume *volume, struct fs_item *item);
 
 /*
  * FS_XATTR_TTL of an item: the text (length as of fs_getxattr), and a change of it.

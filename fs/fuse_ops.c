@@ -23,6 +23,7 @@
 #include "fs/describe.h"
 #include "fs/expiry.h"
 #include "fs/mount.h"
+#include "fs/prefetch.h"
 #include "fs/process.h"
 
 static struct fs_fuse *fuse_of(fuse_req_t req)
@@ -529,10 +530,13 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie, bool
             fs_readdir(volume_of(req), ino, (uint64_t)cookie, with_attributes, add_entry, &buffer);
     /* What came before an error goes out; the next request runs into it and reports it. */
     struct fs_volume *volume = volume_of(req);
+    struct fs_prefetch *prefetch = fuse_of(req)->prefetch;
     if (err && !buffer.used)
         reply_err(req, "readdir", ino, NULL, err);
     else if (fuse_reply_buf(req, buffer.bytes, buffer.used) && with_attributes)
         forget_listed(volume, buffer.bytes, buffer.used);
+    if (!err && cookie == 0 && prefetch)
+        fs_prefetch_listed(prefetch, ino);
 }
 
 static void do_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t cookie,

@@ -8,20 +8,22 @@
 #include "fs/scrub.h"
 
 struct fs_control;
+struct fs_prefetch;
 
 struct fuse_lowlevel_ops;
 
 /* The session's user data. Immutable once requests come, but for what says otherwise. */
 struct fs_fuse {
     struct fs_volume *volume;
-    struct fs_protocol protocol; /* its own atomics */
-    struct fs_counters counters; /* atomic */
-    struct fs_scrub *scrub;      /* its own lock */
-    struct fs_control *control;  /* its own lock; NULL: there is no control directory */
-    bool writeback;              /* the kernel gathers writes */
-    bool read_only;              /* as it was mounted */
-    uint32_t owner;              /* user that mounted */
-    uint32_t read_ahead_bytes;   /* by the kernel; 0: its default */
+    struct fs_protocol protocol;  /* its own atomics */
+    struct fs_counters counters;  /* atomic */
+    struct fs_scrub *scrub;       /* its own lock */
+    struct fs_control *control;   /* its own lock; NULL: there is no control directory */
+    struct fs_prefetch *prefetch; /* its own lock; NULL: nothing is read ahead */
+    bool writeback;               /* the kernel gathers writes */
+    bool read_only;               /* as it was mounted */
+    uint32_t owner;               /* user that mounted */
+    uint32_t read_ahead_bytes;    /* by the kernel; 0: its default */
 };
 
 /* The table to give to fuse_session_new. */

@@ -20,6 +20,8 @@
 
 #define FS_WRITE_ENDS 256u /* a power of two */
 
+struct fs_policy_lookup;
+
 struct fs_volume {
     struct kv_store *store;       /* borrowed; immutable after open */
     struct fs_data data;          /* immutable after open */
@@ -37,6 +39,7 @@ struct fs_volume {
     uint64_t ino_next;                     /* ino_mutex: the next to hand out */
     uint64_t ino_limit;                    /* ino_mutex: what the volume record says */
     struct fs_volume_record volume_record; /* ino_mutex */
+    struct fs_policy_lookup *policies;     /* its own locks; NULL: there are none */
     char reserved[FS_NAME_MAX + 1];        /* immutable once it is used; "": none */
     /* Where the last write of a file ended, mixed with its number; files share places by hash. A
      * guess at who writes in order: relaxed, and whoever was overwritten is taken for random. */

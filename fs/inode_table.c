@@ -29,7 +29,9 @@ struct fs_inode {
     uint64_t parent; /* of a D key */
     uint8_t type;    /* enum fs_key_type: D, I or O */
     uint8_t name_len;
-    char name[]; /* of a D key, not terminated */
+    uint16_t choice;            /* what was decided in ... */
+    uint32_t choice_generation; /* ... this one; 0: nothing */
+    char name[];                /* of a D key, not terminated */
 };
 
 struct shard {
@@ -350,6 +352,32 @@ void fs_inode_table_cancel(struct fs_inode_move *move)
 {
     entry_free(move->entry);
     move->entry = NULL;
+}
+
+bool fs_inode_table_choice(struct fs_inode_table *table, uint64_t ino, uint32_t generation,
+                           uint16_t *choice)
+{
+    struct shard *shard = shard_of(table, ino);
+    pthread_mutex_lock(&shard->mutex);
+    struct fs_inode **link = find_link(shard, ino);
+    const bool found = link && (*link)->choice_generation == generation;
+    if (found)
+        *choice = (*link)->choice;
+    pthread_mutex_unlock(&shard->mutex);
+    return found;
+}
+
+void fs_inode_table_choose(struct fs_inode_table *table, uint64_t ino, uint32_t generation,
+                           uint16_t choice)
+{
+    struct shard *shard = shard_of(table, ino);
+    pthread_mutex_lock(&shard->mutex);
+    struct fs_inode **link = find_link(shard, ino);
+    if (link) {
+        (*link)->choice = choice;
+        (*link)->choice_generation = generation;
+    }
+    pthread_mutex_unlock(&shard->mutex);
 }
 
 struct fs_cookies *fs_inode_table_cookies(struct fs_inode_table *table, uint64_t ino)

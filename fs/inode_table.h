@@ -64,6 +64,15 @@ bool fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *mov
 void fs_inode_table_cancel(struct fs_inode_move *move);
 
 /*
+ * What was decided of an inode (fs/policy_lookup.h): a few bits, good for one generation, which is
+ * never 0. They are gone when it stands under another key. False: nothing, or in another one.
+ */
+bool fs_inode_table_choice(struct fs_inode_table *table, uint64_t ino, uint32_t generation,
+                           uint16_t *choice);
+void fs_inode_table_choose(struct fs_inode_table *table, uint64_t ino, uint32_t generation,
+                           uint16_t choice);
+
+/*
  * The listing cookies of a known directory, made when first asked for. They live until the
  * kernel forgets the directory. NULL: not known, or no memory.
  */

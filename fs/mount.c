@@ -145,7 +145,8 @@ static int open_control(const struct fs_mount_options *options, struct fs_mount 
         return err;
     mount->health =
         fs_health_new(fuse->volume, &fuse->counters, options->read_only, &options->alerts);
-    if (!mount->health)
+    mount->prefetch = fuse->prefetch = fs_prefetch_new(fuse->volume);
+    if (!mount->health || !mount->prefetch)
         return -ENOMEM;
     if (strcmp(options->control, FS_CONTROL_NONE) == 0)
         return 0;
@@ -153,11 +154,10 @@ static int open_control(const struct fs_mount_options *options, struct fs_mount 
                                                      .counters = &fuse->counters,
                                                      .health = mount->health,
                                                      .log_level = &mount->log_level};
-    mount->prefetch = fs_prefetch_new(fuse->volume);
     mount->settings = fs_settings_new(options, &settings_parts);
     mount->notifier = fs_notifier_new(fuse->volume);
     mount->apply = mount->notifier ? fs_control_apply_new(fuse->volume, mount->notifier) : NULL;
-    if (!mount->prefetch || !mount->settings || !mount->apply)
+    if (!mount->settings || !mount->apply)
         return -ENOMEM;
     const struct fs_control_parts parts = {.volume = fuse->volume,
                                            .counters = &fuse->counters,
@@ -186,6 +186,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .log_buffer_bytes = options->log_buffer_bytes,
         .tiers = options->tiers,
         .blob_percent = options->extent_percent,
+        .retain_percent = options->pin_percent,
         .buffered_io = options->buffered_io,
         .no_background = true, /* see fs_mount_serve */
         .metrics = options->metrics,
@@ -202,6 +203,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .keeps_setgid = fs_fuse_keeps_setgid,
         .kills_privileges = fs_fuse_kills_privileges,
         .is_owner = fs_fuse_is_owner,
+        .policies = options->policies,
     };
     struct kv_error reason = {.text = ""};
     err = fs_volume_open(mount->store, &volume_options, &mount->fuse.volume, &reason);

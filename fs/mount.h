@@ -16,6 +16,7 @@
 
 struct fs_mount;
 struct fs_mount_options;
+struct fs_policies;
 struct fs_volume;
 
 /* The least important lines that are logged. */
@@ -43,6 +44,7 @@ struct fs_mount_options {
     uint64_t memory_budget_bytes; /* 0: the store's default */
     struct kv_tiers tiers;        /* all 0: the store's defaults */
     uint32_t extent_percent;      /* of the budget, for extents read lately: 0..75 */
+    uint32_t pin_percent;         /* of it, that policies may pin: 0..50 */
     bool buffered_io;             /* host page cache instead of O_DIRECT */
     unsigned threads;             /* most that serve requests at once, 0 = 10 */
     enum fs_transport_kind transport;
@@ -57,6 +59,7 @@ struct fs_mount_options {
     uint32_t metrics;                  /* enum kv_metric_category; what is timed and shown */
     uint32_t log_level;                /* enum fs_log_level */
     struct fs_alerts alerts;
+    struct fs_policies *policies;      /* borrowed until fs_mount_close; NULL: none */
     uint32_t checkpoint_interval_ms;   /* 0: the store's default */
     uint32_t log_buffer_bytes;         /* 0: the store's default */
     uint32_t read_ahead_bytes;         /* by the kernel, of who reads in order; 0: its own choice */

@@ -226,6 +226,7 @@ struct filling {
     fs_fill_fn *fill_new; /* NULL: from `source`, with what the file there has besides content */
     fs_source_fn *source;
     void *context;
+    uint64_t ttl_seconds; /* as fs_publish_for has it */
 };
 
 static int fill_as(const struct filling *filling, struct fs_volume *volume, const struct walk *walk,
@@ -254,7 +255,8 @@ static int replace(struct fs_volume *volume, const struct fs_caller *caller, con
         goto out_walk;
     err = fill_as(filling, volume, &walk, record.file.ino);
     if (!err)
-        err = fs_publish(volume, record.file.ino, walk.directory, walk.name, walk.name_len);
+        err = fs_publish_for(volume, record.file.ino, walk.directory, walk.name, walk.name_len,
+                             filling->ttl_seconds);
     fs_forget(volume, record.file.ino, 1); /* deletes it if it did not get its name */
 out_walk:
     fs_forget(volume, walk.directory, 1);
@@ -271,7 +273,14 @@ int fs_path_replace(struct fs_volume *volume, const struct fs_caller *caller, co
 int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
                   fs_source_fn *source, void *context)
 {
-    const struct filling filling = {.source = source, .context = context};
+    return fs_path_write_for(volume, caller, path, 0, source, context);
+}
+
+int fs_path_write_for(struct fs_volume *volume, const struct fs_caller *caller, const char *path,
+                      uint64_t ttl_seconds, fs_source_fn *source, void *context)
+{
+    const struct filling filling = {
+        .source = source, .context = context, .ttl_seconds = ttl_seconds};
     return replace(volume, caller, path, &filling);
 }
 

@@ -32,6 +32,10 @@ KV_MUST_CHECK int fs_path_read(struct fs_volume *volume, const char *path, fs_si
  */
 KV_MUST_CHECK int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller,
                                 const char *path, fs_source_fn *source, void *context);
+/* The same, and it expires so many seconds from now; 0: as its directory and policies say. */
+KV_MUST_CHECK int fs_path_write_for(struct fs_volume *volume, const struct fs_caller *caller,
+                                    const char *path, uint64_t ttl_seconds, fs_source_fn *source,
+                                    void *context);
 
 /* Makes a new file what it is to be; it has no name yet. A negative errno ends it. */
 typedef int fs_fill_fn(void *context, struct fs_volume *volume, uint64_t ino);

@@ -4,7 +4,7 @@
  * Locks      the inode: shared to read and seek, exclusive to change. Changes of many records
  *            take several batches under one hold of the lock.
  */
-#include "fs/inode.h"
+#include "fs/policy_lookup.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -22,16 +22,38 @@ static int load_regular(struct fs_volume *volume, uint64_t ino, struct fs_item *
     return S_ISREG(item->record.mode) ? 0 : -EINVAL;
 }
 
+/* What a pinned file was read from stays in memory: its record, and those of the range. */
+static void retain_records(struct fs_volume *volume, const struct fs_item *item, uint64_t offset,
+                           size_t length)
+{
+    const uint64_t ino = item->record.file.ino;
+    const struct fs_key *const key = &item->key;
+    uint8_t lower[FS_DATA_KEY_BYTES], upper[FS_DATA_KEY_BYTES];
+    int err = kv_retain(volume->store, key->bytes, key->length, key->bytes, key->length);
+    if (!err && !item->record.file.is_inline) {
+        /* An extent that covers the offset begins there or later, unless it was moved. */
+        fs_data_key(lower, ino, offset & ~(uint64_t)(KV_BLOB_MAX - 1));
+        fs_data_key(upper, ino, kv_min_u64(offset + length, FS_SIZE_MAX));
+        err = kv_retain(volume->store, lower, sizeof lower, upper, sizeof upper);
+    }
+    kv_ignore(err); /* it was read; the next time it may be read again */
+}
+
 int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, size_t length,
             size_t *got)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_item item;
+    struct fs_policy_effect effect;
     fs_lock_add(&locks, ino, FS_LOCK_SHARED);
     fs_lock_take(volume->locks, &locks);
     int err = load_regular(volume, ino, &item);
-    if (!err)
-        err = fs_data_read(&volume->data, &item.record.file, offset, buf, length, got);
+    if (!err) {
+        fs_policy_apply(volume, &item, &effect);
+        err = fs_data_read(&effect.data, &item.record.file, offset, buf, length, got);
+    }
+    if (!err && effect.data.retain)
+        retain_records(volume, &item, offset, length);
     fs_lock_drop(volume->locks, &locks);
     return err;
 }
@@ -64,7 +86,7 @@ static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, 
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_data_change change;
     struct fs_item item;
-    struct kv_codec_spec spec;
+    struct fs_policy_effect effect;
     int err = fs_data_change_init(&change, volume->store);
     if (err)
         return err;
@@ -73,9 +95,11 @@ static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, 
     fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
     fs_lock_take(volume->locks, &locks);
     err = load_regular(volume, ino, &item);
-    if (!err)
-        err = fs_data_write(&volume->data, &item.record.file, offset, buf, length,
-                            fs_record_codec(&item.record, &spec), &change);
+    if (!err) {
+        fs_policy_apply(volume, &item, &effect);
+        err = fs_data_write(&effect.data, &item.record.file, offset, buf, length, effect.codec,
+                            &change);
+    }
     if (!err)
         err = finish_change(volume, &change, &item, kill_privileges, 0);
     fs_lock_drop(volume->locks, &locks);

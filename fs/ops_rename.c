@@ -8,6 +8,7 @@
  *            are two directories.
  */
 #include "fs/expiry.h"
+#include "fs/policy_lookup.h"
 #include "fs/reaper.h"
 
 #define DEPTH_MAX (1u << 18) /* of directories; more is a circle */
@@ -62,7 +63,9 @@ static int put_under(struct fs_volume *volume, struct rename *rename, struct fs_
         return err ? err : fs_change_put_link(change, &at->entry, &item->record);
     }
     item->key = at->entry;
-    int err = fs_change_put(change, item);
+    int err = fs_expiry_of_new_name(volume, item);
+    if (!err)
+        err = fs_change_put(change, item);
     if (!err && !KV_PLANT(expiry_left_behind))
         err = fs_change_put_expiry(volume, change, item);
     if (!err && S_ISDIR(item->record.mode) && !KV_PLANT(rename_leaves_parent))
@@ -200,6 +203,8 @@ static int rename_locked(struct fs_volume *volume, struct rename *rename, unsign
     (void)fs_inode_table_move(volume->table, &rename->from.move); /* it has a name */
     *unused = !fs_inode_table_move(volume->table, &rename->to.move) && rename->to.ino &&
               rename->to.item.record.nlink == 0;
+    if (is_directory(&rename->from) || is_directory(&rename->to))
+        fs_policy_directory_moved(volume);
 out:
     fs_inode_table_cancel(&rename->from.move);
     fs_inode_table_cancel(&rename->to.move);
@@ -290,7 +295,8 @@ int fs_rename(struct fs_volume *volume, uint64_t directory, const char *name, si
 /* ---- publish ------------------------------------------------------------------ */
 
 /* Under the locks. replaced: what the name means; unused: out, as in rename_locked. */
-static int publish_locked(struct fs_volume *volume, uint64_t ino, struct side *to, bool *unused)
+static int publish_locked(struct fs_volume *volume, uint64_t ino, struct side *to,
+                          uint64_t ttl_seconds, bool *unused)
 {
     struct fs_data_change change;
     struct fs_inode_move move = {NULL};
@@ -317,7 +323,9 @@ static int publish_locked(struct fs_volume *volume, uint64_t ino, struct side *t
     item.record.nlink = 1;
     item.record.ctime_ns = parent.record.mtime_ns = parent.record.ctime_ns = now;
     if (!err)
-        err = fs_change_inherit_expiry(volume, &change, &parent.record, &item);
+        err = ttl_seconds
+                  ? fs_change_begin_expiry(volume, &change, &item, ttl_seconds * FS_NS_PER_SECOND)
+                  : fs_change_inherit_expiry(volume, &change, &parent.record, &item);
     if (!err)
         err = fs_change_put(&change, &item);
     if (!err)
@@ -341,6 +349,12 @@ out:
 int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory, const char *name,
                size_t name_len)
 {
+    return fs_publish_for(volume, ino, directory, name, name_len, 0);
+}
+
+int fs_publish_for(struct fs_volume *volume, uint64_t ino, uint64_t directory, const char *name,
+                   size_t name_len, uint64_t ttl_seconds)
+{
     int err = fs_name_check(name, name_len);
     if (err)
         return err;
@@ -357,7 +371,7 @@ int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory, const
         fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
         fs_lock_add(&locks, to.ino, FS_LOCK_EXCLUSIVE);
         fs_lock_take(volume->locks, &locks);
-        err = publish_locked(volume, ino, &to, &unused);
+        err = publish_locked(volume, ino, &to, ttl_seconds, &unused);
         fs_lock_drop(volume->locks, &locks);
     } while (err == -EAGAIN || (err == -ENOSPC && fs_reap(volume)));
     if (!err && unused)

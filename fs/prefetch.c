@@ -8,11 +8,12 @@
  */
 #include "fs/prefetch.h"
 
-#include <fnmatch.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "fs/pattern.h"
+#include "fs/policy_lookup.h"
 #include "fs/text.h"
 
 /* How deep directories may be nested below each other that are walked. */
@@ -24,11 +25,19 @@
  * for one that is large and read as a whole.
  */
 #define PIECE_BYTES 8192u
+/* A file up to here is small. */
+#define SMALL_BYTES 65536u
+/* Directories that wait because they were listed; and how many are remembered to have been. */
+#define LISTED_WAITING  64u
+#define LISTED_LATELY   256u
+#define LISTED_PAUSE_NS INT64_C(10000000000)
 /* Of the memory budget, what prefetching may fill with content. */
-#define BUDGET_PERCENT 75u
+#define BUDGET_PERCENT  75u
+#define LISTING_PERCENT 15u /* a listed directory alone */
 
 struct fs_prefetch {
-    struct fs_volume *volume; /* immutable */
+    struct fs_volume *volume; /* immutable, as the next */
+    bool reads_listed;        /* some policy wants it */
     atomic_bool stop;
     pthread_mutex_t mutex;
     /* mutex, all below */
@@ -37,6 +46,13 @@ struct fs_prefetch {
     char *waiting; /* lines, each with a newline */
     size_t waiting_len;
     uint64_t files, bytes, directories, unmatched, full, errors;
+    uint64_t listed[LISTED_WAITING]; /* directories that were listed, the oldest first */
+    size_t listed_count;
+    struct {
+        uint64_t directory;
+        int64_t when_ns; /* CLOCK_MONOTONIC */
+    } lately[LISTED_LATELY];
+    uint64_t listings; /* that were followed by reading */
 };
 
 /* One line being done; the thread's own. */
@@ -45,40 +61,8 @@ struct walk {
     uint64_t room; /* bytes that may still be read */
     uint64_t files, bytes, directories, errors, matches;
     bool is_full;
+    bool is_listing; /* a directory that was listed, not a line */
 };
-
-/* ---- patterns ------------------------------------------------------------------------- */
-
-bool fs_prefetch_matches(const char *pattern, size_t pattern_len, const char *name)
-{
-    char text[FS_NAME_MAX * 4 + 1];
-    if (pattern_len >= sizeof text)
-        return false;
-    memcpy(text, pattern, pattern_len);
-    text[pattern_len] = '\0';
-    return fnmatch(text, name, FNM_PERIOD) == 0;
-}
-
-static bool is_any_depth(const char *pattern, size_t length)
-{
-    return length == 2 && pattern[0] == '*' && pattern[1] == '*';
-}
-
-static bool line_is_well_formed(const char *line, size_t length)
-{
-    if (!length || memchr(line, '\0', length))
-        return false;
-    for (size_t at = 0; at <= length;) {
-        const char *slash = memchr(line + at, '/', length - at);
-        const size_t end = slash ? (size_t)(slash - line) : length;
-        const size_t part = end - at;
-        if (!part || part > FS_NAME_MAX || (part == 1 && line[at] == '.') ||
-            (part == 2 && line[at] == '.' && line[at + 1] == '.'))
-            return false;
-        at = end + 1;
-    }
-    return true;
-}
 
 /* ---- the walk ------------------------------------------------------------------------- */
 
@@ -156,9 +140,9 @@ static void meet(struct walk *walk, const struct found *found, const char *patte
     const size_t length = strcspn(pattern, "/");
     const char *rest = pattern[length] ? pattern + length + 1 : NULL;
     const bool is_directory = S_ISDIR(found->record.mode);
-    if (is_any_depth(pattern, length)) {
-        while (rest &&
-               is_any_depth(rest, strcspn(rest, "/"))) { /* twice any number is any number */
+    if (fs_pattern_is_any_depth(pattern, length)) {
+        while (rest && fs_pattern_is_any_depth(
+                           rest, strcspn(rest, "/"))) { /* twice any number is any number */
             pattern = rest;
             rest = rest[2] ? rest + 3 : NULL;
         }
@@ -171,7 +155,7 @@ static void meet(struct walk *walk, const struct found *found, const char *patte
             walk_directory(walk, found->record.file.ino, pattern, depth + 1);
         return;
     }
-    if (!fs_prefetch_matches(pattern, length, found->name))
+    if (!fs_pattern_matches(pattern, length, found->name, FS_PATTERN_DOTS_WRITTEN))
         return;
     if (rest && is_directory) {
         walk_directory(walk, found->record.file.ino, rest, depth + 1);
@@ -185,7 +169,21 @@ static void meet(struct walk *walk, const struct found *found, const char *patte
     }
 }
 
-/* pattern NULL: only list. */
+/* A policy may have a listed directory's small files read. */
+static void meet_listed(struct walk *walk, uint64_t directory, const struct found *found)
+{
+    struct fs_volume *const volume = walk->prefetch->volume;
+    struct fs_policy_choice choice;
+    if (!S_ISREG(found->record.mode) || found->record.file.size > SMALL_BYTES ||
+        fs_policy_choice_of_name(volume, directory, found->name, strlen(found->name), &choice))
+        return; /* not to be read; or who needs the directories above will hear why */
+    const struct fs_policy *const policy =
+        fs_policy_for(fs_volume_policies(volume), &choice, FS_POLICY_PREFETCH);
+    if (policy && policy->prefetch)
+        warm_file(walk, &found->record);
+}
+
+/* pattern NULL: only list, or what policies say of a listing. */
 static void walk_directory(struct walk *walk, uint64_t ino, const char *pattern, unsigned depth)
 {
     if (depth > DEPTH_MAX)
@@ -201,11 +199,14 @@ static void walk_directory(struct walk *walk, uint64_t ino, const char *pattern,
         batch->count = 0;
         const int err =
             fs_readdir(walk->prefetch->volume, ino, batch->cookie, true, take_entry, batch);
-        walk->errors += err != 0;
+        /* What was listed may be gone by now. */
+        walk->errors += err && !(walk->is_listing && (err == -ESTALE || err == -ENOENT));
         more = !err && batch->count > 0;
         for (size_t i = 0; i < batch->count; i++) {
             if (pattern && !is_over(walk))
                 meet(walk, &batch->entries[i], pattern, depth);
+            else if (walk->is_listing && !is_over(walk))
+                meet_listed(walk, ino, &batch->entries[i]);
             fs_forget(walk->prefetch->volume, batch->entries[i].record.file.ino, 1);
         }
     }
@@ -264,28 +265,69 @@ static char *take_line(struct fs_prefetch *prefetch)
     return line;
 }
 
+/* Under the mutex: the directory that waits for the longest time. */
+static uint64_t take_listed(struct fs_prefetch *prefetch)
+{
+    const uint64_t directory = prefetch->listed[0];
+    prefetch->listed_count--;
+    memmove(prefetch->listed, prefetch->listed + 1,
+            prefetch->listed_count * sizeof prefetch->listed[0]);
+    return directory;
+}
+
+static bool has_work(const struct fs_prefetch *prefetch)
+{
+    return prefetch->waiting_len || prefetch->listed_count;
+}
+
+/* Under the mutex, as the next two. */
+static void add_counts(struct fs_prefetch *prefetch, const struct walk *walk)
+{
+    prefetch->files += walk->files;
+    prefetch->bytes += walk->bytes;
+    prefetch->directories += walk->directories;
+    prefetch->errors += walk->errors;
+    prefetch->full += walk->is_full;
+}
+
+static void do_line(struct fs_prefetch *prefetch, struct walk *walk)
+{
+    char *line = take_line(prefetch);
+    pthread_mutex_unlock(&prefetch->mutex);
+    walk->files = walk->bytes = walk->directories = walk->errors = walk->matches = 0;
+    if (line && !is_over(walk))
+        walk_line(walk, line);
+    free(line);
+    pthread_mutex_lock(&prefetch->mutex);
+    add_counts(prefetch, walk);
+    prefetch->unmatched += !walk->matches && !walk->is_full;
+}
+
+static void do_listing(struct fs_prefetch *prefetch, uint64_t room)
+{
+    struct walk walk = {.prefetch = prefetch, .room = room, .is_listing = true};
+    const uint64_t directory = take_listed(prefetch);
+    pthread_mutex_unlock(&prefetch->mutex);
+    if (!is_over(&walk))
+        walk_directory(&walk, directory, NULL, 0);
+    pthread_mutex_lock(&prefetch->mutex);
+    add_counts(prefetch, &walk);
+    prefetch->listings += walk.files > 0;
+}
+
 static void *run(void *context)
 {
     struct fs_prefetch *prefetch = context;
     struct kv_stats stats;
     kv_store_stats(fs_volume_store(prefetch->volume), &stats);
-    struct walk walk = {.prefetch = prefetch,
-                        .room = stats.memory_budget_bytes / 100 * BUDGET_PERCENT};
+    const uint64_t percent = stats.memory_budget_bytes / 100;
+    struct walk walk = {.prefetch = prefetch, .room = percent * BUDGET_PERCENT};
     pthread_mutex_lock(&prefetch->mutex);
-    while (prefetch->waiting_len) {
-        char *line = take_line(prefetch);
-        pthread_mutex_unlock(&prefetch->mutex);
-        walk.files = walk.bytes = walk.directories = walk.errors = walk.matches = 0;
-        if (line && !is_over(&walk))
-            walk_line(&walk, line);
-        free(line);
-        pthread_mutex_lock(&prefetch->mutex);
-        prefetch->files += walk.files;
-        prefetch->bytes += walk.bytes;
-        prefetch->directories += walk.directories;
-        prefetch->errors += walk.errors;
-        prefetch->full += walk.is_full;
-        prefetch->unmatched += !walk.matches && !walk.is_full;
+    while (has_work(prefetch)) {
+        if (prefetch->waiting_len) /* somebody asked for it */
+            do_line(prefetch, &walk);
+        else
+            do_listing(prefetch, percent * LISTING_PERCENT);
     }
     prefetch->running = false;
     pthread_mutex_unlock(&prefetch->mutex);
@@ -339,7 +381,7 @@ static int each_line(const char *text, size_t length, struct fs_prefetch *prefet
 static int check_line(struct fs_prefetch *prefetch, const char *line, size_t length)
 {
     (void)prefetch;
-    return line_is_well_formed(line, length) ? 0 : -EINVAL;
+    return fs_pattern_is_path(line, length) ? 0 : -EINVAL;
 }
 
 int fs_prefetch_add(struct fs_prefetch *prefetch, const char *text, size_t length)
@@ -361,6 +403,35 @@ int fs_prefetch_add(struct fs_prefetch *prefetch, const char *text, size_t lengt
     return err;
 }
 
+/* Under the mutex. Was the directory's turn a moment ago? From now on it was. */
+static bool was_lately(struct fs_prefetch *prefetch, uint64_t directory)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    const int64_t now_ns = fs_time_ns(&now);
+    const size_t slot = (directory * 0x9e3779b97f4a7c15ull >> 32) % LISTED_LATELY;
+    if (prefetch->lately[slot].directory == directory &&
+        now_ns - prefetch->lately[slot].when_ns < LISTED_PAUSE_NS)
+        return true;
+    prefetch->lately[slot].directory = directory;
+    prefetch->lately[slot].when_ns = now_ns;
+    return false;
+}
+
+void fs_prefetch_listed(struct fs_prefetch *prefetch, uint64_t directory)
+{
+    if (!prefetch->reads_listed)
+        return;
+    pthread_mutex_lock(&prefetch->mutex);
+    if (!prefetch->shut && prefetch->listed_count < LISTED_WAITING &&
+        !was_lately(prefetch, directory)) {
+        prefetch->listed[prefetch->listed_count++] = directory;
+        if (start_locked(prefetch)) /* no thread to be had: nobody waits for it */
+            prefetch->listed_count = 0;
+    }
+    pthread_mutex_unlock(&prefetch->mutex);
+}
+
 size_t fs_prefetch_text(struct fs_prefetch *prefetch, char *out, size_t cap)
 {
     struct fs_text text = {.out = out, .cap = cap};
@@ -371,9 +442,10 @@ size_t fs_prefetch_text(struct fs_prefetch *prefetch, char *out, size_t cap)
     fs_text_add(&text,
                 "state %s\nwaiting %" PRIu64 "\nfiles %" PRIu64 "\nbytes %" PRIu64
                 "\ndirectories %" PRIu64 "\nunmatched %" PRIu64 "\nfull %" PRIu64
-                "\nerrors %" PRIu64 "\n",
+                "\nerrors %" PRIu64 "\nlistings %" PRIu64 "\n",
                 prefetch->running ? "running" : "idle", waiting, prefetch->files, prefetch->bytes,
-                prefetch->directories, prefetch->unmatched, prefetch->full, prefetch->errors);
+                prefetch->directories, prefetch->unmatched, prefetch->full, prefetch->errors,
+                prefetch->listings);
     pthread_mutex_unlock(&prefetch->mutex);
     return text.length;
 }
@@ -391,7 +463,9 @@ struct fs_prefetch *fs_prefetch_new(struct fs_volume *volume)
     struct fs_prefetch *prefetch = calloc(1, sizeof *prefetch);
     if (!prefetch)
         return NULL;
+    const struct fs_policies *const policies = fs_volume_policies(volume);
     prefetch->volume = volume;
+    prefetch->reads_listed = policies && fs_policies_have(policies, FS_POLICY_PREFETCH);
     pthread_mutex_init(&prefetch->mutex, NULL); /* does not fail on Linux */
     return prefetch;
 }

@@ -35,6 +35,12 @@ void fs_prefetch_stop(struct fs_prefetch *prefetch);
 KV_MUST_CHECK int fs_prefetch_add(struct fs_prefetch *prefetch, const char *text, size_t length);
 
 /*
+ * A directory is being listed: where a policy says so (fs/policy.h), its files of up to 64 KiB are
+ * read, once in 10 s at most. A hint: with too many waiting, or no thread, nothing happens.
+ */
+void fs_prefetch_listed(struct fs_prefetch *prefetch, uint64_t directory);
+
+/*
  * How it is getting on, like snprintf: lines of a word, a blank and a value.
  *
  *    state running|idle
@@ -45,10 +51,8 @@ KV_MUST_CHECK int fs_prefetch_add(struct fs_prefetch *prefetch, const char *text
  *    unmatched 1           lines that nothing matched
  *    full 0                lines that ended early, for want of memory to read into
  *    errors 0              files and directories that could not be read
+ *    listings 3            directories whose small files a policy wanted to be read
  */
 size_t fs_prefetch_text(struct fs_prefetch *prefetch, char *out, size_t cap);
-
-/* Does a name match a pattern's component? For tests. */
-bool fs_prefetch_matches(const char *pattern, size_t pattern_len, const char *name);
 
 #endif

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "fs/policy_lookup.h"
 #include "fs/text.h"
 
 #define LINE_BYTES 256u
@@ -49,6 +50,12 @@ size_t fs_settings_text(struct fs_settings *settings, char *out, size_t cap)
     const struct fs_settings_words *words = settings->now.words;
     for (size_t i = 0; words && words->show(i, &settings->now, line, sizeof line); i++)
         fs_text_add(&text, "%s\n", line);
+    const struct fs_policies *const policies = fs_volume_policies(settings->parts.volume);
+    for (size_t i = 0; policies && i < fs_policies_count(policies); i++) {
+        char policy_line[FS_POLICY_LINE];
+        fs_policy_line(fs_policies_at(policies, i), policy_line);
+        fs_text_add(&text, FS_SETTINGS_POLICY "%s\n", policy_line);
+    }
     pthread_mutex_unlock(&settings->mutex);
     return text.length;
 }

@@ -28,7 +28,8 @@ struct fs_settings *fs_settings_new(const struct fs_mount_options *options,
                                     const struct fs_settings_parts *parts);
 void fs_settings_free(struct fs_settings *settings); /* NULL is fine */
 
-/* "key=value" lines, like snprintf. */
+#define FS_SETTINGS_POLICY "# policy "
+/* "key=value" lines, and a comment for each policy (fs_policy_line); like snprintf. */
 size_t fs_settings_text(struct fs_settings *settings, char *out, size_t cap);
 
 /*

@@ -7,6 +7,7 @@
  * Locks      volume->ino_mutex guards the numbers; it may be held over a kv_apply.
  */
 #include "fs/expiry.h"
+#include "fs/policy_lookup.h"
 #include "fs/reaper.h"
 
 #include <stdarg.h>
@@ -139,6 +140,11 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     volume->reaper = fs_reaper_new();
     if (!volume->table || !volume->locks || !volume->reaper)
         goto out;
+    if (options->policies && fs_policies_count(options->policies)) {
+        volume->policies = fs_policy_lookup_new(options->policies);
+        if (!volume->policies)
+            goto out;
+    }
     err = 0;
     if (!volume->read_only && !KV_PLANT(orphans_kept_at_mount)) {
         const int orphan_err = run_orphans(volume);
@@ -150,6 +156,7 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     *volume_out = volume;
 out:
     if (err) {
+        fs_policy_lookup_free(volume->policies);
         fs_reaper_free(volume->reaper);
         fs_inode_table_free(volume->table);
         fs_locks_free(volume->locks);
@@ -179,6 +186,7 @@ void fs_volume_close(struct fs_volume *volume)
                           strerror(-err));
     }
     fs_reaper_free(volume->reaper);
+    fs_policy_lookup_free(volume->policies);
     fs_inode_table_free(volume->table);
     fs_locks_free(volume->locks);
     pthread_mutex_destroy(&volume->rename_mutex);

@@ -23,6 +23,7 @@
 #include "fs/record.h"
 
 struct fs_volume;
+struct fs_policies;
 
 struct fs_volume_options {
     bool read_only;
@@ -37,6 +38,7 @@ struct fs_volume_options {
     bool (*kills_privileges)(void);
     /* May the caller do what the owner `uid` may? NULL: yes. */
     bool (*is_owner)(uint32_t uid);
+    const struct fs_policies *policies; /* borrowed until fs_volume_close; NULL: none */
     int64_t (*now)(void); /* tests: ns since 1970, for what expires; NULL: the wall clock */
 };
 
@@ -113,6 +115,12 @@ KV_MUST_CHECK int fs_link(struct fs_volume *volume, uint64_t ino, uint64_t direc
  */
 KV_MUST_CHECK int fs_publish(struct fs_volume *volume, uint64_t ino, uint64_t directory,
                              const char *name, size_t name_len);
+/*
+ * The same, and the file expires so many seconds from now, whatever its directory and policies say
+ * (fs/expiry.h). ttl_seconds: as fs_ttl_parse gives it; 0: as fs_publish.
+ */
+KV_MUST_CHECK int fs_publish_for(struct fs_volume *volume, uint64_t ino, uint64_t directory,
+                                 const char *name, size_t name_len, uint64_t ttl_seconds);
 
 enum fs_rename_flags { FS_RENAME_NOREPLACE = 1, FS_RENAME_EXCHANGE = 2 };
 /*

@@ -10,7 +10,9 @@
  *            until the content is in the hash, and do not change until nobody pins it.
  *
  * Eviction is a clock: the queue is in order of arrival, what was used since goes round once more
- * (second chance), so that one pass over much data leaves what is used again.
+ * (second chance), so that one pass over much data leaves what is used again. What is retained goes
+ * round as long as all that is takes no more than its share; at least half of the chunks is left to
+ * the others.
  */
 #include "kv/blob_cache.h"
 
@@ -28,7 +30,8 @@ struct content {
     uint32_t hash_next;
     uint32_t newer, older; /* in the queue */
     uint32_t pins;
-    bool used; /* since the clock passed */
+    bool used;     /* since the clock passed */
+    bool retained; /* the clock passes it by */
 };
 
 struct kv_blob_cache {
@@ -38,6 +41,7 @@ struct kv_blob_cache {
     uint32_t *buckets;
     uint32_t chunk_count, bucket_mask;
     uint32_t free_chain, free_count;
+    uint32_t retained_chunks, retained_max;
     uint32_t newest, oldest, queued;
     struct kv_blob_cache_stats stats;
 };
@@ -52,7 +56,7 @@ static uint8_t *chunk_bytes(const struct kv_blob_cache *cache, uint32_t chunk)
     return cache->arena + (size_t)chunk * CHUNK_BYTES;
 }
 
-struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max)
+struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_percent)
 {
     const uint64_t per_chunk = CHUNK_BYTES + sizeof(struct content) + 2 * sizeof(uint32_t);
     struct kv_blob_cache *cache = calloc(1, sizeof *cache);
@@ -60,6 +64,7 @@ struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max)
         return NULL;
     pthread_mutex_init(&cache->mutex, NULL);
     cache->chunk_count = (uint32_t)kv_min_u64(bytes_max / per_chunk, NONE / 2);
+    cache->retained_max = (uint32_t)((uint64_t)cache->chunk_count * retain_percent / 100);
     uint32_t buckets = 16;
     while (buckets < cache->chunk_count)
         buckets *= 2;
@@ -158,7 +163,38 @@ static void evict(struct kv_blob_cache *cache, uint32_t at)
         link = &cache->contents[*link].hash_next;
     *link = cache->contents[at].hash_next;
     cache->stats.bytes -= cache->contents[at].length_bytes;
+    KV_ASSERT(!cache->contents[at].retained);
     free_chunks(cache, at);
+}
+
+/* Let go of retained contents, the least used first, until so many chunks more may be. */
+static void make_retained_room(struct kv_blob_cache *cache, uint32_t count)
+{
+    for (uint32_t steps = 2 * cache->queued;
+         cache->retained_chunks + count > cache->retained_max && steps; steps--) {
+        const uint32_t at = queue_pop(cache);
+        struct content *content = &cache->contents[at];
+        if (content->retained && !content->used) {
+            content->retained = false;
+            cache->retained_chunks -= chunks_for(content->length_bytes);
+        } else if (content->retained) {
+            content->used = false;
+        }
+        queue_push(cache, at);
+    }
+}
+
+static void mark_retained(struct kv_blob_cache *cache, uint32_t at)
+{
+    struct content *content = &cache->contents[at];
+    const uint32_t count = chunks_for(content->length_bytes);
+    if (content->retained || count > cache->retained_max)
+        return;
+    make_retained_room(cache, count);
+    if (cache->retained_chunks + count > cache->retained_max)
+        return; /* all of them were used since */
+    content->retained = true;
+    cache->retained_chunks += count;
 }
 
 /* A chain of `count` chunks, or NONE when what is pinned leaves no room for it. */
@@ -168,7 +204,7 @@ static uint32_t take_chunks(struct kv_blob_cache *cache, uint32_t count)
     for (uint32_t steps = 2 * cache->queued; cache->free_count < count && steps; steps--) {
         const uint32_t at = queue_pop(cache);
         struct content *content = &cache->contents[at];
-        if (content->pins || content->used) {
+        if (content->pins || content->used || content->retained) {
             content->used = false;
             queue_push(cache, at);
         } else {
@@ -217,10 +253,12 @@ static void copy_in(const struct kv_blob_cache *cache, uint32_t chunk, const uin
 }
 
 bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        uint32_t piece, size_t offset, void *buf, size_t length)
+                        uint32_t piece, size_t offset, void *buf, size_t length, bool retain)
 {
     pthread_mutex_lock(&cache->mutex);
     const uint32_t at = find(cache, ref, piece);
+    if (at != NONE && retain)
+        mark_retained(cache, at);
     if (at != NONE) {
         cache->contents[at].pins++;
         cache->contents[at].used = true;
@@ -249,7 +287,7 @@ uint32_t kv_blob_cache_run(struct kv_blob_cache *cache, const struct kv_disk_blo
 }
 
 void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        uint32_t piece, const uint8_t *content, size_t length)
+                        uint32_t piece, const uint8_t *content, size_t length, bool retain)
 {
     pthread_mutex_lock(&cache->mutex);
     const uint32_t first =
@@ -269,9 +307,11 @@ void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_r
         entry->length_bytes = (uint32_t)length;
         entry->hash_next = *bucket;
         entry->pins = 0;
-        entry->used = false;
+        entry->used = entry->retained = false;
         *bucket = first;
         queue_push(cache, first);
+        if (retain)
+            mark_retained(cache, first);
         cache->stats.bytes += length;
     }
     pthread_mutex_unlock(&cache->mutex);
@@ -281,5 +321,7 @@ void kv_blob_cache_stats(struct kv_blob_cache *cache, struct kv_blob_cache_stats
 {
     pthread_mutex_lock(&cache->mutex);
     *stats = cache->stats;
+    stats->retained_bytes = cache->retained_chunks * (uint64_t)CHUNK_BYTES;
+    stats->retained_max_bytes = cache->retained_max * (uint64_t)CHUNK_BYTES;
     pthread_mutex_unlock(&cache->mutex);
 }

@@ -17,22 +17,29 @@
 struct kv_blob_cache;
 
 struct kv_blob_cache_stats {
-    uint64_t hits, misses, bytes; /* bytes: of contents that are in memory */
+    uint64_t hits, misses, bytes;                /* bytes: of contents that are in memory */
+    uint64_t retained_bytes, retained_max_bytes; /* memory of contents that stay */
 };
 
-/* All memory it will ever use is bytes_max, taken from the system as it fills. NULL: no memory. */
-struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max);
+/*
+ * All memory it will ever use is bytes_max, taken from the system as it fills; of that,
+ * retain_percent for contents that are to stay. NULL: no memory.
+ */
+struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_percent);
 void kv_blob_cache_free(struct kv_blob_cache *cache); /* NULL is fine */
 
-/* Copy bytes [offset, offset + length) of a piece, which lie inside it. false: it is not here. */
+/*
+ * Copy bytes [offset, offset + length) of a piece, which lie inside it. false: it is not here.
+ * retain: it stays from now on, until others that are to stay are used more.
+ */
 bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        uint32_t piece, size_t offset, void *buf, size_t length);
+                        uint32_t piece, size_t offset, void *buf, size_t length, bool retain);
 /* How many of the `most` pieces right before `piece` are here; that changes nothing. */
 uint32_t kv_blob_cache_run(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
                            uint32_t piece, uint32_t most);
 /* Keep a copy of a piece, `length` bytes (not 0), if there is room to be made. */
 void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        uint32_t piece, const uint8_t *content, size_t length);
+                        uint32_t piece, const uint8_t *content, size_t length, bool retain);
 void kv_blob_cache_stats(struct kv_blob_cache *cache, struct kv_blob_cache_stats *stats);
 
 #endif

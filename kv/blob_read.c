@@ -104,7 +104,7 @@ static bool is_kept(const struct kv_blobs *blobs, const struct load *load)
 {
     if (!blobs->cache)
         return false;
-    return load->part->length <= KEEP_BYTES ||
+    return load->part->retain || load->part->length <= KEEP_BYTES ||
            (!load->frame_bytes && load->part->length < load->raw);
 }
 
@@ -156,7 +156,8 @@ static int give_stretch(struct kv_blobs *blobs, const struct load *load,
     if (!err && wanted && content + (begin - stretch->offset) != into)
         memcpy(into, content + (begin - stretch->offset), end - begin);
     if (!err && kept)
-        kv_blob_cache_keep(blobs->cache, &load->disk, stretch->piece, content, stretch->length);
+        kv_blob_cache_keep(blobs->cache, &load->disk, stretch->piece, content, stretch->length,
+                           load->part->retain);
     kv_buffers_give(blobs->buffers, scratch, stretch->length);
     return err;
 }
@@ -230,7 +231,7 @@ static bool is_cached(struct kv_blobs *blobs, const struct load *load)
         return false;
     if (!load->frame_bytes)
         return kv_blob_cache_copy(blobs->cache, &load->disk, 0, part->offset, part->buf,
-                                  part->length);
+                                  part->length, part->retain);
     size_t done = 0;
     while (done < part->length) {
         const size_t offset = part->offset + done;
@@ -238,7 +239,7 @@ static bool is_cached(struct kv_blobs *blobs, const struct load *load)
         const size_t inside = offset % load->frame_bytes;
         const size_t take = kv_min_u64(load->frame_bytes - inside, part->length - done);
         if (!kv_blob_cache_copy(blobs->cache, &load->disk, piece, inside,
-                                (uint8_t *)part->buf + done, take))
+                                (uint8_t *)part->buf + done, take, part->retain))
             return false;
         done += take;
     }
@@ -256,7 +257,7 @@ static int read_pending(struct kv_blobs *blobs, struct load *load, bool *found)
         return 0;
     load->memory = (uint8_t *)stored; /* only read */
     const bool packed = load->disk.ptr.codec != KV_CODEC_NONE;
-    const int err = give_whole(blobs, load, packed && is_kept(blobs, load));
+    const int err = give_whole(blobs, load, (packed || load->part->retain) && is_kept(blobs, load));
     kv_blob_pending_unpin(blobs->pending, number);
     return err;
 }

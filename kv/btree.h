@@ -94,6 +94,8 @@ struct kv_btree_ahead {
     /* out */
     unsigned count;
     uint64_t page_ids[KV_PAGES_AT_ONCE];
+    unsigned above_count; /* pages on the way to them, the root first */
+    uint64_t above[KV_TREE_DEPTH_MAX];
     uint8_t next[KV_KEY_MAX]; /* `more`: where to go on */
     size_t next_len;
     bool more;
@@ -101,7 +103,7 @@ struct kv_btree_ahead {
 /*
  * The leaves that cover [lower, upper) in order, as far as one page above them tells; upper.length
  * 0: no end. `scratch`: node_bytes of the caller's. A hint: they may be gone at once. None, when
- * the root is a leaf.
+ * the root is a leaf; that is `above` then.
  */
 KV_MUST_CHECK int kv_btree_leaves_ahead(struct kv_btree *btree, struct kv_bytes lower,
                                         struct kv_bytes upper, void *scratch,

@@ -10,25 +10,32 @@
 
 #include <sched.h>
 
-/* Copy the page above the leaves on the way to `key`. -ENOENT: the root is a leaf. */
-static int copy_above(struct kv_btree *btree, struct kv_bytes key, void *copy)
+/* Copy the page above the leaves on the way to `key`, and note the way. -ENOENT: the root is a
+ * leaf.
+ */
+static int copy_above(struct kv_btree *btree, struct kv_bytes key, void *copy,
+                      struct kv_btree_ahead *ahead)
 {
     for (;;) {
         struct kv_page_view view;
-        int err = kv_pager_view(btree->pager, btree->root, &view);
+        uint64_t page_id = btree->root;
+        ahead->above_count = 0;
+        int err = kv_pager_view(btree->pager, page_id, &view);
         if (err)
             return err == -ESTALE ? -EUCLEAN : err;
         for (unsigned depth = 0;; depth++) {
             kv_node_copy_racy(copy, view.bytes, btree->node_bytes);
             if (!kv_pager_view_valid(&view))
                 break;
+            ahead->above[ahead->above_count++] = page_id;
             if (kv_node_level(copy) <= 1)
                 return kv_node_level(copy) ? 0 : -ENOENT;
-            if (depth >= KV_TREE_DEPTH_MAX)
+            if (depth + 1 >= KV_TREE_DEPTH_MAX)
                 return -EUCLEAN;
             const unsigned slot = kv_node_child_slot(copy, btree->node_bytes, key.data, key.length);
             struct kv_page_view below;
-            err = kv_pager_view(btree->pager, kv_node_child(copy, slot), &below);
+            page_id = kv_node_child(copy, slot);
+            err = kv_pager_view(btree->pager, page_id, &below);
             if (!kv_pager_view_valid(&view))
                 break;
             if (err)
@@ -44,7 +51,7 @@ int kv_btree_leaves_ahead(struct kv_btree *btree, struct kv_bytes lower, struct 
 {
     ahead->count = 0;
     ahead->more = false;
-    const int err = copy_above(btree, lower, scratch);
+    const int err = copy_above(btree, lower, scratch, ahead);
     if (err)
         return err == -ENOENT ? 0 : err;
     const unsigned count = kv_node_count(scratch);

@@ -185,7 +185,7 @@ static void demote_one(struct kv_cache *cache)
  */
 static void limit_hot(struct kv_cache *cache)
 {
-    const uint32_t frames = kv_cache_frames(cache);
+    const uint32_t frames = kv_cache_frames(cache) - cache->queues[KV_QUEUE_RETAINED].count;
     const uint64_t share = (uint64_t)frames * cache->hot_percent / 100;
     const uint64_t hot_max = kv_min_u64(share, frames - WARM_MIN);
     for (unsigned i = 0; i < 2 && cache->queues[KV_TIER_HOT].count > hot_max; i++)
@@ -198,6 +198,47 @@ static void enter_hot(struct kv_cache *cache, uint32_t index)
     cache->frames[index].was_hot = true;
     cache->counts[KV_TIER_HOT].promotions++;
     limit_hot(cache);
+}
+
+/* ---- retained pages --------------------------------------------------------- */
+
+uint32_t kv_cache_retained_max(const struct kv_cache *cache)
+{
+    return (uint32_t)((uint64_t)(kv_cache_frames_min(cache) - KV_FRAMES_MIN) *
+                      cache->retain_percent / 100);
+}
+
+/* The least used of them goes to hot. */
+static void release_one(struct kv_cache *cache)
+{
+    const struct kv_cache_queue *const queue = &cache->queues[KV_QUEUE_RETAINED];
+    for (uint32_t steps = 4 * queue->count; steps; steps--) {
+        struct kv_frame *frame = &cache->frames[queue->tail];
+        const uint8_t uses = kv_cache_uses(frame);
+        const uint32_t index = queue->tail;
+        kv_cache_queue_unlink(cache, index);
+        if (!uses || steps == 1) {
+            kv_cache_queue_push(cache, KV_TIER_HOT, index);
+            limit_hot(cache);
+            return;
+        }
+        atomic_store_explicit(&frame->referenced, (uint8_t)(uses - 1), memory_order_relaxed);
+        kv_cache_queue_push(cache, KV_QUEUE_RETAINED, index);
+    }
+}
+
+void kv_cache_retain(struct kv_cache *cache, uint32_t index)
+{
+    struct kv_frame *const frame = &cache->frames[index];
+    const uint32_t most = kv_cache_retained_max(cache);
+    kv_cache_touch_racy(frame);
+    if (tier_of(frame) == KV_QUEUE_RETAINED || !most || KV_PLANT(page_not_retained))
+        return;
+    while (cache->queues[KV_QUEUE_RETAINED].count >= most)
+        release_one(cache);
+    kv_cache_queue_unlink(cache, index);
+    kv_cache_queue_push(cache, KV_QUEUE_RETAINED, index);
+    frame->was_hot = true;
 }
 
 /* ---- hash ---------------------------------------------------------------------- */

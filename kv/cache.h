@@ -8,6 +8,9 @@
  * warm, and what hot holds may be out of use (S3-FIFO, Yang et al. 2023; 2Q, Johnson & Shasha
  * 1994).
  *
+ * A page that somebody asked to be retained is out of this: it is in a queue of its own, which only
+ * others of its kind push it out of, to hot.
+ *
  * Other frames are slabs: cut into chunks, in which packed pages lie, cold or frozen. A slab is
  * made of a frame when packed pages need room, and becomes one again when frames do.
  *
@@ -26,7 +29,7 @@
 #define KV_FRAME_NONE UINT32_MAX
 
 /* Where a frame is, besides hot and warm. */
-enum { KV_QUEUE_FREE = KV_TIER_COUNT, KV_QUEUE_SLAB, KV_QUEUE_COUNT };
+enum { KV_QUEUE_FREE = KV_TIER_COUNT, KV_QUEUE_SLAB, KV_QUEUE_RETAINED, KV_QUEUE_COUNT };
 
 enum kv_frame_flags {
     KV_FRAME_LOADING = 1,  /* being read from the device; version is odd */
@@ -71,6 +74,7 @@ struct kv_cache {
     struct kv_tiers tiers;    /* as asked for */
     uint32_t hot_percent;     /* of the frames that are no slabs */
     uint32_t slabs_max;       /* that the tiers allow */
+    uint32_t retain_percent;  /* immutable once it is used; of the frames that are left for pages */
     uint32_t cold_chunks_max; /* while all slabs are in use */
     uint32_t kept, passed;    /* pages that lately could and could not be packed, decaying */
     _Atomic uint32_t *buckets;
@@ -155,6 +159,10 @@ void kv_cache_insert(struct kv_cache *cache, uint32_t index, uint64_t page_id);
 void kv_cache_remove(struct kv_cache *cache, uint32_t index);
 
 uint32_t kv_cache_take_free(struct kv_cache *cache);
+/* Frames that retained pages may take. */
+uint32_t kv_cache_retained_max(const struct kv_cache *cache);
+/* A page in hot, warm or retained is retained from now on. */
+void kv_cache_retain(struct kv_cache *cache, uint32_t index);
 /*
  * The next page to leave memory: clean, not pinned, not used lately if there is such a one.
  * KV_FRAME_NONE: none can leave now. Dirty frames that were passed over because only that

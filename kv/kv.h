@@ -141,8 +141,10 @@ struct kv_open_options {
     uint32_t commit_interval_ms;  /* 0 = 1000 */
     struct kv_tiers tiers;        /* of what the budget has for pages */
     uint32_t blob_percent; /* of the budget, for blobs that were read lately: 0..75; 0 = none */
-    bool buffered_io;      /* host page cache instead of O_DIRECT */
-    bool no_background;    /* no threads yet, or ever: then the caller checkpoints and syncs */
+    /* Of what there is for pages, and for blobs, how much may be retained (kv_retain): 0..50. */
+    uint32_t retain_percent;
+    bool buffered_io;   /* host page cache instead of O_DIRECT */
+    bool no_background; /* no threads yet, or ever: then the caller checkpoints and syncs */
     /*
      * fsck: open what is damaged, as far as it goes, for kv_check to mend. The log may be
      * damaged before its durable end (it ends there), the backup superblock is used when both
@@ -363,6 +365,7 @@ struct kv_blob_part {
     struct kv_blob_ref ref;
     void *buf; /* aligned to 4096, and whole frames or all of a blob wanted: may save a copy */
     size_t offset, length;
+    bool retain; /* once read it stays in memory, as kv_retain has it; within blob_percent */
     /* What kv_blob_table_range says of [table_from, table_to), which the range lies in; may be
      * NULL: the whole blob is read. */
     const void *table;
@@ -468,6 +471,20 @@ KV_MUST_CHECK int kv_prefetch(struct kv_store *store, const void *lower, size_t 
                               uint64_t *bytes_read);
 
 /*
+ * Bring what holds `lower` and the keys up to `upper` into memory, and let it stay, whatever is
+ * read: only other pages that are retained take its place, the least used first, once all that are
+ * take the share that retain_percent allows. What changes stays too; a page that is split off does
+ * when this is called again. Large values and blobs: kv_blob_part.retain.
+ *
+ * lower/upper  borrowed for the call; length 0: unbounded.
+ *
+ * Returns 0, also when the range has more than the share; -EINVAL a key length out of range; what
+ * reading says. Threads: any.
+ */
+KV_MUST_CHECK int kv_retain(struct kv_store *store, const void *lower, size_t lower_len,
+                            const void *upper, size_t upper_len);
+
+/*
  * Change what the tiers may take. What is over its share then leaves as others need the memory.
  * Returns 0; -EINVAL: neither hot nor warm has any, or a ratio is above KV_TIER_RATIO_MAX.
  * Threads: any.
@@ -506,6 +523,7 @@ struct kv_stats {
     uint64_t pages_unpackable;             /* that gain too little from it */
     uint64_t blob_reads, blob_read_bytes, blob_writes, blob_write_bytes; /* of the device */
     uint64_t blob_hits, blob_misses, blob_cached_bytes; /* of what blob_percent is for */
+    uint64_t retained_bytes, retained_max_bytes;        /* pages, which count as hot, and blobs */
     uint64_t device_reads, device_read_bytes, device_writes, device_write_bytes, device_flushes;
     uint64_t log_records, log_bytes, log_flushes, log_used_bytes, log_total_bytes;
     uint64_t checkpoints, batches, gets;

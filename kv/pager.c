@@ -46,6 +46,7 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
         kv_cache_init(&pager->cache, config->budget_bytes, config->node_bytes, &config->tiers);
     if (err)
         goto out_pager;
+    pager->cache.retain_percent = config->retain_percent;
     pager->checkpoint = kv_pager_batch_new(config->node_bytes);
     pager->early = kv_pager_batch_new(config->node_bytes);
     err = pager->checkpoint && pager->early ? 0 : -ENOMEM;
@@ -111,9 +112,9 @@ static bool view_frame(struct kv_pager *pager, uint32_t index, uint64_t page_id,
 static void count_hit(struct kv_pager *pager, uint32_t index)
 {
     struct kv_frame *frame = frame_at(pager, index);
-    const bool hot = atomic_load_explicit(&frame->tier, memory_order_relaxed) == KV_TIER_HOT;
+    const bool warm = atomic_load_explicit(&frame->tier, memory_order_relaxed) == KV_TIER_WARM;
     kv_cache_touch_racy(frame);
-    kv_counter_add(&pager->hits[hot ? KV_TIER_HOT : KV_TIER_WARM], 1);
+    kv_counter_add(&pager->hits[warm ? KV_TIER_WARM : KV_TIER_HOT], 1);
 }
 
 /* *index: where the page was, or KV_FRAME_NONE. */
@@ -304,8 +305,9 @@ static void stats_of_tiers(const struct kv_pager *pager, struct kv_tier_stats *t
     memcpy(tiers, cache->counts, sizeof cache->counts);
     for (enum kv_tier tier = 0; tier < KV_TIER_COUNT; tier++)
         tiers[tier].pages = cache->queues[tier].count;
+    tiers[KV_TIER_HOT].pages += cache->queues[KV_QUEUE_RETAINED].count;
     for (enum kv_tier tier = KV_TIER_HOT; tier <= KV_TIER_WARM; tier++) {
-        tiers[tier].bytes = cache->queues[tier].count * frame_cost;
+        tiers[tier].bytes = tiers[tier].pages * frame_cost;
         tiers[tier].hits = kv_counter_sum(&pager->hits[tier]);
     }
     tiers[KV_TIER_HOT].bytes_max = frames_max * cache->hot_percent / 100;
@@ -332,6 +334,9 @@ void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats)
         .memory_bytes = (pager->cache.frame_count - pager->cache.queues[KV_QUEUE_FREE].count) *
                         (uint64_t)(pager->config.node_bytes + KV_CACHE_FRAME_COST),
     };
+    const uint64_t frame_cost = pager->config.node_bytes + KV_CACHE_FRAME_COST;
+    stats->retained_bytes = pager->cache.queues[KV_QUEUE_RETAINED].count * frame_cost;
+    stats->retained_max_bytes = kv_cache_retained_max(&pager->cache) * frame_cost;
     stats_of_tiers(pager, stats->tiers);
     pthread_mutex_unlock(&pager->mutex);
 }

@@ -29,6 +29,7 @@ struct kv_pager_config {
     size_t node_bytes;
     uint64_t budget_bytes;
     struct kv_tiers tiers;
+    uint32_t retain_percent; /* of the frames for pages: 0..50 */
     struct kv_codec_spec codec;
     uint64_t image_id; /* kv_superblock_log_id */
     uint64_t epoch;    /* the first open one */
@@ -74,6 +75,8 @@ void kv_pager_fetch_frame(const struct kv_pager *pager, uint64_t page_id);
  * not be had is left out, and whoever asks for it will hear why.
  */
 void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
+/* The same, and what is there now is retained (kv_cache_retain). */
+void kv_pager_retain(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
 /* How many pages there is room for in hot and warm, whatever else memory is used for. */
 uint64_t kv_pager_page_room(struct kv_pager *pager);
 /* Did nothing change since kv_pager_view? Only then is what was read true. */
@@ -147,6 +150,7 @@ struct kv_pager_stats {
     uint64_t misses, evictions, writes, write_bytes;
     uint64_t packed, repacked, unpackable;
     uint64_t memory_bytes;
+    uint64_t retained_bytes, retained_max_bytes;
     struct kv_tier_stats tiers[KV_TIER_COUNT];
 };
 void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats);

@@ -285,6 +285,19 @@ static void wait_for_loads(struct kv_pager *pager, const uint64_t *page_ids, siz
         }
 }
 
+void kv_pager_retain(struct kv_pager *pager, const uint64_t *page_ids, size_t count)
+{
+    kv_pager_prefetch(pager, page_ids, count);
+    pthread_mutex_lock(&pager->mutex);
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t index = kv_cache_find(&pager->cache, page_ids[i]);
+        if (index != KV_FRAME_NONE &&
+            !(frame_at(pager, index)->flags & (KV_FRAME_LOADING | KV_FRAME_FREED)))
+            kv_cache_retain(&pager->cache, index);
+    }
+    pthread_mutex_unlock(&pager->mutex);
+}
+
 void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count)
 {
     struct load loads[PREFETCH_MAX];

@@ -160,6 +160,12 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
         kv_device_close(options->device);
         return -EINVAL;
     }
+    if (options->retain_percent > KV_RETAIN_PERCENT_MAX) {
+        kv_error_set(error, "%u percent of the memory to be retained is too much; the most is %u",
+                     options->retain_percent, KV_RETAIN_PERCENT_MAX);
+        kv_device_close(options->device);
+        return -EINVAL;
+    }
     if (!kv_tiers_valid(&options->tiers)) {
         kv_error_set(error,
                      "the tiers' ratios make no sense: hot or warm must have some, and none may be "

@@ -95,8 +95,9 @@ static inline uint64_t kv_store_log_weight(const struct kv_store *store, size_t 
     return kv_max_u64(length, cost * store->log_cost_percent / 100);
 }
 
-#define KV_BUDGET_MIN       (8ull << 20) /* of memory_budget_bytes */
-#define KV_BLOB_PERCENT_MAX 75u          /* of blob_percent */
+#define KV_BUDGET_MIN         (8ull << 20) /* of memory_budget_bytes */
+#define KV_BLOB_PERCENT_MAX   75u          /* of blob_percent */
+#define KV_RETAIN_PERCENT_MAX 50u          /* of retain_percent */
 
 void kv_store_log(struct kv_store *store, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);

@@ -143,6 +143,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .node_bytes = store->node_bytes,
                                            .budget_bytes = budget - map_share - blob_share,
                                            .tiers = options->tiers,
+                                           .retain_percent = options->retain_percent,
                                            .codec = store->blobs.codec,
                                            .image_id = kv_superblock_log_id(sb),
                                            .epoch = epoch,
@@ -151,7 +152,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .context = store};
     err = kv_pager_open(&config, &store->pager);
     if (!err && blob_share) {
-        store->blobs.cache = kv_blob_cache_new(blob_share);
+        store->blobs.cache = kv_blob_cache_new(blob_share, options->retain_percent);
         err = store->blobs.cache ? 0 : -ENOMEM;
     }
     for (uint8_t i = 0; i < KV_TREE_COUNT && !err; i++)

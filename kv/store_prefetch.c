@@ -1,5 +1,5 @@
 /*
- * kv/store_prefetch.c: bringing keys into memory before they are asked for.
+ * kv/store_prefetch.c: bringing keys into memory before they are asked for, or for ever.
  *
  * Owns       nothing.
  * Invariant  no more leaves are read than the caller allows, or than fit beside what is used.
@@ -10,36 +10,65 @@
 /* What one call reads when the caller does not say: a part of what hot and warm can hold. */
 #define PREFETCH_PART 2u
 
-int kv_prefetch(struct kv_store *store, const void *lower, size_t lower_len, const void *upper,
-                size_t upper_len, uint64_t bytes_max, uint64_t *bytes_read)
+/* What is done with the pages that hold a range, `count` of them at a time. */
+typedef void pages_fn(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
+
+/* Leaves that cover the range, and with `with_above` what is above them; at most `left` leaves. */
+static int each_page(struct kv_store *store, const void *lower, size_t lower_len,
+                     const struct kv_bytes upper, bool with_above, uint64_t left, pages_fn *act,
+                     uint64_t *seen)
 {
-    if (bytes_read)
-        *bytes_read = 0;
-    if (lower_len > KV_KEY_MAX || upper_len > KV_KEY_MAX)
-        return -EINVAL;
     struct kv_btree_ahead ahead = {.max = KV_PAGES_AT_ONCE, .next_len = lower_len, .more = true};
     uint8_t *scratch = malloc(store->node_bytes);
     if (!scratch)
         return -ENOMEM;
     if (lower_len)
         memcpy(ahead.next, lower, lower_len);
-    const uint64_t room = kv_pager_page_room(store->pager) / PREFETCH_PART;
-    uint64_t left = bytes_max ? kv_min_u64(bytes_max / store->node_bytes, room) : room;
     int err = 0;
     while (ahead.more && left && !err) {
         uint8_t from[KV_KEY_MAX];
         const struct kv_bytes begin = {.data = from, .length = ahead.next_len};
-        const struct kv_bytes end = {.data = upper, .length = upper_len};
         memcpy(from, ahead.next, ahead.next_len);
         ahead.max = (unsigned)kv_min_u64(left, KV_PAGES_AT_ONCE);
-        err = kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], begin, end, scratch, &ahead);
+        err = kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], begin, upper, scratch, &ahead);
         if (err)
             break;
-        kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
+        if (with_above)
+            act(store->pager, ahead.above, ahead.above_count);
+        act(store->pager, ahead.page_ids, ahead.count);
         left -= ahead.count;
-        if (bytes_read)
-            *bytes_read += ahead.count * (uint64_t)store->node_bytes;
+        *seen += ahead.count;
     }
     free(scratch);
+    return err;
+}
+
+int kv_retain(struct kv_store *store, const void *lower, size_t lower_len, const void *upper,
+              size_t upper_len)
+{
+    struct kv_pager_stats stats;
+    uint64_t seen = 0;
+    if (lower_len > KV_KEY_MAX || upper_len > KV_KEY_MAX)
+        return -EINVAL;
+    kv_pager_stats(store->pager, &stats);
+    const uint64_t most = stats.retained_max_bytes / store->node_bytes;
+    const struct kv_bytes end = {.data = upper, .length = upper_len};
+    return most ? each_page(store, lower, lower_len, end, true, most, kv_pager_retain, &seen) : 0;
+}
+
+int kv_prefetch(struct kv_store *store, const void *lower, size_t lower_len, const void *upper,
+                size_t upper_len, uint64_t bytes_max, uint64_t *bytes_read)
+{
+    uint64_t seen = 0;
+    if (bytes_read)
+        *bytes_read = 0;
+    if (lower_len > KV_KEY_MAX || upper_len > KV_KEY_MAX)
+        return -EINVAL;
+    const uint64_t room = kv_pager_page_room(store->pager) / PREFETCH_PART;
+    const uint64_t most = bytes_max ? kv_min_u64(bytes_max / store->node_bytes, room) : room;
+    const struct kv_bytes end = {.data = upper, .length = upper_len};
+    const int err = each_page(store, lower, lower_len, end, false, most, kv_pager_prefetch, &seen);
+    if (bytes_read)
+        *bytes_read = seen * store->node_bytes;
     return err;
 }

@@ -94,6 +94,8 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->blob_hits = cached.hits;
     stats->blob_misses = cached.misses;
     stats->blob_cached_bytes = cached.bytes;
+    stats->retained_bytes = pager.retained_bytes + cached.retained_bytes;
+    stats->retained_max_bytes = pager.retained_max_bytes + cached.retained_max_bytes;
     stats->blob_writes = atomic_load_explicit(&store->blobs.writes, memory_order_relaxed);
     stats->blob_write_bytes = atomic_load_explicit(&store->blobs.write_bytes, memory_order_relaxed);
     const struct kv_device_counts *counts = &store->device->counts;

@@ -16,7 +16,9 @@
 #include <string.h>
 
 #include "fs/figures.h"
+#include "fs/policy.h"
 #include "kv/base.h"
+#include "tools/config_policy.h"
 #include "tools/memory.h"
 #include "tools/options.h"
 #include "tools/profiles.h"
@@ -138,6 +140,12 @@ static const struct setting settings[] = {
      FIELD(extent_percent),
      0,
      75,
+     NULL},
+    {{"memory", "pin_percent", "25", "a number from 0 to 50"},
+     SETTING_U32,
+     FIELD(pin_percent),
+     0,
+     50,
      NULL},
     {{"memory", "log_buffer", "4M", "a size from 64K to 64M, such as 1M"},
      SETTING_SIZE,
@@ -476,29 +484,82 @@ int tool_config_set(const char *key, const char *value, struct fs_mount_options 
 struct reading {
     struct fs_mount_options *options;
     bool seen[SETTING_COUNT];
+    struct fs_policies *policies; /* owned until the end; NULL: none so far */
+    struct fs_policy *policy;     /* whose section it is; NULL: another one */
+    int policy_line;              /* where that begins */
     FILE *file;
-    int line;          /* that was read last, from 1 */
-    int failed_line;   /* the first one with a setting that is wrong; 0 none */
-    char problem[320]; /* of that line */
+    int line;                          /* that was read last, from 1 */
+    int failed_line;                   /* the first one with a setting that is wrong; 0 none */
+    int err;                           /* -ENOMEM, or 0 */
+    char problem[TOOL_POLICY_PROBLEM]; /* of the line that failed */
 };
-
-/* Read a line for the parser, which does not tell its callback where it is. */
-static char *read_line(char *line, int capacity, void *context)
-{
-    struct reading *reading = context;
-    reading->line++;
-    return fgets(line, capacity, reading->file);
-}
 
 __attribute__((format(printf, 2, 3))) static int fail_line(struct reading *reading,
                                                            const char *format, ...)
 {
     va_list arguments;
+    if (reading->failed_line)
+        return 0; /* the first one is what we report */
     va_start(arguments, format);
     vsnprintf(reading->problem, sizeof reading->problem, format, arguments);
     va_end(arguments);
     reading->failed_line = reading->line;
     return 0;
+}
+
+/* The section of a policy is over. */
+static void end_policy(struct reading *reading)
+{
+    const int line = reading->line;
+    if (reading->policy && !reading->policy->sets) {
+        reading->line = reading->policy_line;
+        (void)fail_line(reading, "policy \"%s\" sets nothing; give it a key or leave it out",
+                        reading->policy->pattern);
+        reading->line = line;
+    }
+    reading->policy = NULL;
+}
+
+/* The parser would cut a long pattern, and end it at the first bracket: policies begin here. */
+static void begin_section(struct reading *reading, char *line)
+{
+    char problem[TOOL_POLICY_PROBLEM];
+    end_policy(reading);
+    if (!tool_policy_is_header(line))
+        return;
+    reading->policy_line = reading->line;
+    const int err = tool_policy_begin(line, &reading->policies, &reading->policy, problem);
+    if (err == -ENOMEM)
+        reading->err = err;
+    else if (err)
+        (void)fail_line(reading, "%s", problem);
+    strcpy(line, "[policy]\n"); /* there is room: the parser's lines have 200 bytes */
+}
+
+/*
+ * Read a line for the parser, which does not tell its callback where it is. Blanks before it go:
+ * the parser would take the line for one that goes on.
+ */
+static char *read_line(char *line, int capacity, void *context)
+{
+    struct reading *reading = context;
+    reading->line++;
+    if (!fgets(line, capacity, reading->file)) {
+        end_policy(reading);
+        return NULL;
+    }
+    const size_t length = strlen(line), blank = strspn(line, " \t");
+    if (length + 1 == (size_t)capacity && line[length - 1] != '\n') {
+        int next = fgetc(reading->file);
+        if (next != EOF && next != '\n')
+            (void)fail_line(reading, "the line is longer than %d bytes", capacity - 2);
+        while (next != EOF && next != '\n')
+            next = fgetc(reading->file);
+    }
+    memmove(line, line + blank, length + 1 - blank);
+    if (*line == '[')
+        begin_section(reading, line);
+    return line;
 }
 
 /* Take one `key = value` line; the parser wants 1 for success and 0 for an error. */
@@ -508,6 +569,12 @@ static int take_line(void *context, const char *section, const char *key, const 
     if (reading->failed_line)
         return 1; /* the parser goes on; the first error is what we report */
 
+    if (reading->policy) {
+        char problem[TOOL_POLICY_PROBLEM];
+        return tool_policy_set(reading->policy, key, value, problem)
+                   ? fail_line(reading, "%s", problem)
+                   : 1;
+    }
     const struct setting *setting = find_setting(key);
     if (!setting)
         return fail_line(reading, "unknown key \"%.60s\"; mount.conf lists all keys", key);
@@ -528,6 +595,12 @@ static int take_line(void *context, const char *section, const char *key, const 
     return 1;
 }
 
+void tool_config_release(struct fs_mount_options *options)
+{
+    fs_policies_free(options->policies);
+    options->policies = NULL;
+}
+
 int tool_config_read(const char *path, struct fs_mount_options *options, struct kv_error *error)
 {
     struct reading reading = {.options = options, .file = fopen(path, "re")};
@@ -544,16 +617,20 @@ int tool_config_read(const char *path, struct fs_mount_options *options, struct 
         err = -EIO;
         snprintf(error->text, sizeof error->text, "%.200s: can not be read; give -c a text file",
                  path);
-    } else if (line < 0) {
+    } else if (line < 0 || reading.err) {
         err = -ENOMEM;
         snprintf(error->text, sizeof error->text, "%.200s: %s", path, tool_error_text(err));
-    } else if (line > 0) {
+    } else if (line > 0 || reading.failed_line) {
+        const bool is_known = reading.failed_line && (!line || reading.failed_line <= line);
         err = -EINVAL;
-        snprintf(error->text, sizeof error->text, "%.100s:%d: %s", path, line,
-                 line == reading.failed_line
-                     ? reading.problem
-                     : "is neither [section] nor key = value nor # comment");
+        snprintf(error->text, sizeof error->text, "%.100s:%d: %s", path,
+                 is_known ? reading.failed_line : line,
+                 is_known ? reading.problem : "is neither [section] nor key = value nor # comment");
     }
     (void)fclose(reading.file); /* only read */
+    if (err)
+        fs_policies_free(reading.policies);
+    else if (reading.policies)
+        options->policies = reading.policies;
     return err;
 }

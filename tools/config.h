@@ -9,8 +9,10 @@
 
 #include "fs/mount.h"
 
-/* Set every setting to its default; image, dir, extra and the log become NULL. */
+/* Set every setting to its default; image, dir, extra, policies and the log become NULL. */
 void tool_config_defaults(struct fs_mount_options *options);
+/* Free what tool_config_read has made: the policies. */
+void tool_config_release(struct fs_mount_options *options);
 
 /*
  * The same, and then what a profile (tools/profiles.h) says: of that name, or if it is NULL, of the
@@ -21,11 +23,12 @@ void tool_config_start(const char *profile_name, const char *path,
                        struct fs_mount_options *options);
 
 /*
- * Apply the settings in an INI file.
+ * Apply the settings in an INI file. Sections [policy "PATTERN"] become options->policies, which
+ * must be NULL before; tool_config_release frees them.
  *
  * Returns 0; -EINVAL a line that is no setting, an unknown section or key, a key given twice,
  * or a bad value: `error` names file, line and key; or what opening and reading the file say.
- * `options` is unspecified after an error.
+ * `options` is unspecified after an error, and has no policies.
  */
 KV_MUST_CHECK int tool_config_read(const char *path, struct fs_mount_options *options,
                                    struct kv_error *error);

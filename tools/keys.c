@@ -62,12 +62,26 @@ char *keys_join(const char *path, const char *name)
 int tool_keys_open(const char *target, enum tool_keys_access access, struct tool_keys **keys,
                    struct kv_error *error)
 {
+    return tool_keys_open_under(target, access, NULL, keys, error);
+}
+
+int tool_keys_open_under(const char *target, enum tool_keys_access access,
+                         const struct fs_policies *policies, struct tool_keys **keys,
+                         struct kv_error *error)
+{
     struct stat status;
     if (stat(target, &status)) {
         const int err = -errno;
         snprintf(error->text, sizeof error->text,
                  "%.200s: %s; give an image or a mounted directory", target, tool_error_text(err));
         return err;
+    }
+    if (policies && S_ISDIR(status.st_mode)) {
+        snprintf(
+            error->text, sizeof error->text,
+            "%.200s: a mount has the policies that it was mounted with; give them for an image",
+            target);
+        return -EINVAL;
     }
     struct tool_keys *opened = calloc(1, sizeof *opened);
     if (!opened) {
@@ -81,7 +95,7 @@ int tool_keys_open(const char *target, enum tool_keys_access access, struct tool
         err = keys_mount_open(target, &opened->backend, error);
     } else {
         opened->ops = &keys_image_ops;
-        err = keys_image_open(target, access, &opened->backend, error);
+        err = keys_image_open(target, access, policies, &opened->backend, error);
     }
     if (err) {
         free(opened);
@@ -256,14 +270,15 @@ int tool_keys_get(struct tool_keys *keys, const char *key, tool_sink_fn *sink, v
     return err ? keys_describe(key, err, error) : 0;
 }
 
-int tool_keys_put(struct tool_keys *keys, const char *key, int in_fd, struct kv_error *error)
+int tool_keys_put(struct tool_keys *keys, const char *key, int in_fd, uint64_t ttl_seconds,
+                  struct kv_error *error)
 {
     int err = tool_check_key(key, error);
     if (err)
         return err;
     err = look_for_value(keys, key);
     if (!err || err == -ENOENT)
-        err = keys->ops->put(keys->backend, key, in_fd);
+        err = keys->ops->put(keys->backend, key, in_fd, ttl_seconds);
     return err ? keys_describe(key, err, error) : 0;
 }
 

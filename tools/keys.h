@@ -28,6 +28,15 @@ enum tool_keys_access { TOOL_KEYS_READ, TOOL_KEYS_WRITE, TOOL_KEYS_IMPORT };
 KV_MUST_CHECK int tool_keys_open(const char *target, enum tool_keys_access access,
                                  struct tool_keys **keys, struct kv_error *error);
 
+/*
+ * The same; an image is read as under a mount with these policies, which are borrowed until
+ * tool_keys_close. NULL: none. -EINVAL with policies for a mount: it has its own.
+ */
+struct fs_policies;
+KV_MUST_CHECK int tool_keys_open_under(const char *target, enum tool_keys_access access,
+                                       const struct fs_policies *policies, struct tool_keys **keys,
+                                       struct kv_error *error);
+
 /* Changes are durable when it returns 0; `keys` is gone whatever is returned. */
 KV_MUST_CHECK int tool_keys_close(struct tool_keys *keys, struct kv_error *error);
 
@@ -75,9 +84,12 @@ KV_MUST_CHECK int tool_keys_scan(struct tool_keys *keys, const struct tool_scan 
 /*
  * Store what a descriptor gives until its end. Directories on the way are made; an old value
  * is replaced as a whole, keeping its mode and owner: others see the old one or the new one.
+ *
+ * ttl_seconds  the value expires so long from now (fs/expiry.h); 0: as its directory and policies
+ *              say.
  */
 KV_MUST_CHECK int tool_keys_put(struct tool_keys *keys, const char *key, int in_fd,
-                                struct kv_error *error);
+                                uint64_t ttl_seconds, struct kv_error *error);
 
 /* Remove a key; a directory only if recursive, with all that is in it. */
 KV_MUST_CHECK int tool_keys_remove(struct tool_keys *keys, const char *key, bool recursive,

@@ -36,7 +36,7 @@ struct keys_backend_ops {
                 keys_name_fn *visit, void *context);
     int (*get)(struct keys_backend *backend, const char *path, tool_sink_fn *sink, void *context);
     /* Makes the directories on the way; replaces as a whole, handing on owner and mode. */
-    int (*put)(struct keys_backend *backend, const char *path, int in_fd);
+    int (*put)(struct keys_backend *backend, const char *path, int in_fd, uint64_t ttl_seconds);
     /* A directory only if recursive, and with what is in it; else -EISDIR. */
     int (*remove)(struct keys_backend *backend, const char *path, bool recursive);
     /* Changes that were taken apart already; all or none, durable; `error` has the words. */
@@ -63,7 +63,8 @@ KV_MUST_CHECK int keys_mount_open(const char *dir, struct keys_backend **backend
 /* tools/keys_image.c: by opening the image. */
 extern const struct keys_backend_ops keys_image_ops;
 KV_MUST_CHECK int keys_image_open(const char *image, enum tool_keys_access access,
-                                  struct keys_backend **backend, struct kv_error *error);
+                                  const struct fs_policies *policies, struct keys_backend **backend,
+                                  struct kv_error *error);
 
 /* The volume of an image, and who works with it; NULL: the target is a mount. */
 struct fs_volume;

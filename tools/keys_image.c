@@ -34,7 +34,8 @@ static void log_line(void *context, enum kv_log_level level, const char *line)
         tool_complain("%s", line);
 }
 
-int keys_image_open(const char *image, enum tool_keys_access access, struct keys_backend **backend,
+int keys_image_open(const char *image, enum tool_keys_access access,
+                    const struct fs_policies *policies, struct keys_backend **backend,
                     struct kv_error *error)
 {
     const bool read_only = access == TOOL_KEYS_READ;
@@ -42,7 +43,8 @@ int keys_image_open(const char *image, enum tool_keys_access access, struct keys
         .read_only = read_only,
         .sync = access == TOOL_KEYS_IMPORT ? KV_SYNC_CHECKPOINT : KV_SYNC_FSYNC,
         .log = log_line};
-    const struct fs_volume_options volume_options = {.read_only = read_only, .log = log_line};
+    const struct fs_volume_options volume_options = {
+        .read_only = read_only, .log = log_line, .policies = policies};
     struct keys_backend *opened = calloc(1, sizeof *opened);
     int err = opened ? kv_open(image, &store_options, &opened->store, error) : -ENOMEM;
     if (err)
@@ -206,9 +208,10 @@ static ssize_t read_in(void *context, void *buf, size_t cap)
     return err ? err : (ssize_t)got;
 }
 
-static int image_put(struct keys_backend *backend, const char *path, int in_fd)
+static int image_put(struct keys_backend *backend, const char *path, int in_fd,
+                     uint64_t ttl_seconds)
 {
-    return fs_path_write(backend->volume, &backend->caller, path, read_in, &in_fd);
+    return fs_path_write_for(backend->volume, &backend->caller, path, ttl_seconds, read_in, &in_fd);
 }
 
 static int image_remove(struct keys_backend *backend, const char *path, bool recursive)

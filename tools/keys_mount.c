@@ -7,15 +7,18 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "fs/apply.h"
 #include "kv/base.h"
+#include "fs/expiry.h"
 #include "tools/command.h"
 #include "tools/keys_backend.h"
 #include "tools/mounts.h"
@@ -354,18 +357,35 @@ static int mount_get(struct keys_backend *backend, const char *path, tool_sink_f
     return err;
 }
 
-/* A name for a value that is not in place yet, unlike any other process's. */
-static void temporary_name(char name[64])
+#define TEMPORARY_BYTES 128u
+#define ENDING_MAX      32u
+
+/*
+ * A name for a value that is not in place yet, unlike any other process's. It ends as the final one
+ * does: policies that go by that hold for what is written.
+ */
+static void temporary_name(const char *final, char name[TEMPORARY_BYTES])
 {
     struct timespec now;
+    const char *const dot = strrchr(final, '.');
     (void)clock_gettime(CLOCK_REALTIME, &now); /* can not fail for this clock */
-    snprintf(name, 64, ".kvfs-put-%d-%lld%09ld", (int)getpid(), (long long)now.tv_sec, now.tv_nsec);
+    snprintf(name, TEMPORARY_BYTES, ".kvfs-put-%d-%lld%09ld%s", (int)getpid(),
+             (long long)now.tv_sec, now.tv_nsec, dot && strlen(dot) <= ENDING_MAX ? dot : "");
+}
+
+static int set_ttl(int fd, uint64_t ttl_seconds)
+{
+    char text[32];
+    const int length = snprintf(text, sizeof text, "%" PRIu64, ttl_seconds);
+    return fsetxattr(fd, FS_XATTR_TTL, text, (size_t)length, 0) ? -errno : 0;
 }
 
 /* Fill the new file from in_fd and make it durable, like the old one in mode and owner. */
-static int fill(int fd, int in_fd, const struct stat *old)
+static int fill(int fd, int in_fd, uint64_t ttl_seconds, const struct stat *old)
 {
     int err = copy(in_fd, write_to, &fd);
+    if (!err && ttl_seconds)
+        err = set_ttl(fd, ttl_seconds);
     /* An owner that we may not give is no reason to refuse the value; the mode then stays ours. */
     if (!err && old && fchown(fd, old->st_uid, old->st_gid) == 0 &&
         fchmod(fd, old->st_mode & 07777))
@@ -376,16 +396,16 @@ static int fill(int fd, int in_fd, const struct stat *old)
 }
 
 /* Replace `name` in `dir`, or make it. */
-static int replace(int dir, const char *name, int in_fd)
+static int replace(int dir, const char *name, int in_fd, uint64_t ttl_seconds)
 {
     struct stat old;
     const bool has_old = fstatat(dir, name, &old, AT_SYMLINK_NOFOLLOW) == 0;
-    char temporary[64];
-    temporary_name(temporary);
+    char temporary[TEMPORARY_BYTES];
+    temporary_name(name, temporary);
     const int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
         return -errno;
-    int err = fill(fd, in_fd, has_old ? &old : NULL);
+    int err = fill(fd, in_fd, ttl_seconds, has_old ? &old : NULL);
     if (close(fd) && !err)
         err = -errno;
     if (!err && renameat(dir, temporary, dir, name))
@@ -397,13 +417,14 @@ static int replace(int dir, const char *name, int in_fd)
     return fsync(dir) ? -errno : 0;
 }
 
-static int mount_put(struct keys_backend *backend, const char *path, int in_fd)
+static int mount_put(struct keys_backend *backend, const char *path, int in_fd,
+                     uint64_t ttl_seconds)
 {
     const char *name;
     const int dir = walk(backend, path, true, &name);
     if (dir < 0)
         return dir;
-    const int err = replace(dir, name, in_fd);
+    const int err = replace(dir, name, in_fd, ttl_seconds);
     close(dir);
     return err;
 }

@@ -148,7 +148,11 @@ static int run_info(const struct tool_arguments *arguments)
     struct kv_error error = {""};
     if (arguments->operands[1])
         return tool_key_info(arguments->operands[0], arguments->operands[1],
-                             tool_given(arguments, 'j'));
+                             tool_given(arguments, 'j'), tool_value(arguments, 'c'));
+    if (tool_given(arguments, 'c')) {
+        tool_complain("--config is about a KEY; give one");
+        return TOOL_USAGE;
+    }
     struct facts facts = {.image = arguments->operands[0]};
     struct tool_mount mount;
     struct stat status;
@@ -181,16 +185,18 @@ static int run_info(const struct tool_arguments *arguments)
     return tool_finish_output(TOOL_OK);
 }
 
-static const struct option info_options[] = {{"json", no_argument, NULL, 'j'}, {0}};
+static const struct option info_options[] = {
+    {"config", required_argument, NULL, 'c'}, {"json", no_argument, NULL, 'j'}, {0}};
 
 const struct tool_command tool_command_info = {
     .name = "info",
-    .synopsis = "[--json] IMAGE|DIR [KEY]",
+    .synopsis = "[-c FILE] [--json] IMAGE|DIR [KEY]",
     .help = "Print UUID, label, sizes, usage and features of an image; or of one KEY its size, "
             "what it takes\n"
-            "on the device, how it is stored, mode, owner and times.\n"
+            "on the device, how it is stored, which policies hold for it, mode, owner and times.\n"
             "\n"
-            "  -j, --json  one JSON object\n"
+            "  -c, --config FILE  of an image: the policies are those of this mount.conf\n"
+            "  -j, --json         one JSON object\n"
             "\n"
             "Example: kvfs info data.img users/42/name\n",
     .options = info_options,

@@ -13,13 +13,14 @@
 
 #include "fs/describe.h"
 #include "fs/namespace.h"
+#include "tools/config.h"
 #include "tools/json.h"
 #include "tools/json_read.h"
 #include "tools/keys.h"
 #include "tools/keys_backend.h"
 #include "tools/options.h"
 
-#define TEXT_BYTES 2048u
+#define TEXT_BYTES 16384u
 
 /* What stat tells, and what the filesystem does: FS_XATTR_INFO's text, "" if it does not. */
 struct key_facts {
@@ -80,6 +81,25 @@ static int64_t figure(const struct key_facts *facts, const char *name)
     return tool_json_integer(value, &number) ? 0 : number;
 }
 
+/* The value that a policy decides on, and its pattern. False: none does. */
+static bool policy_of(const struct key_facts *facts, enum fs_policy_key key, const char **value,
+                      const char **pattern)
+{
+    const struct tool_json_value *const policy =
+        facts->document
+            ? tool_json_member(tool_json_root(facts->document), "policy", TOOL_JSON_OBJECT)
+            : NULL;
+    const struct tool_json_value *const one =
+        policy ? tool_json_member(policy, fs_policy_key_name(key), TOOL_JSON_OBJECT) : NULL;
+    const struct tool_json_value *const from =
+        one ? tool_json_member(one, "pattern", TOOL_JSON_STRING) : NULL;
+    const struct tool_json_value *const what =
+        one ? tool_json_member(one, "value", TOOL_JSON_STRING) : NULL;
+    *value = what ? what->text : NULL;
+    *pattern = from ? from->text : NULL;
+    return what && from;
+}
+
 static void print_json(const struct key_facts *facts)
 {
     static const char *const names[] = {
@@ -108,6 +128,17 @@ static void print_json(const struct key_facts *facts)
     tool_json_string(&json, "ctime", text);
     for (size_t i = 0; facts->document && i < sizeof names / sizeof names[0]; i++)
         tool_json_number(&json, names[i], (uint64_t)figure(facts, names[i]));
+    tool_json_open(&json, "policy", '{');
+    for (enum fs_policy_key key = 0; key < FS_POLICY_KEY_COUNT; key++) {
+        const char *value, *pattern;
+        if (!policy_of(facts, key, &value, &pattern))
+            continue;
+        tool_json_open(&json, fs_policy_key_name(key), '{');
+        tool_json_string(&json, "value", value);
+        tool_json_string(&json, "pattern", pattern);
+        tool_json_close(&json, '}');
+    }
+    tool_json_close(&json, '}');
     tool_json_close(&json, '}');
 }
 
@@ -143,6 +174,12 @@ static void print_content(const struct key_facts *facts)
     if (figure(facts, "unwritten_bytes"))
         print_size("unwritten", figure(facts, "unwritten_bytes"));
     printf("%-11s %" PRId64 "\n", "attributes", figure(facts, "xattr_count"));
+    for (enum fs_policy_key key = 0; key < FS_POLICY_KEY_COUNT; key++) {
+        const char *value, *pattern;
+        if (policy_of(facts, key, &value, &pattern))
+            printf("%-11s %s %s, from [policy \"%s\"]\n", "policy", fs_policy_key_name(key), value,
+                   pattern);
+    }
 }
 
 static void print_text(const struct key_facts *facts)
@@ -164,7 +201,7 @@ static void print_text(const struct key_facts *facts)
     printf("%-11s %s\n", "accessed", text);
 }
 
-int tool_key_info(const char *target, const char *key, bool as_json)
+int tool_key_info(const char *target, const char *key, bool as_json, const char *config)
 {
     struct kv_error error = {""};
     struct tool_keys *keys;
@@ -172,10 +209,15 @@ int tool_key_info(const char *target, const char *key, bool as_json)
     if (!facts)
         return tool_failed(-ENOMEM, &error);
     facts->key = key;
+    struct fs_mount_options options;
+    tool_config_defaults(&options);
     int err = tool_check_key(key, &error);
+    if (!err && config)
+        err = tool_config_read(config, &options, &error);
     if (!err)
-        err = tool_keys_open(target, TOOL_KEYS_READ, &keys, &error);
+        err = tool_keys_open_under(target, TOOL_KEYS_READ, options.policies, &keys, &error);
     if (err) {
+        tool_config_release(&options);
         free(facts);
         return tool_failed(err, &error);
     }
@@ -194,6 +236,7 @@ int tool_key_info(const char *target, const char *key, bool as_json)
         status = tool_finish_output(TOOL_OK);
     }
     (void)!tool_keys_close(keys, &error); /* it was only read */
+    tool_config_release(&options);
     free(facts);
     return status;
 }

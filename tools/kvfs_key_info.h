@@ -6,7 +6,10 @@
 
 #include "tools/command.h"
 
-/* Print it. Complains for itself; returns the exit status. */
-int tool_key_info(const char *target, const char *key, bool as_json);
+/*
+ * Print it. config: of an image, the mount.conf whose policies are told; NULL: none. Complains for
+ * itself; returns the exit status.
+ */
+int tool_key_info(const char *target, const char *key, bool as_json, const char *config);
 
 #endif

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/expiry.h"
 #include "tools/json.h"
 #include "tools/keys.h"
 #include "tools/keys_backend.h"
@@ -101,8 +102,14 @@ static int run_get(const struct tool_arguments *arguments)
     return status;
 }
 
-/* Make one change: store from in_fd, or remove if that is negative. */
-static int change(const char *target, const char *key, int in_fd, bool recursive)
+/* What is to be done with a key: store from in_fd, or remove if that is negative. */
+struct wish {
+    int in_fd;
+    uint64_t ttl_seconds;
+    bool recursive;
+};
+
+static int change(const char *target, const char *key, const struct wish *wish)
 {
     struct kv_error error = {""};
     struct tool_keys *keys;
@@ -112,8 +119,8 @@ static int change(const char *target, const char *key, int in_fd, bool recursive
         err = tool_keys_open(target, TOOL_KEYS_WRITE, &keys, &error);
     if (err)
         return tool_failed(err, &error);
-    err = in_fd >= 0 ? tool_keys_put(keys, key, in_fd, &error)
-                     : tool_keys_remove(keys, key, recursive, &error);
+    err = wish->in_fd >= 0 ? tool_keys_put(keys, key, wish->in_fd, wish->ttl_seconds, &error)
+                           : tool_keys_remove(keys, key, wish->recursive, &error);
     struct kv_error close_error = {""};
     const int close_err = tool_keys_close(keys, &close_error);
     if (err)
@@ -123,29 +130,36 @@ static int change(const char *target, const char *key, int in_fd, bool recursive
 
 static int run_put(const struct tool_arguments *arguments)
 {
-    const char *path = arguments->operands[2];
+    const char *const path = arguments->operands[2], *const ttl = tool_value(arguments, 't');
+    struct wish wish = {.in_fd = STDIN_FILENO};
+    if (ttl && fs_ttl_parse(ttl, strlen(ttl), &wish.ttl_seconds)) {
+        tool_complain("--ttl %.60s: not a time such as 90s, 30m, 12h, 7d or 2w", ttl);
+        return TOOL_USAGE;
+    }
     if (!path || strcmp(path, "-") == 0)
-        return change(arguments->operands[0], arguments->operands[1], STDIN_FILENO, false);
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
+        return change(arguments->operands[0], arguments->operands[1], &wish);
+    wish.in_fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (wish.in_fd < 0) {
         tool_complain("%s: %s; give a FILE that can be read, or none for standard input", path,
                       tool_error_text(errno));
         return TOOL_FAILED;
     }
-    const int status = change(arguments->operands[0], arguments->operands[1], fd, false);
-    close(fd);
+    const int status = change(arguments->operands[0], arguments->operands[1], &wish);
+    close(wish.in_fd);
     return status;
 }
 
 static int run_rm(const struct tool_arguments *arguments)
 {
-    return change(arguments->operands[0], arguments->operands[1], -1, tool_given(arguments, 'r'));
+    const struct wish wish = {.in_fd = -1, .recursive = tool_given(arguments, 'r')};
+    return change(arguments->operands[0], arguments->operands[1], &wish);
 }
 
 static const struct option ls_options[] = {{"long", no_argument, NULL, 'l'},
                                            {"recursive", no_argument, NULL, 'R'},
                                            {"json", no_argument, NULL, 'j'},
                                            {0}};
+static const struct option put_options[] = {{"ttl", required_argument, NULL, 't'}, {0}};
 static const struct option rm_options[] = {{"recursive", no_argument, NULL, 'r'}, {0}};
 
 const struct tool_command tool_command_ls = {
@@ -178,13 +192,17 @@ const struct tool_command tool_command_get = {
 
 const struct tool_command tool_command_put = {
     .name = "put",
-    .synopsis = "IMAGE|DIR KEY [FILE]",
+    .synopsis = "[-t TIME] IMAGE|DIR KEY [FILE]",
     .help =
         "Store FILE, or standard input, as the value of KEY. Directories on the way are made. An\n"
         "old value is replaced as a whole; the new one is durable when kvfs returns.\n"
         "\n"
+        "  -t, --ttl TIME  it expires so long from now: 90s, 30m, 12h, 7d, 2w; the same as "
+        "setting\n"
+        "                  its attribute user.kvfs.ttl\n"
+        "\n"
         "Example: echo Ada | kvfs put data.img users/42/name\n",
-    .options = NULL,
+    .options = put_options,
     .operands_least = 2,
     .operands_most = 3,
     .run = run_put,

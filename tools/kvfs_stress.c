@@ -764,8 +764,7 @@ static const struct option stress_options[] = {
 
 const struct tool_command tool_command_stress = {
     .name = "stress",
-    .synopsis = "[--files N] [--threads N] [--duration TIME] [--kill [--every TIME]] [--seed N] "
-                "[--json] DIR",
+    .synopsis = "[--files N] [--threads N] [--duration TIME] [--kill] [OPTION]... DIR",
     .help =
         "Write, replace, remove and read files in a new directory in DIR, in threads, and verify "
         "that\n"

@@ -429,6 +429,9 @@ static int remount_settings(const struct request *request, const char *dir)
     memcpy(&wanted.options, &now, sizeof now); /* as bytes: they are compared so */
     if (!err && request->config)
         err = tool_config_read(request->config, &wanted.options, &error);
+    if (!err && request->config)
+        err = tool_settings_compare_policies(dir, wanted.options.policies, &error);
+    tool_config_release(&wanted.options); /* as they are: no change */
     if (!err)
         status = apply_options(lists, &wanted);
     if (!err && status == TOOL_MOUNT_OK) {
@@ -743,6 +746,7 @@ int main(int argc, char **argv)
     request.options.words = &tool_config_words;
     status = request.foreground ? run_in_foreground(&request) : run_in_background(&request);
 out:
+    tool_config_release(&request.options);
     free(dir);
     free(image);
     free(request.extra);

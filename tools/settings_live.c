@@ -13,11 +13,13 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "fs/policy.h"
 #include "fs/settings.h"
 #include "tools/config.h"
 #include "tools/options.h"
 
-#define LINE_BYTES 256u
+#define LINE_BYTES 512u
+static_assert(LINE_BYTES > FS_POLICY_LINE + sizeof FS_SETTINGS_POLICY, "a policy is a line");
 
 /* The path of the file that shows and takes them. */
 static int find_config(const char *dir, char path[PATH_MAX], struct kv_error *error)
@@ -44,6 +46,8 @@ static int find_config(const char *dir, char path[PATH_MAX], struct kv_error *er
 static int take_line(char *line, struct fs_mount_options *now)
 {
     struct kv_error ignored = {""};
+    if (*line == '#')
+        return 0;
     char *value = strchr(line, '=');
     line[strcspn(line, "\n")] = '\0';
     if (!value)
@@ -130,4 +134,39 @@ int tool_settings_change(const char *dir, const struct fs_mount_options *now,
     if (fd >= 0)
         close(fd);
     return err;
+}
+
+int tool_settings_compare_policies(const char *dir, const struct fs_policies *policies,
+                                   struct kv_error *error)
+{
+    const size_t count = policies ? fs_policies_count(policies) : 0;
+    const size_t prefix_len = sizeof FS_SETTINGS_POLICY - 1;
+    char path[PATH_MAX], line[LINE_BYTES], words[FS_POLICY_LINE];
+    size_t seen = 0;
+    bool differs = false;
+    int err = find_config(dir, path, error);
+    if (err)
+        return err;
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        err = -errno;
+        snprintf(error->text, sizeof error->text, "%.200s: %s", path, tool_error_text(err));
+        return err;
+    }
+    while (fgets(line, sizeof line, file)) {
+        if (strncmp(line, FS_SETTINGS_POLICY, prefix_len) != 0)
+            continue;
+        line[strcspn(line, "\n")] = '\0';
+        if (seen < count)
+            fs_policy_line(fs_policies_at(policies, seen), words);
+        differs |= seen >= count || strcmp(line + prefix_len, words) != 0;
+        seen++;
+    }
+    (void)fclose(file); /* only read */
+    if (!differs && seen == count)
+        return 0;
+    snprintf(error->text, sizeof error->text,
+             "%.150s: policies can not change while it is mounted; unmount it and mount it again",
+             dir);
+    return -EINVAL;
 }

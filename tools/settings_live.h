@@ -27,4 +27,14 @@ KV_MUST_CHECK int tool_settings_read(const char *dir, struct fs_mount_options *n
 KV_MUST_CHECK int tool_settings_change(const char *dir, const struct fs_mount_options *now,
                                        const struct fs_mount_options *to, struct kv_error *error);
 
+/*
+ * Does the mount on `dir` have just these policies (NULL: none), in their order?
+ *
+ * Returns 0; -EINVAL it has not, which can not change while it is mounted; as tool_settings_read.
+ */
+struct fs_policies;
+KV_MUST_CHECK int tool_settings_compare_policies(const char *dir,
+                                                 const struct fs_policies *policies,
+                                                 struct kv_error *error);
+
 #endif

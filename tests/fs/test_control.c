@@ -410,24 +410,6 @@ START_TEST(health_compares_figures_with_its_alerts)
 }
 END_TEST
 
-START_TEST(patterns_match_names_as_in_a_shell)
-{
-    static const struct {
-        const char *pattern, *name;
-        bool matches;
-    } cases[] = {
-        {"a", "a", true},        {"a", "b", false},       {"*", "abc", true},
-        {"*", ".hidden", false}, {".*", ".hidden", true}, {"*.c", "x.c", true},
-        {"*.c", "x.h", false},   {"?", "ab", false},      {"[a-c]x", "bx", true},
-        {"[!a]x", "ax", false},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        ck_assert_msg(fs_prefetch_matches(cases[i].pattern, strlen(cases[i].pattern),
-                                          cases[i].name) == cases[i].matches,
-                      "%s %s", cases[i].pattern, cases[i].name);
-}
-END_TEST
-
 START_TEST(categories_are_words_with_commas)
 {
     static const char *const wrong[] = {"", ",", "cache,", "Cache", "cache wal", "caches"};
@@ -485,7 +467,6 @@ int main(void)
     tcase_add_test(tcase, a_batch_is_one_write_or_what_stands_between_begin_and_commit);
     tcase_add_test(tcase, packed_changes_come_in_pieces);
     tcase_add_test(tcase, health_compares_figures_with_its_alerts);
-    tcase_add_test(tcase, patterns_match_names_as_in_a_shell);
     tcase_add_test(tcase, categories_are_words_with_commas);
     tcase_add_test(tcase, metrics_leave_out_what_is_off);
     suite_add_tcase(suite, tcase);

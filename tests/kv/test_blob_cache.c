@@ -41,7 +41,7 @@ static void keep(struct kv_blob_cache *cache, uint64_t number)
     const uint32_t length = length_of(number);
     const struct kv_disk_blob_ref ref = make_ref(number, length);
     test_fill(content, length, number);
-    kv_blob_cache_keep(cache, &ref, (uint32_t)number % 3, content, length);
+    kv_blob_cache_keep(cache, &ref, (uint32_t)number % 3, content, length, false);
 }
 
 /* Is it there? If so, some part of it must be right. */
@@ -52,7 +52,7 @@ static bool is_kept(struct kv_blob_cache *cache, uint64_t number, struct test_ra
     const struct kv_disk_blob_ref ref = make_ref(number, length);
     const size_t offset = test_random_below(random, length);
     const size_t count = 1 + test_random_below(random, length - offset);
-    if (!kv_blob_cache_copy(cache, &ref, (uint32_t)number % 3, offset, back, count))
+    if (!kv_blob_cache_copy(cache, &ref, (uint32_t)number % 3, offset, back, count, false))
         return false;
     test_fill(content, length, number);
     KV_ASSERT(memcmp(back, content + offset, count) == 0);
@@ -62,7 +62,7 @@ static bool is_kept(struct kv_blob_cache *cache, uint64_t number, struct test_ra
 START_TEST(what_is_kept_comes_back_in_any_part)
 {
     struct test_random random = {.state = seed_start};
-    struct kv_blob_cache *const cache = kv_blob_cache_new(8u << 20);
+    struct kv_blob_cache *const cache = kv_blob_cache_new(8u << 20, 0);
     ck_assert_ptr_nonnull(cache);
     for (uint64_t number = 0; number < 40; number++) {
         ck_assert(!is_kept(cache, number, &random));
@@ -74,9 +74,9 @@ START_TEST(what_is_kept_comes_back_in_any_part)
     struct kv_disk_blob_ref other = make_ref(1, length_of(1));
     uint8_t byte;
     other.ptr.birth_epoch = kv_le64_of(4); /* the same place, later */
-    ck_assert(!kv_blob_cache_copy(cache, &other, 1, 0, &byte, 1));
+    ck_assert(!kv_blob_cache_copy(cache, &other, 1, 0, &byte, 1, false));
     other = make_ref(1, length_of(1));
-    ck_assert(!kv_blob_cache_copy(cache, &other, 0, 0, &byte, 1)); /* another piece of it */
+    ck_assert(!kv_blob_cache_copy(cache, &other, 0, 0, &byte, 1, false)); /* another piece of it */
     struct kv_blob_cache_stats stats;
     kv_blob_cache_stats(cache, &stats);
     ck_assert_uint_eq(stats.hits, 800);
@@ -88,7 +88,7 @@ END_TEST
 START_TEST(memory_stays_within_what_was_allowed)
 {
     struct test_random random = {.state = seed_start};
-    struct kv_blob_cache *const cache = kv_blob_cache_new(1u << 20);
+    struct kv_blob_cache *const cache = kv_blob_cache_new(1u << 20, 0);
     ck_assert_ptr_nonnull(cache);
     unsigned kept = 0;
     for (uint64_t number = 0; number < 2000; number++) {
@@ -109,7 +109,7 @@ END_TEST
 START_TEST(a_pass_over_much_data_leaves_what_is_used_again)
 {
     struct test_random random = {.state = seed_start};
-    struct kv_blob_cache *const cache = kv_blob_cache_new(4u << 20);
+    struct kv_blob_cache *const cache = kv_blob_cache_new(4u << 20, 0);
     ck_assert_ptr_nonnull(cache);
     for (uint64_t number = 0; number < 5; number++)
         keep(cache, number);
@@ -122,12 +122,55 @@ START_TEST(a_pass_over_much_data_leaves_what_is_used_again)
 }
 END_TEST
 
+static bool retain(struct kv_blob_cache *cache, uint64_t number)
+{
+    uint8_t byte;
+    const struct kv_disk_blob_ref ref = make_ref(number, length_of(number));
+    return kv_blob_cache_copy(cache, &ref, (uint32_t)number % 3, 0, &byte, 1, true);
+}
+
+START_TEST(what_is_retained_stays_within_its_share)
+{
+    struct test_random random = {.state = seed_start};
+    struct kv_blob_cache *const cache = kv_blob_cache_new(1u << 20, 50);
+    struct kv_blob_cache_stats stats;
+    ck_assert_ptr_nonnull(cache);
+    for (uint64_t number = 0; number < 5; number++) {
+        keep(cache, number);
+        ck_assert(retain(cache, number));
+    }
+    kv_blob_cache_stats(cache, &stats);
+    const uint64_t of_five = stats.retained_bytes;
+    ck_assert_uint_ge(of_five, 5 * CHUNK);
+    for (uint64_t number = 100; number < 2000; number++) {
+        keep(cache, number);
+        ck_assert(is_kept(cache, number, &random));
+    }
+    for (uint64_t number = 0; number < 5; number++) /* not used once in between */
+        ck_assert(is_kept(cache, number, &random));
+
+    /* Too much: those that are used stay, and there is room for others. */
+    for (uint64_t number = 2000; number < 3000; number++) {
+        keep(cache, number);
+        ck_assert(retain(cache, number));
+        ck_assert(retain(cache, 0));
+        kv_blob_cache_stats(cache, &stats);
+        ck_assert_uint_le(stats.retained_bytes, stats.retained_max_bytes);
+        ck_assert_uint_le(stats.retained_max_bytes, 1u << 19);
+    }
+    ck_assert_uint_gt(stats.retained_bytes, of_five);
+    ck_assert(is_kept(cache, 0, &random));
+    ck_assert(!is_kept(cache, 1, &random));
+    kv_blob_cache_free(cache);
+}
+END_TEST
+
 START_TEST(what_is_larger_than_all_of_it_is_not_kept)
 {
     static const size_t sizes[] = {0, 1, CHUNK - 1, CHUNK + 200};
     struct test_random random = {.state = seed_start};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        struct kv_blob_cache *const cache = kv_blob_cache_new(sizes[i]);
+        struct kv_blob_cache *const cache = kv_blob_cache_new(sizes[i], 0);
         ck_assert_ptr_nonnull(cache);
         for (uint64_t number = 0; number < 50; number++) {
             keep(cache, number);
@@ -164,7 +207,7 @@ static void *work(void *context)
 START_TEST(threads_find_what_others_kept_and_never_anything_else)
 {
     struct worker workers[4];
-    struct kv_blob_cache *const cache = kv_blob_cache_new(2u << 20);
+    struct kv_blob_cache *const cache = kv_blob_cache_new(2u << 20, 0);
     ck_assert_ptr_nonnull(cache);
     for (unsigned i = 0; i < 4; i++) {
         workers[i] = (struct worker){.cache = cache, .random = {.state = seed_start * 10 + i + 1}};
@@ -197,7 +240,7 @@ START_TEST(the_second_read_of_a_part_reads_nothing_from_the_device)
     struct kv_blobs blobs = {.device = pages.device,
                              .space = pages.space,
                              .buffers = pages.buffers,
-                             .cache = kv_blob_cache_new(1u << 20)};
+                             .cache = kv_blob_cache_new(1u << 20, 0)};
     const struct kv_codec_spec spec = {_i ? KV_CODEC_LZ4 : KV_CODEC_NONE, 0};
     struct kv_blob_ref ref;
     size_t written;
@@ -232,6 +275,7 @@ int main(void)
     tcase_add_test(cache, what_is_kept_comes_back_in_any_part);
     tcase_add_test(cache, memory_stays_within_what_was_allowed);
     tcase_add_test(cache, a_pass_over_much_data_leaves_what_is_used_again);
+    tcase_add_test(cache, what_is_retained_stays_within_its_share);
     tcase_add_test(cache, what_is_larger_than_all_of_it_is_not_kept);
     tcase_add_test(cache, threads_find_what_others_kept_and_never_anything_else);
     tcase_add_loop_test(cache, the_second_read_of_a_part_reads_nothing_from_the_device, 0, 2);

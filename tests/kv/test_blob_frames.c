@@ -304,7 +304,7 @@ START_TEST(frames_are_cached_one_by_one_and_read_ahead_in_order)
 {
     struct fixture f;
     fixture_init(&f, 7);
-    f.blobs.cache = kv_blob_cache_new(1u << 20);
+    f.blobs.cache = kv_blob_cache_new(1u << 20, 0);
     fill(&f, EXTENT, false);
     const struct written blob = write_blob(&f, EXTENT, codecs[0]);
     /* 1, 1 and 1 more, 1 and 3 more, ...: 0 | 1 2 | 3..6 | 7..14 | 15..30 | 31 */
@@ -338,7 +338,7 @@ START_TEST(what_is_only_read_ahead_may_be_damaged_or_unreadable)
 {
     struct fixture f;
     fixture_init(&f, 8);
-    f.blobs.cache = kv_blob_cache_new(1u << 20);
+    f.blobs.cache = kv_blob_cache_new(1u << 20, 0);
     fill(&f, EXTENT, false);
     const struct written blob = write_blob(&f, EXTENT, codecs[0]);
     damage(&f, &blob, 2u * KV_BLOCK_BYTES);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/policy.h"
 #include "tests/run.h"
 #include "tools/config.h"
 
@@ -48,6 +49,7 @@ static void assert_same_settings(const struct fs_mount_options *a, const struct 
     ck_assert_uint_eq(a->memory_budget_bytes, b->memory_budget_bytes);
     ck_assert_mem_eq(&a->tiers, &b->tiers, sizeof a->tiers);
     ck_assert_uint_eq(a->extent_percent, b->extent_percent);
+    ck_assert_uint_eq(a->pin_percent, b->pin_percent);
     ck_assert_int_eq(a->buffered_io, b->buffered_io);
     ck_assert_int_eq(a->sync, b->sync);
     ck_assert_uint_eq(a->commit_interval_ms, b->commit_interval_ms);
@@ -144,7 +146,7 @@ START_TEST(a_mistake_in_a_file_is_named_with_file_line_and_key)
         {"[colours]\nro = yes\n", 2, "section [colours]"},
         {"ro = yes\n", 1, "before any section"},
         {"[mount]\nro = yes\nro = no\n", 3, "given twice"},
-        {"[mount]\nro = yes\n  no\n", 3, "given twice"}, /* a continued line */
+        {"[mount]\nro = yes\n  no\n", 3, "neither"}, /* no line goes on */
         {"[mount]\nnonsense\n", 2, "neither"},
         {"[mount\nro = yes\n", 1, "neither"},
         {"[mount]\nro = maybe\nwhat = else\n", 2, "key \"ro\""}, /* the first one */
@@ -161,6 +163,138 @@ START_TEST(a_mistake_in_a_file_is_named_with_file_line_and_key)
         ck_assert_msg(strstr(error.text, cases[i].words) != NULL, "%s", error.text);
         ck_assert_ptr_null(strchr(error.text, '\n'));
     }
+}
+END_TEST
+
+/* ---- policies -------------------------------------------------------------------------- */
+
+START_TEST(policies_stand_in_the_order_of_the_file)
+{
+    struct fs_mount_options options;
+    struct kv_error error = {""};
+    ck_assert_msg(!read_text("[policy \"models/**\"] ; large ones\npin = yes\nprefetch=on\n"
+                             "extent_size = 1M\ncodec=default\nttl = never\n"
+                             "[mount]\nthreads = 3\n"
+                             "[policy   \"[a-c];x\"x\"  ]\n  codec = none\n  extent_size = 4K\n"
+                             "[policy \"*.log\"]\n  codec = zstd:9\n\tttl = 30d ; a month",
+                             &options, &error),
+                  "%s", error.text);
+    const struct fs_policies *const policies = options.policies;
+    ck_assert_ptr_nonnull(policies);
+    ck_assert_uint_eq(options.threads, 3);
+    ck_assert_uint_eq(fs_policies_count(policies), 3);
+
+    const struct fs_policy *policy = fs_policies_at(policies, 0);
+    ck_assert_str_eq(policy->pattern, "models/**");
+    ck_assert_uint_eq(policy->sets, (1u << FS_POLICY_KEY_COUNT) - 1);
+    ck_assert(policy->pin && policy->prefetch && !policy->has_codec && !policy->ttl_ns);
+    ck_assert_uint_eq(policy->extent_bytes, 1u << 20);
+
+    policy = fs_policies_at(policies, 1);
+    ck_assert_str_eq(policy->pattern, "[a-c];x\"x");
+    ck_assert(policy->has_codec && policy->codec.codec == KV_CODEC_NONE);
+    ck_assert_uint_eq(policy->extent_bytes, 4096);
+    ck_assert_uint_eq(policy->sets, 1u << FS_POLICY_CODEC | 1u << FS_POLICY_EXTENT_SIZE);
+
+    policy = fs_policies_at(policies, 2);
+    ck_assert(policy->codec.codec == KV_CODEC_ZSTD && policy->codec.level == 9);
+    ck_assert_uint_eq(policy->ttl_ns, 30ull * 86400 * 1000000000);
+    tool_config_release(&options);
+    ck_assert_ptr_null(options.policies);
+}
+END_TEST
+
+START_TEST(a_long_pattern_is_taken_whole_or_not_at_all)
+{
+    struct fs_mount_options options;
+    struct kv_error error = {""};
+    char text[600], pattern[FS_POLICY_PATTERN_MAX + 1];
+    memset(pattern, 'p', sizeof pattern);
+    pattern[sizeof pattern - 1] = '\0';
+    snprintf(text, sizeof text, "[policy \"%s\"]\npin = yes\n", pattern);
+    ck_assert_msg(!read_text(text, &options, &error), "%s", error.text);
+    ck_assert_str_eq(fs_policies_at(options.policies, 0)->pattern, pattern);
+    tool_config_release(&options);
+    snprintf(text, sizeof text, "[policy \"%sp\"]\npin = yes\n", pattern);
+    ck_assert_int_eq(read_text(text, &options, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, ":1: a policy's pattern is longer than 160 bytes"));
+    snprintf(text, sizeof text, "\n# %s%s\n[mount]\nro = maybe\n", pattern, pattern);
+    ck_assert_int_eq(read_text(text, &options, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, ":2: the line is longer than 198 bytes"));
+}
+END_TEST
+
+START_TEST(a_mistake_in_a_policy_is_named_with_file_line_key_and_remedy)
+{
+#define LOG "[policy \"*.log\"]\n"
+    static const struct {
+        const char *text;
+        int line;
+        const char *words, *remedy;
+    } cases[] = {
+        {LOG "colour = red\n", 2, "unknown key \"colour\" of policy \"*.log\"", "codec, ttl, pin"},
+        {LOG "level = 3\n", 2, "unknown key \"level\"", "prefetch and extent_size"},
+        {LOG "codec = zstd:20\n", 2, "key \"codec\" of policy \"*.log\": \"zstd:20\"", "zstd:19"},
+        {LOG "codec = zstd:0\n", 2, "\"zstd:0\"", "zstd:1 to"},
+        {LOG "codec = gzip\n", 2, "\"gzip\"", "none, lz4"},
+        {LOG "codec =\n", 2, "key \"codec\"", "none, lz4"},
+        {LOG "ttl = soon\n", 2, "key \"ttl\" of policy \"*.log\": \"soon\"", "90s, 30m"},
+        {LOG "ttl = 0\n", 2, "\"0\"", "never, or a time"},
+        {LOG "ttl = 101y\n", 2, "\"101y\"", "never, or a time"},
+        {LOG "pin = maybe\n", 2, "key \"pin\"", "yes or no"},
+        {LOG "prefetch = 2\n", 2, "key \"prefetch\"", "yes or no"},
+        {LOG "extent_size = 3K\n", 2, "key \"extent_size\"", "a power of two from 4K to 1M"},
+        {LOG "extent_size = 2M\n", 2, "\"2M\"", "a power of two from 4K to 1M"},
+        {LOG "extent_size = 2048\n", 2, "\"2048\"", "a power of two from 4K to 1M"},
+        {LOG "pin = yes\npin = no\n", 3, "key \"pin\" of policy \"*.log\" is given twice",
+         "keep one"},
+        {LOG "threads = 3\n", 2, "unknown key \"threads\" of policy", "codec"},
+        {LOG "pin = yes\n" LOG "ttl = 1h\n", 3, "policy \"*.log\" is there already", "one section"},
+        {LOG "\n[mount]\nro = yes\n", 1, "policy \"*.log\" sets nothing", "give it a key"},
+        {"[mount]\n" LOG, 2, "policy \"*.log\" sets nothing", "leave it out"},
+        {"[policy *.log]\npin = yes\n", 1, "\"[policy *.log]\" is not", "[policy \"PATTERN\"]"},
+        {"[policy]\npin = yes\n", 1, "\"[policy]\" is not", "[policy \"PATTERN\"]"},
+        {"[policy \"\"]\npin = yes\n", 1, "is not of the form", "[policy \"PATTERN\"]"},
+        {"[policy \"a\"\npin = yes\n", 1, "is not of the form", "[policy \"PATTERN\"]"},
+        {"[policy \"a\"] pin = yes\n", 1, "is not of the form", "[policy \"PATTERN\"]"},
+        {"[policy \"a[\"]\npin = yes\n", 1, "policy \"a[\": a [ is not closed", "\\["},
+        {"[policy \"a/\"]\npin = yes\n", 1, "policy \"a/\"", "single slashes"},
+        {"[policy \"a//b\"]\npin = yes\n", 1, "policy \"a//b\"", "single slashes"},
+        {"[policy \"../b\"]\npin = yes\n", 1, "policy \"../b\"", "no . or .."},
+        {"[policy \"a\\\"]\npin = yes\n", 1, "policy \"a\\\"", "backslash"},
+        {"[policies \"a\"]\npin = yes\n", 2, "unknown key \"pin\"", "mount.conf"},
+        {LOG "ttl = soon\n[policy \"[\"]\n", 2, "\"soon\"", "90s"}, /* the first one */
+        {LOG "nonsense\nttl = soon\n", 2, "neither", "key = value"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fs_mount_options options;
+        struct kv_error error = {""};
+        char place[sizeof path + 16];
+        snprintf(place, sizeof place, "%s:%d: ", path, cases[i].line);
+
+        ck_assert_msg(read_text(cases[i].text, &options, &error) == -EINVAL, "%s", cases[i].text);
+
+        ck_assert_msg(strncmp(error.text, place, strlen(place)) == 0, "%s", error.text);
+        ck_assert_msg(strstr(error.text, cases[i].words) != NULL, "%s", error.text);
+        ck_assert_msg(strstr(error.text, cases[i].remedy) != NULL, "%s", error.text);
+        ck_assert_ptr_null(strchr(error.text, '\n'));
+        ck_assert_ptr_null(options.policies);
+    }
+}
+END_TEST
+
+START_TEST(too_many_policies_are_refused)
+{
+    struct fs_mount_options options;
+    struct kv_error error = {""};
+    char text[8192];
+    size_t used = 0;
+    for (unsigned i = 0; i <= FS_POLICY_MAX; i++)
+        used +=
+            (size_t)snprintf(text + used, sizeof text - used, "[policy \"n%u\"]\npin = yes\n", i);
+    ck_assert_int_eq(read_text(text, &options, &error), -EINVAL);
+    ck_assert_ptr_nonnull(
+        strstr(error.text, ":129: policy \"n64\" is one too many: there may be 64"));
 }
 END_TEST
 
@@ -359,6 +493,10 @@ int main(void)
     tcase_add_test(tests, each_key_of_mount_conf_has_its_default_and_a_line_of_explanation);
     tcase_add_test(tests, a_file_and_options_set_the_same_things);
     tcase_add_test(tests, a_mistake_in_a_file_is_named_with_file_line_and_key);
+    tcase_add_test(tests, policies_stand_in_the_order_of_the_file);
+    tcase_add_test(tests, a_long_pattern_is_taken_whole_or_not_at_all);
+    tcase_add_test(tests, a_mistake_in_a_policy_is_named_with_file_line_key_and_remedy);
+    tcase_add_test(tests, too_many_policies_are_refused);
     tcase_add_test(tests, a_file_that_can_not_be_read_is_named);
     tcase_add_test(tests, a_mistake_in_an_option_is_named);
     tcase_add_test(tests, a_profile_wins_over_defaults_and_all_else_wins_over_a_profile);

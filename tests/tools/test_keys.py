@@ -486,6 +486,21 @@ def test_figures():
     same('info_of_what_is_in_the_record',
          json.loads(run('info', '--json', image, 'd/small'))['inline_bytes'], 4)
     same('info_for_people', b'stored' in run('info', image, 'd/large'), True)
+    write('policies', b'[policy "d/*"]\npin = yes\n[policy "*.log"]\ncodec = none\n')
+    same('info_tells_policies', json.loads(run('info', '--json', '-c', 'policies', image,
+         'd/large'))['policy'], {'pin': {'value': 'yes', 'pattern': 'd/*'}})
+    same('info_tells_policies_to_people', b'policy      pin yes, from [policy "d/*"]\n' in
+         run('info', '-c', 'policies', image, 'd/large'), True)
+    same('info_without_policies', facts['policy'], {})
+    write('policies', b'[policy "d/*"]\npin = perhaps\n')
+    refuses('info_names_a_mistake', 2, b'policies:2: key "pin"', 'info', '-c', 'policies', image,
+            'd/large')
+    refuses('info_wants_a_key_with_policies', 2, b'give one', 'info', '-c', 'policies', image)
+    run('put', '--ttl', '1h', image, 'd/short', stdin=b'for an hour')
+    same('put_with_a_time', run('get', image, 'd/short'), b'for an hour')
+    for wrong in ('0', 'soon', '5y', ''):
+        refuses(f'put_for_{wrong}', 2, b'not a time such as 90s', 'put', '-t', wrong, image,
+                'd/other', stdin=b'')
     refuses('info_of_nothing', 1, b'd/none: no such key', 'info', image, 'd/none')
     figures = json.loads(run('stat', '--json', image))
     same('stat_of_an_image', figures['used_bytes'] + figures['free_bytes'],
@@ -497,6 +512,11 @@ def test_figures():
     if mount(image):
         same('info_on_a_mount', json.loads(run('info', '--json', 'mnt', 'd/large'))['stored_bytes'],
              facts['stored_bytes'])
+        same('time_of_an_image', 3500 < int(os.getxattr('mnt/d/short', 'user.kvfs.ttl')) <= 3600,
+             True)
+        run('put', '--ttl', '2h', 'mnt', 'd/short', stdin=b'for two')
+        same('time_of_a_mount', 7100 < int(os.getxattr('mnt/d/short', 'user.kvfs.ttl')) <= 7200,
+             True)
         same('stat_of_a_mount', len(json.loads(run('stat', '--json', 'mnt'))) > 3, True)
         same('warm_takes_globs', json.loads(run('warm', '--json', 'mnt', '*arge', 'x/**')),
              {'files': 1, 'bytes': 520000})

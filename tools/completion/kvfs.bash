@@ -31,6 +31,7 @@ _kvfs() {
     for ((i = 2; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         [[ $word == -* ]] && continue
+        [[ "$command ${COMP_WORDS[i - 1]}" =~ ^(put (-t|--ttl)|info (-c|--config))$ ]] && continue
         operands+=1
         [ -n "$target" ] || target=$word
     done

@@ -42,6 +42,8 @@ static void check_file(const struct fuzz_input *text)
     const int err = tool_config_read(conf_path(text), &options, &error);
     KV_ASSERT(err == 0 || err == -EINVAL || err == -EIO);
     KV_ASSERT(!err || one_line(&error));
+    if (!err)
+        tool_config_release(&options);
 }
 
 static void check_option(const char *key, const char *value)
