@@ -5,6 +5,7 @@
 #define FS_FUSE_OPS_H
 
 #include "fs/protocol.h"
+#include "fs/repeats.h"
 #include "fs/scrub.h"
 
 struct fs_control;
@@ -21,6 +22,7 @@ struct fs_fuse {
     bool writeback;              /* the kernel gathers writes */
     bool read_only;              /* as it was mounted */
     uint32_t owner;              /* user that mounted */
+    struct fs_repeats repeats;   /* atomic; of names and content */
 };
 
 /* The table to give to fuse_session_new. */
