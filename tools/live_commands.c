@@ -131,8 +131,8 @@ int tool_live_stat(const char *path, bool as_json, const char *interval)
 
 /* ---- health --------------------------------------------------------------------------- */
 
-/* The path of a control file. Complains. */
-static int control_path(const struct tool_mount *mount, const char *file, char path[PATH_MAX])
+int tool_live_control(const struct tool_mount *mount, const char *file, const char *wanted,
+                      char path[PATH_MAX])
 {
     char name[FS_CONTROL_NAME_MAX + 1];
     const ssize_t length = getxattr(mount->dir, FS_XATTR_CONTROL, name, sizeof name - 1);
@@ -143,8 +143,7 @@ static int control_path(const struct tool_mount *mount, const char *file, char p
     }
     name[length] = '\0';
     if (strcmp(name, "none") == 0) {
-        tool_complain("%s: mounted with control=none; mount without that to ask for its health",
-                      mount->dir);
+        tool_complain("%s: mounted with control=none; mount without that %s", mount->dir, wanted);
         return -ENOENT;
     }
     const int used = snprintf(path, PATH_MAX, "%s/%s/%s", mount->dir, name, file);
@@ -179,7 +178,8 @@ int tool_live_health(const char *target, bool as_json)
 {
     struct tool_mount mount;
     char path[PATH_MAX], line[512];
-    if (tool_live_find(target, &mount) || control_path(&mount, "health", path))
+    if (tool_live_find(target, &mount) ||
+        tool_live_control(&mount, "health", "to ask for its health", path))
         return HEALTH_UNKNOWN;
     FILE *file = fopen(path, "re");
     if (!file) {
