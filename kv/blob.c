@@ -62,6 +62,17 @@ void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
     kv_space_unalloc(blobs->space, block, count);
 }
 
+int kv_blobs_give(struct kv_blobs *blobs, struct kv_io *ios, size_t ios_max, size_t *count)
+{
+    *count = 0;
+    return blobs->pending ? kv_blob_pending_give(blobs->pending, ios, ios_max, count) : 0;
+}
+
+void kv_blobs_given(struct kv_blobs *blobs, const struct kv_io *ios, size_t count)
+{
+    kv_blob_pending_given(blobs->pending, ios, count);
+}
+
 int kv_blobs_flush(struct kv_blobs *blobs)
 {
     return blobs->pending ? kv_blob_pending_flush(blobs->pending) : 0;

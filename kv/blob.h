@@ -50,6 +50,10 @@ void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
  * whoever makes durable what refers to blobs calls this first.
  */
 KV_MUST_CHECK int kv_blobs_flush(struct kv_blobs *blobs);
+/* As kv_blob_pending_give and _given (kv/blob_pending.h): who flushes anyway writes the last. */
+KV_MUST_CHECK int kv_blobs_give(struct kv_blobs *blobs, struct kv_io *ios, size_t ios_max,
+                                size_t *count);
+void kv_blobs_given(struct kv_blobs *blobs, const struct kv_io *ios, size_t count);
 #define KV_BLOBS_AT_ONCE  8u  /* that are verified with one submission */
 #define KV_BLOB_PARTS_MAX 32u /* that are read with one */
 /* As kv_blob_read of kv.h. */

@@ -8,8 +8,8 @@
  *            was not forgotten, is in the hash. After a failure `written` stays.
  * Locks      pending->mutex guards all but the bytes of the ring: these belong to who fills a
  *            piece until it is filled, and do not change until it is forgotten. It is released
- *            while the device works; one thread at a time writes (`leading`). Innermost: nothing
- *            is taken under it.
+ *            while the device works; one thread at a time writes (`leading`), or has been given
+ * what is to be written. Innermost: nothing is taken under it.
  *
  * Pieces are written in their order, as many as one submission takes; those that lie side by side
  * in memory and on the device are one request. Blocks are handed out in order, too, so blobs of a
@@ -157,8 +157,8 @@ static bool find(struct kv_blob_pending *pending, const struct kv_disk_blob_ref 
 
 /* ---- writing; pending->mutex held, and released while the device works --------------- */
 
-/* Take filled pieces from `taken` on into requests. Returns how many requests. */
-static size_t take_pieces(struct kv_blob_pending *pending, struct kv_io ios[IO_COUNT_MAX])
+/* Take filled pieces from `taken` on into requests. Returns how many requests, ios_max at most. */
+static size_t take_pieces(struct kv_blob_pending *pending, struct kv_io *ios, size_t ios_max)
 {
     size_t count = 0;
     for (; pending->taken < pending->begun; pending->taken++) {
@@ -175,7 +175,7 @@ static size_t take_pieces(struct kv_blob_pending *pending, struct kv_io ios[IO_C
             (uint8_t *)last->buf + kv_io_bytes(last) == bytes &&
             last->block_count + piece->block_count <= IO_BLOCKS_MAX) {
             last->block_count += piece->block_count;
-        } else if (count == IO_COUNT_MAX) {
+        } else if (count == ios_max) {
             break;
         } else {
             ios[count++] = (struct kv_io){.kind = KV_IO_WRITE,
@@ -196,31 +196,42 @@ static bool has_work(struct kv_blob_pending *pending)
            piece_at(pending, pending->taken)->filled;
 }
 
+/* What was taken is on the device, or the device has failed. */
+static void note_written(struct kv_blob_pending *pending, int err)
+{
+    if (err)
+        pending->failure = -EIO;
+    else
+        pending->written = pending->taken;
+    pthread_cond_broadcast(&pending->moved);
+    if (pending->serving && has_work(pending))
+        pthread_cond_signal(&pending->wanted);
+}
+
+/* The requests that were taken have an end. The mutex is not held before, and held after. */
+static void stop_leading(struct kv_blob_pending *pending, int err)
+{
+    if (err) /* one word for all that a device may say */
+        pending->config.on_failure(pending->config.context, -EIO);
+    pthread_mutex_lock(&pending->mutex);
+    pending->leading = false;
+    note_written(pending, err);
+}
+
 /* Write what is filled, as much as goes with one submission. Nobody else may be leading. */
 static void lead(struct kv_blob_pending *pending)
 {
     KV_ASSERT(!pending->leading);
     KV_ASSERT(!pending->failure);
     struct kv_io ios[IO_COUNT_MAX];
-    const size_t count = take_pieces(pending, ios);
-    const uint64_t to = pending->taken;
-    int err = 0;
-    if (count) {
-        pending->leading = true;
-        pthread_mutex_unlock(&pending->mutex);
-        err = kv_device_submit(pending->config.device, ios, count, false);
-        if (err) /* one word for all that a device may say */
-            pending->config.on_failure(pending->config.context, -EIO);
-        pthread_mutex_lock(&pending->mutex);
-        pending->leading = false;
+    const size_t count = take_pieces(pending, ios, IO_COUNT_MAX);
+    if (!count) {
+        note_written(pending, 0);
+        return;
     }
-    if (err)
-        pending->failure = -EIO;
-    else
-        pending->written = to;
-    pthread_cond_broadcast(&pending->moved);
-    if (pending->serving && has_work(pending))
-        pthread_cond_signal(&pending->wanted);
+    pending->leading = true;
+    pthread_mutex_unlock(&pending->mutex);
+    stop_leading(pending, kv_device_submit(pending->config.device, ios, count, false));
 }
 
 /* Until the pieces before `number` are on the device. */
@@ -356,6 +367,46 @@ int kv_blob_pending_flush(struct kv_blob_pending *pending)
     const int err = write_until(pending, pending->begun);
     pthread_mutex_unlock(&pending->mutex);
     return err;
+}
+
+int kv_blob_pending_give(struct kv_blob_pending *pending, struct kv_io *ios, size_t ios_max,
+                         size_t *count)
+{
+    KV_ASSERT(ios_max >= 1);
+    KV_ASSERT(ios_max <= KV_BLOB_GIVEN_MAX);
+    *count = 0;
+    pthread_mutex_lock(&pending->mutex);
+    const uint64_t number = pending->begun;
+    while (!pending->failure && pending->written < number) {
+        if (pending->leading || !piece_at(pending, pending->taken)->filled) {
+            pthread_cond_wait(&pending->moved, &pending->mutex);
+            continue;
+        }
+        *count = take_pieces(pending, ios, ios_max);
+        if (!*count) {
+            note_written(pending, 0);
+            continue;
+        }
+        pending->leading = true;
+        if (pending->taken >= number)
+            break; /* the caller submits these */
+        pthread_mutex_unlock(&pending->mutex);
+        const int err = kv_device_submit(pending->config.device, ios, *count, false);
+        *count = 0;
+        stop_leading(pending, err);
+    }
+    const int err = *count || pending->written >= number ? 0 : pending->failure;
+    pthread_mutex_unlock(&pending->mutex);
+    return err;
+}
+
+void kv_blob_pending_given(struct kv_blob_pending *pending, const struct kv_io *ios, size_t count)
+{
+    int err = 0;
+    for (size_t i = 0; i < count && !err; i++)
+        err = ios[i].result;
+    stop_leading(pending, err);
+    pthread_mutex_unlock(&pending->mutex);
 }
 
 void kv_blob_pending_serve(struct kv_blob_pending *pending)

@@ -7,7 +7,8 @@
  * memory is wanted again.
  *
  * Whoever promises durability (a flush of the log, a checkpoint) first calls
- * kv_blob_pending_flush. A blob's blocks must not be given back before kv_blob_pending_cancel.
+ * kv_blob_pending_flush, or takes the last of it along with kv_blob_pending_give. A blob's blocks
+ * must not be given back before kv_blob_pending_cancel.
  *
  * Threads: any, except free.
  */
@@ -60,6 +61,17 @@ void kv_blob_pending_cancel(struct kv_blob_pending *pending, const struct kv_dis
 
 /* Bring all blobs that were ended before the call to the device (not to the medium: no flush). */
 KV_MUST_CHECK int kv_blob_pending_flush(struct kv_blob_pending *pending);
+
+/*
+ * The same, but the last requests may be left to the caller, who submits them with others and then
+ * calls kv_blob_pending_given, in any case and soon: nothing else is written before.
+ * *count: how many of `ios`, of which there are `ios_max` (1..KV_BLOB_GIVEN_MAX); 0: all is done.
+ */
+#define KV_BLOB_GIVEN_MAX 8u
+KV_MUST_CHECK int kv_blob_pending_give(struct kv_blob_pending *pending, struct kv_io *ios,
+                                       size_t ios_max, size_t *count);
+/* They were submitted: each has its result. */
+void kv_blob_pending_given(struct kv_blob_pending *pending, const struct kv_io *ios, size_t count);
 
 /* Write what comes, in the calling thread, until kv_blob_pending_stop. Without, callers write. */
 void kv_blob_pending_serve(struct kv_blob_pending *pending);

@@ -509,13 +509,17 @@ static int visit_page(struct kv_walk *walk, const struct expected *expected,
                                     : visit_leaf(walk, expected, read->out);
 }
 
-/* Memory for the pages of a depth that are read together. */
-static uint8_t *batch_at(struct kv_walk *walk, unsigned depth)
+/* Memory for `count` pages of a depth that are read together, until more are asked for there. */
+static uint8_t *batch_at(struct kv_walk *walk, unsigned depth, unsigned count)
 {
     KV_ASSERT(depth <= KV_TREE_DEPTH_MAX);
-    if (!walk->nodes[depth])
-        walk->nodes[depth] = kv_device_alloc(KV_WALK_BATCH_BYTES);
-    return walk->nodes[depth];
+    struct kv_walk_batch *const batch = &walk->batches[depth];
+    if (batch->capacity < count) {
+        free(batch->nodes);
+        batch->nodes = kv_device_alloc(count * walk->store->node_bytes);
+        batch->capacity = batch->nodes ? count : 0;
+    }
+    return batch->nodes;
 }
 
 static int visit_children(struct kv_walk *walk, const struct expected *expected,
@@ -524,7 +528,7 @@ static int visit_children(struct kv_walk *walk, const struct expected *expected,
     const size_t node_bytes = walk->store->node_bytes;
     const unsigned count = kv_node_count(node);
     const unsigned most = (unsigned)kv_min_u64(KV_PAGES_AT_ONCE, KV_WALK_BATCH_BYTES / node_bytes);
-    uint8_t *batch = batch_at(walk, depth);
+    uint8_t *batch = batch_at(walk, depth, count < most ? count : most);
     int err = batch ? 0 : -ENOMEM;
     for (unsigned first = 0; first < count && !err; first += most) {
         struct kv_page_read reads[KV_PAGES_AT_ONCE];
@@ -555,7 +559,7 @@ static int visit_root(struct kv_walk *walk, uint8_t tree)
 {
     const struct expected root = {
         .page_id = walk->store->trees[tree].root, .tree = tree, .level = -1, .low = {"", 0}};
-    struct kv_page_read read = {.page_id = root.page_id, .out = batch_at(walk, 0)};
+    struct kv_page_read read = {.page_id = root.page_id, .out = batch_at(walk, 0, 1)};
     if (!read.out)
         return -ENOMEM;
     kv_pager_read_many(walk->store->pager, &read, 1);
@@ -618,7 +622,7 @@ void kv_walk_release(struct kv_walk *walk)
     for (size_t i = 0; i < walk->hole_count; i++)
         free(walk->holes[i].fences);
     for (unsigned i = 0; i < KV_TREE_DEPTH_MAX + 1; i++)
-        free(walk->nodes[i]);
+        free(walk->batches[i].nodes);
     kv_blob_notes_release(&walk->blobs);
     free(walk->holes);
     free(walk->gaps);

@@ -71,9 +71,11 @@ struct kv_walk {
     uint64_t repairable, damaged; /* findings */
     struct kv_blob_ref unverified[KV_BLOBS_AT_ONCE]; /* read together */
     size_t unverified_count;
-    /* KV_WALK_BATCH_BYTES each, when needed: for a root, and for the pages of each depth that are
-     * read together */
-    uint8_t *nodes[KV_TREE_DEPTH_MAX + 1];
+    /* for a root, and for the pages of each depth that are read together */
+    struct kv_walk_batch {
+        uint8_t *nodes;
+        unsigned capacity; /* in pages, KV_WALK_BATCH_BYTES at most; 0: none yet */
+    } batches[KV_TREE_DEPTH_MAX + 1];
 };
 
 /* report, context, progress, read_blobs and show_key may be set between init and run. -ENOMEM. */

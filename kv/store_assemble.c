@@ -51,10 +51,18 @@ static void on_blob_failure(void *context, int error)
     (void)kv_store_fail(context, error, "writing a blob"); /* whoever waits for it hears of it */
 }
 
-static int flush_blobs(void *context)
+static_assert(KV_WAL_GUESTS_MAX <= KV_BLOB_GIVEN_MAX, "as many as the log has room for");
+
+static int give_blobs(void *context, struct kv_io *ios, size_t *count)
 {
     struct kv_store *store = context;
-    return kv_blobs_flush(&store->blobs);
+    return kv_blobs_give(&store->blobs, ios, KV_WAL_GUESTS_MAX, count);
+}
+
+static void blobs_given(void *context, const struct kv_io *ios, size_t count)
+{
+    struct kv_store *store = context;
+    kv_blobs_given(&store->blobs, ios, count);
 }
 
 static int open_space(struct kv_store *store, const struct kv_disk_superblock *sb)
@@ -249,7 +257,8 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                                          .log_id = kv_superblock_log_id(sb),
                                          .tail = kv_le64_get(sb->log_tail),
                                          .tail_link = kv_le64_get(sb->log_tail_link),
-                                         .before_flush = flush_blobs,
+                                         .before_flush = give_blobs,
+                                         .after_flush = blobs_given,
                                          .context = store};
     err = kv_wal_open(store->device, &config, &store->wal);
     if (err == -ENOSPC)

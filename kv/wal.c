@@ -18,6 +18,9 @@
 
 #define RING_BLOCKS_MIN 8u
 
+/* Requests for the log's own blocks: the ring and the buffer wrap once each. */
+#define OWN_IOS 3u
+
 /* ---- opening --------------------------------------------------------------- */
 
 int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, struct kv_wal **out)
@@ -49,6 +52,7 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     wal->block_count = config->block_count;
     wal->log_id = config->log_id;
     wal->before_flush = config->before_flush;
+    wal->after_flush = config->after_flush;
     wal->context = config->context;
     wal->open_tail = config->tail;
     wal->open_link = config->tail_link;
@@ -119,14 +123,15 @@ static void seal_current(struct kv_wal *wal)
 }
 
 /* Requests for the sealed blocks [from, to), cut where the ring or the buffer wraps. */
-static size_t plan_writes(const struct kv_wal *wal, uint64_t from, uint64_t to, struct kv_io ios[3])
+static size_t plan_writes(const struct kv_wal *wal, uint64_t from, uint64_t to,
+                          struct kv_io ios[OWN_IOS])
 {
     size_t io_count = 0;
     while (from < to) {
         const uint64_t ring_left = wal->block_count - from % wal->block_count;
         const uint64_t buffer_left = wal->buffer_blocks - from % wal->buffer_blocks;
         const uint64_t count = kv_min_u64(to - from, kv_min_u64(ring_left, buffer_left));
-        KV_ASSERT(io_count < 3);
+        KV_ASSERT(io_count < OWN_IOS);
         ios[io_count++] = (struct kv_io){.kind = KV_IO_WRITE,
                                          .block = wal->first_block + from % wal->block_count,
                                          .block_count = (uint32_t)count,
@@ -138,6 +143,27 @@ static size_t plan_writes(const struct kv_wal *wal, uint64_t from, uint64_t to, 
 
 enum lead_mode { LEAD_WRITE, LEAD_FLUSH };
 
+/*
+ * What the records refer to may be submitted with the blocks that hold them: until the flush is
+ * over, nothing vouches for either, and a replay looks whether both are there.
+ */
+static int submit_flush(struct kv_wal *wal, const struct kv_io own[OWN_IOS], size_t own_count)
+{
+    struct kv_io ios[KV_WAL_GUESTS_MAX + OWN_IOS];
+    size_t guests = 0;
+    if (wal->before_flush && !KV_PLANT(sync_without_blobs)) {
+        const int err = wal->before_flush(wal->context, ios, &guests);
+        if (err)
+            return err;
+    }
+    memcpy(ios + guests, own, own_count * sizeof *own);
+    const int err = kv_device_submit(wal->device, ios, guests + own_count,
+                                     !own_count || !KV_PLANT(sync_without_flush));
+    if (guests)
+        wal->after_flush(wal->context, ios, guests);
+    return err;
+}
+
 /* Write what is sealed; the mutex is released meanwhile. Nobody else may be leading. */
 static void lead(struct kv_wal *wal, enum lead_mode mode)
 {
@@ -145,7 +171,7 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     KV_ASSERT(!wal->error);
     wal->written = kv_max_u64(wal->written, wal->tail); /* trimmed: not needed any more */
     const uint64_t to = wal->sealed;
-    struct kv_io ios[3];
+    struct kv_io ios[OWN_IOS];
     const size_t io_count = plan_writes(wal, wal->written, to, ios);
     const uint64_t records = wal->records;
     struct kv_metrics *metrics = wal->device->metrics;
@@ -154,13 +180,10 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     pthread_mutex_unlock(&wal->mutex);
     const uint64_t begin = mode == LEAD_FLUSH ? kv_metrics_begin(metrics, KV_METRIC_WAL) : 0;
     int err = 0;
-    if (mode == LEAD_FLUSH && wal->before_flush && !KV_PLANT(sync_without_blobs))
-        err = wal->before_flush(wal->context);
-    if (!err && io_count)
-        err = kv_device_submit(wal->device, ios, io_count,
-                               mode == LEAD_FLUSH && !KV_PLANT(sync_without_flush));
-    else if (!err && mode == LEAD_FLUSH)
-        err = kv_device_flush(wal->device);
+    if (mode == LEAD_FLUSH)
+        err = submit_flush(wal, ios, io_count);
+    else if (io_count)
+        err = kv_device_submit(wal->device, ios, io_count, false);
     kv_metrics_end(metrics, KV_HISTOGRAM_LOG_FLUSH, begin);
     pthread_mutex_lock(&wal->mutex);
     wal->leading = false;

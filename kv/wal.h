@@ -23,15 +23,22 @@ struct kv_wal;
 /* So much of the ring, or all of it, has room on the host at least: mkfs writes it with zeroes. */
 #define KV_WAL_BACKED_BLOCKS_MIN 1024u /* 4 MiB */
 
+#define KV_WAL_GUESTS_MAX 8u
+
 struct kv_wal_config {
     uint64_t first_block, block_count; /* the ring */
     uint64_t log_id;                   /* of the image; other images' blocks are not ours */
     uint64_t tail;                     /* position to replay from */
     uint64_t tail_link;                /* digest of the block before it; 0 in a new image */
     uint32_t buffer_bytes;             /* append buffer; 0 = 4 MiB */
-    /* Called before each flush, under no lock: what records refer to goes to the device. NULL:
-     * nothing does. An error is as one of the flush. */
-    int (*before_flush)(void *context);
+    /*
+     * Called before each flush, under no lock: what records refer to goes to the device, or is left
+     * to be submitted with the log's own blocks, *count requests of KV_WAL_GUESTS_MAX; if there are
+     * any, after_flush is told how they ended. NULL: records refer to nothing. An error is as one
+     * of the flush.
+     */
+    int (*before_flush)(void *context, struct kv_io *ios, size_t *count);
+    void (*after_flush)(void *context, const struct kv_io *ios, size_t count);
     void *context;
 };
 

@@ -32,8 +32,9 @@ struct kv_wal {
     uint64_t block_count;
     uint64_t log_id;
     uint64_t open_tail, open_link; /* where replay begins */
-    int (*before_flush)(void *context);
-    void *context; /* of before_flush */
+    int (*before_flush)(void *context, struct kv_io *ios, size_t *count);
+    void (*after_flush)(void *context, const struct kv_io *ios, size_t count);
+    void *context; /* of these two */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed; /* durable, written, leading or error changed */

@@ -216,6 +216,61 @@ START_TEST(when_memory_is_short_the_oldest_go_first)
 }
 END_TEST
 
+/* What the log does: the last requests go with its own. */
+static int flush_with_others(struct fixture *f, size_t *given)
+{
+    struct kv_io ios[KV_BLOB_GIVEN_MAX];
+    const int err = kv_blob_pending_give(f->pending, ios, KV_BLOB_GIVEN_MAX, given);
+    if (err || !*given)
+        return err;
+    const int submit_err = kv_device_submit(f->device, ios, *given, true);
+    kv_blob_pending_given(f->pending, ios, *given);
+    return submit_err;
+}
+
+START_TEST(the_last_requests_can_go_with_those_of_somebody_else)
+{
+    struct fixture f;
+    size_t given;
+    fixture_init(&f);
+    ck_assert_int_eq(flush_with_others(&f, &given), 0);
+    ck_assert_uint_eq(given, 0);
+    for (uint32_t i = 0; i < 20; i++)
+        (void)write_one(&f, 300 + 2 * i, 1, i);
+    ck_assert_int_eq(flush_with_others(&f, &given), 0);
+    ck_assert_uint_eq(given, 20 % KV_BLOB_GIVEN_MAX);
+    ck_assert_uint_eq(f.device->counts.writes, 20);
+    for (uint32_t i = 0; i < 20; i++)
+        ck_assert(is_on_device(&f, 300 + 2 * i, 1, i));
+    ck_assert_int_eq(flush_with_others(&f, &given), 0);
+    ck_assert_uint_eq(given, 0);
+    ck_assert_uint_eq(f.device->counts.flushes, 1);
+    fixture_release(&f);
+}
+END_TEST
+
+START_TEST(of_what_was_given_away_a_failed_write_is_a_failure_and_a_failed_flush_is_not)
+{
+    struct fixture f;
+    size_t given;
+    fixture_init(&f);
+    (void)write_one(&f, 10, 1, 1);
+    faulty_arm(f.faulty, (struct fault){.targets = FAULT_FLUSHES, .error = -EIO});
+    ck_assert_int_eq(flush_with_others(&f, &given), -EIO);
+    ck_assert_uint_eq(f.failures, 0);
+    ck_assert_int_eq(kv_blob_pending_flush(f.pending), 0);
+    (void)write_one(&f, 20, 1, 2);
+    faulty_arm(f.faulty, (struct fault){.targets = FAULT_WRITES, .error = -ENOSPC});
+    ck_assert_int_eq(flush_with_others(&f, &given), -ENOSPC);
+    ck_assert_int_eq(f.failure, -EIO);
+    ck_assert_uint_eq(f.failures, 1);
+    ck_assert_int_eq(kv_blob_pending_flush(f.pending), -EIO);
+    ck_assert_int_eq(flush_with_others(&f, &given), -EIO);
+    ck_assert_uint_eq(given, 0);
+    fixture_release(&f);
+}
+END_TEST
+
 START_TEST(after_a_failed_write_nothing_is_written_and_everything_readable)
 {
     struct fixture f;
@@ -263,7 +318,8 @@ static void *write_many(void *context)
             ck_assert(!is_in_memory(w->f, &ref, identity) ||
                       is_on_device(w->f, block, count, identity));
         } else if (!test_random_below(&random, 20)) {
-            ck_assert_int_eq(kv_blob_pending_flush(w->f->pending), 0);
+            size_t given;
+            ck_assert_int_eq(flush_with_others(w->f, &given), 0);
             ck_assert(is_on_device(w->f, block, count, identity));
         }
     }
@@ -306,6 +362,9 @@ int main(void)
     tcase_set_timeout(pending, 120);
     tcase_add_test(pending, a_blob_is_read_from_memory_until_a_flush_brings_it_to_the_device);
     tcase_add_test(pending, neighbours_go_with_one_request);
+    tcase_add_test(pending, the_last_requests_can_go_with_those_of_somebody_else);
+    tcase_add_test(pending,
+                   of_what_was_given_away_a_failed_write_is_a_failure_and_a_failed_flush_is_not);
     tcase_add_test(pending, what_was_cancelled_is_never_written);
     tcase_add_test(pending, when_memory_is_short_the_oldest_go_first);
     tcase_add_test(pending, after_a_failed_write_nothing_is_written_and_everything_readable);

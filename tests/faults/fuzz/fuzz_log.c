@@ -135,14 +135,17 @@ static void parse_body(const struct fuzz_input *input)
     free(body);
 }
 
-static void go_on(struct kv_wal *wal, uint64_t tail, const struct seen *before)
+/* What is appended is of a later epoch than all that was found, as a store's is. */
+static void go_on(struct kv_wal *wal, uint64_t tail, const struct kv_wal_end *found,
+                  const struct seen *before)
 {
+    const uint64_t epoch = found->epoch_max + 1;
     uint64_t position;
-    if (kv_wal_room(wal, sizeof MARK)) {
+    if (epoch > KV_EPOCH_MAX || kv_wal_room(wal, sizeof MARK)) {
         kv_wal_close(wal);
         return;
     }
-    KV_ASSERT(kv_wal_append(wal, MARK, sizeof MARK, 9, &position) == 0);
+    KV_ASSERT(kv_wal_append(wal, MARK, sizeof MARK, epoch, &position) == 0);
     KV_ASSERT(kv_wal_sync(wal, position) == 0);
     kv_wal_close(wal);
 
@@ -181,7 +184,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     KV_ASSERT(kv_wal_replay(wal, visit, &again, &end_again) == err);
     KV_ASSERT(again.digest == seen.digest);
     if (!err && !(how & 4))
-        go_on(wal, tail, &seen);
+        go_on(wal, tail, &end, &seen);
     else
         kv_wal_close(wal);
     parse_body(&input);

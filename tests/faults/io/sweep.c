@@ -5,7 +5,8 @@
  *    test_fault_sweep kv|fs io|memory
  *
  * A point is a kind of fault, whether it lasts, and which request it strikes. Environment:
- * KVFS_POINTS how many of all points to try, evenly spread (0: all); KVFS_SCALE how much work;
+ * KVFS_POINTS how many of all points to try, evenly spread (0: all); KVFS_SHARE which part of
+ * these, "2/6" being the second of six, for as many processes; KVFS_SCALE how much work;
  * KVFS_KINDS only these, by name ("EIO,short"); KVFS_POINT one point as a failure names it;
  * KVFS_SEED; KVFS_TMP where the image lies.
  */
@@ -200,11 +201,27 @@ static size_t list_series(struct sweep *sweep, bool memory, struct series list[S
     return count;
 }
 
+/* Every which point is ours, and which of them: all, unless KVFS_SHARE says otherwise. */
+struct share {
+    unsigned number, of; /* 1 is the first */
+};
+
+static struct share wanted_share(void)
+{
+    struct share share = {1, 1};
+    const char *const text = getenv("KVFS_SHARE");
+    if (text && (sscanf(text, "%u/%u", &share.number, &share.of) != 2 || share.number < 1 ||
+                 share.number > share.of))
+        violate("KVFS_SHARE is %s, not NUMBER/OF", text);
+    return share;
+}
+
 static void try_all(struct sweep *sweep, bool memory)
 {
+    const struct share share = wanted_share();
     struct series list[SERIES_MAX];
     const size_t count = list_series(sweep, memory, list);
-    uint64_t total = 0, index = 0;
+    uint64_t total = 0, index = 0, chosen = 0;
     for (size_t i = 0; i < count; i++)
         total += list[i].count;
     const uint64_t wanted = test_env("KVFS_POINTS", 60);
@@ -212,7 +229,7 @@ static void try_all(struct sweep *sweep, bool memory)
     const uint64_t offset = sweep->config.seed % step;
     for (size_t i = 0; i < count; i++)
         for (uint64_t j = 0; j < list[i].count; j++, index++) {
-            if (index % step != offset)
+            if (index % step != offset || ++chosen % share.of != share.number % share.of)
                 continue;
             struct point point = list[i].first;
             point.after = j;
