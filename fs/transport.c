@@ -213,7 +213,8 @@ void fs_transport_begun(uint32_t opcode, uint64_t begun_ns)
 void fs_worker_found_waiting(struct fs_worker *worker)
 {
     const struct fs_transport_hooks *hooks = fs_worker_hooks(worker);
-    hooks->waited(hooks->context);
+    if (hooks->waited)
+        hooks->waited(hooks->context);
 }
 
 void fs_worker_served(struct fs_worker *worker)

@@ -38,7 +38,8 @@ struct fs_transport_hooks {
     size_t (*request)(void *context, void *bytes, size_t length);
     /* A request of which fs_transport_begun was told has been served. */
     void (*served)(void *context, uint32_t opcode, uint64_t begun_ns);
-    /* A request was found waiting by a worker that came free when all had been busy. */
+    /* A request was found waiting by a worker that came free when all had been busy. NULL: nobody
+     * wants to know. */
     void (*waited)(void *context);
     /*
      * A reply on its way out; pieces may be changed in place. With `ring` a reply to INIT is to
