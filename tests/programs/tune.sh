@@ -208,16 +208,23 @@ python3 - "$mnt" <<'EOF'
 import os, sys, threading
 def work(k):
     os.mkdir(f"{sys.argv[1]}/{k}")
-    for i in range(3000):
+    for i in range(2000):
         with open(f"{sys.argv[1]}/{k}/{i}", "wb") as file:
             file.write(b"some text %d " % i * 200)
-threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
 [t.start() for t in threads]
 [t.join() for t in threads]
 EOF
-tuned 1 log
-[ "$(found present) $(found proposed)" = "1 MiB 4 MiB" ] || fail "$(cat "$tmp/found")"
-found how | grep -q 'mkfs.kvfs -l 4M'
+waits=$(figure .store.log_waits)
+if [ "$waits" -ge 16 ]; then
+    tuned 1 log
+    [ "$(found present) $(found proposed)" = "1 MiB 4 MiB" ] || fail "$(cat "$tmp/found")"
+    found how | grep -q 'mkfs.kvfs -l 4M'
+else
+    # In memory (/dev/shm), say, checkpoints end before the log is full: it is not too small there.
+    say "only $waits batches waited: the device is too fast for this one"
+    tuned 0 ""
+fi
 end
 
 say "checkpoints: each fsync makes one"
