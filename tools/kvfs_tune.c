@@ -35,11 +35,28 @@ static void note_interrupt(int number)
     interrupted = 1;
 }
 
-static void catch_interrupts(void)
+/*
+ * Interrupts come while it waits and at no other time: none is lost between a look at `interrupted`
+ * and the wait. waiting: out, the mask to wait with.
+ */
+static void catch_interrupts(sigset_t *waiting)
 {
     const struct sigaction action = {.sa_handler = note_interrupt};
+    sigset_t interrupts;
+    (void)sigemptyset(&interrupts); /* none of these fails: the arguments are right */
+    (void)sigaddset(&interrupts, SIGINT);
+    (void)sigaddset(&interrupts, SIGTERM);
+    (void)sigprocmask(SIG_BLOCK, &interrupts, waiting);
+    (void)sigdelset(waiting, SIGINT);
+    (void)sigdelset(waiting, SIGTERM);
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
+}
+
+static struct timespec timespec_of(double seconds)
+{
+    const time_t whole = (time_t)seconds;
+    return (struct timespec){.tv_sec = whole, .tv_nsec = (long)((seconds - (double)whole) * 1e9)};
 }
 
 /* ---- findings --------------------------------------------------------------------------- */
@@ -218,12 +235,14 @@ static int tune_auto(const struct tool_mount *mount, double seconds, uint64_t ro
     if (err || tune_look_at_mount(mount, &view) || tool_live_read(mount->dir, &readings[0]))
         return STATUS_FAILED;
     tune_auto_init(&state, &view.settings.tiers);
-    catch_interrupts();
+    sigset_t waiting;
+    const struct timespec interval = timespec_of(seconds);
+    catch_interrupts(&waiting);
     printf("begins: %u %% for packed pages; looked at every %.1f s\n", state.percent, seconds);
     (void)fflush(stdout); /* asked for at the end */
     unsigned which = 0;
     for (uint64_t round = 0; !rounds || round < rounds; round++) {
-        pause_for(seconds);
+        (void)ppoll(NULL, 0, &interval, &waiting);
         /* Unmounted meanwhile: that is its end, and no failure. */
         if (interrupted || tool_mount_of_path(mount->dir, &still) ||
             strcmp(still.source, mount->source) != 0)
