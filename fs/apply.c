@@ -14,9 +14,11 @@
 
 #include <stdio.h>
 
+#include "fs/acl.h"
 #include "fs/apply_state.h"
 #include "fs/expiry.h"
 #include "fs/reaper.h"
+#include "fs/xattr.h"
 
 /* ---- ways -------------------------------------------------------------------------------- */
 
@@ -232,6 +234,33 @@ static bool is_same(const struct fs_record *record, const struct fs_apply_change
            (S_ISDIR(record->mode) || record->file.size == change->length);
 }
 
+/* May an inode of this mode have the attribute? */
+static bool is_xattr_fit(uint32_t mode, const struct fs_apply_xattr *xattr)
+{
+    const uint32_t flag = fs_xattr_flag(xattr->name);
+    const bool is_default = flag == FS_RECORD_DEFAULT_ACL;
+    if (fs_xattr_check_name(xattr->name) || xattr->length > FS_XATTR_VALUE_MAX)
+        return false;
+    if (!is_default && flag != FS_RECORD_ACCESS_ACL)
+        return true;
+    if (S_ISLNK(mode) || (is_default && !S_ISDIR(mode)))
+        return false;
+    const int err = fs_acl_validate(xattr->value, xattr->length);
+    return !err || err == -ENODATA;
+}
+
+/* -EOPNOTSUPP: there is one that it can not have, or together they are too many. */
+static int check_xattrs(const struct fs_apply_attributes *attributes)
+{
+    uint64_t names_bytes = 0;
+    for (size_t i = 0; i < attributes->xattr_count; i++) {
+        if (!is_xattr_fit(attributes->mode, &attributes->xattrs[i]))
+            return -EOPNOTSUPP;
+        names_bytes += strlen(attributes->xattrs[i].name) + 1;
+    }
+    return names_bytes > FS_XATTR_LIST_MAX ? -EOPNOTSUPP : 0;
+}
+
 /* The inode of an entry is as it is elsewhere from here on. */
 static int store_at(struct apply_state *state, const struct fs_apply_change *change,
                     struct apply_entry *entry)
@@ -261,6 +290,9 @@ static int store(struct apply_state *state, const struct fs_apply_change *change
     struct apply_entry *entry;
     if (!fs_mode_is_known(change->attributes->mode))
         return -EINVAL;
+    int err = check_xattrs(change->attributes);
+    if (err)
+        return err;
     if (!*change->path || strcmp(change->path, "/") == 0) { /* of the root, its attributes */
         if (!S_ISDIR(change->attributes->mode))
             return -EISDIR;
@@ -268,7 +300,7 @@ static int store(struct apply_state *state, const struct fs_apply_change *change
         state->root->is_dirty = true;
         return 0;
     }
-    const int err = walk(state, change->path, true, NULL, &entry);
+    err = walk(state, change->path, true, NULL, &entry);
     return err ? err : store_at(state, change, entry);
 }
 
@@ -312,6 +344,7 @@ static void explain(const struct fs_apply_change *change, int err, struct kv_err
         {-ENAMETOOLONG, "a name in it is longer than 255 bytes"},
         {-EACCES, "the control directory of the mount stands there"},
         {-EPERM, "a directory, or what expires, can not have a second name"},
+        {-EOPNOTSUPP, "an attribute or ACL that it can not have; see getfattr -d -m - and getfacl"},
     };
     const char *words = strerror(-err);
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
@@ -359,16 +392,24 @@ static size_t settle(struct apply_state *state, uint64_t *unused)
     return count;
 }
 
+/* Of what the kernel does not know it has cached nothing; what it learns now is as it is now. */
+static bool is_known(const struct apply_state *state, const struct apply_node *node)
+{
+    const uint64_t ino = node->item.record.file.ino;
+    return ino == FS_ROOT_INO || fs_inode_table_references(state->volume->table, ino) > 0;
+}
+
 static void observe(const struct apply_state *state, const struct fs_apply_observer *observer)
 {
     for (size_t i = 0; observer->entry && i < state->slot_count; i++)
         for (const struct apply_entry *entry = state->entries[i]; entry; entry = entry->next)
-            if (entry->was != entry->now && !entry->directory->is_new)
+            if (entry->was != entry->now && !entry->directory->is_new &&
+                is_known(state, entry->directory))
                 observer->entry(observer->context, entry->directory->item.record.file.ino,
                                 entry->name, entry->name_len);
     for (size_t i = 0; observer->inode && i < state->slot_count; i++)
         for (const struct apply_node *node = state->nodes[i]; node; node = node->next)
-            if (node->is_dirty && !node->is_new)
+            if (node->is_dirty && !node->is_new && is_known(state, node))
                 observer->inode(observer->context, node->item.record.file.ino);
 }
 

@@ -68,7 +68,7 @@ struct fs_apply_change {
     const struct fs_apply_attributes *attributes;
 };
 
-/* Called when the changes are made, under no lock. Either may be NULL. */
+/* Called when the changes are made, under no lock, of what the kernel knows. Either may be NULL. */
 struct fs_apply_observer {
     void (*entry)(void *context, uint64_t directory, const char *name, size_t name_len);
     void (*inode)(void *context, uint64_t ino); /* known before; attributes, or a listing */
@@ -87,8 +87,9 @@ struct fs_apply_result {
  *
  * Returns 0; -EINVAL, -ENAMETOOLONG a path; -ENOENT, -EISDIR, -ENOTDIR, -ENOTEMPTY, -EEXIST,
  * -EMEDIUMTYPE (neither a value nor a directory), -EPERM, -EMLINK as the change's own operation;
- * -EACCES a name that fs_volume_reserve has set aside; -E2BIG more than the log takes at once; what
- * fs/volume.h names. `result` is filled in always.
+ * -EOPNOTSUPP an attribute that it can not have; -EACCES a name that fs_volume_reserve has set
+ * aside; -E2BIG more than the log takes at once; what fs/volume.h names. `result` is filled in
+ * always.
  */
 KV_MUST_CHECK int fs_apply(struct fs_volume *volume, const struct fs_caller *caller,
                            const struct fs_apply_change *changes, size_t count, unsigned flags,

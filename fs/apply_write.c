@@ -7,6 +7,7 @@
  */
 #include "fs/apply_state.h"
 
+#include "fs/acl.h"
 #include "fs/expiry.h"
 #include "fs/xattr.h"
 
@@ -32,6 +33,29 @@ static int write_content(struct apply_state *state, struct fs_data_change *chang
     return err;
 }
 
+/* An access list of a new inode, as its mode has it; none, if it says no more than the mode. */
+static int set_access_acl(struct apply_state *state, struct fs_data_change *change,
+                          struct fs_record *record, const struct fs_apply_xattr *xattr,
+                          uint32_t *flags)
+{
+    uint32_t bits;
+    bool is_minimal;
+    int err = fs_acl_to_mode(xattr->value, xattr->length, &bits, &is_minimal);
+    if (err || is_minimal)
+        return err == -ENODATA ? 0 : err;
+    void *acl = malloc(xattr->length);
+    if (!acl)
+        return -ENOMEM;
+    memcpy(acl, xattr->value, xattr->length);
+    if (bits != (record->mode & 0777u))
+        err = fs_acl_set_mode(acl, xattr->length, record->mode);
+    if (!err)
+        err = fs_xattr_set(state->volume->store, record->file.ino, flags, xattr->name, acl,
+                           xattr->length, 0, change->batch);
+    free(acl);
+    return err;
+}
+
 static int set_xattrs(struct apply_state *state, struct fs_data_change *change,
                       struct apply_node *node)
 {
@@ -47,8 +71,13 @@ static int set_xattrs(struct apply_state *state, struct fs_data_change *change,
         uint32_t one = 0;
         if (strcmp(xattr->name, FS_XATTR_TTL) == 0)
             continue; /* no record: write_expiry */
-        err = fs_xattr_set(state->volume->store, record->file.ino, &one, xattr->name, xattr->value,
-                           xattr->length, 0, change->batch);
+        const uint32_t known = fs_xattr_flag(xattr->name);
+        if (known == FS_RECORD_ACCESS_ACL)
+            err = set_access_acl(state, change, record, xattr, &one);
+        else if (known != FS_RECORD_DEFAULT_ACL ||
+                 xattr->length > sizeof(struct fs_disk_acl_header))
+            err = fs_xattr_set(state->volume->store, record->file.ino, &one, xattr->name,
+                               xattr->value, xattr->length, 0, change->batch);
         flags |= one;
     }
     record->flags = flags;

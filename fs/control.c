@@ -338,7 +338,8 @@ void fs_control_forget(struct fs_control *control, uint64_t ino, uint64_t count)
     pthread_mutex_unlock(&control->mutex);
     if (gone && gone->batch)
         fs_volume_log(control->parts.volume, KV_LOG_WARNING,
-                      "apply: a batch ended without a line \"commit\"; nothing of it was done");
+                      "apply: a batch ended before it was whole (a text without a line "
+                      "\"commit\"); nothing of it was done");
     if (gone)
         free_node(gone);
 }

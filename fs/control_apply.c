@@ -9,7 +9,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 
-#include "fs/apply.h"
+#include "fs/apply_packed.h"
 #include "fs/text.h"
 
 #include <stdatomic.h>
@@ -72,6 +72,32 @@ static int apply_and_note(struct fs_control_apply *apply, const struct fs_caller
     return err;
 }
 
+/* ---- packed changes -------------------------------------------------------------------- */
+
+/* Not durable yet: who has many says when all are there, and syncs. */
+static int apply_packed(struct fs_control_apply *apply, const struct fs_caller *caller,
+                        const char *bytes, size_t length)
+{
+    const struct fs_apply_observer observer = {
+        .entry = note_entry, .inode = note_inode, .context = apply};
+    struct fs_apply_result result = {.change_count = 0};
+    struct fs_apply_unpacked unpacked;
+    int err = fs_apply_unpack(bytes, length, &unpacked, &result.error);
+    if (!err) {
+        err = fs_apply_confine(&unpacked, caller, &result.error);
+        if (!err)
+            err = fs_apply(apply->volume, caller, unpacked.changes, unpacked.count, 0, &observer,
+                           &result);
+        fs_apply_unpacked_release(&unpacked);
+    }
+    if (err && !*result.error.text)
+        (void)snprintf(result.error.text, sizeof result.error.text, "%s", strerror(-err));
+    if (!err)
+        fs_notifier_wait(apply->notifier);
+    note_result(apply, err, &result);
+    return err;
+}
+
 /* ---- batches in several writes -------------------------------------------------------- */
 
 static const char begin_line[] = "begin\n";
@@ -81,7 +107,8 @@ static const char commit_line[] = "commit\n";
 
 struct fs_control_batch {
     struct fs_control_apply *apply;
-    uint64_t offset; /* in the file, of its first byte */
+    uint64_t offset;      /* in the file, of its first byte */
+    size_t packed_length; /* of packed changes, when all are there; 0: it is a text */
     size_t length, capacity;
     char *text;
 };
@@ -116,10 +143,12 @@ static int grow_batch(struct fs_control_batch *batch, size_t wanted)
     return 0;
 }
 
-/* Does it end with the line "commit"? */
+/* Does it end with the line "commit", or are all packed changes there? */
 static bool is_complete(const struct fs_control_batch *batch)
 {
     const size_t length = batch->length;
+    if (batch->packed_length)
+        return length >= batch->packed_length;
     return length >= BEGIN_BYTES + COMMIT_BYTES &&
            memcmp(batch->text + length - COMMIT_BYTES, commit_line, COMMIT_BYTES) == 0 &&
            batch->text[length - COMMIT_BYTES - 1] == '\n';
@@ -170,9 +199,13 @@ static int gather(struct fs_control_apply *apply, struct fs_control_batch **batc
     } else {
         if (!is_complete(*batch))
             return 0;
-        /* The first line becomes a remark, so that lines have the numbers that users gave them. */
-        (*batch)->text[0] = '#';
-        err = apply_and_note(apply, caller, (*batch)->text, (*batch)->length - COMMIT_BYTES);
+        if ((*batch)->packed_length) {
+            err = apply_packed(apply, caller, (*batch)->text, (*batch)->length);
+        } else {
+            /* The first line becomes a remark, so that lines have the numbers that users gave. */
+            (*batch)->text[0] = '#';
+            err = apply_and_note(apply, caller, (*batch)->text, (*batch)->length - COMMIT_BYTES);
+        }
     }
     fs_control_batch_free(*batch);
     *batch = NULL;
@@ -184,12 +217,18 @@ int fs_control_apply_write(struct fs_control_apply *apply, struct fs_control_bat
 {
     if (*batch)
         return gather(apply, batch, caller, piece);
-    if (piece->length >= BEGIN_BYTES && memcmp(piece->text, begin_line, BEGIN_BYTES) == 0) {
+    const bool is_packed = fs_apply_is_packed(piece->text, piece->length);
+    size_t packed_length = 0;
+    if (is_packed && fs_apply_packed_length(piece->text, &packed_length))
+        return refuse(apply, -EINVAL, "packed changes of a length that they can not have");
+    if (is_packed ||
+        (piece->length >= BEGIN_BYTES && memcmp(piece->text, begin_line, BEGIN_BYTES) == 0)) {
         *batch = calloc(1, sizeof **batch);
         if (!*batch)
             return -ENOMEM;
         (*batch)->apply = apply;
         (*batch)->offset = piece->offset;
+        (*batch)->packed_length = packed_length;
         return gather(apply, batch, caller, piece);
     }
     if (piece->length % PIECE_BYTES == 0)

@@ -30,10 +30,12 @@ void fs_control_batch_free(struct fs_control_batch *batch); /* NULL is fine */
 /*
  * Take what was written to one open file. Since nobody tells when that is closed:
  *
+ *  - packed changes (fs/apply_packed.h) are gathered, write by write, up to their length;
  *  - what does not begin with a line "begin" is a batch by itself, and the only one there;
  *  - what begins so is gathered, write by write, up to a last line "commit".
  *
- * When a batch was applied and 0 is returned, all of it is durable and the kernel knows.
+ * When a batch was applied and 0 is returned, the kernel knows, and all of it is durable unless it
+ * was packed.
  *
  * batch  in: what was gathered before, NULL at the first write; out: what is gathered now, NULL:
  *        nothing is to come any more.

@@ -10,6 +10,8 @@
 
 #include "fs/fuse_control.h"
 
+#include <unistd.h>
+
 #include "fs/control.h"
 
 static struct fs_fuse *fuse_of(fuse_req_t req)
@@ -111,7 +113,10 @@ bool fs_fuse_control_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, si
     if (!fs_control_owns(ino))
         return false;
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
-    const struct fs_caller caller = {.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
+    /* What the kernel gathered it writes in nobody's name: then it is who mounted, at most. */
+    const struct fs_caller caller = {.uid = by_kernel ? fuse_of(req)->owner : ctx->uid,
+                                     .gid = by_kernel ? (uint32_t)getegid() : ctx->gid,
+                                     .umask = ctx->umask};
     int err;
     /* Of pages that it gathered, the kernel has asked who may when the file was opened. */
     if (!by_kernel && !fs_fuse_is_operator(req))

@@ -99,7 +99,7 @@ static void reply_attr(fuse_req_t req, const struct fs_record *record)
 static void do_init(void *userdata, struct fuse_conn_info *conn)
 {
     const struct fs_fuse *fuse = userdata;
-    fs_protocol_negotiate(conn, fuse->writeback);
+    fs_protocol_negotiate(conn, fuse->writeback, fuse->read_ahead_bytes);
 }
 
 /* ---- names ------------------------------------------------------------------------ */

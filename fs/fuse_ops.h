@@ -22,6 +22,7 @@ struct fs_fuse {
     bool writeback;              /* the kernel gathers writes */
     bool read_only;              /* as it was mounted */
     uint32_t owner;              /* user that mounted */
+    uint32_t read_ahead_bytes;   /* by the kernel; 0: its default */
     struct fs_repeats repeats;   /* atomic; of names and content */
 };
 

@@ -30,6 +30,7 @@
 #include "fs/control.h"
 #include "fs/expirer.h"
 #include "fs/fuse_ops.h"
+#include "fs/read_ahead.h"
 #include "fs/transport.h"
 
 struct fs_mount {
@@ -37,7 +38,8 @@ struct fs_mount {
     struct fs_fuse fuse;
     struct fuse_session *session;
     struct fs_transport *transport;
-    struct fs_auto_unmount *helper; /* NULL: not wanted */
+    struct fs_auto_unmount *helper;   /* NULL: not wanted */
+    struct fs_read_ahead *read_ahead; /* NULL: the kernel's default */
     char dir[PATH_MAX];
     bool mounted;
     bool count_requests;
@@ -50,6 +52,9 @@ struct fs_mount {
     _Atomic unsigned log_level; /* enum fs_log_level */
     kv_log_fn *log;             /* where filter_log sends on to */
     void *log_context;
+    void (*ready)(void *context);
+    void (*stopping)(void *context);
+    void *state_context;
     bool masked; /* old_mask is to be restored */
     unsigned threads;
     int stop_fd; /* written by fs_mount_stop */
@@ -177,6 +182,8 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .sync = options->sync,
         .memory_budget_bytes = options->memory_budget_bytes,
         .commit_interval_ms = options->commit_interval_ms,
+        .checkpoint_interval_ms = options->checkpoint_interval_ms,
+        .log_buffer_bytes = options->log_buffer_bytes,
         .tiers = options->tiers,
         .blob_percent = options->extent_percent,
         .buffered_io = options->buffered_io,
@@ -204,6 +211,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     if (!mount->fuse.scrub)
         return fail(error, -ENOMEM, "%s: not enough memory", options->image);
     mount->fuse.writeback = options->writeback;
+    mount->fuse.read_ahead_bytes = options->read_ahead_bytes;
     mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();
     fs_protocol_init(&mount->fuse.protocol, mount->fuse.volume, &mount->fuse.counters);
@@ -305,6 +313,7 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
         goto out;
     }
     mount->mounted = true;
+    mount->read_ahead = fs_read_ahead_new(mount->dir, options->read_ahead_bytes, filter_log, mount);
     if (mount->helper) {
         err = fs_auto_unmount_tell(mount->helper, mount->dir);
         if (err) {
@@ -342,6 +351,9 @@ int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
     mount->log = options->log;
     atomic_init(&mount->log_level, options->log_level);
     mount->log_context = options->log_context;
+    mount->ready = options->ready;
+    mount->stopping = options->stopping;
+    mount->state_context = options->state_context;
     mount->threads = options->threads;
     mount->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int err = mount->stop_fd < 0 ? fail(error, -errno, "eventfd: %s", strerror(errno)) : 0;
@@ -452,6 +464,7 @@ int fs_mount_serve(struct fs_mount *mount)
         err = fs_transport_start(mount->transport);
     if (err)
         goto out;
+    fs_read_ahead_set(mount->read_ahead);
     if (!mount->fuse.read_only) {
         const int expirer_err = fs_expirer_start(mount->fuse.volume, name_expired, mount, &expirer);
         if (expirer_err)
@@ -460,7 +473,11 @@ int fs_mount_serve(struct fs_mount *mount)
                           "is not given back before the next mount",
                           strerror(-expirer_err));
     }
+    if (mount->ready)
+        mount->ready(mount->state_context);
     const bool asked = wait_for_end(mount, signal_fd);
+    if (mount->stopping)
+        mount->stopping(mount->state_context);
     fs_scrub_stop(mount->fuse.scrub, true);
     fs_expirer_stop(expirer); /* while requests are served: it may wait for one in the kernel */
     if (mount->prefetch)
@@ -507,6 +524,7 @@ int fs_mount_close(struct fs_mount *mount)
     if (mount->mounted || session_is_over(mount))
         fuse_session_unmount(mount->session);
     fs_auto_unmount_close(mount->helper);
+    fs_read_ahead_free(mount->read_ahead);
     fs_transport_close(mount->transport);
     if (mount->session)
         fuse_session_destroy(mount->session);

@@ -31,6 +31,7 @@ struct fs_settings_words {
 };
 
 #define FS_CONTROL_NAME_MAX 64u /* bytes, with the terminating zero */
+#define FS_PROFILE_NAME_MAX 16u /* likewise */
 
 /* What mounts may ask for. All zero is a sensible default; strings are borrowed for the call. */
 struct fs_mount_options {
@@ -56,9 +57,16 @@ struct fs_mount_options {
     uint32_t metrics;                  /* enum kv_metric_category; what is timed and shown */
     uint32_t log_level;                /* enum fs_log_level */
     struct fs_alerts alerts;
+    uint32_t checkpoint_interval_ms;   /* 0: the store's default */
+    uint32_t log_buffer_bytes;         /* 0: the store's default */
+    uint32_t read_ahead_bytes;         /* by the kernel, of who reads in order; 0: its own choice */
+    char profile[FS_PROFILE_NAME_MAX]; /* whose settings these are, for who asks */
     const struct fs_settings_words *words; /* NULL: settings can neither be shown nor changed */
     kv_log_fn *log;                        /* NULL: standard error */
     void *log_context;                     /* borrowed until fs_mount_close */
+    void (*ready)(void *context);    /* NULL, or called once: requests are answered from now on */
+    void (*stopping)(void *context); /* NULL, or called once, after `ready`: the end has begun */
+    void *state_context;             /* of both; they are called by fs_mount_serve */
 };
 
 /*

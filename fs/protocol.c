@@ -312,7 +312,7 @@ static void note_waited(void *context)
     (void)atomic_fetch_add_explicit(&protocol->counters->thread_waits, 1, memory_order_relaxed);
 }
 
-void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback)
+void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback, uint32_t read_ahead_bytes)
 {
     const unsigned wanted =
         FUSE_CAP_ASYNC_READ | FUSE_CAP_DONT_MASK | FUSE_CAP_READDIRPLUS |
@@ -325,6 +325,8 @@ void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback)
      * than a pipe here, and the bytes must pass fs/transport.c), ioctl on directories.
      */
     conn->want = conn->capable & wanted;
+    if (read_ahead_bytes && read_ahead_bytes < conn->max_readahead)
+        conn->max_readahead = read_ahead_bytes; /* more is not to be had here: fs/read_ahead.h */
     conn->max_background = MAX_BACKGROUND;
     conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
     conn->time_gran = 1;

@@ -71,6 +71,14 @@ static void take_changeable(struct fs_mount_options *options, const struct fs_mo
     options->tiers = to->tiers;
 }
 
+bool fs_settings_can_change(const struct fs_mount_options *now, const struct fs_mount_options *to)
+{
+    struct fs_mount_options possible;
+    memcpy(&possible, now, sizeof possible);
+    take_changeable(&possible, to);
+    return are_equal(&possible, to);
+}
+
 static void take_effect(struct fs_settings *settings)
 {
     const struct fs_mount_options *now = &settings->now;
@@ -106,10 +114,7 @@ static int change_line(struct fs_settings *settings, char *line, struct fs_mount
         fs_volume_log(volume, KV_LOG_WARNING, "config: %s", error.text);
     if (err)
         return -EINVAL;
-    struct fs_mount_options possible;
-    memcpy(&possible, &settings->now, sizeof possible);
-    take_changeable(&possible, to);
-    if (!are_equal(&possible, to)) {
+    if (!fs_settings_can_change(&settings->now, to)) {
         fs_volume_log(volume, KV_LOG_WARNING,
                       "config: %s can not change while it is mounted; set %s=%s with -o or in "
                       "mount.conf, unmount and mount again",

@@ -38,4 +38,10 @@ size_t fs_settings_text(struct fs_settings *settings, char *out, size_t cap);
  */
 KV_MUST_CHECK int fs_settings_change(struct fs_settings *settings, const char *text, size_t length);
 
+/*
+ * May a mount with the settings `now` change to `to` while it is mounted? Both are copies of one
+ * struct, byte by byte, that differ in nothing but settings.
+ */
+bool fs_settings_can_change(const struct fs_mount_options *now, const struct fs_mount_options *to);
+
 #endif

@@ -160,6 +160,12 @@ struct kv_open_options {
     void *log_context;
     struct kv_device *device; /* tests: instead of a path; closed by kv_close or a failed open */
     unsigned metrics;         /* enum kv_metric_category; 0: none */
+    /*
+     * The longest that changes are in the log alone, or with KV_SYNC_CHECKPOINT in memory alone;
+     * many of them, in relation to memory and log, ask for a checkpoint earlier. 0 = 30000
+     */
+    uint32_t checkpoint_interval_ms;
+    uint32_t log_buffer_bytes; /* for records until they are written; 0 = 4 MiB */
 };
 
 /*

@@ -16,7 +16,8 @@
 
 #include <stdarg.h>
 
-#define INTERVAL_DEFAULT 1000u
+#define INTERVAL_DEFAULT            1000u
+#define CHECKPOINT_INTERVAL_DEFAULT 30000u /* milliseconds */
 
 /* ---- log lines, failure ------------------------------------------------------------ */
 
@@ -89,6 +90,9 @@ static struct kv_store *store_for(const struct kv_open_options *options)
     store->sync = options->sync;
     store->commit_interval_ms =
         options->commit_interval_ms ? options->commit_interval_ms : INTERVAL_DEFAULT;
+    store->checkpoint_interval_ms = options->checkpoint_interval_ms
+                                        ? options->checkpoint_interval_ms
+                                        : CHECKPOINT_INTERVAL_DEFAULT;
     store->log = options->log ? options->log : log_to_stderr;
     store->log_context = options->log_context;
     store->report = options->report;

@@ -46,7 +46,8 @@ struct kv_store {
     struct kv_image_info info; /* as it was opened */
     struct kv_wal_end log_end; /* as found at open */
     enum kv_sync_mode sync;
-    uint32_t commit_interval_ms; /* work_mutex, once it is open */
+    uint32_t commit_interval_ms;     /* work_mutex, once it is open */
+    uint32_t checkpoint_interval_ms; /* immutable after open */
     uint64_t budget_bytes;
     uint64_t log_checkpoint_bytes; /* so much (kv_store_log_weight) asks for a checkpoint */
     uint64_t log_bytes_max;        /* so much may wait for one: then writers wait, too */

@@ -257,6 +257,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
                                          .log_id = kv_superblock_log_id(sb),
                                          .tail = kv_le64_get(sb->log_tail),
                                          .tail_link = kv_le64_get(sb->log_tail_link),
+                                         .buffer_bytes = options->log_buffer_bytes,
                                          .before_flush = give_blobs,
                                          .after_flush = blobs_given,
                                          .context = store};

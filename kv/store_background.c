@@ -11,7 +11,6 @@
 
 #include <time.h>
 
-#define CHECKPOINT_EVERY_S 30u /* when nothing else asks for one */
 /* The packer rests so often as long as it works, and at least so long; without work, longer. */
 #define PACK_REST_TIMES    9u
 #define PACK_EVERY_MS      2u
@@ -146,7 +145,7 @@ static void *run_checkpointer(void *context)
 {
     struct kv_store *store = context;
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, CHECKPOINT_EVERY_S * 1000ull, &store->checkpoint_wanted)) {
+    while (wait_for_work(store, store->checkpoint_interval_ms, &store->checkpoint_wanted)) {
         const bool wanted = store->checkpoint_wanted;
         store->checkpoint_wanted = false;
         pthread_mutex_unlock(&store->work_mutex);

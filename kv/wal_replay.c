@@ -184,6 +184,8 @@ static int follow_chain(struct ring_reader *reader, struct log_shape *shape)
 /*
  * Does a block after the chain's end vouch for the block at the end? Blocks of an earlier epoch
  * than the chain's last are from a history that was given up. Unreadable blocks say nothing.
+ * The block at the end may itself be whole, and vouches for nothing; but its epoch counts: what is
+ * appended from now on must not be what it once continued.
  */
 static void look_for_voucher(struct ring_reader *reader, struct log_shape *shape)
 {
@@ -191,7 +193,7 @@ static void look_for_voucher(struct ring_reader *reader, struct log_shape *shape
     const uint64_t limit =
         kv_min_u64(wal->open_tail + wal->block_count, shape->end + WINDOW_BLOCKS + 2);
     const uint64_t epoch_least = shape->epoch_max;
-    for (uint64_t position = shape->end + 1; position < limit; position++) {
+    for (uint64_t position = shape->end; position < limit; position++) {
         uint8_t *bytes;
         struct log_block block;
         if (reader_get(reader, position, &bytes))

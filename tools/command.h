@@ -73,5 +73,6 @@ extern const struct tool_command tool_command_top, tool_command_health;
 extern const struct tool_command tool_command_tune, tool_command_profile;
 extern const struct tool_command tool_command_sync, tool_command_umount;
 extern const struct tool_command tool_command_scan, tool_command_scrub;
+extern const struct tool_command tool_command_profiles;
 
 #endif

@@ -17,16 +17,20 @@
 
 #include "fs/figures.h"
 #include "kv/base.h"
+#include "tools/memory.h"
 #include "tools/options.h"
+#include "tools/profiles.h"
 
 enum setting_kind {
     SETTING_BOOL,
     SETTING_U32,
-    SETTING_SIZE,
+    SETTING_SIZE, /* below 4G */
     SETTING_MS,
     SETTING_CHOICE,
     SETTING_CATEGORIES, /* of metrics */
     SETTING_NAME,       /* FS_CONTROL_NAME_MAX bytes of text */
+    SETTING_MEMORY,     /* a size, or a share of the memory there is */
+    SETTING_PROFILE,    /* FS_PROFILE_NAME_MAX bytes: the name of one, or none */
 };
 
 struct setting {
@@ -64,6 +68,12 @@ static const char *const log_level_choices[] = {
 #define TIME_OR_NEVER    "a time from 0 to 1h, such as 100ms; 0 for never"
 
 static const struct setting settings[] = {
+    {{"mount", "profile", "none", "none or one of " TOOL_PROFILE_NAMES},
+     SETTING_PROFILE,
+     FIELD(profile),
+     0,
+     0,
+     NULL},
     {{"mount", "ro", "no", "yes or no"}, SETTING_BOOL, FIELD(read_only), 0, 0, NULL},
     {{"mount", "allow_other", "no", "yes or no"}, SETTING_BOOL, FIELD(allow_other), 0, 0, NULL},
     {{"mount", "writeback", "no", "yes or no"}, SETTING_BOOL, FIELD(writeback), 0, 0, NULL},
@@ -79,6 +89,12 @@ static const struct setting settings[] = {
      1,
      256,
      NULL},
+    {{"mount", "read_ahead", "128K", "a size from 4K to 16M, such as 1M"},
+     SETTING_SIZE,
+     FIELD(read_ahead_bytes),
+     4u << 10,
+     16u << 20,
+     NULL},
     {{"mount", "seccomp", "yes", "yes or no"}, SETTING_BOOL, FIELD(seccomp), 0, 0, NULL},
     {{"mount", "control", ".kvfs", "a name for the control directory, or none"},
      SETTING_NAME,
@@ -86,8 +102,9 @@ static const struct setting settings[] = {
      0,
      0,
      NULL},
-    {{"memory", "memory_budget", "256M", "a size of at least 8M, such as 256M"},
-     SETTING_SIZE,
+    {{"memory", "memory_budget", "256M",
+      "a size of at least 8M, such as 256M, or a share of the memory, such as 25%"},
+     SETTING_MEMORY,
      FIELD(memory_budget_bytes),
      8u << 20,
      1ull << 50,
@@ -122,6 +139,12 @@ static const struct setting settings[] = {
      0,
      75,
      NULL},
+    {{"memory", "log_buffer", "4M", "a size from 64K to 64M, such as 1M"},
+     SETTING_SIZE,
+     FIELD(log_buffer_bytes),
+     64u << 10,
+     64u << 20,
+     NULL},
     {{"memory", "buffered_io", "no", "yes or no"}, SETTING_BOOL, FIELD(buffered_io), 0, 0, NULL},
     {{"durability", "sync", "fsync", "fsync, always or checkpoint"},
      SETTING_CHOICE,
@@ -133,6 +156,12 @@ static const struct setting settings[] = {
      SETTING_MS,
      FIELD(commit_interval_ms),
      10,
+     3600000,
+     NULL},
+    {{"durability", "checkpoint_interval", "30s", "a time from 1s to 1h, such as 5min"},
+     SETTING_MS,
+     FIELD(checkpoint_interval_ms),
+     1000,
      3600000,
      NULL},
     {{"diagnostics", "count_requests", "no", "yes or no"},
@@ -236,6 +265,37 @@ static int store_name(const char *text, char field[FS_CONTROL_NAME_MAX])
     return 0;
 }
 
+static int store_profile(const char *text, char field[FS_PROFILE_NAME_MAX])
+{
+    const bool is_none = strcmp(text, TOOL_PROFILE_NONE) == 0;
+    if (!is_none && !tool_profile_find(text))
+        return -EINVAL;
+    memset(field, 0, FS_PROFILE_NAME_MAX); /* equal settings are equal bytes */
+    memcpy(field, text, strlen(text));     /* the table's names fit */
+    return 0;
+}
+
+/* A size, or "25%" of what the machine has: whole MiB, and no less than the least budget. */
+static int parse_memory(const char *text, uint64_t *bytes)
+{
+    const size_t length = strlen(text);
+    char digits[4];
+    uint64_t percent;
+    if (!length || text[length - 1] != '%')
+        return tool_parse_size(text, bytes);
+    if (length - 1 >= sizeof digits)
+        return -EINVAL;
+    memcpy(digits, text, length - 1);
+    digits[length - 1] = '\0';
+    const int err = tool_parse_number(digits, &percent);
+    if (err)
+        return err;
+    if (percent < 1 || percent > 90)
+        return -ERANGE;
+    *bytes = kv_max_u64(tool_memory_bytes() / 100 * percent >> 20, 8) << 20;
+    return 0;
+}
+
 /* Put `text` into the setting's field; -EINVAL or -ERANGE when it may not stand there. */
 static int store_value(const struct setting *setting, const char *text,
                        struct fs_mount_options *options)
@@ -252,6 +312,11 @@ static int store_value(const struct setting *setting, const char *text,
         return fs_categories_parse(text, field);
     case SETTING_NAME:
         return store_name(text, field);
+    case SETTING_PROFILE:
+        return store_profile(text, field);
+    case SETTING_MEMORY:
+        err = parse_memory(text, &number);
+        break;
     case SETTING_SIZE:
         err = tool_parse_size(text, &number);
         break;
@@ -267,11 +332,18 @@ static int store_value(const struct setting *setting, const char *text,
     if (number < setting->least || number > setting->most)
         return -ERANGE;
 
-    if (setting->kind == SETTING_SIZE)
+    if (setting->kind == SETTING_MEMORY)
         *(uint64_t *)field = number;
     else
         *(uint32_t *)field = (uint32_t)number;
     return 0;
+}
+
+static void show_size(uint64_t bytes, char *text, size_t cap)
+{
+    const bool mib = bytes % (1u << 20) == 0, kib = bytes % 1024 == 0;
+    (void)snprintf(text, cap, "%" PRIu64 "%s", mib ? bytes >> 20 : (kib ? bytes >> 10 : bytes),
+                   mib ? "M" : (kib ? "K" : ""));
 }
 
 /* The value as text that store_value would take. */
@@ -284,12 +356,13 @@ static void show_value(const struct setting *setting, const struct fs_mount_opti
     case SETTING_BOOL:
         (void)snprintf(text, cap, "%s", *(const bool *)field ? "yes" : "no");
         return;
-    case SETTING_SIZE: {
-        const uint64_t bytes = *(const uint64_t *)field;
-        const bool whole = bytes % (1u << 20) == 0;
-        (void)snprintf(text, cap, "%" PRIu64 "%s", whole ? bytes >> 20 : bytes, whole ? "M" : "");
+    case SETTING_MEMORY:
+        show_size(*(const uint64_t *)field, text, cap);
         return;
-    }
+    case SETTING_SIZE:
+        show_size(*(const uint32_t *)field, text, cap);
+        return;
+    case SETTING_PROFILE:
     case SETTING_NAME:
         (void)snprintf(text, cap, "%s", (const char *)field);
         return;
@@ -343,6 +416,43 @@ void tool_config_defaults(struct fs_mount_options *options)
     }
 }
 
+/* A line for the parser without the blanks before it, which would make it go on another one. */
+static char *read_unindented(char *line, int capacity, void *file)
+{
+    if (!fgets(line, capacity, file))
+        return NULL;
+    const size_t blank = strspn(line, " \t");
+    memmove(line, line + blank, strlen(line) + 1 - blank);
+    return line;
+}
+
+/* Note the profile that a file names; everything else, mistakes too, is left to who reads it. */
+static int note_profile(void *context, const char *section, const char *key, const char *value)
+{
+    const struct tool_profile **profile = context;
+    if (strcmp(section, "mount") == 0 && strcmp(key, "profile") == 0)
+        *profile = tool_profile_find(value);
+    return 1;
+}
+
+void tool_config_start(const char *profile_name, const char *path, struct fs_mount_options *options)
+{
+    const struct tool_profile *profile = profile_name ? tool_profile_find(profile_name) : NULL;
+    FILE *file = !profile_name && path ? fopen(path, "re") : NULL;
+    if (file) {
+        /* Whoever reads the file says what is wrong. */
+        (void)ini_parse_stream(read_unindented, file, note_profile, &profile);
+        (void)fclose(file); /* only read */
+    }
+    tool_config_defaults(options);
+    for (size_t i = 0; profile && profile->settings[i].key; i++) {
+        struct kv_error error;
+        const int err =
+            tool_config_set(profile->settings[i].key, profile->settings[i].value, options, &error);
+        KV_ASSERT(err == 0); /* the table is ours */
+    }
+}
+
 int tool_config_set(const char *key, const char *value, struct fs_mount_options *options,
                     struct kv_error *error)
 {
@@ -369,7 +479,7 @@ struct reading {
     FILE *file;
     int line;          /* that was read last, from 1 */
     int failed_line;   /* the first one with a setting that is wrong; 0 none */
-    char problem[200]; /* of that line */
+    char problem[320]; /* of that line */
 };
 
 /* Read a line for the parser, which does not tell its callback where it is. */

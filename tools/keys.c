@@ -81,7 +81,7 @@ int tool_keys_open(const char *target, enum tool_keys_access access, struct tool
         err = keys_mount_open(target, &opened->backend, error);
     } else {
         opened->ops = &keys_image_ops;
-        err = keys_image_open(target, access == TOOL_KEYS_READ, &opened->backend, error);
+        err = keys_image_open(target, access, &opened->backend, error);
     }
     if (err) {
         free(opened);

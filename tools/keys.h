@@ -18,7 +18,11 @@
 
 struct tool_keys;
 
-enum tool_keys_access { TOOL_KEYS_READ, TOOL_KEYS_WRITE };
+/*
+ * For an import an image is opened without its log: pages are written once, when they are full or
+ * at a checkpoint, and a crash leaves what the last checkpoint had.
+ */
+enum tool_keys_access { TOOL_KEYS_READ, TOOL_KEYS_WRITE, TOOL_KEYS_IMPORT };
 
 /* -ENOENT, -ENOTDIR: neither a mounted directory nor a file; -EBUSY an image in use; as kv_open. */
 KV_MUST_CHECK int tool_keys_open(const char *target, enum tool_keys_access access,

@@ -62,8 +62,8 @@ KV_MUST_CHECK int keys_mount_open(const char *dir, struct keys_backend **backend
 
 /* tools/keys_image.c: by opening the image. */
 extern const struct keys_backend_ops keys_image_ops;
-KV_MUST_CHECK int keys_image_open(const char *image, bool read_only, struct keys_backend **backend,
-                                  struct kv_error *error);
+KV_MUST_CHECK int keys_image_open(const char *image, enum tool_keys_access access,
+                                  struct keys_backend **backend, struct kv_error *error);
 
 /* The volume of an image, and who works with it; NULL: the target is a mount. */
 struct fs_volume;
@@ -72,7 +72,22 @@ struct fs_volume *keys_image_volume(const struct tool_keys *keys);
 const struct fs_caller *keys_image_caller(const struct tool_keys *keys);
 /* Is the target a whole image or mount, not a directory in it? */
 bool keys_is_top(const struct tool_keys *keys);
+/*
+ * The name at the top that a mount hides what is there behind, FS_NAME_MAX + 1 bytes: its control
+ * directory's, or, for an image, the default. false: there is none.
+ */
+bool keys_control_name(const struct tool_keys *keys, char *name);
 bool keys_mount_is_top(const struct keys_backend *backend);
+bool keys_mount_control_name(const struct keys_backend *backend, char *name);
+/* Where in its mount the directory of an open mount is; "" the root. */
+const char *keys_mount_below(const struct tool_keys *keys);
+/*
+ * Let the daemon of a mount make packed changes (fs/apply_packed.h), whose keys are from the root
+ * of the mount. length 0: only look whether it would. -ENOENT no control directory; -EACCES, -EPERM
+ * not for this user; or why it refused, with words.
+ */
+KV_MUST_CHECK int keys_mount_send(const struct tool_keys *keys, const void *bytes, size_t length,
+                                  struct kv_error *error);
 
 /* All of `length` bytes, or an error. */
 KV_MUST_CHECK int keys_write_all(int fd, const void *bytes, size_t length);

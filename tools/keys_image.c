@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fs/apply.h"
+#include "fs/control.h"
 #include "fs/namespace.h"
 #include "fs/volume.h"
 #include "fs/walk.h"
@@ -33,10 +34,14 @@ static void log_line(void *context, enum kv_log_level level, const char *line)
         tool_complain("%s", line);
 }
 
-int keys_image_open(const char *image, bool read_only, struct keys_backend **backend,
+int keys_image_open(const char *image, enum tool_keys_access access, struct keys_backend **backend,
                     struct kv_error *error)
 {
-    const struct kv_open_options store_options = {.read_only = read_only, .log = log_line};
+    const bool read_only = access == TOOL_KEYS_READ;
+    const struct kv_open_options store_options = {
+        .read_only = read_only,
+        .sync = access == TOOL_KEYS_IMPORT ? KV_SYNC_CHECKPOINT : KV_SYNC_FSYNC,
+        .log = log_line};
     const struct fs_volume_options volume_options = {.read_only = read_only, .log = log_line};
     struct keys_backend *opened = calloc(1, sizeof *opened);
     int err = opened ? kv_open(image, &store_options, &opened->store, error) : -ENOMEM;
@@ -74,6 +79,14 @@ const struct fs_caller *keys_image_caller(const struct tool_keys *keys)
 bool keys_is_top(const struct tool_keys *keys)
 {
     return keys->ops == &keys_image_ops || keys_mount_is_top(keys->backend);
+}
+
+bool keys_control_name(const struct tool_keys *keys, char *name)
+{
+    if (keys->ops != &keys_image_ops)
+        return keys_mount_control_name(keys->backend, name);
+    strcpy(name, FS_CONTROL_NAME_DEFAULT);
+    return true;
 }
 
 static int image_close(struct keys_backend *backend)

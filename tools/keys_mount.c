@@ -23,8 +23,6 @@
 #define CHUNK_BYTES    (1u << 20)
 #define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
-#define CONTROL_APPLY ".kvfs/apply"
-
 struct keys_backend {
     int root_fd;
     char mount_dir[PATH_MAX];
@@ -509,27 +507,38 @@ static int make_text(const struct keys_backend *backend, const struct fs_apply_b
 }
 
 /* Why the daemon refused, as it says itself if it can. */
-static void explain_refusal(const struct keys_backend *backend, int control, int err,
-                            struct kv_error *error)
+static void explain_refusal(int control, const char *path, int err, struct kv_error *error)
 {
+    static const char word[] = "error "; /* of the line that says why */
     char words[sizeof error->text];
-    const ssize_t got = control < 0 ? 0 : pread(control, words, sizeof words - 1, 0);
-    if (got > 0) {
-        words[got] = '\0';
-        words[strcspn(words, "\n")] = '\0';
-        static const char word[] = "error "; /* of the line that says why */
-        const bool has_word = strncmp(words, word, sizeof word - 1) == 0;
-        snprintf(error->text, sizeof error->text, "%s", words + (has_word ? sizeof word - 1 : 0));
-    } else if (control < 0 && err == -ENOENT) {
-        snprintf(error->text, sizeof error->text,
-                 "%.200s: no " CONTROL_APPLY " in this mount; mount it with its control directory, "
-                 "or apply the changes to the image when it is unmounted",
-                 backend->mount_dir);
-    } else {
-        snprintf(error->text, sizeof error->text, "%.200s/" CONTROL_APPLY ": %s%s",
-                 backend->mount_dir, tool_error_text(err),
+    /* What is read directly ends where the kernel knows the file to end, from the write. */
+    const int flags = control < 0 ? -1 : fcntl(control, F_GETFL);
+    const bool is_readable = flags >= 0 && fcntl(control, F_SETFL, flags & ~O_DIRECT) == 0;
+    const ssize_t got = is_readable ? pread(control, words, sizeof words - 1, 0) : 0;
+    words[got > 0 ? got : 0] = '\0';
+    words[strcspn(words, "\n")] = '\0';
+    if (strncmp(words, word, sizeof word - 1) == 0)
+        snprintf(error->text, sizeof error->text, "%s", words + sizeof word - 1);
+    else
+        snprintf(error->text, sizeof error->text, "%.300s: %s%s", path, tool_error_text(err),
                  err == -EACCES || err == -EPERM ? "; only root and who mounted it may" : "");
-    }
+}
+
+/* Open the control file `apply`. A descriptor, or an error with words. */
+static int open_control(const struct keys_backend *backend, char path[PATH_MAX],
+                        struct kv_error *error)
+{
+    const int err = tool_mount_control(backend->mount_dir, "apply", path, error);
+    if (err)
+        return err;
+    /* What is written goes to the daemon at once, and its answer comes back, whatever the mount
+     * lets the kernel gather. */
+    int control = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    if (control >= 0)
+        return control;
+    control = -errno;
+    explain_refusal(-1, path, control, error);
+    return control;
 }
 
 static int mount_apply(struct keys_backend *backend, const char *text, size_t length,
@@ -537,28 +546,50 @@ static int mount_apply(struct keys_backend *backend, const char *text, size_t le
 {
     (void)text;
     (void)length;
-    char path[PATH_MAX + sizeof CONTROL_APPLY + 1], command[40];
-    struct stat status = {.st_ino = 0};
+    char path[PATH_MAX], command[40];
+    struct stat status;
+    const int control = open_control(backend, path, error);
+    if (control < 0)
+        return control;
     const int fd = make_text(backend, batch);
-    if (fd < 0)
-        return fd;
-    snprintf(path, sizeof path, "%s/" CONTROL_APPLY, backend->mount_dir);
-    int control = open(path, O_RDWR | O_CLOEXEC);
-    if (control < 0 && errno == EACCES)
-        control = open(path, O_WRONLY | O_CLOEXEC);
-    int err = control < 0 || fstat(fd, &status) ? -errno : 0;
+    int err = fd < 0 ? fd : fstat(fd, &status) ? -errno : 0;
     if (!err) {
         const int count =
             snprintf(command, sizeof command, "inode %llu\n", (unsigned long long)status.st_ino);
-        if (write(control, command, (size_t)count) != count)
-            err = errno ? -errno : -EIO;
+        err = keys_write_all(control, command, (size_t)count);
+        if (err)
+            explain_refusal(control, path, err, error);
     }
-    if (err)
-        explain_refusal(backend, control, err, error);
-    if (control >= 0)
-        close(control);
-    close(fd);
+    if (fd >= 0)
+        close(fd);
+    close(control);
     return err;
+}
+
+/* ---- trees ----------------------------------------------------------------------------- */
+
+int keys_mount_send(const struct tool_keys *keys, const void *bytes, size_t length,
+                    struct kv_error *error)
+{
+    char path[PATH_MAX];
+    const int control = open_control(keys->backend, path, error);
+    if (control < 0)
+        return control;
+    const int err = length ? keys_write_all(control, bytes, length) : 0;
+    if (err)
+        explain_refusal(control, path, err, error);
+    close(control);
+    return err;
+}
+
+bool keys_mount_control_name(const struct keys_backend *backend, char *name)
+{
+    return tool_mount_control_name(backend->mount_dir, name) == 0;
+}
+
+const char *keys_mount_below(const struct tool_keys *keys)
+{
+    return keys->backend->below;
 }
 
 const struct keys_backend_ops keys_mount_ops = {

@@ -17,7 +17,7 @@ static const struct tool_command *const commands[] = {
     &tool_command_stress,
     &tool_command_tune, &tool_command_profile,
     &tool_command_top, &tool_command_health, &tool_command_sync, &tool_command_scrub,
-    &tool_command_umount,
+    &tool_command_umount, &tool_command_profiles,
 };
 /* clang-format on */
 #define COMMAND_COUNT (sizeof commands / sizeof *commands)
@@ -33,7 +33,9 @@ static void print_usage(FILE *out)
     for (size_t i = 0; i < COMMAND_COUNT; i++)
         fprintf(out, "  kvfs %-7s %s\n", commands[i]->name, commands[i]->synopsis);
     fputs("\n"
-          "kvfs COMMAND --help tells more. Exit status: 0 done, 1 failed, 2 usage.\n"
+          "kvfs COMMAND --help tells more.\n"
+          "\n"
+          "Exit status: 0 done, 1 failed, 2 usage; some commands have others besides.\n"
           "\n"
           "Example: kvfs put /mnt greeting <<<hello; kvfs get /mnt greeting\n",
           out);

@@ -136,7 +136,7 @@ static struct tree_sink *import_sink(struct tree_job *job, const struct place *p
         (void)tree_failed(job, place->below, err); /* the words are all that is wanted */
         return NULL;
     }
-    return tree_to_directory(job, place->directory);
+    return tree_to_mount(job, place->keys, place->below, place->directory);
 }
 
 static int read_source(struct tree_job *job, const char *path, enum form form)
@@ -181,12 +181,14 @@ static int run_import(const struct tool_arguments *arguments)
         return TOOL_FAILED;
     }
     int err = place_open(&place, arguments->operands[0], tool_value(arguments, 'i'),
-                         TOOL_KEYS_WRITE, &job.error);
+                         TOOL_KEYS_IMPORT, &job.error);
     if (err)
         return tool_failed(err, &job.error);
     tool_progress_init(&job.progress, !tool_given(arguments, 'q'));
     tool_progress_stage(&job.progress, "import");
-    job.keeps_control = !*place.below && keys_is_top(place.keys);
+    char control[FS_NAME_MAX + 1];
+    if (!*place.below && keys_is_top(place.keys) && keys_control_name(place.keys, control))
+        job.control = control;
     job.sink = import_sink(&job, &place);
     err = job.sink ? read_source(&job, path, form) : -EIO;
     if (!err)
@@ -332,7 +334,8 @@ const struct tool_command tool_command_import = {
         "holes\n"
         "are as they are there. What the target has already, by type, size, time, mode and owner,\n"
         "is left alone, and a file is there only when it is whole: an import that was interrupted\n"
-        "is completed by running it again.\n"
+        "is completed by running it again. In a mount the daemon makes the files, if this user may\n"
+        "use its control directory; else the kernel does, which takes several times as long.\n"
         "\n"
         "  -F, --format FORM  directory, tar or json, where SOURCE does not show it\n"
         "  -i, --into KEY     below KEY, not at the top\n"

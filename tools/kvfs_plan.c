@@ -26,10 +26,9 @@
 #define EXTENT_LEAST        4096u /* a last piece shorter than this is packed */
 /* What a codec makes of keys and records, which are alike, in a page. */
 #define META_RATIO 0.28
-/* What a process that works on an image takes without any page; and, for each byte of a batch that
- * goes through the log, with its copies. */
-#define PROCESS_BYTES    (13u << 20)
-#define BATCH_COPIES     3u
+/* What a process that works on an image takes without any page; and what an import gathers at once:
+ * tools/tree_gather.c. */
+#define PROCESS_BYTES    11800000u
 #define BATCH_BYTES_MAX  (8u << 20)
 #define BATCH_CHANGES    1000u
 #define PENDING_BYTES    (16u << 20) /* of extents on their way to the device */
@@ -127,16 +126,25 @@ static struct forecast lay_out(const struct plan *plan)
     return forecast;
 }
 
-/* An import's batches, with the copies that the log and the store make of them. */
+/*
+ * An import's batches: one is made while the next is gathered. The copies were measured; with one
+ * batch there are the gathered bytes and those of its operations, with several also memory that
+ * the second thread has given back and the first does not use yet.
+ */
 static double batch_memory(const struct plan *plan)
 {
-    const double gathered = (double)BATCH_CHANGES * (double)(plan->value_bytes + 200);
-    const double batch = gathered < BATCH_BYTES_MAX ? gathered : BATCH_BYTES_MAX;
-    if (plan->value_bytes <= PACKED_FILE_MAX)
-        return batch * BATCH_COPIES;
-    return PENDING_BYTES + (plan->value_bytes < (16u << 10)
-                                ? batch
-                                : batch * 0.5); /* large blocks go back at once */
+    const double each = (double)plan->value_bytes + 200;
+    const double total = (double)plan->keys * each;
+    const double gathered = (double)BATCH_CHANGES * each;
+    const double most = gathered < BATCH_BYTES_MAX ? gathered : BATCH_BYTES_MAX;
+    const double batch = most < total ? most : total;
+    if (plan->value_bytes > PACKED_FILE_MAX) {
+        const double several = PENDING_BYTES + 1.85 * batch;
+        return several < 1.75 * total ? several : 1.75 * total;
+    }
+    const double batches = total / batch;
+    const double more = batches <= 1.5 ? 0 : batches >= 3 ? 1 : (batches - 1.5) / 1.5;
+    return batch * (2.3 + 1.6 * more);
 }
 
 static struct forecast forecast_of(const struct plan *plan)

@@ -21,6 +21,7 @@
 #include "fs/mount.h"
 #include "fs/scrub.h"
 #include "kv/base.h"
+#include "tools/json.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
 
@@ -41,6 +42,7 @@ static void cancel(int number)
 /* ---- a terminal ---------------------------------------------------------------------- */
 
 struct terminal {
+    struct tool_json *json; /* standard output is for programs; NULL: for people */
     bool is_one;
     bool has_line; /* a line of progress stands there */
     unsigned tenths_told;
@@ -65,9 +67,29 @@ static void show_progress(struct terminal *terminal, uint64_t done, uint64_t tot
     fprintf(stderr, "\rscrub: %5.1f %% of %" PRIu64 " MiB", tenths / 10.0, total >> 20);
 }
 
-/* ---- what both ways end with --------------------------------------------------------- */
+/* One line on standard output about something that is damaged. */
+static void tell_finding(const struct terminal *terminal, const char *line, size_t length)
+{
+    if (terminal->json)
+        tool_json_bytes(terminal->json, NULL, line, length);
+    else
+        printf("%.*s\n", (int)length, line);
+}
 
-static int conclude(const char *target, int err, uint64_t bytes, uint64_t findings)
+/* ---- what both ways begin and end with ----------------------------------------------- */
+
+static void begin(const struct terminal *terminal, const char *target)
+{
+    if (!terminal->json)
+        return;
+    tool_json_init(terminal->json, stdout);
+    tool_json_open(terminal->json, NULL, '{');
+    tool_json_string(terminal->json, "target", target);
+    tool_json_open(terminal->json, "findings", '[');
+}
+
+static int conclude(const struct terminal *terminal, const char *target, int err, uint64_t bytes,
+                    uint64_t findings)
 {
     int status = findings ? SCRUB_DAMAGED : TOOL_OK;
     if (err == -ECANCELED)
@@ -76,11 +98,19 @@ static int conclude(const char *target, int err, uint64_t bytes, uint64_t findin
         tool_complain("%s: the scrub broke off: %s", target, tool_error_text(err));
     if (err && !findings)
         status = TOOL_FAILED;
-    printf("%s: %" PRIu64 " MiB read, ", target, bytes >> 20);
-    if (findings)
-        printf("%" PRIu64 " findings; fsck.kvfs says more, and mends\n", findings);
-    else
-        puts(err ? "nothing wrong so far" : "nothing wrong");
+    if (terminal->json) {
+        tool_json_close(terminal->json, ']');
+        tool_json_number(terminal->json, "finding_count", findings);
+        tool_json_number(terminal->json, "bytes_read", bytes);
+        tool_json_bool(terminal->json, "complete", !err);
+        tool_json_close(terminal->json, '}');
+    } else {
+        printf("%s: %" PRIu64 " MiB read, ", target, bytes >> 20);
+        if (findings)
+            printf("%" PRIu64 " findings; fsck.kvfs says more, and mends\n", findings);
+        else
+            puts(err ? "nothing wrong so far" : "nothing wrong");
+    }
     if (fflush(stdout) || ferror(stdout)) {
         tool_complain("standard output: %s", tool_error_text(errno));
         return status ? status : TOOL_FAILED;
@@ -101,7 +131,7 @@ static void print_finding(void *context, const struct kv_scrub_finding *finding)
     char line[FS_SCRUB_LINE];
     clear_progress(&scrub->terminal);
     fs_scrub_describe(scrub->store, finding, line);
-    puts(line);
+    tell_finding(&scrub->terminal, line, strlen(line));
 }
 
 static bool note_progress(void *context, uint64_t done, uint64_t total)
@@ -121,6 +151,7 @@ static int scrub_image(const char *image, uint64_t bytes_per_second, struct term
         tool_complain("%s", *error.text ? error.text : tool_error_text(err));
         return err == -EBADMSG || err == -EUCLEAN ? SCRUB_DAMAGED : TOOL_FAILED;
     }
+    begin(&terminal, image);
     const struct kv_scrub_options scrub_options = {.bytes_per_second = bytes_per_second,
                                                    .report = print_finding,
                                                    .progress = note_progress,
@@ -129,7 +160,7 @@ static int scrub_image(const char *image, uint64_t bytes_per_second, struct term
     err = kv_scrub(scrub.store, &scrub_options, &result);
     clear_progress(&scrub.terminal);
     (void)!kv_close(scrub.store); /* it was only read */
-    return conclude(image, err, result.bytes, result.findings);
+    return conclude(&scrub.terminal, image, err, result.bytes, result.findings);
 }
 
 /* ---- a mount ------------------------------------------------------------------------- */
@@ -171,14 +202,14 @@ static int ask(const char *dir, char *text, struct state *state)
 }
 
 /* Print the findings in `text` beyond the first *printed. */
-static void print_findings(const char *text, uint64_t *printed)
+static void print_findings(const struct terminal *terminal, const char *text, uint64_t *printed)
 {
     static const char word[] = "finding ";
     uint64_t count = 0;
     for (const char *line = text; *line;) {
         const size_t length = strcspn(line, "\n");
         if (strncmp(line, word, sizeof word - 1) == 0 && ++count > *printed)
-            printf("%.*s\n", (int)(length - (sizeof word - 1)), line + sizeof word - 1);
+            tell_finding(terminal, line + sizeof word - 1, length - (sizeof word - 1));
         line += length + (line[length] == '\n');
     }
     *printed = kv_max_u64(*printed, count);
@@ -204,7 +235,7 @@ static int follow(const char *dir, char *text, struct terminal *terminal, struct
         run = state->run;
         if (state->findings > printed) {
             clear_progress(terminal);
-            print_findings(text, &printed);
+            print_findings(terminal, text, &printed);
         }
         if (!state->is_running)
             break;
@@ -217,7 +248,7 @@ static int follow(const char *dir, char *text, struct terminal *terminal, struct
         }
         (void)nanosleep(&pause, NULL); /* a shorter pause does no harm */
     }
-    if (state->findings > printed)
+    if (state->findings > printed && !terminal->json) /* there they are counted */
         printf("%" PRIu64 " more; the daemon's log names them\n", state->findings - printed);
     return state->error;
 }
@@ -238,13 +269,14 @@ static int scrub_mount(const char *dir, uint64_t bytes_per_second, struct termin
         free(text);
         return TOOL_FAILED;
     }
+    begin(&terminal, dir);
     err = follow(dir, text, &terminal, &state);
     clear_progress(&terminal);
     free(text);
     /* The directory is still there, but not the attribute: whoever unmounts ends the scrub. */
     if (err == -EOPNOTSUPP || err == -ENODATA || tool_mount_is_dead(-err))
         err = -ECANCELED;
-    return conclude(dir, err, state.done, state.findings);
+    return conclude(&terminal, dir, err, state.done, state.findings);
 }
 
 /* ---- the command --------------------------------------------------------------------- */
@@ -265,7 +297,7 @@ static bool parse_rate(const char *text, uint64_t *bytes_per_second)
 
 static int run_scrub(const struct tool_arguments *arguments)
 {
-    const char *target = arguments->operands[0], *rate = tool_value(arguments, 'm');
+    const char *target = arguments->operands[0], *rate = tool_value(arguments, '\1');
     uint64_t bytes_per_second = 0;
     if (rate && !parse_rate(rate, &bytes_per_second)) {
         tool_complain("--rate %s: give MiB per second, as in --rate 50", rate);
@@ -274,7 +306,10 @@ static int run_scrub(const struct tool_arguments *arguments)
     const struct sigaction action = {.sa_handler = cancel};
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
-    const struct terminal terminal = {.is_one = isatty(STDERR_FILENO)};
+    struct tool_json json;
+    const bool as_json = tool_given(arguments, 'j');
+    const struct terminal terminal = {.json = as_json ? &json : NULL,
+                                      .is_one = isatty(STDERR_FILENO)};
 
     struct stat status;
     struct tool_mount mount;
@@ -296,16 +331,18 @@ static int run_scrub(const struct tool_arguments *arguments)
     return scrub_image(target, bytes_per_second, terminal);
 }
 
-static const struct option scrub_options[] = {{"rate", required_argument, NULL, 'm'}, {0}};
+static const struct option scrub_options[] = {
+    {"json", no_argument, NULL, 'j'}, {"rate", required_argument, NULL, '\1'}, {0}};
 
 const struct tool_command tool_command_scrub = {
     .name = "scrub",
-    .synopsis = "[--rate MiB/s] DIR|IMAGE",
+    .synopsis = "[--rate MiB/s] [--json] DIR|IMAGE",
     .help = "Read everything that is in use and verify its checksums: of a mount, while it is "
             "used, or\n"
             "of an image. What is damaged is named, and left as it is: fsck.kvfs mends.\n"
             "\n"
-            "  --rate MiB/s  read no faster\n"
+            "      --rate MiB/s  read no faster\n"
+            "  -j, --json        what was read and found, as one JSON object\n"
             "\n"
             "Exit status: 0 nothing wrong, 1 did not run to its end, 2 usage, 4 damage was found.\n"
             "\n"

@@ -9,17 +9,16 @@
 #include "tools/command.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "tools/json.h"
 #include "tools/live_run.h"
 #include "tools/options.h"
+#include "tools/settings_live.h"
 #include "tools/tune_auto.h"
 #include "tools/tune_look.h"
 
@@ -177,34 +176,41 @@ static void format_tiers(const struct kv_tiers *tiers, char text[160])
                    ratio[KV_TIER_FROZEN]);
 }
 
-/* One write, so one change. Complains. */
-static int set_tiers(const char *config, const struct kv_tiers *tiers)
+/* Complains. */
+static int read_settings(const char *dir, struct fs_mount_options *settings)
 {
-    char text[160];
-    format_tiers(tiers, text);
-    const int fd = open(config, O_WRONLY | O_CLOEXEC);
-    int err = fd < 0 ? -errno : 0;
-    if (!err && write(fd, text, strlen(text)) < 0)
-        err = -errno;
-    if (fd >= 0)
-        (void)close(fd); /* what was written has been obeyed */
+    struct kv_error error = {""};
+    const int err = tool_settings_read(dir, settings, &error);
     if (err)
-        tool_complain("%s: %s; only root and who mounted it may change settings", config,
-                      tool_error_text(err));
+        tool_complain("%s", *error.text ? error.text : tool_error_text(err));
+    return err;
+}
+
+/* All together, so one change. Complains. */
+static int set_tiers(const char *dir, struct fs_mount_options *settings,
+                     const struct kv_tiers *tiers)
+{
+    struct kv_error error = {""};
+    struct fs_mount_options to;
+    memcpy(&to, settings, sizeof to); /* compared byte by byte */
+    to.tiers = *tiers;
+    const int err = tool_settings_change(dir, settings, &to, &error);
+    if (err)
+        tool_complain("%s", *error.text ? error.text : tool_error_text(err));
+    else
+        settings->tiers = *tiers;
     return err;
 }
 
 /* Look at an interval, and move the border if that is due. */
-static int auto_step(const struct tool_mount *mount, const char *config, struct tune_auto *state,
+static int auto_step(const struct tool_mount *mount, struct tune_auto *state,
                      struct tune_view *view)
 {
     char reason[TUNE_AUTO_REASON];
     struct tune_memory memory;
-    const int err = tune_look_at_settings(mount, &view->settings);
-    if (err) {
-        tool_complain("%s: %s", config, tool_error_text(err));
+    const int err = read_settings(mount->dir, &view->settings);
+    if (err)
         return err;
-    }
     tune_memory(view, &memory);
     const enum tune_auto_act act = tune_auto_step(state, &memory, reason);
     if (act == TUNE_AUTO_KEEP)
@@ -215,8 +221,7 @@ static int auto_step(const struct tool_mount *mount, const char *config, struct 
            tiers.ratio[KV_TIER_WARM], tiers.ratio[KV_TIER_COLD], tiers.ratio[KV_TIER_FROZEN],
            reason);
     (void)fflush(stdout); /* asked for at the end */
-    view->settings.tiers = tiers;
-    return set_tiers(config, &tiers);
+    return set_tiers(mount->dir, &view->settings, &tiers);
 }
 
 /* rounds: 0, until it is interrupted or unmounted. */
@@ -225,13 +230,9 @@ static int tune_auto(const struct tool_mount *mount, double seconds, uint64_t ro
     static struct tool_figures readings[2]; /* too large for a stack */
     static struct tune_view view;
     struct tune_auto state;
-    char config[PATH_MAX], text[160];
+    char text[160];
     struct tool_mount still;
-    if (tool_live_control(mount, "config", "to change its tiers", config))
-        return STATUS_FAILED;
-    int err = tune_look_at_settings(mount, &view.settings);
-    if (err)
-        tool_complain("%s: %s; only root and who mounted it may", config, tool_error_text(err));
+    int err = read_settings(mount->dir, &view.settings);
     if (err || tune_look_at_mount(mount, &view) || tool_live_read(mount->dir, &readings[0]))
         return STATUS_FAILED;
     tune_auto_init(&state, &view.settings.tiers);
@@ -252,7 +253,7 @@ static int tune_auto(const struct tool_mount *mount, double seconds, uint64_t ro
             break;
         view.now = &readings[!which];
         view.before = &readings[which];
-        err = auto_step(mount, config, &state, &view);
+        err = auto_step(mount, &state, &view);
         tool_figures_release(&readings[which]);
         which = !which;
         if (err)

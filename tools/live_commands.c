@@ -10,7 +10,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "fs/mount.h"
@@ -131,25 +130,6 @@ int tool_live_stat(const char *path, bool as_json, const char *interval)
 
 /* ---- health --------------------------------------------------------------------------- */
 
-int tool_live_control(const struct tool_mount *mount, const char *file, const char *wanted,
-                      char path[PATH_MAX])
-{
-    char name[FS_CONTROL_NAME_MAX + 1];
-    const ssize_t length = getxattr(mount->dir, FS_XATTR_CONTROL, name, sizeof name - 1);
-    if (length < 0) {
-        const int err = -errno;
-        tool_complain("%s: %s", mount->dir, tool_error_text(err));
-        return err;
-    }
-    name[length] = '\0';
-    if (strcmp(name, "none") == 0) {
-        tool_complain("%s: mounted with control=none; mount without that %s", mount->dir, wanted);
-        return -ENOENT;
-    }
-    const int used = snprintf(path, PATH_MAX, "%s/%s/%s", mount->dir, name, file);
-    return used < 0 || used >= PATH_MAX ? -ENAMETOOLONG : 0;
-}
-
 /* Words of a line of the file: state, subject, the rest. */
 static bool split_line(char *line, char *words[3])
 {
@@ -177,10 +157,14 @@ static int state_of(const char *word)
 int tool_live_health(const char *target, bool as_json)
 {
     struct tool_mount mount;
+    struct kv_error error;
     char path[PATH_MAX], line[512];
-    if (tool_live_find(target, &mount) ||
-        tool_live_control(&mount, "health", "to ask for its health", path))
+    if (tool_live_find(target, &mount))
         return HEALTH_UNKNOWN;
+    if (tool_mount_control(mount.dir, "health", path, &error)) {
+        tool_complain("%s", error.text);
+        return HEALTH_UNKNOWN;
+    }
     FILE *file = fopen(path, "re");
     if (!file) {
         tool_complain("%s: %s", path, tool_error_text(errno));

@@ -12,9 +12,6 @@ enum { TOOL_LIVE_OK = 0, TOOL_LIVE_FAILED = 1, TOOL_LIVE_USAGE = 2 };
 /* All of them complain. The mount that a path lies in. */
 KV_MUST_CHECK int tool_live_find(const char *path, struct tool_mount *mount);
 KV_MUST_CHECK int tool_live_read(const char *dir, struct tool_figures *figures);
-/* The path of a file of the control directory; `wanted`: what can not be had without it. */
-KV_MUST_CHECK int tool_live_control(const struct tool_mount *mount, const char *file,
-                                    const char *wanted, char path[PATH_MAX]);
 /* "0.5"; NULL is one second. */
 bool tool_live_interval(const char *text, unsigned *milliseconds);
 /* The status of a command that printed: output that is lost is a failure too. */

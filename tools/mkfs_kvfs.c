@@ -38,6 +38,8 @@ static const char usage[] =
     "  -q, --quiet            say nothing but errors\n"
     "  -h, --help  -V, --version\n"
     "\n"
+    "Exit status: 0 made, 1 failed, 2 usage.\n"
+    "\n"
     "Example: mkfs.kvfs -s 64G -L data data.img && mount.kvfs data.img /mnt\n";
 
 struct request {

@@ -19,14 +19,16 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
-#include <syslog.h>
 #include <unistd.h>
 
 #include "fs/mount.h"
 #include "kv/base.h"
 #include "tools/config.h"
+#include "tools/daemon_log.h"
 #include "tools/mounts.h"
+#include "tools/notify.h"
 #include "tools/options.h"
+#include "tools/settings_live.h"
 
 static const char usage[] =
     "usage: mount.kvfs IMAGE DIR [-f] [-c FILE] [-o OPT[,OPT]...]\n"
@@ -35,7 +37,7 @@ static const char usage[] =
     "\n"
     "  -f, --foreground   stay in the foreground and log to standard error\n"
     "  -c, --config FILE  read settings from FILE; mount.conf lists all with their defaults\n"
-    "  -o OPT[,OPT]...    settings, which win over FILE:\n";
+    "  -o OPT[,OPT]...    settings, which win over FILE and over a profile's:\n";
 
 static const char usage_end[] =
     "                     nonempty: also when DIR is not empty\n"
@@ -52,8 +54,10 @@ static const char usage_end[] =
 struct request {
     const char *image, *dir, *config;
     char *extra; /* owned: generic options for the kernel, comma-separated */
+    char *lists; /* owned: what all -o said, comma-separated; NULL: there was none */
     bool foreground, nonempty, sloppy;
     bool remount;
+    bool has_settings;           /* -o named one */
     unsigned long remount_flags; /* of mount(2) */
     struct fs_mount_options options;
 };
@@ -154,6 +158,7 @@ static int apply_option(const char *name, const char *value, struct request *req
     const struct generic_option *generic = find_generic(name);
     const bool is_setting = !generic || (value && generic->action == GENERIC_SYNC);
     if (is_setting) {
+        request->has_settings = true;
         struct kv_error error = {""};
         const int err = tool_config_set(name, value, options, &error);
         if (!err || (err == -ENOENT && request->sloppy))
@@ -202,6 +207,24 @@ static int apply_options(char *list, struct request *request)
     return TOOL_MOUNT_OK;
 }
 
+/* The value of `profile` in a comma-separated list, to be freed; NULL: it is not there. */
+static char *find_profile(const char *list, bool *twice)
+{
+    static const char name[] = "profile=";
+    char *found = NULL;
+    *twice = false;
+    for (const char *option = list; *option;) {
+        const size_t length = strcspn(option, ",");
+        if (strncmp(option, name, strlen(name)) == 0) {
+            *twice = found != NULL;
+            free(found);
+            found = strndup(option + strlen(name), length - strlen(name));
+        }
+        option += length + (option[length] == ',');
+    }
+    return found;
+}
+
 static void print_help(void)
 {
     fputs(usage, stdout);
@@ -214,7 +237,7 @@ static void print_help(void)
 }
 
 /*
- * Read the command line, then the file, then the options: later ones win.
+ * Read the command line, then the profile, the file, the options: later ones win.
  * Returns an exit status, or -1 to go on.
  */
 static int parse(int argc, char **argv, struct request *request)
@@ -226,7 +249,8 @@ static int parse(int argc, char **argv, struct request *request)
         {"version", no_argument, NULL, 'V'},
         {0},
     };
-    char *lists = NULL; /* what all -o said */
+    char *lists = NULL;   /* what all -o said */
+    char *profile = NULL; /* of it */
     int status = -1;
     for (int option; status < 0 && (option = getopt_long(argc, argv, "fc:o:hVsnvt:N:", long_options,
                                                          NULL)) != -1;) {
@@ -271,11 +295,18 @@ static int parse(int argc, char **argv, struct request *request)
         tool_complain("give IMAGE and DIR; mount.kvfs --help shows how");
         status = TOOL_MOUNT_USAGE;
     }
+    bool twice = false;
+    if (status < 0 && lists)
+        profile = find_profile(lists, &twice);
+    if (twice) {
+        tool_complain("option profile is given twice; keep one");
+        status = TOOL_MOUNT_USAGE;
+    }
     if (status < 0) {
         request->image = argv[optind];
         request->dir = argv[optind + 1];
         struct kv_error error = {""};
-        tool_config_defaults(&request->options);
+        tool_config_start(profile, request->config, &request->options);
         if (request->config && tool_config_read(request->config, &request->options, &error)) {
             tool_complain("%s", error.text);
             status = TOOL_MOUNT_USAGE;
@@ -289,10 +320,12 @@ static int parse(int argc, char **argv, struct request *request)
         }
     }
     if (status < 0 && lists) {
-        status = apply_options(lists, request);
+        request->lists = strdup(lists);
+        status = request->lists ? apply_options(lists, request) : TOOL_MOUNT_SYSTEM;
         if (status == TOOL_MOUNT_OK)
             status = -1;
     }
+    free(profile);
     free(lists);
     return status;
 }
@@ -361,6 +394,45 @@ static bool daemon_is_read_only(const char *dir)
     return strstr(stats, "\"read_only\": true") != NULL;
 }
 
+/*
+ * Change the settings of a mount to what the command line has. mount(8) also hands on what fstab
+ * has: settings that are as they were are no change.
+ */
+static int remount_settings(const struct request *request, const char *dir)
+{
+    struct request wanted = {.sloppy = request->sloppy};
+    struct fs_mount_options now;
+    struct kv_error error = {""};
+    if (!request->has_settings && !request->config)
+        return TOOL_MOUNT_OK;
+    int err = tool_settings_read(dir, &now, &error);
+    if (err == -ENODATA) { /* they may well be what fstab has had all the time */
+        tool_complain("%s; only flags like ro and nosuid do", error.text);
+        return TOOL_MOUNT_OK;
+    }
+    int status = TOOL_MOUNT_FAILED;
+    char *lists = strdup(request->lists ? request->lists : "");
+    if (!err && !lists)
+        err = -ENOMEM;
+    memcpy(&wanted.options, &now, sizeof now); /* as bytes: they are compared so */
+    if (!err && request->config)
+        err = tool_config_read(request->config, &wanted.options, &error);
+    if (!err)
+        status = apply_options(lists, &wanted);
+    if (!err && status == TOOL_MOUNT_OK) {
+        /* These two are not the daemon's: the kernel keeps the one, a child waits for the other. */
+        wanted.options.read_only = now.read_only;
+        wanted.options.auto_unmount = now.auto_unmount;
+        err = tool_settings_change(dir, &now, &wanted.options, &error);
+        status = err ? TOOL_MOUNT_FAILED : TOOL_MOUNT_OK;
+    }
+    if (err)
+        tool_complain("%s", *error.text ? error.text : tool_error_text(err));
+    free(lists);
+    free(wanted.extra);
+    return status;
+}
+
 /* Change the flags of a mount that is there; its daemon goes on. */
 static int remount(const struct request *request)
 {
@@ -378,6 +450,9 @@ static int remount(const struct request *request)
                       found.dir);
         return TOOL_MOUNT_FAILED;
     }
+    const int status = remount_settings(request, found.dir);
+    if (status)
+        return status;
     if (mount(NULL, found.dir, NULL, flags, NULL) == 0)
         return TOOL_MOUNT_OK;
     const int err = errno;
@@ -391,24 +466,6 @@ struct verdict {
     int status; /* of mount(8) */
     struct kv_error error;
 };
-
-/* Where the daemon's words go; outlives the mount. */
-struct log_target {
-    bool to_terminal; /* before the verdict, and in the foreground for ever */
-    bool to_syslog;
-};
-
-static void log_line(void *context, enum kv_log_level level, const char *line)
-{
-    static const int priorities[] = {LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG};
-    static const char *const prefixes[] = {"error: ", "warning: ", "", ""};
-    const struct log_target *target = context;
-    const unsigned index = (unsigned)level <= KV_LOG_DEBUG ? (unsigned)level : KV_LOG_DEBUG;
-    if (target->to_syslog)
-        syslog(priorities[index], "%s", line);
-    if (target->to_terminal && index <= (target->to_syslog ? KV_LOG_WARNING : KV_LOG_INFO))
-        tool_complain("%s%s", prefixes[index], line);
-}
 
 /* The exit status of mount(8) for what fs_mount_open returned. */
 static int status_of(int err)
@@ -445,20 +502,20 @@ static struct fs_mount *open_mount(const struct fs_mount_options *options, struc
 }
 
 /* Answer requests until the unmount, then close. Returns the daemon's exit status. */
-static int serve(struct fs_mount *mount, struct log_target *target)
+static int serve(struct fs_mount *mount, struct tool_daemon_log *log)
 {
     char line[128];
     const int err = fs_mount_serve(mount);
     if (err) {
         snprintf(line, sizeof line, "serving ended: %s", tool_error_text(err));
-        log_line(target, KV_LOG_ERROR, line);
+        tool_daemon_log_line(log, KV_LOG_ERROR, line);
     }
     const int close_err = fs_mount_close(mount);
     if (close_err) {
         snprintf(line, sizeof line,
                  "the last checkpoint failed: %s; the log is replayed at the next mount",
                  tool_error_text(close_err));
-        log_line(target, KV_LOG_ERROR, line);
+        tool_daemon_log_line(log, KV_LOG_ERROR, line);
     }
     return err || close_err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
@@ -477,21 +534,51 @@ static void block_end_signals(void)
     (void)sigprocmask(SIG_BLOCK, &set, NULL); /* the arguments are ours */
 }
 
+/* Tell the service manager, if there is one; it gives up in time if it is not told. */
+static void notify(struct tool_daemon_log *log, const char *state)
+{
+    char line[128];
+    const int err = tool_notify(state);
+    if (!err)
+        return;
+    snprintf(line, sizeof line, "NOTIFY_SOCKET: the service manager could not be told: %s",
+             tool_error_text(err));
+    tool_daemon_log_line(log, KV_LOG_WARNING, line);
+}
+
+static void notify_ready(void *context)
+{
+    notify(context, "READY=1\nSTATUS=mounted\n");
+}
+
+static void notify_stopping(void *context)
+{
+    notify(context, "STOPPING=1\nSTATUS=unmounting\n");
+}
+
 static int run_in_foreground(struct request *request)
 {
-    struct log_target target = {.to_terminal = true};
+    struct tool_daemon_log log;
     struct verdict verdict;
+    char line[2 * PATH_MAX + 64];
+    tool_daemon_log_open(&log, true);
     block_end_signals();
-    request->options.log = log_line;
-    request->options.log_context = &target;
+    request->options.log = tool_daemon_log_line;
+    request->options.log_context = &log;
+    request->options.ready = notify_ready;
+    request->options.stopping = notify_stopping;
+    request->options.state_context = &log;
     struct fs_mount *mount = open_mount(&request->options, &verdict);
     if (!mount) {
         tool_complain("%s", verdict.error.text);
         return verdict.status;
     }
-    tool_complain("%s is mounted on %s; Ctrl-C unmounts it", request->options.image,
-                  request->options.dir);
-    return serve(mount, &target) ? TOOL_MOUNT_FAILED : TOOL_MOUNT_OK;
+    if (request->options.log_level <= FS_LOG_INFO) {
+        snprintf(line, sizeof line, "%s is mounted on %s; %s unmounts it", request->options.image,
+                 request->options.dir, isatty(STDERR_FILENO) ? "Ctrl-C" : "SIGTERM");
+        tool_daemon_log_line(&log, KV_LOG_INFO, line);
+    }
+    return serve(mount, &log) ? TOOL_MOUNT_FAILED : TOOL_MOUNT_OK;
 }
 
 /* Let go of the terminal and of the directory that mount.kvfs was called in. */
@@ -511,24 +598,24 @@ static void detach(void)
 /* The child: mount, tell the parent, serve. Returns the daemon's exit status. */
 static int run_daemon(struct request *request, int verdict_fd)
 {
-    struct log_target target = {.to_terminal = true, .to_syslog = true};
+    struct tool_daemon_log log;
     struct verdict verdict;
+    tool_daemon_log_open(&log, false);
     block_end_signals();
     (void)setsid(); /* a fresh child leads no group, so it can not fail */
-    openlog("mount.kvfs", LOG_PID, LOG_DAEMON);
-    request->options.log = log_line;
-    request->options.log_context = &target;
+    request->options.log = tool_daemon_log_line;
+    request->options.log_context = &log;
 
     struct fs_mount *mount = open_mount(&request->options, &verdict);
     if (mount) {
-        target.to_terminal = false;
+        tool_daemon_log_detach(&log);
         detach();
     }
     /* A parent that was interrupted no longer reads; the mount stands all the same. */
     const ssize_t written = write(verdict_fd, &verdict, sizeof verdict);
     (void)written;
     close(verdict_fd);
-    return mount ? serve(mount, &target) : EXIT_FAILURE;
+    return mount ? serve(mount, &log) : EXIT_FAILURE;
 }
 
 /* ---- the parent ------------------------------------------------------------------ */
@@ -647,5 +734,6 @@ out:
     free(dir);
     free(image);
     free(request.extra);
+    free(request.lists);
     return status;
 }

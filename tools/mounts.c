@@ -13,8 +13,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
+#include "fs/control.h"
+#include "fs/mount.h"
 #include "kv/base.h"
 #include "tools/options.h"
 
@@ -203,6 +206,34 @@ int tool_mount_of_image(const char *path, struct tool_mount *mount)
     snprintf(root, sizeof root, "/proc/%d/root", holder);
     const struct image_seen_from there = {.image = path, .root = root};
     return find_line(table, is_kvfs_of_image, &there, mount);
+}
+
+int tool_mount_control_name(const char *mount_dir, char name[NAME_MAX + 1])
+{
+    const ssize_t length = getxattr(mount_dir, FS_XATTR_CONTROL, name, NAME_MAX);
+    if (length < 0) /* a directory of a mount that is mounted once more elsewhere has none */
+        return errno == ENODATA || errno == EOPNOTSUPP ? -ENOENT : -errno;
+    name[length] = '\0';
+    return strcmp(name, FS_CONTROL_NONE) == 0 ? -ENOENT : 0;
+}
+
+int tool_mount_control(const char *mount_dir, const char *file, char path[PATH_MAX],
+                       struct kv_error *error)
+{
+    char name[NAME_MAX + 1];
+    int err = tool_mount_control_name(mount_dir, name);
+    if (!err) {
+        const int used = snprintf(path, PATH_MAX, "%s/%s/%s", mount_dir, name, file);
+        err = used < 0 || used >= PATH_MAX ? -ENAMETOOLONG : 0;
+    }
+    if (err == -ENOENT && error)
+        snprintf(error->text, sizeof error->text,
+                 "%.200s: mounted with control=none, or not the root of a mount: there is no "
+                 "control directory to talk to; mount it with one",
+                 mount_dir);
+    else if (err && error)
+        snprintf(error->text, sizeof error->text, "%.200s: %s", mount_dir, tool_error_text(err));
+    return err;
 }
 
 bool tool_is_mount_point(const char *dir)

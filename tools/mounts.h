@@ -32,6 +32,19 @@ KV_MUST_CHECK int tool_mount_of_path(const char *path, struct tool_mount *mount)
  */
 KV_MUST_CHECK int tool_mount_of_image(const char *path, struct tool_mount *mount);
 
+/*
+ * The name of the control directory in the root of a mount, for which the mount is asked; name:
+ * NAME_MAX + 1 bytes. Returns 0; -ENOENT it has none (control=none), or mount_dir is not its root;
+ * or what asking says.
+ */
+KV_MUST_CHECK int tool_mount_control_name(const char *mount_dir, char name[NAME_MAX + 1]);
+/*
+ * The path of `file` in the control directory of a mount, PATH_MAX bytes. The same errors, with
+ * words; error may be NULL.
+ */
+KV_MUST_CHECK int tool_mount_control(const char *mount_dir, const char *file, char path[PATH_MAX],
+                                     struct kv_error *error);
+
 /* Does this errno, of a look at a mount point, say that the daemon of the mount is gone? */
 bool tool_mount_is_dead(int error);
 

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "kv/base.h"
+#include "tools/daemon_log.h"
 
 #define COMPONENT_MAX 255u /* bytes of one name, as in every filesystem of Linux */
 
@@ -22,7 +23,8 @@ void tool_complain(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    fprintf(stderr, "%s: ", program_invocation_short_name);
+    fprintf(stderr, "%s%s: ", tool_stderr_is_journal() ? "<3>" : "", /* an error's priority */
+            program_invocation_short_name);
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
     va_end(arguments);

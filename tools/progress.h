@@ -21,7 +21,8 @@ struct tool_progress {
 void tool_progress_init(struct tool_progress *progress, bool wished);
 /* Something else begins. `stage` is borrowed until the next one. */
 void tool_progress_stage(struct tool_progress *progress, const char *stage);
-/* At most ten lines a second are drawn, and none in the first half of a second. */
+/* At most ten lines a second are drawn, and none in the first half of a second. total 0: it is not
+ * known; only rates are shown. */
 void tool_progress_step(struct tool_progress *progress, uint64_t done, uint64_t total);
 /* How many things, and bytes of them, are done so far: then rates and the time left are shown. */
 void tool_progress_rate(struct tool_progress *progress, uint64_t items, uint64_t bytes);

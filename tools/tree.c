@@ -36,16 +36,15 @@ int tree_failed(struct tree_job *job, const char *path, int err)
 }
 
 /* What a mount would hide, and refuse to mount with. */
-static bool is_control(const char *path)
+static bool is_control(const char *path, const char *name)
 {
-    static const char name[] = ".kvfs";
-    const size_t length = sizeof name - 1;
+    const size_t length = strlen(name);
     return strncmp(path, name, length) == 0 && (path[length] == '\0' || path[length] == '/');
 }
 
 int tree_put(struct tree_job *job, const struct tree_item *item)
 {
-    if (job->keeps_control && is_control(item->path)) {
+    if (job->control && is_control(item->path, job->control)) {
         snprintf(job->error.text, sizeof job->error.text,
                  "%.300s: a mount has its control directory of this name at its top; rename it in "
                  "the source, or import below a key with --into",
@@ -59,8 +58,7 @@ int tree_put(struct tree_job *job, const struct tree_item *item)
     if (S_ISREG(item->attributes.mode) && !item->link)
         job->bytes += item->size;
     tool_progress_rate(&job->progress, job->entries, job->bytes);
-    if (job->total)
-        tool_progress_step(&job->progress, job->bytes + job->entries * tree_work(0), job->total);
+    tool_progress_step(&job->progress, job->bytes + job->entries * tree_work(0), job->total);
     return 0;
 }
 

@@ -18,6 +18,7 @@
 #include "tools/progress.h"
 
 struct fs_volume;
+struct tool_keys;
 
 /* Bytes of a file, in order; what lies between pieces, and behind the last one, is a hole. */
 struct tree_piece {
@@ -55,7 +56,7 @@ struct tree_job {
     uint64_t entries, bytes; /* seen so far; bytes: of content */
     uint64_t left_alone;     /* that the sink had already */
     uint64_t not_kept;       /* attributes that the sink has no place for */
-    bool keeps_control;      /* the name of a mount's control directory is refused */
+    const char *control;     /* a name at the top that is refused, for a mount hides it; or NULL */
 };
 
 /* What an entry with so many bytes counts in `total`. */
@@ -87,6 +88,12 @@ struct tree_sink *tree_to_directory(struct tree_job *job, const char *path);
 /* below: a directory of the image, "" the root; it is made. The volume is the caller's. */
 struct tree_sink *tree_to_image(struct tree_job *job, struct fs_volume *volume,
                                 const struct fs_caller *caller, const char *below);
+/*
+ * Into a directory of an open mount: its daemon makes the changes, if it lets us. below: under the
+ * directory that was opened; path: the directory itself, which is there.
+ */
+struct tree_sink *tree_to_mount(struct tree_job *job, const struct tool_keys *keys,
+                                const char *below, const char *path);
 struct tree_sink *tree_to_tar(struct tree_job *job, int fd);
 struct tree_sink *tree_to_json(struct tree_job *job, FILE *out);
 

@@ -18,6 +18,7 @@
 #include "kv/base.h"
 #include "tools/keys_backend.h"
 #include "tools/tree.h"
+#include "tools/tree_ahead.h"
 
 #define PIECE_BYTES    (1u << 20)
 #define XATTR_BYTES    65536u
@@ -27,9 +28,11 @@ struct source {
     struct tree_job *job;
     dev_t device;
     struct tree_links *links;
+    struct tree_ahead *ahead; /* may be NULL */
     struct tree_xattrs xattrs;
-    char *buffer; /* PIECE_BYTES */
-    char *names;  /* XATTR_BYTES, and as many for a value */
+    char *buffer;    /* PIECE_BYTES */
+    char *names;     /* XATTR_BYTES, and as many for a value */
+    bool has_hinted; /* since reading ahead became worth it */
 };
 
 /* A file that is being read. */
@@ -243,6 +246,39 @@ static int read_names(int fd, struct names *names)
     return err;
 }
 
+/* Names [at, ...) are next: have those read that come some hints after them. */
+static void hint_names(struct source *source, int fd, const struct names *names, size_t at)
+{
+    const size_t far = TREE_AHEAD_HINTS * (size_t)TREE_AHEAD_NAMES;
+    if (at % TREE_AHEAD_NAMES != 0 || at + TREE_AHEAD_NAMES >= names->count)
+        return;
+    if (!tree_ahead_is_worth(source->ahead)) {
+        source->has_hinted = false;
+        return;
+    }
+    /* At the beginning of a directory, or when it became worth it just now, nothing is ahead. */
+    size_t from = at == 0 || !source->has_hinted ? at + TREE_AHEAD_NAMES : at + far;
+    const size_t end = kv_min_u64(at + far + TREE_AHEAD_NAMES, names->count);
+    for (; from < end; from += TREE_AHEAD_NAMES)
+        tree_ahead_names(source->ahead, fd, names->items + from,
+                         kv_min_u64(names->count - from, TREE_AHEAD_NAMES));
+    source->has_hinted = true;
+}
+
+/* The directory at `at` of `count` is entered. */
+static void hint_directories(struct source *source, int fd, const struct names *names, size_t at,
+                             size_t count)
+{
+    if (!tree_ahead_is_worth(source->ahead)) {
+        source->has_hinted = false;
+        return;
+    }
+    size_t from = at == 0 || !source->has_hinted ? at + 1 : at + TREE_AHEAD_HINTS;
+    for (; from < count && from <= at + TREE_AHEAD_HINTS; from++)
+        tree_ahead_directory(source->ahead, fd, names->items[from]);
+    source->has_hinted = true;
+}
+
 static int walk(struct source *source, int parent, const char *name, const char *path)
 {
     struct names names = {0};
@@ -257,6 +293,7 @@ static int walk(struct source *source, int parent, const char *name, const char 
     /* Names of directories move to the front, to be entered when all names were put. */
     for (size_t i = 0; !err && i < names.count; i++) {
         bool is_directory = false;
+        hint_names(source, fd, &names, i);
         char *below = keys_join(path, names.items[i]);
         err = below ? put_name(source, fd, names.items[i], below, &is_directory) : -ENOMEM;
         if (err)
@@ -269,6 +306,7 @@ static int walk(struct source *source, int parent, const char *name, const char 
         free(below);
     }
     for (size_t i = 0; !err && i < directory_count; i++) {
+        hint_directories(source, fd, &names, i, directory_count);
         char *below = keys_join(path, names.items[i]);
         err = below ? walk(source, fd, names.items[i], below) : -ENOMEM;
         free(below);
@@ -305,6 +343,7 @@ int tree_from_directory(struct tree_job *job, const char *path)
 {
     struct source source = {.job = job, .links = tree_links_new()};
     struct stat status = {.st_dev = 0};
+    source.ahead = tree_ahead_new();
     source.buffer = malloc(PIECE_BYTES);
     source.names = malloc(2 * XATTR_BYTES);
     int err = source.links && source.buffer && source.names ? 0 : -ENOMEM;
@@ -315,6 +354,7 @@ int tree_from_directory(struct tree_job *job, const char *path)
         source.device = status.st_dev;
         if (job->progress.enabled)
             estimate(&source, fd, ".");
+        tool_progress_stage(&job->progress, job->progress.stage); /* the clock starts now */
         struct tree_item item = item_of(&status, "");
         err = read_xattrs(&source, fd, NULL, &item);
         if (!err)
@@ -328,6 +368,7 @@ int tree_from_directory(struct tree_job *job, const char *path)
         close(fd);
     tree_xattrs_release(&source.xattrs);
     tree_links_free(source.links);
+    tree_ahead_free(source.ahead);
     free(source.buffer);
     free(source.names);
     return err;

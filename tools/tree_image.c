@@ -202,6 +202,7 @@ int tree_from_image(struct tree_job *job, struct fs_volume *volume, const char *
         const uint64_t ino = record.file.ino;
         if (job->progress.enabled)
             err = fs_walk(volume, ino, false, "", 0, count_name, &source);
+        tool_progress_stage(&job->progress, job->progress.stage); /* the clock starts now */
         if (!err)
             err = put_inode(&source, &record, "");
         if (!err)

@@ -1,7 +1,7 @@
 /*
  * tools/tree_into_image.c: an image as a sink of trees, in batches of changes.
  *
- * Owns       the changes of the batch that is being gathered, and copies of all they point to.
+ * Owns       the batch that is being gathered.
  * Invariant  what is large or has holes is written by itself, after the batch before it: under no
  *            name at first, and published when it is whole. A directory gets its attributes with
  *            its name, and once more in the end if its batch was not the last that put into it.
@@ -15,170 +15,27 @@
 #include "fs/xattr.h"
 #include "kv/base.h"
 #include "tools/keys_backend.h"
-#include "tools/tree.h"
-
-#define BATCH_CHANGES  1000u
-#define BATCH_BYTES    (8u << 20)
-#define CONTENT_GATHER (1u << 20) /* content up to here is gathered in batches */
+#include "tools/tree_flusher.h"
 
 struct sink {
     struct tree_sink base;
     struct tree_job *job;
     struct fs_volume *volume;
     const struct fs_caller *caller;
-    char *below; /* owned */
-    struct fs_apply_change *changes;
-    struct fs_apply_attributes *attributes; /* of the change of the same index */
-    size_t count;
-    char **blocks; /* owned memory of the changes */
-    size_t block_count, block_capacity;
-    size_t block_used, bytes; /* of the last block; of all */
+    struct tree_flusher *flusher;
     struct tree_directories *directories;
 };
 
-#define BLOCK_BYTES (256u << 10)
-
-/* Memory that lasts as long as the batch. */
-static void *take(struct sink *sink, size_t length)
+/* tree_flush_fn */
+static int flush(void *context, const struct fs_apply_change *changes, size_t count,
+                 struct kv_error *error)
 {
-    length = (length + 15) & ~(size_t)15;
-    const bool own = length > BLOCK_BYTES / 4;
-    if (own || sink->block_count == 0 || sink->block_used + length > BLOCK_BYTES) {
-        if (sink->block_count == sink->block_capacity) {
-            const size_t capacity = sink->block_capacity ? sink->block_capacity * 2 : 64;
-            char **blocks = reallocarray(sink->blocks, capacity, sizeof *blocks);
-            if (!blocks)
-                return NULL;
-            sink->blocks = blocks;
-            sink->block_capacity = capacity;
-        }
-        char *block = malloc(own ? length : BLOCK_BYTES);
-        if (!block)
-            return NULL;
-        sink->blocks[sink->block_count++] = block;
-        sink->bytes += length;
-        sink->block_used = own ? BLOCK_BYTES : length;
-        return block;
-    }
-    void *at = sink->blocks[sink->block_count - 1] + sink->block_used;
-    sink->block_used += length;
-    sink->bytes += length;
-    return at;
-}
-
-static void *take_copy(struct sink *sink, const void *bytes, size_t length)
-{
-    void *copy = take(sink, length ? length : 1);
-    if (copy && length > 0)
-        memcpy(copy, bytes, length);
-    return copy;
-}
-
-static void empty(struct sink *sink)
-{
-    for (size_t i = 0; i < sink->block_count; i++)
-        free(sink->blocks[i]);
-    sink->block_count = sink->count = sink->block_used = sink->bytes = 0;
-}
-
-static int flush(struct sink *sink)
-{
+    const struct sink *sink = context;
     struct fs_apply_result result;
-    if (sink->count == 0)
-        return 0;
-    const int err =
-        fs_apply(sink->volume, sink->caller, sink->changes, sink->count, 0, NULL, &result);
-    if (err && !*sink->job->error.text)
-        sink->job->error = result.error;
-    empty(sink);
-    return err;
-}
-
-static char *place(const struct sink *sink, const char *path)
-{
-    return *path ? keys_join(sink->below, path) : strdup(sink->below);
-}
-
-/* ---- what is gathered ---------------------------------------------------------------- */
-
-/* A copy of an item's attributes for the change that comes next. */
-static int copy_attributes(struct sink *sink, const struct tree_item *item,
-                           struct fs_apply_change *change)
-{
-    struct fs_apply_attributes *to = &sink->attributes[sink->count];
-    *to = item->attributes;
-    to->keep_same = true;
-    change->attributes = to;
-    if (to->xattr_count == 0)
-        return 0;
-    struct fs_apply_xattr *xattrs = take(sink, to->xattr_count * sizeof *xattrs);
-    if (!xattrs)
-        return -ENOMEM;
-    for (size_t i = 0; i < to->xattr_count; i++) {
-        const struct fs_apply_xattr *from = &item->attributes.xattrs[i];
-        xattrs[i].name = take_copy(sink, from->name, strlen(from->name) + 1);
-        xattrs[i].value = take_copy(sink, from->value, from->length);
-        xattrs[i].length = from->length;
-        if (!xattrs[i].name || !xattrs[i].value)
-            return -ENOMEM;
-    }
-    to->xattrs = xattrs;
-    return 0;
-}
-
-static int copy_content(struct sink *sink, const struct tree_item *item,
-                        struct fs_apply_change *change)
-{
-    char *bytes = take(sink, item->size ? item->size : 1);
-    struct tree_piece piece;
-    uint64_t end = 0;
-    if (!bytes)
-        return -ENOMEM;
-    for (;;) {
-        const int err = item->read(item->read_context, &piece);
-        if (err)
-            return err;
-        if (piece.length == 0)
-            break;
-        if (piece.offset < end || piece.length > item->size ||
-            piece.offset > item->size - piece.length)
-            return -EUCLEAN;
-        memset(bytes + end, 0, piece.offset - end);
-        memcpy(bytes + piece.offset, piece.bytes, piece.length);
-        end = piece.offset + piece.length;
-    }
-    memset(bytes + end, 0, item->size - end);
-    change->bytes = bytes;
-    change->length = item->size;
-    return 0;
-}
-
-static int gather(struct sink *sink, const struct tree_item *item, char *path)
-{
-    struct fs_apply_change *change = &sink->changes[sink->count];
-    *change = (struct fs_apply_change){.kind = FS_APPLY_STORE};
-    change->path = take_copy(sink, path, strlen(path) + 1);
-    int err = change->path ? 0 : -ENOMEM;
-    if (!err && item->link) {
-        char *to = place(sink, item->link);
-        change->kind = FS_APPLY_LINK;
-        change->to = to ? take_copy(sink, to, strlen(to) + 1) : NULL;
-        err = change->to ? 0 : -ENOMEM;
-        free(to);
-    } else if (!err) {
-        err = copy_attributes(sink, item, change);
-        if (!err && S_ISREG(item->attributes.mode))
-            err = copy_content(sink, item, change);
-        if (!err && S_ISLNK(item->attributes.mode)) {
-            change->length = strlen(item->target);
-            change->bytes = take_copy(sink, item->target, change->length);
-            err = change->bytes ? 0 : -ENOMEM;
-        }
-    }
+    const int err = fs_apply(sink->volume, sink->caller, changes, count, 0, NULL, &result);
     if (err)
-        return err;
-    sink->count++;
-    return sink->count == BATCH_CHANGES || sink->bytes > BATCH_BYTES ? flush(sink) : 0;
+        *error = result.error;
+    return err;
 }
 
 /* ---- what is written by itself ---------------------------------------------------------- */
@@ -237,16 +94,13 @@ static bool is_there(struct sink *sink, const struct tree_item *item, const char
            record.mtime_ns == wanted->mtime_ns && record.file.size == item->size;
 }
 
-static int write_alone(struct sink *sink, const struct tree_item *item, const char *path)
+static int write_to(struct sink *sink, const struct tree_item *item, const char *path)
 {
-    int err = flush(sink);
-    if (err)
-        return err;
     if (is_there(sink, item, path)) {
         sink->job->left_alone++;
         return 0;
     }
-    err = fs_path_replace(sink->volume, sink->caller, path, fill, (void *)(uintptr_t)item);
+    int err = fs_path_replace(sink->volume, sink->caller, path, fill, (void *)(uintptr_t)item);
     for (size_t i = 0; !err && i < item->attributes.xattr_count; i++) {
         const struct fs_apply_xattr *xattr = &item->attributes.xattrs[i];
         if (strcmp(xattr->name, FS_XATTR_TTL) == 0)
@@ -255,51 +109,49 @@ static int write_alone(struct sink *sink, const struct tree_item *item, const ch
     return err;
 }
 
+static int write_alone(struct sink *sink, const struct tree_item *item)
+{
+    int err = tree_flusher_drain(sink->flusher, &sink->job->error);
+    char *path = err ? NULL : tree_flusher_place(sink->flusher, item->path);
+    if (!err)
+        err = path ? write_to(sink, item, path) : -ENOMEM;
+    free(path);
+    return err;
+}
+
 /* ---- the sink ------------------------------------------------------------------------------ */
 
 static int put(struct tree_sink *base, const struct tree_item *item)
 {
     struct sink *sink = (struct sink *)base;
-    char *path = place(sink, item->path);
-    const bool is_regular = S_ISREG(item->attributes.mode) && !item->link;
-    int err = path ? 0 : -ENOMEM;
-    if (!err && S_ISDIR(item->attributes.mode))
+    int err = 0;
+    if (S_ISDIR(item->attributes.mode))
         err = tree_directories_add(sink->directories, item);
-    if (!err)
-        err = is_regular && (item->size > CONTENT_GATHER ||
-                             (item->may_have_holes && item->size > KV_BLOCK_BYTES))
-                  ? write_alone(sink, item, path)
-                  : gather(sink, item, path);
-    free(path);
-    return err;
+    if (err)
+        return err;
+    return tree_gather_leaves(item) ? write_alone(sink, item)
+                                    : tree_flusher_add(sink->flusher, item, &sink->job->error);
 }
 
 static int finish(struct tree_sink *base)
 {
     struct sink *sink = (struct sink *)base;
     const struct tree_item *item;
-    int err = flush(sink);
-    while (!err && (item = tree_directories_take(sink->directories))) {
-        char *path = place(sink, item->path);
-        err = path ? gather(sink, item, path) : -ENOMEM;
-        free(path);
-    }
+    int err = tree_flusher_drain(sink->flusher, &sink->job->error);
+    while (!err && (item = tree_directories_take(sink->directories)))
+        err = tree_flusher_add(sink->flusher, item, &sink->job->error);
     if (!err)
-        err = flush(sink);
+        err = tree_flusher_drain(sink->flusher, &sink->job->error);
     if (!err)
         err = fs_sync(sink->volume);
-    return err ? tree_failed(sink->job, sink->below, err) : 0;
+    return err ? tree_failed(sink->job, "", err) : 0;
 }
 
 static void release(struct tree_sink *base)
 {
     struct sink *sink = (struct sink *)base;
-    empty(sink);
+    tree_flusher_free(sink->flusher);
     tree_directories_free(sink->directories);
-    free(sink->blocks);
-    free(sink->changes);
-    free(sink->attributes);
-    free(sink->below);
     free(sink);
 }
 
@@ -313,11 +165,9 @@ struct tree_sink *tree_to_image(struct tree_job *job, struct fs_volume *volume,
         sink->job = job;
         sink->volume = volume;
         sink->caller = caller;
-        sink->below = strdup(below);
-        sink->changes = calloc(BATCH_CHANGES, sizeof *sink->changes);
-        sink->attributes = calloc(BATCH_CHANGES, sizeof *sink->attributes);
+        sink->flusher = tree_flusher_new(below, flush, sink);
         sink->directories = tree_directories_new();
-        if (!sink->below || !sink->changes || !sink->attributes || !sink->directories)
+        if (!sink->flusher || !sink->directories)
             err = -ENOMEM;
     }
     if (!err && *below)

@@ -138,6 +138,19 @@ static int read_xattrs(struct source *source, struct archive_entry *entry, struc
     return err;
 }
 
+/* libarchive lets an ACL change the mode: to what the group itself may, not to what the mask is. */
+static void keep_mode(struct tree_item *item)
+{
+    uint32_t bits;
+    bool minimal;
+    for (size_t i = 0; i < item->attributes.xattr_count; i++) {
+        const struct fs_apply_xattr *xattr = &item->attributes.xattrs[i];
+        if (strcmp(xattr->name, FS_XATTR_ACCESS_ACL) == 0 &&
+            fs_acl_to_mode(xattr->value, xattr->length, &bits, &minimal) == 0)
+            item->attributes.mode = (item->attributes.mode & ~0777u) | bits;
+    }
+}
+
 static int64_t time_of(int64_t seconds, long ns)
 {
     const struct timespec time = {.tv_sec = seconds, .tv_nsec = ns};
@@ -190,6 +203,7 @@ static int put_entry(struct source *source, struct archive_entry *entry)
         goto out;
     }
     err = read_xattrs(source, entry, &item);
+    keep_mode(&item);
     if (!err)
         err = tree_put(job, &item);
 out:

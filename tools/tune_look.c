@@ -15,13 +15,11 @@
 #include "fs/describe.h"
 #include "fs/namespace.h"
 #include "tools/command.h"
-#include "tools/config.h"
 #include "tools/keys.h"
 #include "tools/keys_backend.h"
-#include "tools/live_run.h"
 #include "tools/options.h"
+#include "tools/settings_live.h"
 
-#define LINE_BYTES  512u
 #define TEXT_BYTES  2048u
 #define LOOK_ENOUGH 1 /* ends a scan */
 
@@ -31,36 +29,7 @@ static unsigned processors(void)
     return sched_getaffinity(0, sizeof set, &set) ? 1 : (unsigned)CPU_COUNT(&set);
 }
 
-/* ---- settings --------------------------------------------------------------------------- */
-
-int tune_look_at_settings(const struct tool_mount *mount, struct fs_mount_options *settings)
-{
-    char name[FS_CONTROL_NAME_MAX + 1], path[PATH_MAX], line[LINE_BYTES];
-    const ssize_t length = getxattr(mount->dir, FS_XATTR_CONTROL, name, sizeof name - 1);
-    if (length < 0)
-        return -errno;
-    name[length] = '\0';
-    const int used = snprintf(path, sizeof path, "%s/%s/config", mount->dir, name);
-    if (used < 0 || (size_t)used >= sizeof path)
-        return -ENAMETOOLONG;
-    FILE *file = fopen(path, "re");
-    if (!file)
-        return -errno;
-    tool_config_defaults(settings);
-    while (fgets(line, sizeof line, file)) {
-        struct kv_error error;
-        line[strcspn(line, "\n")] = '\0';
-        char *value = strchr(line, '=');
-        if (!value)
-            continue;
-        *value++ = '\0';
-        /* What a newer daemon has more, or otherwise, keeps our default. */
-        (void)!tool_config_set(line, value, settings, &error);
-    }
-    const int err = ferror(file) ? -EIO : 0;
-    (void)fclose(file); /* only read */
-    return err;
-}
+/* ---- settings and image ------------------------------------------------------------------ */
 
 int tune_look_at_mount(const struct tool_mount *mount, struct tune_view *view)
 {
@@ -71,7 +40,7 @@ int tune_look_at_mount(const struct tool_mount *mount, struct tune_view *view)
         return err;
     }
     view->processors = processors();
-    view->has_settings = tune_look_at_settings(mount, &view->settings) == 0;
+    view->has_settings = tool_settings_read(mount->dir, &view->settings, &error) == 0;
     return 0;
 }
 

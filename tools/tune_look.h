@@ -20,10 +20,6 @@
 KV_MUST_CHECK int tune_look_at_mount(const struct tool_mount *mount, struct tune_view *view);
 KV_MUST_CHECK int tune_look_at_image(const char *image, struct tune_view *view);
 
-/* The settings alone, anew: 0; a negative errno, without words. */
-KV_MUST_CHECK int tune_look_at_settings(const struct tool_mount *mount,
-                                        struct fs_mount_options *settings);
-
 /* The large files of a mounted directory or an image. Complains. */
 KV_MUST_CHECK int tune_look_at_files(const char *target, struct tune_files *files);
 

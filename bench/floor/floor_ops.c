@@ -60,7 +60,7 @@ static void reply_err(fuse_req_t req, int err)
 static void do_init(void *userdata, struct fuse_conn_info *conn)
 {
     (void)userdata;
-    fs_protocol_negotiate(conn, false);
+    fs_protocol_negotiate(conn, false, 0);
 }
 
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)

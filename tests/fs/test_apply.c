@@ -342,11 +342,20 @@ START_TEST(the_observer_sees_what_a_cache_must_forget)
     struct seen seen = {0};
     const struct fs_apply_observer observer = {see_entry, see_inode, &seen};
     static const char text[] = "rename x y\nput y/new 1\nput y/gone 2\ndelete y/gone\n";
-    applies("put x/old 1\n");
+    struct fs_record record;
+    applies("put x/old 1\nput unknown/old 1\n");
+    ck_assert_int_eq(fs_lookup(a.volume, FS_ROOT_INO, "x", 1, &record), 0);
     ck_assert_int_eq(fs_apply_text(a.volume, &caller, text, sizeof text - 1, &observer, &result),
                      0);
     ck_assert_uint_eq(seen.entries, 3);
     ck_assert_uint_eq(seen.inodes, 2); /* the root and the directory that moved */
+    fs_forget(a.volume, record.file.ino, 1);
+    /* Of a directory that the kernel does not know it has cached nothing. */
+    seen = (struct seen){0};
+    static const char more[] = "put unknown/new 1\nput y/more 1\n";
+    ck_assert_int_eq(fs_apply_text(a.volume, &caller, more, sizeof more - 1, &observer, &result),
+                     0);
+    ck_assert_uint_eq(seen.entries + seen.inodes, 0);
 }
 END_TEST
 

@@ -5,6 +5,7 @@
 #include <check.h>
 #include <string.h>
 
+#include "fs/apply_packed.h"
 #include "fs/control.h"
 #include "fs/format.h"
 #include "scratch_store.h"
@@ -356,6 +357,58 @@ START_TEST(a_batch_is_one_write_or_what_stands_between_begin_and_commit)
 }
 END_TEST
 
+static int send(uint64_t ino, uint64_t offset, const void *bytes, size_t length)
+{
+    static const struct fs_caller root = {.uid = 0};
+    return fs_control_write(control, ino, &root, offset, bytes, length);
+}
+
+START_TEST(packed_changes_come_in_pieces)
+{
+    static const struct fs_apply_attributes attributes = {.mode = S_IFREG | 0600};
+    struct fs_apply_change change = {.kind = FS_APPLY_STORE,
+                                     .path = "packed",
+                                     .bytes = "value",
+                                     .length = 5,
+                                     .attributes = &attributes};
+    uint8_t bytes[256] = {0};
+    const size_t length = sizeof(struct fs_disk_packed_header) + fs_apply_packed_size(&change);
+    ck_assert_uint_lt(length, sizeof bytes);
+    fs_apply_pack(&change, 1, bytes);
+
+    uint64_t ino = look_up("apply");
+    ck_assert_int_eq(send(ino, 0, bytes, 20), 0);
+    ck_assert_int_eq(send(ino, 20, bytes + 20, 9), 0);
+    ck_assert(!is_there("packed"));
+    ck_assert_int_eq(send(ino, 29, bytes + 29, length - 29), 0);
+    ck_assert(is_there("packed"));
+    ck_assert_ptr_nonnull(strstr(content(ino), "state done\nchanges 1\n"));
+    ck_assert_int_eq(send(ino, length, bytes, length), -EINVAL); /* one for each open file */
+    fs_control_forget(control, ino, 1);
+
+    change.path = "other";
+    fs_apply_pack(&change, 1, bytes);
+    ino = look_up("apply");
+    ck_assert_int_eq(send(ino, 0, bytes, 20), 0);
+    fs_control_forget(control, ino, 1); /* the program has ended */
+    ck_assert_ptr_nonnull(strstr(last_line, "before it was whole"));
+    ino = look_up("apply");
+    ck_assert_int_eq(send(ino, 0, bytes, length + 1), -EINVAL); /* more than it says */
+    fs_control_forget(control, ino, 1);
+    bytes[11] = 0x7f; /* of a length that nothing has */
+    ino = look_up("apply");
+    ck_assert_int_eq(send(ino, 0, bytes, length), -EINVAL);
+    fs_control_forget(control, ino, 1);
+    ck_assert_ptr_nonnull(strstr(last_line, "of a length that they can not have"));
+    change.path = ".kvfs/in";
+    fs_apply_pack(&change, 1, bytes);
+    ino = look_up("apply");
+    ck_assert_int_eq(send(ino, 0, bytes, length + 2), -EACCES);
+    fs_control_forget(control, ino, 1);
+    ck_assert(!is_there("other"));
+}
+END_TEST
+
 START_TEST(health_compares_figures_with_its_alerts)
 {
     char text[4096];
@@ -470,6 +523,7 @@ int main(void)
     tcase_add_test(tcase, settings_change_all_or_none);
     tcase_add_test(tcase, ratios_of_tiers_change_together_and_reach_the_store);
     tcase_add_test(tcase, a_batch_is_one_write_or_what_stands_between_begin_and_commit);
+    tcase_add_test(tcase, packed_changes_come_in_pieces);
     tcase_add_test(tcase, health_compares_figures_with_its_alerts);
     tcase_add_test(tcase, patterns_match_names_as_in_a_shell);
     tcase_add_test(tcase, categories_are_words_with_commas);

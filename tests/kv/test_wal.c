@@ -653,6 +653,37 @@ START_TEST(a_refused_record_never_returns_after_a_checkpoint_that_begins_in_its_
 }
 END_TEST
 
+/*
+ * Twice the same is done after a recovery. The first time, of two blocks only the second reaches
+ * the disk; the second time, the first one is made again, byte for byte, and continues in it.
+ */
+START_TEST(a_block_that_lost_its_predecessor_does_not_continue_one_that_equals_it)
+{
+    struct fixture f;
+    uint8_t old[KV_BLOCK_BYTES];
+    fixture_init(&f, 64, 8);
+    const struct record records[2] = {{1, 100, 1}, {2, 100, 1}};
+    (void)append_synced(&f, &records[0]);
+    (void)append_synced(&f, &records[1]);
+    memcpy(old, ring_byte(&f, 1, 0), sizeof old);
+
+    refuse(&f, records, 2, 1);
+    const uint64_t lost_epoch = f.epoch;
+    const struct record lost[2] = {{3, 100, lost_epoch}, {4, 100, lost_epoch}};
+    (void)append(&f, &lost[0]);
+    ck_assert_int_eq(kv_wal_sync(f.wal, kv_wal_position(f.wal)), 0);
+    (void)append_synced(&f, &lost[1]);
+    memcpy(ring_byte(&f, 1, 0), old, sizeof old);
+
+    refuse(&f, records, 2, 1);
+    ck_assert_uint_gt(f.epoch, lost_epoch);
+    const struct record now[2] = {records[0], {3, 100, f.epoch}};
+    (void)append_synced(&f, &now[1]);
+    expect_records(&f, now, 2);
+    fixture_release(&f);
+}
+END_TEST
+
 static int fail_visit(void *context, const void *body, size_t length, uint64_t epoch,
                       bool known_durable)
 {
@@ -915,6 +946,7 @@ int main(void)
     tcase_add_test(refusal, a_refused_record_never_returns_when_more_is_appended);
     tcase_add_test(refusal,
                    a_refused_record_never_returns_after_a_checkpoint_that_begins_in_its_place);
+    tcase_add_test(refusal, a_block_that_lost_its_predecessor_does_not_continue_one_that_equals_it);
     tcase_add_test(refusal, an_error_of_the_visitor_fails_the_replay);
     suite_add_tcase(suite, refusal);
 

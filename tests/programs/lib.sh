@@ -88,6 +88,11 @@ is_mounted() {
     grep -qF " $mnt " /proc/self/mounts
 }
 
+# The mount points below a directory.
+mounts_in() {
+    awk -v dir="$1/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo
+}
+
 # The process that has the image open.
 find_daemon() {
     # Processes end while find looks at them: its status says nothing.
@@ -145,7 +150,13 @@ cleanup() {
         kill -9 "$daemon"
         [ "$status" -ne 0 ] || status=1
     fi
-    if [ "$status" -ne 0 ] && [ "$status" -ne 77 ] && [ "${KVFS_KEEP-}" = 1 ]; then
+    # What a test has bound into its directory is not its own, and rm would not see where it begins:
+    # --one-file-system goes by device numbers.
+    mounts_in "$tmp" | tac | xargs -r -d '\n' umount -l
+    if [ -n "$(mounts_in "$tmp")" ]; then
+        echo "kept, something is mounted in it: $tmp" >&2
+        [ "$status" -ne 0 ] || status=1
+    elif [ "$status" -ne 0 ] && [ "$status" -ne 77 ] && [ "${KVFS_KEEP-}" = 1 ]; then
         echo "kept: $tmp" >&2
     else
         rm -rf --one-file-system "$tmp"

@@ -108,12 +108,6 @@ refuses mkfs_refuses_a_bad_uuid         2 '-U 1234'            mkfs.kvfs -s 64M 
 refuses mkfs_refuses_a_long_label       2 '-L: .*63'           mkfs.kvfs -s 64M -L "$long_name" new
 refuses mkfs_refuses_an_unknown_option  2 'invalid option'     mkfs.kvfs -Z new
 [ ! -e new ] || problem "mkfs_makes_nothing_from_bad_options"
-for program in mkfs.kvfs mount.kvfs fsck.kvfs kvfs 'kvfs info' 'kvfs ls' 'kvfs get' 'kvfs put' \
-    'kvfs rm' 'kvfs sync' 'kvfs umount'; do
-    # shellcheck disable=SC2086 # a program and its subcommand
-    works "help_of_${program// /_}_has_an_example" $program --help
-    out_has "help_of_${program// /_}_has_an_example" '^Example: '
-done
 
 # ---- keys of an image ------------------------------------------------------------
 
@@ -315,8 +309,10 @@ if [ "$can_mount" = yes ]; then
     works  a_scrub_can_be_slow              kvfs scrub --rate 100.5 dir
     refuses a_rate_is_a_number              2 'rate fast: give MiB per second' kvfs scrub --rate fast dir
     refuses scrub_wants_a_mount_or_an_image 1 'not in a kvfs mount' kvfs scrub .
+    works  scrub_prints_json                kvfs scrub --json dir
+    out_has scrub_prints_json               '^\{"target":"[^"]*","findings":\[\],"finding_count":0,"bytes_read":[0-9]+,"complete":true\}$'
     works  statistics_count_the_scrubs      getfattr -n system.kvfs.stats --only-values dir
-    out_has statistics_count_the_scrubs     '"scrubs": 2,'
+    out_has statistics_count_the_scrubs     '"scrubs": 3,'
     if [ "$(id -u)" -eq 0 ]; then
         works  remount_makes_it_read_only   mount.kvfs image dir -o remount,ro,nosuid
         refuses a_mount_that_became_read_only_is_not_written 1 'read-only' kvfs put dir key /dev/null

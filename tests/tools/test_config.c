@@ -51,6 +51,10 @@ static void assert_same_settings(const struct fs_mount_options *a, const struct 
     ck_assert_int_eq(a->buffered_io, b->buffered_io);
     ck_assert_int_eq(a->sync, b->sync);
     ck_assert_uint_eq(a->commit_interval_ms, b->commit_interval_ms);
+    ck_assert_uint_eq(a->checkpoint_interval_ms, b->checkpoint_interval_ms);
+    ck_assert_uint_eq(a->log_buffer_bytes, b->log_buffer_bytes);
+    ck_assert_uint_eq(a->read_ahead_bytes, b->read_ahead_bytes);
+    ck_assert_str_eq(a->profile, b->profile);
     ck_assert_int_eq(a->count_requests, b->count_requests);
     ck_assert_str_eq(a->control, b->control);
     ck_assert_uint_eq(a->metrics, b->metrics);
@@ -185,6 +189,167 @@ START_TEST(a_mistake_in_an_option_is_named)
 }
 END_TEST
 
+/* As mount.kvfs does it: profile, then the file, then the options. */
+static void start(const char *text, const char *profile, const char *key, const char *value,
+                  struct fs_mount_options *options)
+{
+    struct kv_error error = {""};
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_ge(fputs(text, file), 0);
+    ck_assert_int_eq(fclose(file), 0);
+    tool_config_start(profile, path, options);
+    ck_assert_msg(tool_config_read(path, options, &error) == 0, "%s", error.text);
+    if (profile)
+        ck_assert_int_eq(tool_config_set("profile", profile, options, &error), 0);
+    if (key)
+        ck_assert_int_eq(tool_config_set(key, value, options, &error), 0);
+}
+
+START_TEST(a_profile_wins_over_defaults_and_all_else_wins_over_a_profile)
+{
+    struct fs_mount_options options;
+    start("[mount]\nprofile = hdd\n", NULL, NULL, NULL, &options);
+    ck_assert_str_eq(options.profile, "hdd");
+    ck_assert_uint_eq(options.commit_interval_ms, 15000);
+    ck_assert_uint_eq(options.checkpoint_interval_ms, 300000);
+    ck_assert_uint_eq(options.read_ahead_bytes, 128u << 10); /* the profile does not say */
+
+    /* wherever the file names it */
+    start("[durability]\ncommit_interval = 3s\n[mount]\nread_ahead = 1M\nprofile = hdd\n", NULL,
+          NULL, NULL, &options);
+    ck_assert_uint_eq(options.commit_interval_ms, 3000);
+    ck_assert_uint_eq(options.read_ahead_bytes, 1u << 20);
+    ck_assert_uint_eq(options.checkpoint_interval_ms, 300000);
+
+    /* and with whatever mistakes before it: who reads the file names them */
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_ge(fputs("[mount]\n  threads = 4\n  profile = hdd\nnonsense\n", file), 0);
+    ck_assert_int_eq(fclose(file), 0);
+    tool_config_start(NULL, path, &options);
+    ck_assert_uint_eq(options.checkpoint_interval_ms, 300000);
+
+    /* also when the file says what is the default anyway */
+    start("[mount]\nprofile = hdd\n[durability]\ncommit_interval = 1s\n", NULL, "read_ahead", "64K",
+          &options);
+    ck_assert_uint_eq(options.commit_interval_ms, 1000);
+    ck_assert_uint_eq(options.read_ahead_bytes, 64u << 10);
+    ck_assert_uint_eq(options.checkpoint_interval_ms, 300000);
+}
+END_TEST
+
+START_TEST(a_profile_among_the_options_takes_the_place_of_the_files)
+{
+    struct fs_mount_options options, plain;
+    static const char text[] = "[mount]\nprofile = hdd\n[durability]\ncommit_interval = 3s\n";
+    start(text, "cache", NULL, NULL, &options);
+    ck_assert_str_eq(options.profile, "cache");
+    ck_assert_int_eq(options.sync, KV_SYNC_CHECKPOINT);
+    ck_assert_uint_eq(options.checkpoint_interval_ms, 30000); /* hdd's is not in force */
+    ck_assert_uint_eq(options.commit_interval_ms, 3000);      /* the file's is */
+
+    start(text, "none", "commit_interval", "1s", &options);
+    tool_config_defaults(&plain);
+    assert_same_settings(&options, &plain);
+}
+END_TEST
+
+START_TEST(a_profile_that_is_not_known_is_refused_with_those_that_are)
+{
+    struct fs_mount_options options, plain;
+    struct kv_error error = {""};
+    ck_assert_int_eq(read_text("[mount]\nprofile = oltpp\n", &options, &error), -EINVAL);
+    ck_assert_ptr_nonnull(
+        strstr(error.text, ":2: key \"profile\": \"oltpp\" is not none or one of"));
+    ck_assert_ptr_nonnull(strstr(error.text, "oltp, olap"));
+    ck_assert_ptr_nonnull(strstr(error.text, ", ci"));
+    ck_assert_int_eq(read_text("[mount]\nprofile = ci\nprofile = ci\n", &options, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, ":3: key \"profile\" is given twice"));
+    ck_assert_int_eq(tool_config_set("profile", "", &options, &error), -EINVAL);
+    ck_assert_int_eq(tool_config_set("profile", "OLTP", &options, &error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error.text, "option profile: \"OLTP\" is not none or one of"));
+    ck_assert_ptr_nonnull(strstr(error.text, ", ci"));
+    ck_assert_int_eq(tool_config_set("profile", NULL, &options, &error), -EINVAL);
+
+    /* for tool_config_start it counts for nothing, nor does a file that is not in order */
+    tool_config_defaults(&plain);
+    tool_config_start("oltpp", NULL, &options);
+    assert_same_settings(&options, &plain);
+    tool_config_start(NULL, dir, &options);
+    assert_same_settings(&options, &plain);
+    tool_config_start(NULL, "/nowhere", &options);
+    assert_same_settings(&options, &plain);
+}
+END_TEST
+
+START_TEST(a_budget_may_be_a_share_of_the_memory)
+{
+    struct fs_mount_options options;
+    struct kv_error error = {""};
+    tool_config_defaults(&options);
+    ck_assert_int_eq(tool_config_set("memory_budget", "50%", &options, &error), 0);
+    const uint64_t half = options.memory_budget_bytes;
+    ck_assert_uint_eq(half % (1u << 20), 0);
+    ck_assert_int_eq(tool_config_set("memory_budget", "25%", &options, &error), 0);
+    ck_assert_uint_le(options.memory_budget_bytes, half);
+    ck_assert_uint_ge(options.memory_budget_bytes, 8u << 20);
+    static const char *const wrong[] = {"%", "0%", "91%", "1000%", "-5%", "5 %", "5%%", "x%"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        ck_assert_int_eq(tool_config_set("memory_budget", wrong[i], &options, &error), -EINVAL);
+}
+END_TEST
+
+START_TEST(new_settings_have_bounds)
+{
+    static const struct {
+        const char *key, *value;
+        int result;
+    } cases[] = {
+        {"read_ahead", "4K", 0},
+        {"read_ahead", "16M", 0},
+        {"read_ahead", "4095", -EINVAL},
+        {"read_ahead", "17M", -EINVAL},
+        {"read_ahead", "8G", -EINVAL}, /* more than 32 bits */
+        {"log_buffer", "64K", 0},
+        {"log_buffer", "64M", 0},
+        {"log_buffer", "63K", -EINVAL},
+        {"log_buffer", "65M", -EINVAL},
+        {"checkpoint_interval", "1s", 0},
+        {"checkpoint_interval", "1h", 0},
+        {"checkpoint_interval", "999ms", -EINVAL},
+        {"checkpoint_interval", "61min", -EINVAL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fs_mount_options options;
+        struct kv_error error = {""};
+        tool_config_defaults(&options);
+        ck_assert_msg(tool_config_set(cases[i].key, cases[i].value, &options, &error) ==
+                          cases[i].result,
+                      "%s=%s", cases[i].key, cases[i].value);
+    }
+}
+END_TEST
+
+/* What a mount shows of its settings can be given back to it. */
+START_TEST(what_is_shown_can_be_set)
+{
+    struct fs_mount_options options, again;
+    tool_config_start("low-memory", NULL, &options);
+    struct kv_error error = {""};
+    ck_assert_int_eq(tool_config_set("profile", "low-memory", &options, &error), 0);
+    tool_config_defaults(&again);
+    char line[256];
+    for (size_t i = 0; tool_config_show(i, &options, line, sizeof line); i++) {
+        char *value = strchr(line, '=');
+        ck_assert_ptr_nonnull(value);
+        *value++ = '\0';
+        ck_assert_int_eq(tool_config_set(line, value, &again, &error), 0);
+    }
+    assert_same_settings(&options, &again);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("config");
@@ -196,6 +361,12 @@ int main(void)
     tcase_add_test(tests, a_mistake_in_a_file_is_named_with_file_line_and_key);
     tcase_add_test(tests, a_file_that_can_not_be_read_is_named);
     tcase_add_test(tests, a_mistake_in_an_option_is_named);
+    tcase_add_test(tests, a_profile_wins_over_defaults_and_all_else_wins_over_a_profile);
+    tcase_add_test(tests, a_profile_among_the_options_takes_the_place_of_the_files);
+    tcase_add_test(tests, a_profile_that_is_not_known_is_refused_with_those_that_are);
+    tcase_add_test(tests, a_budget_may_be_a_share_of_the_memory);
+    tcase_add_test(tests, new_settings_have_bounds);
+    tcase_add_test(tests, what_is_shown_can_be_set);
     suite_add_tcase(suite, tests);
 
     return test_run(suite);

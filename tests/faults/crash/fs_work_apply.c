@@ -105,16 +105,32 @@ static void give_content(struct fs_work *work, struct fs_apply_change *change,
         model_write(inode, 0, bytes, change->length);
 }
 
+/* As an import stores them. */
+static const struct fs_apply_xattr stored_xattr = {"user.stored", "as it was", 9};
+static const struct fs_apply_attributes stored = {.mode = S_IFREG | 0640,
+                                                  .uid = 7,
+                                                  .gid = 9,
+                                                  .mtime_ns = 1700000000123456789,
+                                                  .xattrs = &stored_xattr,
+                                                  .xattr_count = 1,
+                                                  .keep_same = true};
+
 static void put_new(struct fs_work *work, struct gathered *gathered)
 {
+    const bool is_stored = test_random_below(work->random, 3) == 0;
     char name[MODEL_NAME_BYTES];
     const size_t parent = choose_parent(work), at = gathered->count;
     snprintf(name, sizeof name, "n%u", work->name_next++);
-    struct fs_apply_change *change = add(gathered, FS_APPLY_PUT);
+    struct fs_apply_change *change = add(gathered, is_stored ? FS_APPLY_STORE : FS_APPLY_PUT);
     path_of(work->model, parent, name, gathered->paths[at][0]);
-    const size_t inode = model_add_inode(work->model, 0, S_IFREG | 0644);
-    work->model->inodes[inode].uid = caller.uid;
-    work->model->inodes[inode].gid = caller.gid;
+    const size_t inode = model_add_inode(work->model, 0, is_stored ? stored.mode : S_IFREG | 0644);
+    work->model->inodes[inode].uid = is_stored ? stored.uid : caller.uid;
+    work->model->inodes[inode].gid = is_stored ? stored.gid : caller.gid;
+    if (is_stored) {
+        change->attributes = &stored;
+        model_xattr_set(&work->model->inodes[inode], stored_xattr.name, stored_xattr.value,
+                        stored_xattr.length);
+    }
     give_content(work, change, &work->model->inodes[inode], at);
     (void)model_add_entry(work->model, parent, name, inode);
     gathered->made[gathered->made_count++] = inode;
