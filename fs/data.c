@@ -170,11 +170,12 @@ struct survey {
     bool met_all;              /* `met` are all records that overlap them; none is packed */
     size_t met_count;
     struct fs_data_record met[SURVEY_RECORDS];
-    bool any;               /* some record overlaps the write */
-    bool solid;             /* some record with content overlaps it */
-    uint64_t packed_bytes;  /* of the write that packed records cover */
-    bool first_has_packed;  /* in the window where the write begins */
-    bool last_has_packed;   /* in the window where it ends */
+    uint8_t tables[SURVEY_RECORDS][KV_BLOB_TABLE_MAX]; /* theirs */
+    bool any;                                          /* some record overlaps the write */
+    bool solid;                                        /* some record with content overlaps it */
+    uint64_t packed_bytes;                             /* of the write that packed records cover */
+    bool first_has_packed;                             /* in the window where the write begins */
+    bool last_has_packed;                              /* in the window where it ends */
     uint64_t first_content; /* least offset of content in the first window */
     uint64_t last_content;  /* end of content in the last window */
     bool has_host;          /* a packed record that the write lies in or continues */
@@ -242,10 +243,19 @@ static void survey_record(struct survey *s, const struct span *span, uint64_t wi
 /* Note a record for fs_data_carve_met; the bytes of a packed one are gone by then. */
 static void note_met(struct survey *s, const struct fs_data_record *r)
 {
-    if (s->met_count == SURVEY_RECORDS || r->kind == FS_DATA_PACKED)
+    if (s->met_count == SURVEY_RECORDS || r->kind == FS_DATA_PACKED) {
         s->met_all = false;
-    else
-        s->met[s->met_count++] = *r;
+        return;
+    }
+    struct fs_data_record *const met = &s->met[s->met_count];
+    *met = *r;
+    if (r->table) {
+        size_t at;
+        met->table = s->tables[s->met_count];
+        memcpy(s->tables[s->met_count], r->table,
+               kv_blob_table_range(&r->blob, r->blob_offset, r->length, &at));
+    }
+    s->met_count++;
 }
 
 static int survey(struct survey *s, const struct fs_data_edit *edit, const struct span *span)
@@ -394,6 +404,7 @@ static int add_fresh_packed(struct fs_data_edit *edit, uint64_t from, uint64_t t
 /* Extents of a region that are written together. */
 struct gathered {
     struct kv_blob_source sources[KV_BLOB_SOURCES_MAX];
+    uint8_t tables[KV_BLOB_SOURCES_MAX][KV_BLOB_TABLE_MAX];
     uint64_t offsets[KV_BLOB_SOURCES_MAX];
     size_t count;
 };
@@ -401,8 +412,9 @@ struct gathered {
 static int add_fresh_extent(struct fs_data_edit *edit, uint64_t offset,
                             const struct kv_blob_source *source)
 {
-    const struct fs_data_fresh fresh = {
+    struct fs_data_fresh fresh = {
         .offset = offset, .length = (uint32_t)source->written, .blob = source->ref};
+    memcpy(fresh.table, source->table, source->table_length);
     return add_fresh(edit, &fresh);
 }
 
@@ -456,7 +468,8 @@ static int add_fresh_extents(struct fs_data_edit *edit, const struct span *span,
         struct kv_blob_source *const source = &gathered.sources[gathered.count];
         const uint8_t *bytes;
         err = span_bytes(edit, span, from, to, scratch, &bytes);
-        *source = (struct kv_blob_source){.bytes = bytes, .length = to - from};
+        *source = (struct kv_blob_source){
+            .bytes = bytes, .length = to - from, .table = gathered.tables[gathered.count]};
         gathered.offsets[gathered.count++] = from;
         /* There is one scratch, for one extent at a time. */
         if (!err && (bytes == scratch || gathered.count == KV_BLOB_SOURCES_MAX))
@@ -475,7 +488,8 @@ static int put_fresh(struct fs_data_edit *edit, const struct span *span)
     for (size_t i = 0; !err && i < edit->fresh_count; i++) {
         const struct fs_data_fresh *const f = &edit->fresh[i];
         if (!f->packed) {
-            err = fs_data_put_extent(edit, f->offset, f->length, 0, &f->blob, KV_BLOB_NEW);
+            err =
+                fs_data_put_extent(edit, f->offset, f->length, 0, &f->blob, f->table, KV_BLOB_NEW);
             continue;
         }
         uint8_t scratch[FS_PACKED_MAX];

@@ -5,7 +5,7 @@
  *
  *    key   'F' inode(8, big-endian) offset(8, big-endian)
  *    value PACKED     kind(1) bytes              short pieces, inside the leaf
- *          EXTENT     struct fs_disk_extent, blob reference (40)
+ *          EXTENT     struct fs_disk_extent, part of the blob's table, blob reference (40)
  *          UNWRITTEN  kind(1) length(8)          preallocated: counted, read as zeros
  *
  * What no record covers is a hole and reads as zeros. Content of at most FS_INLINE_MAX
@@ -206,6 +206,7 @@ struct fs_data_record {
     const uint8_t *bytes;    /* PACKED: borrowed from the value */
     struct kv_blob_ref blob; /* EXTENT */
     uint32_t blob_offset;    /* EXTENT: of the first byte inside the blob */
+    const uint8_t *table;    /* EXTENT: what kv_blob_table_range says of it, borrowed; or NULL */
 };
 
 void fs_data_key(uint8_t key[FS_DATA_KEY_BYTES], uint64_t ino, uint64_t offset);

@@ -9,7 +9,10 @@
  * On disk    the three values of an F record, little-endian:
  *
  *    PACKED     | 1 | bytes ...
- *    EXTENT     | 2 | 0 0 0 | length(4) | blob offset(4) | blob reference(40)
+ *    EXTENT     | 2 | 0 0 0 | length(4) | blob offset(4) | table | blob reference(40)
+ *
+ * The table is what the bytes of the record need of their blob's, if that is in frames: digests of
+ * what this record shows, and no others, however often an extent is cut.
  *    UNWRITTEN  | 3 | length(8)
  */
 #include "fs/data_edit.h"
@@ -44,16 +47,21 @@ void fs_data_key(uint8_t key[FS_DATA_KEY_BYTES], uint64_t ino, uint64_t offset)
 static int decode_extent(const uint8_t *value, size_t value_len, struct fs_data_record *record)
 {
     struct fs_disk_extent head;
-    if (value_len != sizeof head + sizeof record->blob)
+    if (value_len < sizeof head + sizeof record->blob)
         return -EUCLEAN;
     memcpy(&head, value, sizeof head);
-    memcpy(&record->blob, value + sizeof head, sizeof record->blob);
+    memcpy(&record->blob, value + value_len - sizeof record->blob, sizeof record->blob);
     record->length = kv_le32_get(head.length_bytes);
     record->blob_offset = kv_le32_get(head.blob_offset);
     const uint64_t blob_end = record->blob_offset + record->length; /* both below 2^32 */
     if (blob_end > kv_blob_length(&record->blob))
         return -EUCLEAN;
-    return 0;
+    size_t at;
+    const size_t table_len = value_len - sizeof head - sizeof record->blob;
+    record->table = table_len ? value + sizeof head : NULL;
+    return table_len == kv_blob_table_range(&record->blob, record->blob_offset, record->length, &at)
+               ? 0
+               : -EUCLEAN;
 }
 
 int fs_data_record_decode(const struct fs_data *data, const void *key, size_t key_len,
@@ -200,6 +208,7 @@ int fs_data_find(const struct fs_data *data, const struct fs_file *file, uint64_
 struct parts {
     const struct fs_data *data;
     struct kv_blob_part items[PARTS_MAX];
+    uint8_t tables[PARTS_MAX][KV_BLOB_TABLE_MAX]; /* theirs; a record's goes with the record */
     size_t count;
 };
 
@@ -211,6 +220,25 @@ static int fetch_parts(struct parts *parts)
     return err == -ERANGE ? -EUCLEAN : err;
 }
 
+/* [from, to) of an extent, with fetch_parts into `into`. */
+static void note_part(struct parts *parts, const struct fs_data_record *r, uint64_t from,
+                      uint64_t to, uint8_t *into)
+{
+    uint8_t *const table = parts->tables[parts->count];
+    struct kv_blob_part *const part = &parts->items[parts->count++];
+    *part = (struct kv_blob_part){.ref = r->blob,
+                                  .buf = into,
+                                  .offset = r->blob_offset + (from - r->offset),
+                                  .length = to - from};
+    if (!r->table || part->length == kv_blob_length(&r->blob))
+        return; /* all of it is wanted */
+    part->table = table;
+    part->table_from = r->blob_offset;
+    part->table_to = r->blob_offset + r->length;
+    size_t at;
+    memcpy(table, r->table, kv_blob_table_range(&r->blob, part->table_from, r->length, &at));
+}
+
 /* [from, to) of a record, into `into`, now or with fetch_parts. */
 static int read_record(struct parts *parts, const struct fs_data_record *r, uint64_t from,
                        uint64_t to, uint8_t *into)
@@ -220,11 +248,7 @@ static int read_record(struct parts *parts, const struct fs_data_record *r, uint
         memcpy(into, r->bytes + (from - r->offset), to - from);
         break;
     case FS_DATA_EXTENT:
-        parts->items[parts->count++] =
-            (struct kv_blob_part){.ref = r->blob,
-                                  .buf = into,
-                                  .offset = r->blob_offset + (from - r->offset),
-                                  .length = to - from};
+        note_part(parts, r, from, to, into);
         break;
     case FS_DATA_UNWRITTEN:
         memset(into, 0, to - from);
@@ -276,12 +300,14 @@ int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, u
 {
     const uint64_t end = offset + length;
     uint64_t at = offset, pieces = 0;
-    struct parts parts = {.data = data};
+    struct parts parts;
     struct fs_data_walk walk;
+    parts.data = data;
+    parts.count = 0;
     int err = length <= FS_FIND_BYTES ? read_found(&parts, file, offset, end, buf) : -ENOENT;
     if (err != -ENOENT)
         return err;
-    parts.count = 0;
+    parts.count = 0; /* what was found before that is met again */
     err = fs_data_walk_open(&walk, data, file, offset, end);
     while (!err && !(err = fs_data_walk_next(&walk))) {
         const struct fs_data_record *const r = &walk.record;
@@ -330,15 +356,23 @@ int fs_data_put_packed(struct fs_data_edit *edit, uint64_t offset, const uint8_t
 }
 
 int fs_data_put_extent(struct fs_data_edit *edit, uint64_t offset, uint64_t length,
-                       uint64_t blob_offset, const struct kv_blob_ref *blob, enum kv_blob_use use)
+                       uint64_t blob_offset, const struct kv_blob_ref *blob, const uint8_t *table,
+                       enum kv_blob_use use)
 {
-    uint8_t key[FS_DATA_KEY_BYTES];
+    uint8_t key[FS_DATA_KEY_BYTES], value[sizeof(struct fs_disk_extent) + KV_BLOB_TABLE_MAX];
+    size_t at;
+    const size_t table_len = kv_blob_table_range(blob, blob_offset, length, &at);
+    KV_ASSERT(table_len <= KV_BLOB_TABLE_MAX);
     fs_data_key(key, edit->file->ino, offset);
     const struct fs_disk_extent head = {.kind = FS_DATA_EXTENT,
                                         .length_bytes = kv_le32_of((uint32_t)length),
                                         .blob_offset = kv_le32_of((uint32_t)blob_offset)};
+    memcpy(value, &head, sizeof head);
+    if (table_len)
+        memcpy(value + sizeof head, table, table_len);
     fs_data_count(edit->file, length);
-    return kv_batch_put_blob(edit->change->batch, key, sizeof key, &head, sizeof head, blob, use);
+    return kv_batch_put_blob(edit->change->batch, key, sizeof key, value, sizeof head + table_len,
+                             blob, use);
 }
 
 int fs_data_put_unwritten(struct fs_data_edit *edit, uint64_t offset, uint64_t length)
@@ -351,6 +385,18 @@ int fs_data_put_unwritten(struct fs_data_edit *edit, uint64_t offset, uint64_t l
     return kv_batch_put(edit->change->batch, key, sizeof key, &value, sizeof value);
 }
 
+const uint8_t *fs_data_table_from(const struct fs_data_record *record, uint64_t from)
+{
+    size_t at, first;
+    const uint64_t skip = from - record->offset;
+    if (!record->table)
+        return NULL;
+    (void)kv_blob_table_range(&record->blob, record->blob_offset, record->length, &first);
+    (void)kv_blob_table_range(&record->blob, record->blob_offset + skip, record->length - skip,
+                              &at);
+    return record->table + (at - first);
+}
+
 int fs_data_put_part(struct fs_data_edit *edit, const struct fs_data_record *record, uint64_t from,
                      uint64_t to, uint64_t at)
 {
@@ -360,7 +406,7 @@ int fs_data_put_part(struct fs_data_edit *edit, const struct fs_data_record *rec
         return fs_data_put_packed(edit, at, record->bytes + skip, to - from);
     case FS_DATA_EXTENT:
         return fs_data_put_extent(edit, at, to - from, record->blob_offset + skip, &record->blob,
-                                  KV_BLOB_SHARED);
+                                  fs_data_table_from(record, from), KV_BLOB_SHARED);
     case FS_DATA_UNWRITTEN:
         break;
     }

@@ -65,7 +65,8 @@ struct fs_data_fresh {
     uint64_t offset;
     uint32_t length;
     bool packed;
-    struct kv_blob_ref blob; /* unless packed */
+    struct kv_blob_ref blob; /* unless packed; and the table, if it has one */
+    uint8_t table[KV_BLOB_TABLE_MAX];
 };
 
 struct fs_data_edit {
@@ -92,12 +93,16 @@ static inline void fs_data_count(struct fs_file *file, uint64_t length)
     file->blocks += fs_data_units(length);
 }
 
-/* Store one record; fs_file.blocks counts it. */
+/* Store one record; fs_file.blocks counts it. table: what kv_blob_table_range says of the extent.
+ */
 KV_MUST_CHECK int fs_data_put_packed(struct fs_data_edit *edit, uint64_t offset,
                                      const uint8_t *bytes, size_t length);
 KV_MUST_CHECK int fs_data_put_extent(struct fs_data_edit *edit, uint64_t offset, uint64_t length,
                                      uint64_t blob_offset, const struct kv_blob_ref *blob,
-                                     enum kv_blob_use use);
+                                     const uint8_t *table, enum kv_blob_use use);
+/* What the part of an extent's record from file offset `from` on, which is inside it, needs of the
+ * record's table: where that begins. */
+const uint8_t *fs_data_table_from(const struct fs_data_record *record, uint64_t from);
 KV_MUST_CHECK int fs_data_put_unwritten(struct fs_data_edit *edit, uint64_t offset,
                                         uint64_t length);
 /* Store the part [from, to) of a stored record again, at offset `at`. */

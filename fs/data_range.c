@@ -324,7 +324,7 @@ static int clone_part(struct fs_data_edit *edit, const struct fs_data_record *r,
         return put_windows(edit, at, r->bytes + skip, to - from);
     if (to - from >= FS_SHARE_MIN)
         return fs_data_put_extent(edit, at, to - from, r->blob_offset + skip, &r->blob,
-                                  KV_BLOB_SHARED);
+                                  fs_data_table_from(r, from), KV_BLOB_SHARED);
     uint8_t bytes[FS_SHARE_MIN];
     const int err =
         kv_blob_read(edit->data->store, &r->blob, r->blob_offset + skip, bytes, to - from);

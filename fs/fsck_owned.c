@@ -28,6 +28,39 @@ struct content {
     uint64_t covered; /* bytes from the start on without a hole */
 };
 
+/*
+ * Is the record's part of its blob's table right? All of a table is held against the reference, a
+ * part against the blob. A blob that can not be read is told of by the store's own check.
+ * gone  out: the record was deleted.
+ */
+static int check_table(struct fs_fsck *c, const struct fs_fsck_item *item,
+                       const struct fs_data_record *r, bool *gone)
+{
+    *gone = false;
+    uint8_t table[KV_BLOB_TABLE_MAX];
+    size_t length, at, whole_at;
+    if (!r->table)
+        return 0;
+    const size_t part = kv_blob_table_range(&r->blob, r->blob_offset, r->length, &at);
+    const bool whole =
+        part == kv_blob_table_range(&r->blob, 0, kv_blob_length(&r->blob), &whole_at);
+    if (whole && kv_blob_table_agrees(&r->blob, r->blob_offset, r->length, r->table))
+        return 0;
+    int err = kv_blob_table(c->store, &r->blob, table, &length);
+    if (err || memcmp(table + at, r->table, part) == 0)
+        return err == -ENOMEM ? err : 0;
+    if (!fs_fsck_finding(c, KV_CHECK_REPAIRABLE, "data-table",
+                         "inode %llu: digests in a record of its content are not those of what it "
+                         "refers to",
+                         fs_fsck_ull(r->ino)))
+        return 0;
+    err = fs_fsck_put_table(c, item, r, table + at);
+    if (err != -ENOENT)
+        return err;
+    *gone = true; /* a value that looks like it, but holds no blob */
+    return fs_fsck_delete_now(c, item->key, item->key_len);
+}
+
 static int measure_content(struct fs_fsck *c, uint64_t ino, struct content *content)
 {
     *content = (struct content){0};
@@ -58,6 +91,12 @@ static int measure_content(struct fs_fsck *c, uint64_t ino, struct content *cont
                 break;
             continue;
         }
+        bool gone;
+        err = check_table(c, &item, &r, &gone);
+        if (err)
+            break;
+        if (gone)
+            continue;
         last_end = r.offset + r.length;
         content->units += fs_data_units(r.length);
         if (r.kind == FS_DATA_UNWRITTEN)

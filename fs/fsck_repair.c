@@ -33,6 +33,20 @@ int fs_fsck_delete_now(struct fs_fsck *c, const void *key, size_t key_len)
     return err ? err : fs_fsck_commit(c);
 }
 
+int fs_fsck_put_table(struct fs_fsck *c, const struct fs_fsck_item *item,
+                      const struct fs_data_record *record, const uint8_t *table)
+{
+    uint8_t head[KV_BLOB_HEAD_MAX + KV_BLOB_TABLE_MAX];
+    const size_t head_len = item->value_len - sizeof record->blob;
+    const size_t at = (size_t)(record->table - (const uint8_t *)item->value);
+    KV_ASSERT(at <= head_len);
+    memcpy(head, item->value, at);
+    memcpy(head + at, table, head_len - at);
+    const int err = kv_batch_put_blob(c->change.batch, item->key, item->key_len, head, head_len,
+                                      &record->blob, KV_BLOB_SHARED);
+    return err ? err : fs_fsck_commit(c);
+}
+
 int fs_fsck_put_parent(struct fs_fsck *c, uint64_t ino, uint64_t parent, const char *name,
                        size_t name_len)
 {

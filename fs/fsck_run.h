@@ -135,6 +135,9 @@ struct fs_record fs_fsck_new_record(uint64_t ino, uint32_t mode);
 
 /* Mends of their own, applied when these return. */
 KV_MUST_CHECK int fs_fsck_delete_now(struct fs_fsck *c, const void *key, size_t key_len);
+/* Store an extent's record with another table. */
+KV_MUST_CHECK int fs_fsck_put_table(struct fs_fsck *c, const struct fs_fsck_item *item,
+                                    const struct fs_data_record *record, const uint8_t *table);
 /* Make an entry a link to an inode. */
 KV_MUST_CHECK int fs_fsck_put_link(struct fs_fsck *c, const struct fs_fsck_item *item, uint64_t ino,
                                    uint32_t type);

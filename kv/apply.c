@@ -325,19 +325,15 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
 
 /* ---- blobs of the public interface -------------------------------------------------- */
 
-int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
-                  const struct kv_codec_spec *codec, struct kv_blob_ref *ref, size_t *written)
+/* A checkpoint may help where there is no space. */
+static int write_blob(struct kv_store *store, struct kv_blob_source *source,
+                      const struct kv_codec_spec *codec)
 {
     if (store->read_only)
         return -EROFS;
     for (unsigned tries = 0;; tries++) {
         const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
-        struct kv_blob_source source = {.bytes = bytes, .length = length};
-        int err = kv_apply_write_blobs(store, &source, 1, codec);
-        if (!err) {
-            *ref = source.ref;
-            *written = source.written;
-        }
+        int err = kv_apply_write_blobs(store, source, 1, codec);
         if (err != -ENOSPC || tries == 1 || !checkpoint_may_help(store)) {
             if (!err || err == -ENOSPC)
                 kv_store_note_host(store, err == -ENOSPC);
@@ -347,6 +343,18 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
         if (err)
             return err;
     }
+}
+
+int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
+                  const struct kv_codec_spec *codec, struct kv_blob_ref *ref, size_t *written)
+{
+    struct kv_blob_source source = {.bytes = bytes, .length = length};
+    const int err = write_blob(store, &source, codec);
+    if (err)
+        return err;
+    *ref = source.ref;
+    *written = source.written;
+    return 0;
 }
 
 int kv_blob_write_many(struct kv_store *store, struct kv_blob_source *sources, size_t count,
@@ -363,14 +371,19 @@ int kv_blob_write_many(struct kv_store *store, struct kv_blob_source *sources, s
     err = 0;
     for (size_t i = 0; i < count && !err; i++) /* a checkpoint may help each of the others */
         if (!sources[i].written)
-            err = kv_blob_write(store, sources[i].bytes, sources[i].length, codec, &sources[i].ref,
-                                &sources[i].written);
+            err = write_blob(store, &sources[i], codec);
     return err;
 }
 
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref)
 {
     kv_blobs_discard(&store->blobs, ref);
+}
+
+int kv_blob_table(struct kv_store *store, const struct kv_blob_ref *ref,
+                  uint8_t table[KV_BLOB_TABLE_MAX], size_t *length)
+{
+    return kv_blobs_table(&store->blobs, ref, table, length);
 }
 
 int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset, void *buf,

@@ -8,6 +8,8 @@
  */
 #include "kv/batch.h"
 
+#include "kv/format.h"
+
 /* The head of one operation, in a record and in a batch. */
 struct disk_redo {
     uint8_t kind;
@@ -149,7 +151,10 @@ int kv_batch_del_range(struct kv_batch *batch, const void *lower, size_t lower_l
 int kv_batch_put_blob(struct kv_batch *batch, const void *key, size_t key_len, const void *head,
                       size_t head_len, const struct kv_blob_ref *ref, enum kv_blob_use use)
 {
-    if (!key_length_ok(key_len) || head_len > KV_BLOB_HEAD_MAX ||
+    struct kv_disk_blob_ref disk;
+    memcpy(&disk, ref, sizeof disk);
+    const size_t table_max = disk.form == KV_BLOB_FORM_FRAMES ? KV_BLOB_TABLE_MAX : 0;
+    if (!key_length_ok(key_len) || head_len > KV_BLOB_HEAD_MAX + table_max ||
         (use != KV_BLOB_NEW && use != KV_BLOB_SHARED))
         return -EINVAL;
     return add_op(batch,
@@ -262,7 +267,8 @@ static bool redo_plausible(const struct kv_redo *redo)
                redo->value.length <= KV_VALUE_MAX - redo->argument;
     case KV_REDO_PUT_REF:
         return redo->value.length >= ref_bytes &&
-               redo->value.length <= KV_BLOB_HEAD_MAX + ref_bytes && redo->use <= KV_BLOB_SHARED;
+               redo->value.length <= KV_BLOB_HEAD_MAX + KV_BLOB_TABLE_MAX + ref_bytes &&
+               redo->use <= KV_BLOB_SHARED;
     case KV_REDO_PUT_LARGE:
         return redo->value.length && redo->value.length % ref_bytes == 0 &&
                redo->value.length / ref_bytes <= KV_LARGE_REFS_MAX;

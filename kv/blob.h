@@ -11,6 +11,7 @@
 #define KV_BLOB_H
 
 #include "kv/blob_cache.h"
+#include "kv/blob_frames.h"
 #include "kv/blob_pending.h"
 #include "kv/buffer.h"
 #include "kv/crew.h"
@@ -28,6 +29,7 @@ struct kv_blobs {
     struct kv_blob_pending *pending; /* NULL: each blob is on the device when it was written */
     struct kv_crew *crew;            /* NULL: nobody helps */
     struct kv_codec_spec codec;      /* default */
+    bool in_frames;                  /* immutable after open: the image may have such blobs */
     _Atomic uint64_t reads, read_bytes, writes, write_bytes;
 };
 
@@ -59,6 +61,9 @@ void kv_blobs_given(struct kv_blobs *blobs, const struct kv_io *ios, size_t coun
 /* As kv_blob_read of kv.h. */
 KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts,
                                 size_t count);
+/* As kv_blob_table of kv.h. */
+KV_MUST_CHECK int kv_blobs_table(struct kv_blobs *blobs, const struct kv_blob_ref *ref,
+                                 uint8_t table[KV_BLOB_TABLE_MAX], size_t *length);
 /* Is the whole blob on the device as the reference says? -EBADMSG ... */
 KV_MUST_CHECK int kv_blobs_verify(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
 /* The same for up to KV_BLOBS_AT_ONCE blobs, read with one submission; a result for each. */

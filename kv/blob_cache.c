@@ -23,6 +23,7 @@
 /* One for each chunk; all but `next_chunk` only count for the first of a content. */
 struct content {
     struct kv_disk_blob_ref ref;
+    uint32_t piece, length_bytes;
     uint32_t next_chunk; /* of the content, or of the free chain */
     uint32_t hash_next;
     uint32_t newer, older; /* in the queue */
@@ -41,9 +42,9 @@ struct kv_blob_cache {
     struct kv_blob_cache_stats stats;
 };
 
-static uint32_t chunks_for(const struct kv_disk_blob_ref *ref)
+static uint32_t chunks_for(size_t length)
 {
-    return (kv_le32_get(ref->raw_bytes) + CHUNK_BYTES - 1) / CHUNK_BYTES;
+    return (uint32_t)((length + CHUNK_BYTES - 1) / CHUNK_BYTES);
 }
 
 static uint8_t *chunk_bytes(const struct kv_blob_cache *cache, uint32_t chunk)
@@ -97,16 +98,19 @@ void kv_blob_cache_free(struct kv_blob_cache *cache)
 
 /* ---- hash and queue ------------------------------------------------------------- */
 
-static uint32_t *bucket_of(const struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref)
+static uint32_t *bucket_of(const struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                           uint32_t piece)
 {
-    const uint64_t mixed = kv_le64_get(ref->ptr.digest) ^ kv_le64_get(ref->ptr.block);
+    const uint64_t mixed = (kv_le64_get(ref->ptr.digest) ^ kv_le64_get(ref->ptr.block)) + piece;
     return &cache->buckets[(uint32_t)((mixed * 0x9e3779b97f4a7c15ull) >> 32) & cache->bucket_mask];
 }
 
-static uint32_t find(const struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref)
+static uint32_t find(const struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                     uint32_t piece)
 {
-    uint32_t at = *bucket_of(cache, ref);
-    while (at != NONE && memcmp(&cache->contents[at].ref, ref, sizeof *ref) != 0)
+    uint32_t at = *bucket_of(cache, ref, piece);
+    while (at != NONE && (cache->contents[at].piece != piece ||
+                          memcmp(&cache->contents[at].ref, ref, sizeof *ref) != 0))
         at = cache->contents[at].hash_next;
     return at;
 }
@@ -149,11 +153,11 @@ static void free_chunks(struct kv_blob_cache *cache, uint32_t first)
 
 static void evict(struct kv_blob_cache *cache, uint32_t at)
 {
-    uint32_t *link = bucket_of(cache, &cache->contents[at].ref);
+    uint32_t *link = bucket_of(cache, &cache->contents[at].ref, cache->contents[at].piece);
     while (*link != at)
         link = &cache->contents[*link].hash_next;
     *link = cache->contents[at].hash_next;
-    cache->stats.bytes -= kv_le32_get(cache->contents[at].ref.raw_bytes);
+    cache->stats.bytes -= cache->contents[at].length_bytes;
     free_chunks(cache, at);
 }
 
@@ -213,10 +217,10 @@ static void copy_in(const struct kv_blob_cache *cache, uint32_t chunk, const uin
 }
 
 bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        size_t offset, void *buf, size_t length)
+                        uint32_t piece, size_t offset, void *buf, size_t length)
 {
     pthread_mutex_lock(&cache->mutex);
-    const uint32_t at = find(cache, ref);
+    const uint32_t at = find(cache, ref, piece);
     if (at != NONE) {
         cache->contents[at].pins++;
         cache->contents[at].used = true;
@@ -233,28 +237,42 @@ bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_r
     return true;
 }
 
+uint32_t kv_blob_cache_run(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                           uint32_t piece, uint32_t most)
+{
+    uint32_t count = 0;
+    pthread_mutex_lock(&cache->mutex);
+    while (count < most && count < piece && find(cache, ref, piece - count - 1) != NONE)
+        count++;
+    pthread_mutex_unlock(&cache->mutex);
+    return count;
+}
+
 void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        const uint8_t *content)
+                        uint32_t piece, const uint8_t *content, size_t length)
 {
     pthread_mutex_lock(&cache->mutex);
-    const uint32_t first = find(cache, ref) == NONE ? take_chunks(cache, chunks_for(ref)) : NONE;
+    const uint32_t first =
+        find(cache, ref, piece) == NONE ? take_chunks(cache, chunks_for(length)) : NONE;
     pthread_mutex_unlock(&cache->mutex);
     if (first == NONE)
         return;
-    copy_in(cache, first, content, kv_le32_get(ref->raw_bytes));
+    copy_in(cache, first, content, length);
     pthread_mutex_lock(&cache->mutex);
-    if (find(cache, ref) != NONE) { /* somebody else was faster */
+    if (find(cache, ref, piece) != NONE) { /* somebody else was faster */
         free_chunks(cache, first);
     } else {
         struct content *const entry = &cache->contents[first];
-        uint32_t *const bucket = bucket_of(cache, ref);
+        uint32_t *const bucket = bucket_of(cache, ref, piece);
         entry->ref = *ref;
+        entry->piece = piece;
+        entry->length_bytes = (uint32_t)length;
         entry->hash_next = *bucket;
         entry->pins = 0;
         entry->used = false;
         *bucket = first;
         queue_push(cache, first);
-        cache->stats.bytes += kv_le32_get(ref->raw_bytes);
+        cache->stats.bytes += length;
     }
     pthread_mutex_unlock(&cache->mutex);
 }

@@ -1,10 +1,11 @@
 /*
  * kv/blob_cache.h: the contents of blobs that were read lately, verified and unpacked.
  *
- * A blob is the unit of checksum and compression, so the first read of a part of it costs the
- * whole. What was got that way stays here, in case the other parts are wanted; and so does a small
- * blob, which costs a read of its own. Who reads large ones whole goes by. A reference names
- * one content for ever (its epoch and digest are part of it), so nothing here is ever out of date.
+ * What is kept is a piece: a frame (kv/blob_frames.h), or all of a blob that has none. That is the
+ * unit of checksum and compression, so the first read of a part of it costs the whole. What was got
+ * that way stays here, in case the other parts are wanted; and so does a small blob, which costs a
+ * read of its own. Who reads much at once goes by. A reference names one content for ever (its
+ * epoch and digest are part of it), so nothing here is ever out of date.
  *
  * Threads: any; one mutex inside, not held while bytes are copied.
  */
@@ -23,12 +24,15 @@ struct kv_blob_cache_stats {
 struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max);
 void kv_blob_cache_free(struct kv_blob_cache *cache); /* NULL is fine */
 
-/* Copy bytes [offset, offset + length), which lie inside the blob. false: it is not here. */
+/* Copy bytes [offset, offset + length) of a piece, which lie inside it. false: it is not here. */
 bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        size_t offset, void *buf, size_t length);
-/* Keep a copy of `content`, raw_bytes of the reference long, if there is room to be made. */
+                        uint32_t piece, size_t offset, void *buf, size_t length);
+/* How many of the `most` pieces right before `piece` are here; that changes nothing. */
+uint32_t kv_blob_cache_run(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                           uint32_t piece, uint32_t most);
+/* Keep a copy of a piece, `length` bytes (not 0), if there is room to be made. */
 void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        const uint8_t *content);
+                        uint32_t piece, const uint8_t *content, size_t length);
 void kv_blob_cache_stats(struct kv_blob_cache *cache, struct kv_blob_cache_stats *stats);
 
 #endif

@@ -19,6 +19,7 @@ struct store_plan {
     size_t length;        /* of what the caller gave that is taken */
     size_t stored;        /* bytes */
     uint8_t codec;
+    bool wants_frames; /* if it is long enough for them */
     uint64_t block;
     uint32_t count;
     uint8_t *packed; /* room bytes, or NULL */
@@ -33,13 +34,22 @@ struct packing {
     size_t count;
 };
 
+/* Will it be, packed that way? */
+static bool is_in_frames(const struct store_plan *plan, uint8_t codec)
+{
+    return plan->wants_frames && kv_blob_frame_bytes(codec, (uint32_t)plan->length);
+}
+
 static void pack_one(void *context, size_t item)
 {
     struct packing *const packing = context;
     struct store_plan *const plan = packing->plans[item];
     const uint64_t begin = kv_metrics_begin(packing->metrics, KV_METRIC_CODEC);
     const size_t packed =
-        kv_codec_shrink(packing->codec, plan->bytes, plan->length, plan->packed, plan->room);
+        is_in_frames(plan, (uint8_t)packing->codec.codec)
+            ? kv_blob_frames_pack(packing->codec, plan->bytes, plan->length, plan->packed,
+                                  plan->room)
+            : kv_codec_shrink(packing->codec, plan->bytes, plan->length, plan->packed, plan->room);
     kv_metrics_packed(packing->metrics, begin, packed ? packing->codec.codec : KV_CODEC_NONE,
                       plan->length, packed ? packed : plan->length);
     if (!packed)
@@ -58,7 +68,8 @@ static int pack_all(struct kv_blobs *blobs, const struct kv_blob_source *sources
         plans[i] = (struct store_plan){.bytes = sources[i].bytes,
                                        .length = sources[i].length,
                                        .stored = sources[i].length,
-                                       .codec = KV_CODEC_NONE};
+                                       .codec = KV_CODEC_NONE,
+                                       .wants_frames = blobs->in_frames && sources[i].table};
     for (size_t i = 0; i < count; i++) {
         struct store_plan *const plan = &plans[i];
         const uint64_t begin = kv_metrics_begin(packing.metrics, KV_METRIC_CODEC);
@@ -69,7 +80,7 @@ static int pack_all(struct kv_blobs *blobs, const struct kv_blob_source *sources
                                   plan->length);
             continue;
         }
-        plan->room = kv_blocks_for(plan->length) * KV_BLOCK_BYTES;
+        plan->room = (kv_blocks_for(plan->length) + 1) * KV_BLOCK_BYTES; /* and lengths of frames */
         plan->packed = kv_buffers_take(blobs->buffers, plan->room);
         if (!plan->packed)
             return -ENOMEM;
@@ -97,29 +108,45 @@ static int place(struct kv_blobs *blobs, const struct kv_blob_source *source,
     return err;
 }
 
-/* Put what will be stored into `memory`, plan->count blocks; the reference to it. */
-static struct kv_disk_blob_ref fill(const struct store_plan *plan, uint64_t epoch, uint8_t *memory)
+/* Put what will be stored into `memory`, plan->count blocks; the reference to it, and its table. */
+static struct kv_disk_blob_ref fill(const struct store_plan *plan, uint64_t epoch, uint8_t *memory,
+                                    struct kv_blob_source *source)
 {
-    memcpy(memory, plan->bytes, plan->stored);
+    struct kv_disk_blob_ref disk = {.ptr = {.block = kv_le64_of(plan->block),
+                                            .length_bytes = kv_le32_of((uint32_t)plan->stored),
+                                            .codec = plan->codec,
+                                            .birth_epoch = kv_le64_of(epoch)},
+                                    .raw_bytes = kv_le32_of((uint32_t)plan->length)};
+    uint64_t digest;
+    const bool in_frames = is_in_frames(plan, plan->codec);
+    const bool copies = in_frames && plan->codec == KV_CODEC_NONE;
+    if (!copies)
+        memcpy(memory, plan->bytes, plan->stored);
     memset(memory + plan->stored, 0, plan->count * (size_t)KV_BLOCK_BYTES - plan->stored);
-    const uint64_t digest = kv_digest(memory, plan->stored, kv_digest_seed(plan->block, epoch));
-    return (struct kv_disk_blob_ref){.ptr = {.block = kv_le64_of(plan->block),
-                                             .length_bytes = kv_le32_of((uint32_t)plan->stored),
-                                             .codec = plan->codec,
-                                             .birth_epoch = kv_le64_of(epoch),
-                                             .digest = kv_le64_of(digest)},
-                                     .raw_bytes = kv_le32_of((uint32_t)plan->length)};
+    source->table_length = 0;
+    if (in_frames) {
+        disk.form = KV_BLOB_FORM_FRAMES;
+        source->table_length = copies
+                                   ? kv_blob_frames_copy(&disk, plan->bytes, memory, source->table)
+                                   : kv_blob_frames_table(&disk, memory, source->table);
+        KV_ASSERT(source->table_length);
+        digest = kv_blob_frames_root(&disk, source->table, source->table_length);
+    } else {
+        digest = kv_digest(memory, plan->stored, kv_digest_seed(plan->block, epoch));
+    }
+    disk.ptr.digest = kv_le64_of(digest);
+    return disk;
 }
 
 /* To the device before this returns. */
 static int write_now(struct kv_blobs *blobs, const struct store_plan *plan, uint64_t epoch,
-                     struct kv_disk_blob_ref *disk)
+                     struct kv_blob_source *source, struct kv_disk_blob_ref *disk)
 {
     const size_t room = plan->count * (size_t)KV_BLOCK_BYTES;
     uint8_t *memory = kv_buffers_take(blobs->buffers, room);
     if (!memory)
         return -ENOMEM;
-    *disk = fill(plan, epoch, memory);
+    *disk = fill(plan, epoch, memory, source);
     /* One word for all that a device may say: -ENOSPC is for space of our own. */
     const int err = kv_device_write(blobs->device, plan->block, plan->count, memory) ? -EIO : 0;
     kv_buffers_give(blobs->buffers, memory, room);
@@ -128,13 +155,13 @@ static int write_now(struct kv_blobs *blobs, const struct store_plan *plan, uint
 
 /* Into memory, from where it goes to the device before the next flush. */
 static int write_later(struct kv_blobs *blobs, const struct store_plan *plan, uint64_t epoch,
-                       struct kv_disk_blob_ref *disk)
+                       struct kv_blob_source *source, struct kv_disk_blob_ref *disk)
 {
     struct kv_blob_slot slot;
     const int err = kv_blob_pending_begin(blobs->pending, plan->block, plan->count, &slot);
     if (err)
         return err;
-    *disk = fill(plan, epoch, slot.bytes);
+    *disk = fill(plan, epoch, slot.bytes, source);
     kv_blob_pending_end(blobs->pending, &slot, disk);
     return 0;
 }
@@ -147,7 +174,8 @@ static int write_one(struct kv_blobs *blobs, struct kv_blob_source *source, stru
     if (err)
         return err;
     const bool waits = blobs->pending && plan->count <= kv_blob_pending_blocks_max(blobs->pending);
-    err = waits ? write_later(blobs, plan, epoch, &disk) : write_now(blobs, plan, epoch, &disk);
+    err = waits ? write_later(blobs, plan, epoch, source, &disk)
+                : write_now(blobs, plan, epoch, source, &disk);
     if (err) {
         kv_space_unalloc(blobs->space, plan->block, plan->count);
         return err;

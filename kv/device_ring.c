@@ -11,6 +11,9 @@
  *            file->flush_mutex is held over a flush and the writes submitted with it: of two
  *            flushes at a time only one hears of a lost write, so the other may not be under
  *            way. Order: flush_mutex, mutex.
+ * A read by itself goes without a ring: nothing is to be under way beside it, and the kernel wakes
+ * the one who waits without a completion in between (2 to 4 us of some 30).
+ *
  * Lifetime   the first ring is made at open; others when that many callers are inside, up to
  *            RING_COUNT_MAX; then callers wait.
  */
@@ -18,6 +21,7 @@
 #include "kv/error.h"
 
 #include <liburing.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -231,30 +235,34 @@ static void finish_slot(struct submission *submission, struct slot *slot, int re
         io->done(io);
 }
 
+/*
+ * The kernel has answered. Is the slot's transfer over? Then *result is its result: 0 or an error
+ * of the host. Otherwise the rest of it is to be tried.
+ */
+static bool is_over(const struct file_device *file, struct slot *slot, int *result)
+{
+    if (*result == -EINTR || *result == -EAGAIN)
+        return ++slot->retries > RETRY_MAX;
+    if (*result <= 0) {
+        /* Nothing moved: for a read, the file is shorter than it was when it was opened. */
+        *result = *result ? *result : -EIO;
+        return true;
+    }
+    slot->done_bytes += (uint64_t)*result;
+    const bool whole = slot->done_bytes >= kv_io_bytes(slot->io);
+    /* Only the end of the file cuts a sector. */
+    const bool cut = !whole && file->base.direct_io && slot->done_bytes % SECTOR_BYTES;
+    *result = cut ? -EIO : 0;
+    return whole || cut;
+}
+
 /* The kernel answered a slot's request: it is finished, or its rest is queued. */
 static void complete_slot(struct submission *submission, unsigned index, int result)
 {
     struct slot *slot = &submission->slots[index];
     KV_ASSERT(slot->io != NULL);
-
-    if (result == -EINTR || result == -EAGAIN) {
-        if (++slot->retries > RETRY_MAX)
-            finish_slot(submission, slot, result);
-        else
-            queue_slot(submission, index);
-        return;
-    }
-    if (result <= 0) {
-        /* Nothing moved: for a read, the file is shorter than it was when it was opened. */
-        finish_slot(submission, slot, result ? result : -EIO);
-        return;
-    }
-
-    slot->done_bytes += (uint64_t)result;
-    if (slot->done_bytes >= kv_io_bytes(slot->io))
-        finish_slot(submission, slot, 0);
-    else if (submission->file->base.direct_io && slot->done_bytes % SECTOR_BYTES)
-        finish_slot(submission, slot, -EIO); /* only the end of the file cuts a sector */
+    if (is_over(submission->file, slot, &result))
+        finish_slot(submission, slot, result);
     else
         queue_slot(submission, index);
 }
@@ -350,6 +358,23 @@ static int fail_all(struct kv_io *ios, size_t io_count, int err)
     return err;
 }
 
+/* One read, straight from this thread. */
+static int read_alone(struct file_device *file, struct kv_io *io)
+{
+    struct slot slot = {.io = io};
+    int result;
+    do {
+        struct iovec rest = {.iov_base = (char *)io->buf + slot.done_bytes,
+                             .iov_len =
+                                 kv_min_u64(kv_io_bytes(io) - slot.done_bytes, TRANSFER_BYTES_MAX)};
+        const uint64_t offset = io->block * KV_BLOCK_BYTES + slot.done_bytes;
+        const ssize_t moved = preadv(file->fd, &rest, 1, (off_t)offset);
+        result = moved < 0 ? -errno : (int)moved;
+    } while (!is_over(file, &slot, &result));
+    io->result = as_device_error(KV_IO_READ, result);
+    return io->result;
+}
+
 /* The transfers, and the linked flush when there is one: its result, or 1. */
 static int transfer(struct file_device *file, struct kv_io *ios, size_t io_count, bool link_flush,
                     int *flush_result)
@@ -406,6 +431,8 @@ int kv_device_submit_file(struct kv_device *device, struct kv_io *ios, size_t io
         writes |= ios[i].kind == KV_IO_WRITE;
     if (writes && file->read_only)
         return refuse_writes(ios, io_count);
+    if (!flush && io_count == 1 && !writes)
+        return read_alone(file, &ios[0]);
     if (!flush) {
         int no_flush;
         return io_count ? transfer(file, ios, io_count, false, &no_flush) : 0;

@@ -45,13 +45,18 @@
  */
 #define KV_FEATURE_COMPAT_KNOWN   0ull
 #define KV_FEATURE_ROCOMPAT_KNOWN 0ull
-#define KV_FEATURE_INCOMPAT_KNOWN KV_FEATURE_INCOMPAT_THIRDS
+#define KV_FEATURE_INCOMPAT_KNOWN (KV_FEATURE_INCOMPAT_THIRDS | KV_FEATURE_INCOMPAT_FRAMES)
 
 /*
  * A cell of a leaf may take a third of what is in it; without this, no more than a quarter of the
  * page. Set in new images, and in others before anything is written to them.
  */
 #define KV_FEATURE_INCOMPAT_THIRDS 1ull
+/*
+ * Blobs may be in frames (KV_BLOB_FORM_FRAMES), and more than KV_BLOB_HEAD_MAX bytes may stand
+ * before a reference to one that is. Set in new images; others go on without.
+ */
+#define KV_FEATURE_INCOMPAT_FRAMES 2ull
 
 /*
  * Where something lies, and the proof that it is that: the digest is XXH3-64
@@ -74,9 +79,31 @@ static_assert(sizeof(struct kv_disk_ptr) == 32, "pointer size is part of the for
 struct kv_disk_blob_ref {
     struct kv_disk_ptr ptr; /* identity for the digest: ptr.block */
     kv_le32 raw_bytes;      /* before packing */
-    kv_le32 reserved;
+    uint8_t form;           /* enum kv_blob_form: what the digest is of */
+    uint8_t reserved[3];
 };
 static_assert(sizeof(struct kv_disk_blob_ref) == 40, "blob reference size is part of the format");
+
+enum kv_blob_form {
+    KV_BLOB_FORM_WHOLE = 0,  /* the stored bytes */
+    KV_BLOB_FORM_FRAMES = 1, /* the blob's table of frames, see kv/blob_frames.h */
+};
+
+/* An entry of the table of a blob in frames that is not packed: all that has to be known of one. */
+struct kv_disk_blob_frame {
+    kv_le64 digest; /* XXH3-64 of the frame as it is stored; the seed is that of the blob's own */
+};
+static_assert(sizeof(struct kv_disk_blob_frame) == 8, "frame entry size is part of the format");
+
+/* The same where it is packed. The stored bytes then begin with the frames' lengths, kv_le32 each.
+ */
+struct kv_disk_packed_blob_frame {
+    kv_le64 digest;
+    kv_le32 at;           /* in the stored bytes */
+    kv_le32 length_bytes; /* stored; of a frame that did not shrink: its own */
+};
+static_assert(sizeof(struct kv_disk_packed_blob_frame) == 16,
+              "frame entry size is part of the format");
 
 #define KV_SUPERBLOCK_MAGIC "KVFS\r\n\x1a\n"
 

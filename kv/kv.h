@@ -310,10 +310,19 @@ KV_MUST_CHECK int kv_blob_write(struct kv_store *store, const void *bytes, size_
                                 const struct kv_codec_spec *codec, struct kv_blob_ref *ref,
                                 size_t *written);
 
+/*
+ * A blob may be in frames: then each can be read by itself, by who has its entry of the blob's
+ * table. The table belongs to the caller, who keeps it beside the reference (in the head of
+ * kv_batch_put_blob it is under the digest of the leaf), or does without: the whole is read then.
+ */
+#define KV_BLOB_TABLE_MAX 256u
+
 /* Bytes that become a blob. */
 struct kv_blob_source {
     const void *bytes;
     size_t length;
+    void *table; /* out, room for KV_BLOB_TABLE_MAX bytes; NULL: it is not to be in frames */
+    size_t table_length;    /* out; 0: it is not in frames (it is short, or the image is of old) */
     struct kv_blob_ref ref; /* out, if the next one is not 0 */
     size_t written;         /* out; 0: it was not written */
 };
@@ -328,9 +337,23 @@ KV_MUST_CHECK int kv_blob_write_many(struct kv_store *store, struct kv_blob_sour
 void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref);
 
 /*
+ * What [offset, offset + length) of a blob needs of its table: bytes [*at, *at + the returned) of
+ * it. 0: nothing, it is not in frames, or the range is empty or not inside it.
+ */
+size_t kv_blob_table_range(const struct kv_blob_ref *ref, size_t offset, size_t length, size_t *at);
+/* Can this be what kv_blob_table_range says of the range? Only where that is all of it one can tell
+ * without reading the blob; else true. */
+bool kv_blob_table_agrees(const struct kv_blob_ref *ref, size_t offset, size_t length,
+                          const void *table);
+
+/* The table, made anew from all of the blob, which is read and verified. *length 0: it has none. */
+KV_MUST_CHECK int kv_blob_table(struct kv_store *store, const struct kv_blob_ref *ref,
+                                uint8_t table[KV_BLOB_TABLE_MAX], size_t *length);
+
+/*
  * Copy bytes [offset, offset + length) of a blob; the range must lie inside it (-ERANGE). All of
- * a blob that is small or read in part stays in memory, as far as blob_percent of the budget
- * allows. The caller sees to it that the reference is not dropped meanwhile.
+ * a blob (a frame) that is small or read in part stays in memory, as far as blob_percent of the
+ * budget allows. The caller sees to it that the reference is not dropped meanwhile.
  */
 KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset,
                                void *buf, size_t length);
@@ -338,8 +361,12 @@ KV_MUST_CHECK int kv_blob_read(struct kv_store *store, const struct kv_blob_ref 
 /* Bytes [offset, offset + length) of a blob, and where they go. */
 struct kv_blob_part {
     struct kv_blob_ref ref;
-    void *buf; /* where it is aligned to 4096 and all of a blob is wanted, a copy may be saved */
+    void *buf; /* aligned to 4096, and whole frames or all of a blob wanted: may save a copy */
     size_t offset, length;
+    /* What kv_blob_table_range says of [table_from, table_to), which the range lies in; may be
+     * NULL: the whole blob is read. */
+    const void *table;
+    size_t table_from, table_to;
 };
 /* The same for several; the device reads them at the same time. The first error is returned. */
 KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts,
@@ -374,11 +401,11 @@ KV_MUST_CHECK int kv_batch_patch(struct kv_batch *batch, const void *key, size_t
                                  size_t offset, const void *bytes, size_t length);
 
 /*
- * Store the value `head` (0..256 bytes) followed by the 40 bytes of `ref`; reading gives
- * exactly these bytes back. The store counts references: when the last value that holds
- * the blob is overwritten or deleted, its space is freed.
- * KV_BLOB_NEW: the first reference to a blob of this store's kv_blob_write.
- * KV_BLOB_SHARED: one more reference to a blob that a stored value holds now.
+ * Store the value `head` (0..KV_BLOB_HEAD_MAX bytes; for a blob in frames KV_BLOB_TABLE_MAX more)
+ * followed by the 40 bytes of `ref`; reading gives exactly these bytes back. The store counts
+ * references: when the last value that holds the blob is overwritten or deleted, its space is
+ * freed. KV_BLOB_NEW: the first reference to a blob of this store's kv_blob_write. KV_BLOB_SHARED:
+ * one more reference to a blob that a stored value holds now.
  */
 enum kv_blob_use { KV_BLOB_NEW, KV_BLOB_SHARED };
 #define KV_BLOB_HEAD_MAX 256u

@@ -78,7 +78,7 @@ static bool validate_leaf_cell(const struct kv_disk_leaf_cell *cell)
     case KV_VALUE_INLINE:
         return true;
     case KV_VALUE_REF:
-        return length >= ref_bytes && length <= KV_BLOB_HEAD_MAX + ref_bytes;
+        return length >= ref_bytes && length <= KV_BLOB_HEAD_MAX + KV_BLOB_TABLE_MAX + ref_bytes;
     case KV_VALUE_LARGE:
         return length > 0 && length % ref_bytes == 0;
     default:

@@ -245,6 +245,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->blobs.device = store->device;
     store->blobs.space = store->space;
     store->blobs.buffers = store->buffers;
+    store->blobs.in_frames = kv_le64_get(sb->feature_incompat) & KV_FEATURE_INCOMPAT_FRAMES;
     store->blobs.codec = (struct kv_codec_spec){.codec = sb->codec, .level = sb->codec_level};
     if (store->bitmaps_rebuilt) {
         err = rebuild_space(store, sb);

@@ -217,10 +217,11 @@ def sqlite(visit):
 
 
 def fio_cached(visit):
-    """On a file that the daemon's memory holds, written just before."""
+    """On a file that the daemon's memory holds: written just before, and each block read once by
+    direct reads, for buffered ones find what was written in the kernel's memory."""
     target, size, ops = visit.target, visit.sizes["fio_small"], visit.sizes["fio_ops"]
     visit.fio("", "seq-write", "--size", size)
-    visit.fio("", "seq-read", "--size", size, side="read")
+    visit.fio("", "rand-read", "--io", "direct", "--size", size, side="read")
     for depth in (1, 16):
         row = f"fio/read/cached/{depth}"
         if visit.wants(row):

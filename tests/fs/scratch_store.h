@@ -7,9 +7,12 @@
 #define TESTS_FS_SCRATCH_STORE_H
 
 #include "kv/base.h"
+#include "kv/codec.h"
+#include "kv/format.h"
 #include "kv/kv.h"
 
 #include <check.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 struct scratch_store {
@@ -27,8 +30,9 @@ static inline void scratch_mount(struct scratch_store *scratch)
     ck_assert_msg(err == 0, "kv_open: %d %s", err, error.text);
 }
 
-static inline void scratch_open(struct scratch_store *scratch, uint64_t size_bytes,
-                                uint32_t node_bytes, uint32_t extent_bytes)
+/* Make it. scratch_mount opens it. */
+static inline void scratch_create(struct scratch_store *scratch, uint64_t size_bytes,
+                                  uint32_t node_bytes, uint32_t extent_bytes)
 {
     const char *tmp = getenv("TMPDIR");
     const int length = snprintf(scratch->directory, sizeof scratch->directory,
@@ -41,7 +45,32 @@ static inline void scratch_open(struct scratch_store *scratch, uint64_t size_byt
     struct kv_error error = {""};
     const int err = kv_create(scratch->path, &options, &error);
     ck_assert_msg(err == 0, "kv_create: %d %s", err, error.text);
+}
+
+static inline void scratch_open(struct scratch_store *scratch, uint64_t size_bytes,
+                                uint32_t node_bytes, uint32_t extent_bytes)
+{
+    scratch_create(scratch, size_bytes, node_bytes, extent_bytes);
     scratch_mount(scratch);
+}
+
+/* Let it be as an older program makes it, which knows none of the features `incompat`. */
+static inline void scratch_forget_features(struct scratch_store *scratch, uint64_t incompat)
+{
+    const int fd = open(scratch->path, O_RDWR);
+    ck_assert_int_ge(fd, 0);
+    const off_t places[] = {(off_t)KV_SUPERBLOCK_A_BLOCK * KV_BLOCK_BYTES,
+                            (off_t)KV_SUPERBLOCK_B_BLOCK * KV_BLOCK_BYTES,
+                            lseek(fd, 0, SEEK_END) - (off_t)KV_BLOCK_BYTES};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        struct kv_disk_superblock sb;
+        ck_assert_int_eq(pread(fd, &sb, sizeof sb, places[i]), sizeof sb);
+        ck_assert_int_eq(memcmp(sb.magic, KV_SUPERBLOCK_MAGIC, sizeof sb.magic), 0);
+        sb.feature_incompat = kv_le64_of(kv_le64_get(sb.feature_incompat) & ~incompat);
+        sb.digest = kv_le64_of(kv_digest(&sb, offsetof(struct kv_disk_superblock, digest), 0));
+        ck_assert_int_eq(pwrite(fd, &sb, sizeof sb, places[i]), sizeof sb);
+    }
+    ck_assert_int_eq(close(fd), 0);
 }
 
 static inline void scratch_reopen(struct scratch_store *scratch)

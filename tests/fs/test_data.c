@@ -26,10 +26,15 @@ struct bench {
     uint8_t *buffer;
 };
 
-static void bench_open(struct bench *b, uint32_t node_bytes, uint32_t extent_bytes)
+/* forget: features of the image that an older program does not know. */
+static void bench_open_as(struct bench *b, uint32_t node_bytes, uint32_t extent_bytes,
+                          uint64_t forget)
 {
     memset(b, 0, sizeof *b);
-    scratch_open(&b->scratch, 64u << 20, node_bytes, extent_bytes);
+    scratch_create(&b->scratch, 64u << 20, node_bytes, extent_bytes);
+    if (forget)
+        scratch_forget_features(&b->scratch, forget);
+    scratch_mount(&b->scratch);
     fs_data_init(&b->data, b->scratch.store);
     ck_assert_int_eq(fs_data_change_init(&b->change, b->scratch.store), 0);
     for (int i = 0; i < 2; i++) {
@@ -38,6 +43,11 @@ static void bench_open(struct bench *b, uint32_t node_bytes, uint32_t extent_byt
     }
     b->buffer = malloc(FS_WRITE_MAX);
     ck_assert_ptr_nonnull(b->buffer);
+}
+
+static void bench_open(struct bench *b, uint32_t node_bytes, uint32_t extent_bytes)
+{
+    bench_open_as(b, node_bytes, extent_bytes, 0);
 }
 
 static void bench_reopen(struct bench *b)
@@ -388,12 +398,16 @@ static void delete_all(struct bench *b)
 
 static const struct geometry {
     uint32_t node_bytes, extent_bytes;
-} geometries[] = {{4096, 16384}, {16384, 131072}, {65536, 1u << 20}, {4096, 4096}};
+    uint64_t forget;
+} geometries[] = {{4096, 16384, 0},     {16384, 131072, 0},
+                  {65536, 1u << 20, 0}, {4096, 4096, 0},
+                  {4096, 131072, 0},    {16384, 131072, KV_FEATURE_INCOMPAT_FRAMES}};
 
 START_TEST(random_operations_agree_with_a_byte_buffer)
 {
     struct bench b;
-    bench_open(&b, geometries[_i].node_bytes, geometries[_i].extent_bytes);
+    bench_open_as(&b, geometries[_i].node_bytes, geometries[_i].extent_bytes,
+                  geometries[_i].forget);
     b.random = scratch_seed() + (uint64_t)_i;
     for (int step = 0; step < 600; step++) {
         const int i = (int)scratch_below(&b.random, 2);
@@ -409,6 +423,9 @@ START_TEST(random_operations_agree_with_a_byte_buffer)
     }
     compare_content(&b, 0);
     compare_content(&b, 1);
+    struct kv_image_info info;
+    kv_store_info(b.scratch.store, &info);
+    ck_assert_uint_eq(info.feature_incompat & geometries[_i].forget, 0);
     delete_all(&b);
     bench_close(&b);
 }
@@ -547,6 +564,103 @@ START_TEST(a_random_overwrite_reads_and_writes_nothing_else)
     ck_assert_uint_eq(after.blob_write_bytes - before.blob_write_bytes, 131072);
     ck_assert_uint_eq(after.blob_reads, before.blob_reads);
     ck_assert_uint_eq(take_census(&b, &b.file[0]).extents, 32);
+    compare_content(&b, 0);
+    bench_close(&b);
+}
+END_TEST
+
+/* What the records of a file have of tables, in bytes. */
+static size_t table_bytes(struct bench *b, const struct fs_file *file)
+{
+    uint8_t prefix[FS_DATA_KEY_BYTES];
+    struct kv_cursor *cursor;
+    size_t sum = 0;
+    fs_data_key(prefix, file->ino, 0);
+    ck_assert_int_eq(kv_cursor_open_prefix(b->scratch.store, prefix, 9, &cursor), 0);
+    for (int err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        const void *value;
+        size_t key_len, value_len, at;
+        struct fs_data_record r;
+        ck_assert_int_eq(kv_cursor_value(cursor, &value, &value_len), 0);
+        const void *const key = kv_cursor_key(cursor, &key_len);
+        ck_assert_int_eq(fs_data_record_decode(&b->data, key, key_len, value, value_len, &r), 0);
+        if (r.kind == FS_DATA_EXTENT && r.table)
+            sum += kv_blob_table_range(&r.blob, r.blob_offset, r.length, &at);
+    }
+    kv_cursor_close(cursor);
+    return sum;
+}
+
+START_TEST(a_block_of_a_large_file_is_read_without_the_rest_of_its_extent)
+{
+    struct bench b;
+    bench_open(&b, 0, 0);
+    do_write(&b, 0, 0, 393216);
+    ck_assert_uint_eq(table_bytes(&b, &b.file[0]), 3u * 256u);
+    /* Also where extents were cut; a cut extent takes its table with it, in pieces. */
+    do_write(&b, 0, 65536, 4096);
+    do_write(&b, 0, 143360, 4096);
+    ck_assert_uint_eq(table_bytes(&b, &b.file[0]), 3u * 256u - 2u * 8u);
+    do_range(&b, 0, PUNCH, 300000, 5000);
+    bench_reopen(&b);
+    for (uint64_t at = 0; at < 262144; at += 4096) {
+        struct kv_stats before, after;
+        size_t got;
+        kv_store_stats(b.scratch.store, &before);
+        ck_assert_int_eq(fs_data_read(&b.data, &b.file[0], at, b.buffer, 4096, &got), 0);
+        kv_store_stats(b.scratch.store, &after);
+        ck_assert_int_eq(memcmp(b.buffer, b.model[0]->bytes + at, 4096), 0);
+        ck_assert_uint_eq(after.blob_reads - before.blob_reads, 1);
+        ck_assert_uint_eq(after.blob_read_bytes - before.blob_read_bytes, 4096);
+    }
+    compare_content(&b, 0);
+    bench_close(&b);
+}
+END_TEST
+
+/* Where the image of a closed store has `length` bytes; they are there once. */
+static off_t find_in_image(const char *path, const uint8_t *bytes, size_t length)
+{
+    uint8_t *const block = malloc(length);
+    const int fd = open(path, O_RDONLY);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_ptr_nonnull(block);
+    off_t at = 0;
+    while (pread(fd, block, length, at) == (ssize_t)length && memcmp(block, bytes, length) != 0)
+        at += (off_t)KV_BLOCK_BYTES;
+    ck_assert_int_eq(pread(fd, block, length, at), (ssize_t)length);
+    free(block);
+    ck_assert_int_eq(close(fd), 0);
+    return at;
+}
+
+START_TEST(a_damaged_block_of_a_large_file_is_an_error_for_itself_alone)
+{
+    enum { BAD = 37 };
+    struct bench b;
+    size_t got;
+    bench_open(&b, 0, 0);
+    do_write(&b, 0, 0, 393216);
+    fs_data_change_release(&b.change);
+    ck_assert_int_eq(kv_close(b.scratch.store), 0);
+    const off_t at = find_in_image(b.scratch.path, b.model[0]->bytes + BAD * 4096, 4096);
+    const uint8_t wrong = (uint8_t)~b.model[0]->bytes[BAD * 4096 + 100];
+    const int fd = open(b.scratch.path, O_WRONLY);
+    ck_assert_int_eq(pwrite(fd, &wrong, 1, at + 100), 1);
+    ck_assert_int_eq(close(fd), 0);
+    scratch_mount(&b.scratch);
+    fs_data_init(&b.data, b.scratch.store);
+    ck_assert_int_eq(fs_data_change_init(&b.change, b.scratch.store), 0);
+    for (uint64_t block = 0; block < 96; block++) {
+        const int err = fs_data_read(&b.data, &b.file[0], block * 4096 + 1, b.buffer, 4000, &got);
+        ck_assert_int_eq(err, block == BAD ? -EBADMSG : 0);
+        if (!err)
+            ck_assert_int_eq(memcmp(b.buffer, b.model[0]->bytes + block * 4096 + 1, 4000), 0);
+    }
+    /* Its extent as a whole is not to be had; the others are, and what is cut off around it is. */
+    ck_assert_int_eq(fs_data_read(&b.data, &b.file[0], 0, b.buffer, 262144, &got), -EBADMSG);
+    ck_assert_int_eq(fs_data_read(&b.data, &b.file[0], 262144, b.buffer, 131072, &got), 0);
+    do_write(&b, 0, BAD * 4096, 4096);
     compare_content(&b, 0);
     bench_close(&b);
 }
@@ -745,6 +859,8 @@ int main(void)
     tcase_add_test(tcase, a_random_overwrite_reads_and_writes_nothing_else);
     tcase_add_test(tcase, overwriting_in_order_does_not_leave_an_extent_per_write);
     tcase_add_test(tcase, a_random_overwrite_of_4_KiB_splits_one_extent_into_three);
+    tcase_add_test(tcase, a_block_of_a_large_file_is_read_without_the_rest_of_its_extent);
+    tcase_add_test(tcase, a_damaged_block_of_a_large_file_is_an_error_for_itself_alone);
     tcase_add_test(tcase, a_clone_shares_blobs_and_outlives_its_source);
     tcase_add_test(tcase, preallocation_counts_blocks_and_reads_as_a_hole);
     tcase_add_test(tcase, offsets_up_to_the_greatest_work_and_behind_it_are_too_big);

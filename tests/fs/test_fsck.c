@@ -558,6 +558,54 @@ START_TEST(damaged_content_records_become_holes)
 }
 END_TEST
 
+/* Digests of frames that are not those of the extent, while that of the leaf is right. */
+static void spoil_table(struct bench *b, const uint8_t *key)
+{
+    uint8_t value[KV_BLOB_HEAD_MAX + KV_BLOB_TABLE_MAX], back[sizeof value];
+    struct kv_blob_ref ref;
+    struct fs_data_record r;
+    size_t length, back_len;
+    ck_assert_int_eq(kv_get(b->scratch.store, key, FS_DATA_KEY_BYTES, value, sizeof value, &length),
+                     0);
+    ck_assert_int_eq(fs_data_record_decode(&b->data, key, FS_DATA_KEY_BYTES, value, length, &r), 0);
+    ck_assert_ptr_nonnull(r.table);
+    memcpy(back, value, length);
+    memcpy(&ref, value + length - sizeof ref, sizeof ref);
+    value[r.table - value + 9] ^= 4;
+    struct kv_batch *const batch = kv_batch_new();
+    ck_assert_int_eq(kv_batch_put_blob(batch, key, FS_DATA_KEY_BYTES, value, length - sizeof ref,
+                                       &ref, KV_BLOB_SHARED),
+                     0);
+    ck_assert_int_eq(kv_apply(b->scratch.store, batch, 0, NULL), 0);
+    kv_batch_free(batch);
+    expect(b, "data-table");
+    ck_assert_int_eq(
+        kv_get(b->scratch.store, key, FS_DATA_KEY_BYTES, value, sizeof value, &back_len), 0);
+    ck_assert_uint_eq(back_len, length);
+    ck_assert_int_eq(memcmp(value, back, length), 0);
+}
+
+START_TEST(a_wrong_table_of_an_extent_is_made_anew)
+{
+    struct bench b;
+    uint8_t key[FS_DATA_KEY_BYTES];
+    bool done;
+    bench_open(&b);
+    fs_data_key(key, 4, 0);
+    spoil_table(&b, key);
+    /* Of an extent of which only a part is left there is only a part of the table. */
+    const struct fs_key name = entry_key(2, "file");
+    struct fs_record record = get_record(&b, &name);
+    ck_assert_int_eq(fs_data_punch(&b.data, &record.file, 4096, 16384, SIZE_MAX, &b.change, &done),
+                     0);
+    ck_assert_int_eq(fs_data_change_apply(&b.change, 0, NULL), 0);
+    put_record(&b, &name, &record);
+    fs_data_key(key, 4, 20480);
+    spoil_table(&b, key);
+    bench_close(&b);
+}
+END_TEST
+
 START_TEST(content_without_an_inode_becomes_a_file)
 {
     struct bench b;
@@ -774,6 +822,7 @@ int main(void)
     tcase_add_test(tcase, orphans_with_links_or_entries_are_mended);
     tcase_add_test(tcase, blocks_and_size_follow_the_content);
     tcase_add_test(tcase, damaged_content_records_become_holes);
+    tcase_add_test(tcase, a_wrong_table_of_an_extent_is_made_anew);
     tcase_add_test(tcase, content_without_an_inode_becomes_a_file);
     tcase_add_test(tcase, attributes_need_an_owner_a_name_and_to_be_announced);
     tcase_add_test(tcase, the_index_of_expiries_follows_the_inodes);

@@ -266,6 +266,24 @@ void history_patch(struct history *history, const void *key, size_t key_len, siz
 /* ---- comparing with a store ----------------------------------------------- */
 
 /* Read what the cursor is on into fresh memory, a blob's content in place of its reference. */
+/*
+ * Read the content of a blob whose value's head is `head`. Where that is the blob's table, half of
+ * it is read by the table.
+ */
+static int read_blob(struct kv_store *store, const struct kv_blob_ref *ref, const void *head,
+                     size_t head_len, uint8_t *content)
+{
+    size_t at;
+    const size_t length = kv_blob_length(ref), half = length / 2;
+    if (!head_len || head_len != kv_blob_table_range(ref, 0, length, &at) ||
+        !kv_blob_table_agrees(ref, 0, length, head))
+        return kv_blob_read(store, ref, 0, content, length);
+    const struct kv_blob_part parts[] = {
+        {.ref = *ref, .buf = content, .length = half, .table = head, .table_to = length},
+        {.ref = *ref, .buf = content + half, .offset = half, .length = length - half}};
+    return kv_blob_read_many(store, parts, 2);
+}
+
 static int read_entry(struct kv_store *store, struct kv_cursor *cursor, struct history *into)
 {
     struct history_entry entry = {0};
@@ -286,7 +304,7 @@ static int read_entry(struct kv_store *store, struct kv_cursor *cursor, struct h
     memcpy(&entry.ref, (const uint8_t *)stored + entry.head_len, sizeof entry.ref);
     const size_t content_len = kv_blob_length(&entry.ref);
     uint8_t *content = must(malloc(content_len + 1));
-    const int read_err = kv_blob_read(store, &entry.ref, 0, content, content_len);
+    const int read_err = read_blob(store, &entry.ref, stored, entry.head_len, content);
     if (!read_err)
         history_put_blob(into, key, key_len, stored, entry.head_len, content, content_len,
                          &entry.ref);
@@ -337,7 +355,7 @@ static int digest_stored(struct kv_store *store, struct kv_cursor *cursor, uint8
     }
     if (head_len)
         memcpy(*room, stored, head_len);
-    err = kv_blob_read(store, &ref, 0, *room + head_len, value_len - head_len);
+    err = read_blob(store, &ref, stored, head_len, *room + head_len);
     *digest = digest_entry(key, key_len, *room, value_len);
     return err;
 }

@@ -168,20 +168,28 @@ static int add_patch(struct workload *work)
 
 static int add_blob(struct workload *work, bool discarded)
 {
-    uint8_t key[KV_KEY_MAX], head[KV_BLOB_HEAD_MAX];
+    uint8_t key[KV_KEY_MAX], head[KV_BLOB_HEAD_MAX], table[KV_BLOB_TABLE_MAX];
     const size_t key_len = any_key(work, true, key);
-    const size_t head_len = test_random_below(work->random, sizeof head + 1);
+    size_t head_len = test_random_below(work->random, sizeof head + 1);
     const size_t length = 1 + test_random_below(work->random, BLOB_BYTES_MAX);
     test_fill(head, head_len, test_random_next(work->random));
     test_fill(work->bytes, length, test_random_next(work->random));
 
-    struct kv_blob_ref ref;
-    size_t written;
-    int err = kv_blob_write(work->store, work->bytes, length, NULL, &ref, &written);
+    /* One in two may be in frames; the head is then its table. */
+    struct kv_blob_source source = {.bytes = work->bytes,
+                                    .length = length,
+                                    .table = test_random_below(work->random, 2) ? table : NULL};
+    int err = kv_blob_write_many(work->store, &source, 1, NULL);
     if (err == -ENOSPC)
         return 0; /* the batch goes on without it */
     if (err)
         return err;
+    const struct kv_blob_ref ref = source.ref;
+    const size_t written = source.written;
+    if (source.table_length) {
+        head_len = source.table_length;
+        memcpy(head, table, head_len);
+    }
     if (discarded) {
         kv_blob_discard(work->store, &ref);
         return 0;

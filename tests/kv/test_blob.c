@@ -33,6 +33,7 @@ static void fixture_init(struct fixture *f, uint64_t salt)
     f->blobs.device = f->pages.device;
     f->blobs.space = f->pages.space;
     f->blobs.buffers = f->pages.buffers;
+    f->blobs.in_frames = true;
     f->random.state = seed_start * 100 + salt;
     f->bytes = malloc(KV_BLOB_MAX);
     f->back = malloc(KV_BLOB_MAX);

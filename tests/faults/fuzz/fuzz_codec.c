@@ -1,10 +1,11 @@
 /*
  * tests/faults/fuzz/fuzz_codec.c: unpacking what was not packed by us (kv/codec.h), and blobs
- * whose references lie about it (kv/blob.h).
+ * whose references or tables of frames lie about it (kv/blob.h).
  *
  * Input      codec(1) mode(1) raw length(4) stored length(4) block(4), then stored bytes. With
  *            mode's low bit set the stored bytes are packed first, so that they are good ones
- *            with a wrong length.
+ *            with a wrong length. With 4 in mode the reference is to a blob in frames, whose table
+ *            is what the stored bytes begin with; with 8 the digests in it are made right.
  * Bombs      the target refuses to give more memory than the length that a page or a blob may
  *            claim; the libraries may not write a byte more.
  */
@@ -26,6 +27,7 @@ static void open_blobs(void)
                                            .group_count = 1,
                                            .end_block = DEVICE_BLOCKS,
                                            .cluster_blocks = 1};
+    blobs.in_frames = true;
     blobs.device = memory_device_new(DEVICE_BLOCKS);
     blobs.buffers = kv_buffers_new();
     KV_ASSERT(blobs.device && blobs.buffers);
@@ -89,6 +91,70 @@ static void read_blob(uint8_t codec, uint64_t block, const struct fuzz_input *st
     free(out);
 }
 
+/* The digests of frames that lie inside the stored bytes become those of what is there. */
+static void mend_digests(const struct kv_disk_blob_ref *disk, const struct fuzz_input *stored,
+                         uint8_t *table, size_t table_bytes)
+{
+    const size_t entry_bytes = kv_blob_frame_entry_bytes(disk->ptr.codec);
+    const uint64_t seed =
+        kv_digest_seed(kv_le64_get(disk->ptr.block), kv_le64_get(disk->ptr.birth_epoch));
+    for (size_t i = 0; i < table_bytes / entry_bytes; i++) {
+        struct kv_blob_frame frame;
+        if (kv_blob_frames_from_table(disk, table, 0, (uint32_t)i, 1, &frame) ||
+            frame.at > stored->left || frame.length_bytes > stored->left - frame.at)
+            continue;
+        const kv_le64 digest =
+            kv_le64_of(kv_digest(stored->at + frame.at, frame.length_bytes, seed));
+        memcpy(table + i * entry_bytes, &digest, sizeof digest);
+    }
+}
+
+/* A blob in frames, and parts of it by a table that may say anything. */
+static void read_frames(uint8_t codec, uint64_t block, const struct fuzz_input *stored,
+                        uint32_t stored_bytes, uint32_t raw_bytes, bool mended)
+{
+    const struct kv_disk_blob_ref disk = {.ptr = {.block = kv_le64_of(block),
+                                                  .length_bytes = kv_le32_of(stored_bytes),
+                                                  .codec = codec,
+                                                  .birth_epoch = kv_le64_of(7)},
+                                          .raw_bytes = kv_le32_of(raw_bytes),
+                                          .form = KV_BLOB_FORM_FRAMES};
+    struct kv_blob_ref ref;
+    memcpy(&ref, &disk, sizeof ref);
+    uint64_t first;
+    uint32_t count;
+    size_t at;
+    if (kv_blobs_extent(&blobs, &ref, &first, &count))
+        return;
+    uint8_t whole[KV_BLOB_TABLE_MAX] = {0};
+    const size_t table_bytes = kv_blob_table_range(&ref, 0, raw_bytes, &at);
+    KV_ASSERT(table_bytes && table_bytes <= sizeof whole);
+    if (stored->left)
+        memcpy(whole, stored->at, kv_min_u64(stored->left, table_bytes));
+    if (mended)
+        mend_digests(&disk, stored, whole, table_bytes);
+    uint8_t *const out = kv_device_alloc(raw_bytes);
+    KV_ASSERT(out);
+    kv_ignore(kv_blobs_verify(&blobs, &ref));
+    for (uint32_t offset = 0; offset < raw_bytes; offset += raw_bytes / 7 + 1) {
+        const uint32_t length = (uint32_t)kv_min_u64(raw_bytes - offset, 1 + raw_bytes / 5);
+        const size_t slice = kv_blob_table_range(&ref, offset, length, &at);
+        uint8_t *const table = malloc(slice); /* no more may be looked at */
+        KV_ASSERT(table);
+        memcpy(table, whole + at, slice);
+        const struct kv_blob_part part = {.ref = ref,
+                                          .buf = out + offset,
+                                          .offset = offset,
+                                          .length = length,
+                                          .table = table,
+                                          .table_from = offset,
+                                          .table_to = offset + length};
+        kv_ignore(kv_blobs_read(&blobs, &part, 1));
+        free(table);
+    }
+    free(out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
     if (!blobs.device)
@@ -113,7 +179,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     unpack(codec, &input, raw_bytes % (KV_BLOB_MAX + 1));
     unpack(codec, &input, KV_NODE_BYTES_MIN);
     write_stored(block, &input);
-    read_blob(codec, block, &input, mode & 2 ? stored_bytes : (uint32_t)input.left, raw_bytes);
+    const uint32_t claimed_bytes = mode & 2 ? stored_bytes : (uint32_t)input.left;
+    read_blob(codec, block, &input, claimed_bytes, raw_bytes);
+    if (mode & 4)
+        read_frames(codec, block, &input, claimed_bytes, raw_bytes, mode & 8);
     free(packed);
     return 0;
 }

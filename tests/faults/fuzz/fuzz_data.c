@@ -19,18 +19,20 @@
 #define DEVICE_BLOCKS (KV_IMAGE_BYTES_MIN / KV_BLOCK_BYTES)
 #define INO           5u
 #define BLOB_BYTES    8192u
+#define FRAMED_BYTES  65536u /* a blob in frames, not packed */
 #define IO_BYTES      32768u
 #define STEPS_MAX     16u
 #define RECORDS_MAX   24u
 
 static struct kv_store *store;
 static struct fs_data data;
-static struct kv_blob_ref blob; /* held by a key of its own, so that it may be shared */
+static struct kv_blob_ref blob, framed; /* held by keys of their own, so that they may be shared */
+static uint8_t framed_table[KV_BLOB_TABLE_MAX];
 static struct fs_data_change change;
 
 static void open_store(void)
 {
-    static uint8_t bytes[BLOB_BYTES];
+    static uint8_t bytes[BLOB_BYTES], framed_bytes[FRAMED_BYTES];
     size_t written;
     struct kv_device *const device = memory_device_new(DEVICE_BLOCKS);
     test_create_on(device, KV_NODE_BYTES_MIN, KV_CODEC_LZ4, KV_LOG_BYTES_MIN);
@@ -41,6 +43,13 @@ static void open_store(void)
     KV_ASSERT(batch);
     KV_ASSERT(kv_blob_write(store, bytes, sizeof bytes, NULL, &blob, &written) == 0);
     KV_ASSERT(kv_batch_put_blob(batch, "blob", 4, "", 0, &blob, KV_BLOB_NEW) == 0);
+    struct kv_blob_source source = {
+        .bytes = framed_bytes, .length = sizeof framed_bytes, .table = framed_table};
+    test_fill(framed_bytes, sizeof framed_bytes, 4);
+    KV_ASSERT(kv_blob_write_many(store, &source, 1, NULL) == 0);
+    KV_ASSERT(source.table_length == sizeof framed_bytes / 4096 * 8);
+    framed = source.ref;
+    KV_ASSERT(kv_batch_put_blob(batch, "framed", 6, "", 0, &framed, KV_BLOB_NEW) == 0);
     KV_ASSERT(kv_apply(store, batch, 0, NULL) == 0);
     kv_batch_free(batch);
     KV_ASSERT(fs_data_change_init(&change, store) == 0);
@@ -62,7 +71,10 @@ static void check_record(const uint8_t *key, size_t key_len, const uint8_t *valu
         KV_ASSERT(record.bytes + record.length <= value + value_len);
 }
 
-/* A value of any bytes, or (kind 2) one that ends in a reference to a blob that is there. */
+/*
+ * A value of any bytes, or (kind 2) one that ends in a reference to a blob that is there: one in
+ * frames with 0x20, and with 0x10 as much of its right table before it as the record wants.
+ */
 static void put_record(struct kv_batch *batch, uint8_t kind, struct fuzz_input *input)
 {
     uint8_t key[FS_DATA_KEY_BYTES];
@@ -71,17 +83,30 @@ static void put_record(struct kv_batch *batch, uint8_t kind, struct fuzz_input *
         offset %= 65536; /* where they meet */
     fs_data_key(key, INO, offset);
     const struct fuzz_input part = fuzz_part(input, kind & 0x40 ? 256 : 24);
-    uint8_t value[256 + sizeof blob];
+    const struct kv_blob_ref *const ref = kind & 0x20 ? &framed : &blob;
+    uint8_t value[256 + KV_BLOB_TABLE_MAX + sizeof blob];
     if (part.left)
         memcpy(value, part.at, part.left);
     size_t length = part.left;
-    memcpy(value + length, &blob, sizeof blob);
+    if ((kind & 0x30) == 0x30 && length >= 12) { /* fs_disk_extent: length at 4, offset at 8 */
+        kv_le32 bytes, offset_in_blob;
+        size_t at;
+        length = 12;
+        memcpy(&bytes, value + 4, sizeof bytes);
+        memcpy(&offset_in_blob, value + 8, sizeof offset_in_blob);
+        const size_t table =
+            kv_blob_table_range(ref, kv_le32_get(offset_in_blob), kv_le32_get(bytes), &at);
+        if (table)
+            memcpy(value + length, framed_table + at, table);
+        length += table;
+    }
+    memcpy(value + length, ref, sizeof *ref);
     check_record(key, sizeof key, value, length);
-    check_record(key, sizeof key, value, length + sizeof blob);
+    check_record(key, sizeof key, value, length + sizeof *ref);
     if (kind & 1)
         kv_ignore(kv_batch_put(batch, key, sizeof key, value, length));
     else
-        kv_ignore(kv_batch_put_blob(batch, key, sizeof key, value, length, &blob, KV_BLOB_SHARED));
+        kv_ignore(kv_batch_put_blob(batch, key, sizeof key, value, length, ref, KV_BLOB_SHARED));
 }
 
 static void put_records(struct fuzz_input *input)

@@ -1,8 +1,8 @@
 /*
  * tests/faults/io/ring_faults.c: requests to the kernel's ring that fail on order.
  *
- * Owns       the names io_uring_submit_and_wait, io_uring_queue_init and fdatasync, which are
- *            found here before liburing and libc: all that kv/device_ring.c asks the kernel by.
+ * Owns       the names io_uring_submit_and_wait, io_uring_queue_init, preadv and fdatasync, which
+ *            are found here before liburing and libc: all that kv/device_ring.c asks the kernel by.
  * Invariant  a request that is to fail goes to the kernel as one that does nothing, which
  *            completes while it is submitted; its completion is rewritten in the ring before
  *            the caller can see it. What is torn is really transferred in part.
@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PATCHES_MAX 1024u
@@ -291,6 +292,37 @@ static void *next_of(const char *name)
     if (!symbol)
         die(name);
     return symbol;
+}
+
+/* As divert and tear do it to a request of the ring. */
+static ssize_t fail_read(int fd, const struct iovec *piece, off_t offset)
+{
+    const uint32_t length =
+        fault.kind == RING_SHORT || fault.kind == RING_TORN ? cut((uint32_t)piece->iov_len) : 0;
+    if (fault.kind == RING_SHORT)
+        return pread(fd, piece->iov_base, length ? length : piece->iov_len, offset);
+    if (length && pread(fd, piece->iov_base, length, offset) < 0)
+        die("a torn transfer");
+    errno = -error_of(fault.kind);
+    return errno ? -1 : 0;
+}
+
+/* Nobody else in a program of ours reads by this name; the kernel is asked by a call that has
+ * another. */
+ssize_t preadv64(int fd, const struct iovec *pieces, int count, off_t offset)
+{
+    if (count != 1)
+        die("preadv of more than one piece");
+    pthread_mutex_lock(&mutex);
+    obey();
+    const bool fails = take(RING_READS);
+    const int held = errno;
+    const ssize_t moved = fails ? fail_read(fd, pieces, offset) : 0;
+    pthread_mutex_unlock(&mutex);
+    if (fails)
+        return moved;
+    errno = held;
+    return pread(fd, pieces->iov_base, pieces->iov_len, offset);
 }
 
 int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait_nr)
