@@ -173,7 +173,7 @@ done
 # As long as it takes on a busy machine, and some intervals more.
 "$bin/kvfs" tune --auto --seconds 0.5 "$mnt" >"$tmp/moves" &
 auto=$!
-until grep -q '^moved: ' "$tmp/moves"; do
+until grep -qs '^moved: ' "$tmp/moves"; do
     [ -e "/proc/$auto" ] || fail "--auto ended by itself"
     sleep 0.2
 done
@@ -188,9 +188,9 @@ awk '/ % for packed pages/ { for (i = 1; i <= NF; i++) if ($i == "%") p = $(i - 
     fail "a move is beyond its bounds"
 sed -n '/^for mount.conf/,$p' "$tmp/moves" | tail -n +2 >"$tmp/ratios"
 grep _ratio "$mnt/.kvfs/config" | diff - "$tmp/ratios" || fail "it does not tell how it ended"
-# Wait until --auto, $auto, says that it has begun.
+# begun FILE: wait until --auto, $auto, says there that it has begun.
 begun() {
-    until grep -q '^begins: ' "$tmp/moves"; do
+    until grep -qs '^begins: ' "$1"; do
         [ -e "/proc/$auto" ] || fail "--auto ended too early"
         sleep 0.1
     done
@@ -198,14 +198,14 @@ begun() {
 say "--auto ends after its rounds, by a signal while it waits, and when the mount does"
 end_worker
 "$bin/kvfs" tune --auto --seconds 0.1 --rounds 2 "$mnt" >"$tmp/moves"
-"$bin/kvfs" tune --auto --seconds 600 "$mnt" >"$tmp/moves" &
+"$bin/kvfs" tune --auto --seconds 600 "$mnt" >"$tmp/moves.600" &
 auto=$!
-begun
+begun "$tmp/moves.600"
 kill -TERM $auto
 wait $auto || fail "--auto ended with status $?"
-"$bin/kvfs" tune --auto --seconds 0.3 "$mnt" >"$tmp/moves" &
+"$bin/kvfs" tune --auto --seconds 0.3 "$mnt" >"$tmp/moves.end" &
 auto=$!
-begun
+begun "$tmp/moves.end"
 end
 wait $auto || fail "--auto ended with status $? when the mount did"
 
