@@ -65,9 +65,17 @@ static const char *const opcode_names[FS_OPCODE_LIMIT] = {
     [53] = "copy_file_range_64",
 };
 
+static uint64_t clock_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* the arguments are right */
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 int fs_counters_init(struct fs_counters *counters, unsigned categories)
 {
     counters->latencies = kv_histogram_set_new(FS_OPCODE_LIMIT);
+    counters->begun_ns = clock_ns();
     atomic_store_explicit(&counters->categories, categories, memory_order_relaxed);
     return counters->latencies ? 0 : -ENOMEM;
 }
@@ -86,13 +94,6 @@ static uint32_t slot_of(uint32_t opcode)
 void fs_counters_add(struct fs_counters *counters, uint32_t opcode)
 {
     atomic_fetch_add_explicit(&counters->requests[slot_of(opcode)], 1, memory_order_relaxed);
-}
-
-static uint64_t clock_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* the arguments are right */
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 uint64_t fs_counters_begin(const struct fs_counters *counters)

@@ -21,8 +21,12 @@
 struct fs_counters {
     _Atomic uint64_t requests[FS_OPCODE_LIMIT]; /* by opcode of the FUSE protocol */
     _Atomic uint64_t read_bytes, written_bytes; /* content of files, as programs see it */
-    _Atomic unsigned categories;                /* enum kv_metric_category that are on */
-    struct kv_histogram_set *latencies;         /* by opcode; immutable; NULL: none are noted */
+    _Atomic uint64_t threads;                   /* that serve requests */
+    _Atomic uint64_t thread_waits; /* a request waited when one of them came free, of all busy */
+    _Atomic uint64_t names_again, reads_again; /* asked for again soon: fs/repeats.h */
+    _Atomic unsigned categories;               /* enum kv_metric_category that are on */
+    uint64_t begun_ns;                         /* by the monotonic clock; immutable */
+    struct kv_histogram_set *latencies;        /* by opcode; immutable; NULL: none are noted */
 };
 
 /* All zero is a counter without latencies. -ENOMEM. */

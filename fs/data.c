@@ -37,6 +37,7 @@ void fs_data_init(struct fs_data *data, struct kv_store *store)
     data->packed_bytes = (uint32_t)kv_min_u64(info.node_bytes / 8u, FS_PACKED_MAX);
     data->extent_bytes = info.extent_bytes;
     data->retain = false;
+    data->counts = NULL;
 }
 
 /* ---- changes ------------------------------------------------------------------ */

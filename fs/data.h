@@ -32,6 +32,8 @@
 #include "kv/base.h"
 #include "kv/kv.h"
 
+#include <stdatomic.h>
+
 #define FS_INLINE_MAX 256u
 #define FS_SIZE_MAX   ((uint64_t)INT64_MAX)
 #define FS_WRITE_MAX  (1u << 20) /* bytes of one fs_data_write */
@@ -40,6 +42,12 @@
 /* Collapse and insert move at most so many records, and packed bytes; more: -EOPNOTSUPP. */
 #define FS_DATA_MOVE_RECORDS 16384u
 #define FS_DATA_MOVE_BYTES   (1u << 20)
+
+/* Long reads, and what they were made of: how far files are cut up where that is felt. */
+#define FS_LONG_READ_BYTES 65536u
+struct fs_data_counts {
+    _Atomic uint64_t reads, bytes, pieces; /* extents, and records that are packed */
+};
 
 /*
  * Where content goes. Needs no release; who wants one file treated otherwise changes a copy
@@ -50,6 +58,7 @@ struct fs_data {
     uint32_t packed_bytes; /* longest packed record; none crosses a multiple of it */
     uint32_t extent_bytes; /* longest extent that writing makes; a power of two */
     bool retain;           /* extents that are read stay in memory (kv_retain) */
+    struct fs_data_counts *counts; /* the caller's; NULL, as after fs_data_init: nobody counts */
 };
 
 /* The part of an inode's record that content operations read and change. */

@@ -287,11 +287,20 @@ static int read_found(struct parts *parts, const struct fs_file *file, uint64_t 
     return fetch_parts(parts);
 }
 
+static void count_long_read(const struct fs_data *data, size_t length, uint64_t pieces)
+{
+    if (!data->counts || length < FS_LONG_READ_BYTES)
+        return;
+    (void)atomic_fetch_add_explicit(&data->counts->reads, 1, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(&data->counts->bytes, length, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(&data->counts->pieces, pieces, memory_order_relaxed);
+}
+
 int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
                        uint8_t *buf, size_t length)
 {
     const uint64_t end = offset + length;
-    uint64_t at = offset;
+    uint64_t at = offset, pieces = 0;
     struct parts parts;
     struct fs_data_walk walk;
     parts.data = data;
@@ -307,6 +316,7 @@ int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, u
         const uint64_t to = kv_min_u64(fs_data_record_end(r), end);
         memset(buf + (at - offset), 0, from - at);
         err = read_record(&parts, r, from, to, buf + (from - offset));
+        pieces += r->kind != FS_DATA_UNWRITTEN;
         at = to;
     }
     fs_data_walk_close(&walk);
@@ -314,6 +324,7 @@ int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, u
         err = fetch_parts(&parts);
     if (err)
         return err;
+    count_long_read(data, length, pieces);
     if (!KV_PLANT(hole_not_zeroed))
         memset(buf + (at - offset), 0, end - at);
     return 0;

@@ -7,6 +7,7 @@
 #include "fs/figures.h"
 
 #include <stdio.h>
+#include <time.h>
 
 #define STORE(member) offsetof(struct fs_figures, store.member)
 #define COUNTER(name, help, category)                                                              \
@@ -94,7 +95,12 @@ static const struct fs_figure store_figures[] = {
     GAUGE(log_limit_bytes, "Bytes of the log that may be in use before writers wait",
           KV_METRIC_WAL),
     GAUGE(log_total_bytes, "Bytes of the log", KV_METRIC_WAL),
+    COUNTER(log_waits, "Batches that waited for room in the log", KV_METRIC_WAL),
+    {"log_wait_ns", "Time that they waited", KV_METRIC_WAL, FS_FIGURE_DURATION_NS,
+     STORE(log_wait_ns), NULL},
     COUNTER(checkpoints, "Checkpoints", KV_METRIC_WAL),
+    COUNTER(checkpoints_wanted, "Checkpoints since the log or memory got full", KV_METRIC_WAL),
+    COUNTER(checkpoints_asked, "Checkpoints that a program asked for", KV_METRIC_WAL),
     COUNTER(checkpoint_bytes, "Bytes of pages and page map that checkpoints wrote", KV_METRIC_WAL),
     COUNTER(scrubs, "Scrubs that ran to their end", KV_METRIC_SPACE),
     COUNTER(scrub_bytes, "Bytes that scrubs read", KV_METRIC_SPACE),
@@ -114,6 +120,23 @@ static const struct fs_figure mount_figures[] = {
      FS_FIGURE_COUNTER, MOUNT(read_bytes), NULL},
     {"content_written_bytes", "Bytes of content that the kernel wrote", KV_METRIC_FUSE,
      FS_FIGURE_COUNTER, MOUNT(written_bytes), NULL},
+    {"threads", "Threads that serve requests", KV_METRIC_FUSE, FS_FIGURE_GAUGE, MOUNT(threads),
+     NULL},
+    {"thread_waits", "Requests found waiting when all threads had been busy", KV_METRIC_FUSE,
+     FS_FIGURE_COUNTER, MOUNT(thread_waits), NULL},
+    {"names_again", "Names looked up again that the kernel had been told", KV_METRIC_FUSE,
+     FS_FIGURE_COUNTER, MOUNT(names_again), NULL},
+    {"reads_again", "Content read again that the kernel had been given", KV_METRIC_FUSE,
+     FS_FIGURE_COUNTER, MOUNT(reads_again), NULL},
+    {"long_reads", "Reads of 64 KiB of a file and more", KV_METRIC_FUSE, FS_FIGURE_COUNTER,
+     MOUNT(long_reads), NULL},
+    {"long_read_bytes", "Bytes of them", KV_METRIC_FUSE, FS_FIGURE_COUNTER, MOUNT(long_read_bytes),
+     NULL},
+    {"long_read_pieces", "Extents and pieces in leaves that they were made of", KV_METRIC_FUSE,
+     FS_FIGURE_COUNTER, MOUNT(long_read_pieces), NULL},
+    {"uptime_ns", "Time since it was mounted", 0, FS_FIGURE_DURATION_NS, MOUNT(uptime_ns), NULL},
+    {"cpu_ns", "Time of processors that the daemon took", KV_METRIC_FUSE, FS_FIGURE_DURATION_NS,
+     MOUNT(cpu_ns), NULL},
     {"read_only", "1: mounted read-only", 0, FS_FIGURE_FLAG, MOUNT(read_only), NULL},
     {"failed", "1: a write failed, and nothing can be written any more", 0, FS_FIGURE_FLAG,
      MOUNT(failed), NULL},
@@ -139,6 +162,13 @@ uint64_t fs_figure_value(const struct fs_figure *figure, const struct fs_figures
     return *(const uint64_t *)at;
 }
 
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    (void)clock_gettime(clock, &now); /* the arguments are right */
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 void fs_figures_read(struct fs_volume *volume, const struct fs_counters *counters, bool read_only,
                      struct fs_figures *figures)
 {
@@ -151,6 +181,17 @@ void fs_figures_read(struct fs_volume *volume, const struct fs_counters *counter
     fs_volume_usage(volume, &figures->inode_count, &figures->inode_bytes);
     figures->read_bytes = atomic_load_explicit(&counters->read_bytes, memory_order_relaxed);
     figures->written_bytes = atomic_load_explicit(&counters->written_bytes, memory_order_relaxed);
+    figures->threads = atomic_load_explicit(&counters->threads, memory_order_relaxed);
+    figures->thread_waits = atomic_load_explicit(&counters->thread_waits, memory_order_relaxed);
+    figures->names_again = atomic_load_explicit(&counters->names_again, memory_order_relaxed);
+    figures->reads_again = atomic_load_explicit(&counters->reads_again, memory_order_relaxed);
+    struct fs_long_reads reads;
+    fs_volume_long_reads(volume, &reads);
+    figures->long_reads = reads.count;
+    figures->long_read_bytes = reads.bytes;
+    figures->long_read_pieces = reads.pieces;
+    figures->cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+    figures->uptime_ns = clock_ns(CLOCK_MONOTONIC) - counters->begun_ns;
 }
 
 /* ---- ratios --------------------------------------------------------------------------- */

@@ -20,6 +20,11 @@ struct fs_figures {
     struct kv_stats store;
     uint64_t inode_count, inode_bytes;
     uint64_t read_bytes, written_bytes; /* content, as programs see it */
+    uint64_t threads, thread_waits;     /* as in struct fs_counters, and the next */
+    uint64_t names_again, reads_again;
+    uint64_t long_reads, long_read_bytes, long_read_pieces; /* struct fs_long_reads */
+    uint64_t cpu_ns;                                        /* of the whole process */
+    uint64_t uptime_ns;
 };
 
 void fs_figures_read(struct fs_volume *volume, const struct fs_counters *counters, bool read_only,
@@ -28,8 +33,9 @@ void fs_figures_read(struct fs_volume *volume, const struct fs_counters *counter
 enum fs_figure_kind {
     FS_FIGURE_COUNTER, /* only grows */
     FS_FIGURE_GAUGE,
-    FS_FIGURE_FLAG,    /* a bool */
-    FS_FIGURE_TIME_NS, /* since 1970 */
+    FS_FIGURE_FLAG,        /* a bool */
+    FS_FIGURE_TIME_NS,     /* since 1970 */
+    FS_FIGURE_DURATION_NS, /* a sum, which only grows */
 };
 
 struct fs_figure {

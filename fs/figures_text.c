@@ -116,8 +116,11 @@ size_t fs_figures_json(const struct fs_figures *figures, struct kv_store *store,
     const bool fits = text.length < cap;
     text.length +=
         fs_counters_json(counters, fits ? out + text.length : NULL, fits ? cap - text.length : 0);
+    fs_text_add(&text, ", \"mount\": {");
+    for (size_t i = 0; fs_figure_of_mount(i); i++)
+        add_figure(&text, i ? ", " : "", fs_figure_of_mount(i), figures);
     fs_text_add(&text,
-                ", \"inodes\": {\"known\": %" PRIu64 ", \"memory_bytes\": %" PRIu64
+                "}, \"inodes\": {\"known\": %" PRIu64 ", \"memory_bytes\": %" PRIu64
                 "}, \"content\": {\"read_bytes\": %" PRIu64 ", \"written_bytes\": %" PRIu64
                 "}, \"failed\": %s, \"metrics\": \"%s\", \"version\": \"" KVFS_VERSION
                 "\", \"store\": {",
@@ -159,6 +162,14 @@ static void add_metric(struct fs_text *text, const struct fs_figure *figure,
         (void)snprintf(name, sizeof name, "%.*s_timestamp_seconds",
                        (int)(strlen(figure->name) - strlen("_ns")), figure->name);
         add_header(text, name, figure->help, "gauge");
+        fs_text_add(text, "kvfs_%s %" PRIu64 ".%09" PRIu64 "\n", name, value / 1000000000u,
+                    value % 1000000000u);
+        return;
+    }
+    if (figure->kind == FS_FIGURE_DURATION_NS) {
+        (void)snprintf(name, sizeof name, "%.*s_seconds_total",
+                       (int)(strlen(figure->name) - strlen("_ns")), figure->name);
+        add_header(text, name, figure->help, "counter");
         fs_text_add(text, "kvfs_%s %" PRIu64 ".%09" PRIu64 "\n", name, value / 1000000000u,
                     value % 1000000000u);
         return;

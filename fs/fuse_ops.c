@@ -105,6 +105,14 @@ static void do_init(void *userdata, struct fuse_conn_info *conn)
 
 /* ---- names ------------------------------------------------------------------------ */
 
+/* The kernel may keep what it is told: was it told the same before? */
+static void count_again(struct fs_fuse *fuse, uint32_t opcode, uint64_t ino, uint64_t which,
+                        _Atomic uint64_t *counter)
+{
+    if (fs_repeats_see(&fuse->repeats, opcode, ino, which))
+        (void)atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     if (fs_fuse_control_lookup(req, parent, name))
@@ -116,10 +124,13 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         (void)fuse_reply_entry(req, &absent);
         return;
     }
-    if (err)
+    if (err) {
         reply_err(req, "lookup", parent, name, err);
-    else
-        reply_entry(req, &record);
+        return;
+    }
+    struct fs_fuse *fuse = fuse_of(req);
+    count_again(fuse, FUSE_LOOKUP, parent, record.file.ino, &fuse->counters.names_again);
+    reply_entry(req, &record);
 }
 
 static void do_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
@@ -381,7 +392,9 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
     if (err)
         reply_err(req, "read", ino, NULL, err);
     else {
-        count_bytes(&fuse_of(req)->counters.read_bytes, got);
+        struct fs_fuse *fuse = fuse_of(req);
+        count_again(fuse, FUSE_READ, ino, (uint64_t)offset, &fuse->counters.reads_again);
+        count_bytes(&fuse->counters.read_bytes, got);
         (void)fuse_reply_buf(req, buf, got);
     }
 }

@@ -5,6 +5,7 @@
 #define FS_FUSE_OPS_H
 
 #include "fs/protocol.h"
+#include "fs/repeats.h"
 #include "fs/scrub.h"
 
 struct fs_control;
@@ -24,6 +25,7 @@ struct fs_fuse {
     bool read_only;               /* as it was mounted */
     uint32_t owner;               /* user that mounted */
     uint32_t read_ahead_bytes;    /* by the kernel; 0: its default */
+    struct fs_repeats repeats;    /* atomic; of names and content */
 };
 
 /* The table to give to fuse_session_new. */

@@ -25,6 +25,7 @@ struct fs_policy_lookup;
 struct fs_volume {
     struct kv_store *store;       /* borrowed; immutable after open */
     struct fs_data data;          /* immutable after open */
+    struct fs_data_counts reads;  /* atomic; `data` counts here */
     struct fs_inode_table *table; /* its own locks */
     struct fs_locks *locks;
     struct fs_reaper *reaper; /* its own locks */

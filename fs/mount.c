@@ -331,6 +331,9 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
                             &mount->transport, &words);
     if (err)
         fail(error, err, "%s: %s", mount->dir, words.text);
+    else
+        atomic_store_explicit(&mount->fuse.counters.threads, fs_transport_threads(mount->transport),
+                              memory_order_relaxed);
 out:
     captured_error = NULL;
     free(text);

@@ -306,6 +306,12 @@ static void note_served(void *context, uint32_t opcode, uint64_t begun_ns)
     fs_counters_end(protocol->counters, opcode, begun_ns);
 }
 
+static void note_waited(void *context)
+{
+    struct fs_protocol *protocol = context;
+    (void)atomic_fetch_add_explicit(&protocol->counters->thread_waits, 1, memory_order_relaxed);
+}
+
 void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback, uint32_t read_ahead_bytes)
 {
     const unsigned wanted =
@@ -379,6 +385,7 @@ struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol, kv_log
         .context = protocol,
         .request = see_request,
         .served = note_served,
+        .waited = note_waited,
         .reply = see_reply,
         .log = log,
         .log_context = log_context,

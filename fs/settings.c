@@ -75,6 +75,7 @@ static void take_changeable(struct fs_mount_options *options, const struct fs_mo
     options->metrics = to->metrics;
     options->log_level = to->log_level;
     options->alerts = to->alerts;
+    options->tiers = to->tiers;
 }
 
 bool fs_settings_can_change(const struct fs_mount_options *now, const struct fs_mount_options *to)
@@ -153,12 +154,26 @@ static int change_lines(struct fs_settings *settings, const char *text, size_t l
     return 0;
 }
 
+/* The ratios of a whole text, which make sense together or not at all. Under the mutex. */
+static int change_tiers(struct fs_settings *settings, const struct kv_tiers *to)
+{
+    if (memcmp(to, &settings->now.tiers, sizeof *to) == 0)
+        return 0;
+    const int err = kv_set_tiers(fs_volume_store(settings->parts.volume), to);
+    if (err)
+        fs_volume_log(settings->parts.volume, KV_LOG_WARNING,
+                      "config: hot_ratio and warm_ratio can not both be 0: give one of them some");
+    return err;
+}
+
 int fs_settings_change(struct fs_settings *settings, const char *text, size_t length)
 {
     struct fs_mount_options to;
     pthread_mutex_lock(&settings->mutex);
     memcpy(&to, &settings->now, sizeof to);
-    const int err = to.words ? change_lines(settings, text, length, &to) : -EINVAL;
+    int err = to.words ? change_lines(settings, text, length, &to) : -EINVAL;
+    if (!err) /* last: whatever else there is can not fail */
+        err = change_tiers(settings, &to.tiers);
     if (!err && !are_equal(&to, &settings->now)) {
         char before[LINE_BYTES], after[LINE_BYTES];
         for (size_t i = 0; to.words->show(i, &settings->now, before, sizeof before) &&

@@ -16,6 +16,7 @@
 #include "fs/transport_worker.h"
 
 #include <fuse_lowlevel.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
@@ -41,6 +42,9 @@ struct fs_transport {
     _Atomic unsigned running; /* workers that have not ended */
     unsigned device_workers;  /* of all; the others are on the ring */
     unsigned worker_count;
+    /* By queue, the device's first, then those of the CPUs: its workers, and those that serve. */
+    unsigned *queue_workers;   /* immutable once they run */
+    _Atomic unsigned *serving; /* relaxed: what is made of it is a figure */
     struct fs_worker workers[];
 };
 
@@ -93,11 +97,16 @@ static ssize_t read_request(int fd, void *bytes, size_t cap, void *userdata)
     if (!worker)
         return read(fd, bytes, cap);
     for (;;) {
+        struct pollfd next = {.fd = worker->fd, .events = POLLIN};
+        if (worker->was_last && poll(&next, 1, 0) == 1)
+            fs_worker_found_waiting(worker);
+        worker->was_last = false;
         atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
         const ssize_t length = read(worker->fd, bytes, cap);
         atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
         if (length <= 0)
             return length;
+        fs_worker_begun(worker);
         worker->note = 0;
         const struct fs_transport_hooks *hooks = fs_worker_hooks(worker);
         const size_t left = hooks->request(hooks->context, bytes, (size_t)length);
@@ -107,8 +116,39 @@ static ssize_t read_request(int fd, void *bytes, size_t cap, void *userdata)
     }
 }
 
+/* A worker of the ring serves the queue of its CPU. */
+static unsigned queue_of(const struct fs_worker *worker)
+{
+    const struct fs_transport *transport = worker->transport;
+    const unsigned number = (unsigned)(worker - transport->workers);
+    return number < transport->device_workers ? 0 : 1 + worker->cpu;
+}
+
+void fs_worker_begun(struct fs_worker *worker)
+{
+    _Atomic unsigned *const serving = &worker->transport->serving[queue_of(worker)];
+    (void)atomic_fetch_add_explicit(serving, 1, memory_order_relaxed);
+    worker->serving = true;
+}
+
+/*
+ * The request is about to be answered: who waits for that may have the next one ready before this
+ * worker asks for it. Does nothing for one that came free already.
+ */
+static void come_free(struct fs_worker *worker)
+{
+    const unsigned queue = queue_of(worker);
+    _Atomic unsigned *const serving = &worker->transport->serving[queue];
+    if (!worker->serving)
+        return;
+    worker->was_last = atomic_fetch_sub_explicit(serving, 1, memory_order_relaxed) >=
+                       worker->transport->queue_workers[queue];
+    worker->serving = false;
+}
+
 static int send_pieces(struct fs_worker *worker, const struct iovec *pieces, int count)
 {
+    come_free(worker);
     return worker->entry ? fs_ring_send(worker, pieces, count)
                          : fs_device_send(worker, pieces, count);
 }
@@ -170,8 +210,16 @@ void fs_transport_begun(uint32_t opcode, uint64_t begun_ns)
     fs_worker_current->begun_ns = begun_ns;
 }
 
+void fs_worker_found_waiting(struct fs_worker *worker)
+{
+    const struct fs_transport_hooks *hooks = fs_worker_hooks(worker);
+    if (hooks->waited)
+        hooks->waited(hooks->context);
+}
+
 void fs_worker_served(struct fs_worker *worker)
 {
+    come_free(worker); /* of what needs no answer */
     const struct fs_transport_hooks *hooks = fs_worker_hooks(worker);
     if (worker->begun_ns)
         hooks->served(hooks->context, worker->opcode, worker->begun_ns);
@@ -191,6 +239,18 @@ static int choose_ring(enum fs_transport_kind kind, bool *ring, const char **ref
     *refusal = kind == FS_TRANSPORT_DEVICE ? NULL : fs_ring_refusal();
     *ring = kind != FS_TRANSPORT_DEVICE && !*refusal;
     return kind == FS_TRANSPORT_RING && !*ring ? -EOPNOTSUPP : 0;
+}
+
+static int count_queues(struct fs_transport *transport, unsigned cpus)
+{
+    transport->queue_workers = calloc(1 + cpus, sizeof *transport->queue_workers);
+    transport->serving = calloc(1 + cpus, sizeof *transport->serving);
+    if (!transport->queue_workers || !transport->serving)
+        return -ENOMEM;
+    transport->queue_workers[0] = transport->device_workers;
+    for (unsigned i = transport->device_workers; i < transport->worker_count; i++)
+        transport->queue_workers[1 + transport->workers[i].cpu]++;
+    return 0;
 }
 
 static int open_devices(struct fs_transport *transport)
@@ -251,6 +311,8 @@ int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind,
     transport->done_fd = eventfd(0, EFD_CLOEXEC);
     transport->ring_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
     err = transport->done_fd < 0 || transport->ring_fd < 0 ? -errno : 0;
+    if (!err)
+        err = count_queues(transport, cpus);
     if (!err)
         err = open_devices(transport);
     const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
@@ -334,6 +396,11 @@ int fs_transport_start(struct fs_transport *transport)
     return 0;
 }
 
+unsigned fs_transport_threads(const struct fs_transport *transport)
+{
+    return transport->worker_count;
+}
+
 bool fs_transport_on_ring(struct fs_transport *transport)
 {
     return atomic_load(&transport->on_ring);
@@ -378,6 +445,8 @@ void fs_transport_close(struct fs_transport *transport)
             close(transport->workers[i].fd);
         free(transport->workers[i].buffer);
     }
+    free(transport->queue_workers);
+    free((void *)transport->serving);
     if (transport->done_fd >= 0)
         close(transport->done_fd);
     if (transport->ring_fd >= 0)

@@ -38,6 +38,9 @@ struct fs_transport_hooks {
     size_t (*request)(void *context, void *bytes, size_t length);
     /* A request of which fs_transport_begun was told has been served. */
     void (*served)(void *context, uint32_t opcode, uint64_t begun_ns);
+    /* A request was found waiting by a worker that came free when all had been busy. NULL: nobody
+     * wants to know. */
+    void (*waited)(void *context);
     /*
      * A reply on its way out; pieces may be changed in place. With `ring` a reply to INIT is to
      * ask for the ring. True: it does.
@@ -58,6 +61,8 @@ KV_MUST_CHECK int fs_transport_open(struct fuse_session *session, enum fs_transp
                                     unsigned threads, const struct fs_transport_hooks *hooks,
                                     struct fs_transport **transport, struct kv_error *error);
 
+/* How many workers there are. */
+unsigned fs_transport_threads(const struct fs_transport *transport);
 /* Start the workers. They run until the kernel ends the session or fs_transport_stop. */
 KV_MUST_CHECK int fs_transport_start(struct fs_transport *transport);
 /* Readable (poll) when the last worker has ended. */

@@ -241,6 +241,7 @@ static void serve_request(struct fs_worker *worker)
     uint8_t *request;
     size_t length = assemble(entry, &request);
     worker->note = 0;
+    fs_worker_begun(worker);
     const struct fs_transport_hooks *hooks = fs_worker_hooks(worker);
     if (length)
         length = hooks->request(hooks->context, request, length);
@@ -285,6 +286,26 @@ static void pin(struct fs_worker *worker)
         (void)sched_setaffinity(0, sizeof cpus, &cpus);
 }
 
+/*
+ * Send what was prepared, and wait for a completion. Where all of the queue were busy it is two
+ * calls instead of one: with the reply the kernel hands over a request that is waiting at once.
+ */
+static int submit_and_wait(struct fs_worker *worker)
+{
+    struct io_uring *ring = &worker->entry->ring;
+    if (worker->was_last) {
+        worker->was_last = false;
+        const int err = io_uring_submit(ring);
+        if (err < 0)
+            return err;
+        if (io_uring_cq_ready(ring)) {
+            fs_worker_found_waiting(worker);
+            return 0;
+        }
+    }
+    return io_uring_submit_and_wait(ring, 1);
+}
+
 static void serve_entry(struct fs_worker *worker)
 {
     struct io_uring *ring = &worker->entry->ring;
@@ -292,7 +313,7 @@ static void serve_entry(struct fs_worker *worker)
     bool go_on = true;
     while (go_on && !fuse_session_exited(fs_worker_session(worker))) {
         atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
-        const int err = io_uring_submit_and_wait(ring, 1);
+        const int err = submit_and_wait(worker);
         atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
         if (err < 0 && err != -EINTR && err != -EAGAIN && err != -EBUSY) {
             (void)see_completion(worker, err, 0);

@@ -20,6 +20,8 @@ struct fs_worker {
     bool started;
     _Atomic bool waiting; /* in a system call that may be interrupted: no request is served */
     unsigned note;
+    bool serving;      /* counts among those of its queue that have not answered yet */
+    bool was_last;     /* when it came free, all others of its queue were busy */
     uint32_t opcode;   /* of the request that is served ... */
     uint64_t begun_ns; /* ... and since when; 0: nobody wants to know */
     void *buffer;      /* FS_REPLY_MAX bytes; made when first asked for */
@@ -35,6 +37,10 @@ extern __thread struct fs_worker *fs_worker_current;
 
 struct fuse_session *fs_worker_session(struct fs_worker *worker);
 const struct fs_transport_hooks *fs_worker_hooks(struct fs_worker *worker);
+/* A request was received. */
+void fs_worker_begun(struct fs_worker *worker);
+/* was_last, and a request was waiting: those that are busy are too few. */
+void fs_worker_found_waiting(struct fs_worker *worker);
 /* The request was answered, or needs no answer. */
 void fs_worker_served(struct fs_worker *worker);
 void fs_worker_log(struct fs_worker *worker, enum kv_log_level level, const char *format, ...)

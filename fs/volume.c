@@ -124,6 +124,7 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     fs_expiry_init(volume);
     pthread_mutex_init(&volume->rename_mutex, NULL);
     fs_data_init(&volume->data, store);
+    volume->data.counts = &volume->reads;
 
     int err = read_volume_record(store, &volume->volume_record);
     if (err)
@@ -283,4 +284,11 @@ void fs_statfs(struct fs_volume *volume, struct statvfs *out)
 void fs_volume_usage(struct fs_volume *volume, uint64_t *inode_count, uint64_t *memory_bytes)
 {
     fs_inode_table_usage(volume->table, inode_count, memory_bytes);
+}
+
+void fs_volume_long_reads(const struct fs_volume *volume, struct fs_long_reads *reads)
+{
+    reads->count = atomic_load_explicit(&volume->reads.reads, memory_order_relaxed);
+    reads->bytes = atomic_load_explicit(&volume->reads.bytes, memory_order_relaxed);
+    reads->pieces = atomic_load_explicit(&volume->reads.pieces, memory_order_relaxed);
 }

@@ -246,4 +246,11 @@ void fs_statfs(struct fs_volume *volume, struct statvfs *out);
 /* How many inodes are referred to, and the memory of the table of them, listings included. */
 void fs_volume_usage(struct fs_volume *volume, uint64_t *inode_count, uint64_t *memory_bytes);
 
+/* Reads of FS_LONG_READ_BYTES and more (fs/data.h). */
+struct fs_long_reads {
+    uint64_t count, bytes;
+    uint64_t pieces; /* extents, and pieces in leaves, that they were put together of */
+};
+void fs_volume_long_reads(const struct fs_volume *volume, struct fs_long_reads *reads);
+
 #endif

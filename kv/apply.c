@@ -252,6 +252,17 @@ static bool checkpoint_may_help(struct kv_store *store)
 
 #define CHECKPOINTS_FOR_SPACE 3u
 
+/* The log is full: wait for the checkpoint that is under way, or make one. */
+static int wait_for_log(struct kv_store *store, const struct attempt *attempt)
+{
+    const uint64_t begun_ns = kv_clock_ns();
+    const int err = kv_store_checkpoint_after(store, attempt->done);
+    (void)atomic_fetch_add_explicit(&store->log_waits, 1, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(&store->log_wait_ns, kv_clock_ns() - begun_ns,
+                                    memory_order_relaxed);
+    return err;
+}
+
 /* Try until it is done, fails, or no checkpoint helps any more. */
 static int apply_attempt(struct kv_store *store, struct attempt *attempt, uint64_t *position)
 {
@@ -265,8 +276,8 @@ static int apply_attempt(struct kv_store *store, struct attempt *attempt, uint64
             unprepare(store, attempt);
         /* Each makes the log shorter: this ends as soon as others let us in. What is under way
          * may be enough for that; space only comes from what we have changed since. */
-        err = no_space ? kv_store_checkpoint_of(store, attempt->epoch)
-                       : kv_store_checkpoint_after(store, attempt->done);
+        err =
+            no_space ? kv_store_checkpoint_of(store, attempt->epoch) : wait_for_log(store, attempt);
         if (err)
             return err;
     }

@@ -72,8 +72,14 @@ static int pack_all(struct kv_blobs *blobs, const struct kv_blob_source *sources
                                        .wants_frames = blobs->in_frames && sources[i].table};
     for (size_t i = 0; i < count; i++) {
         struct store_plan *const plan = &plans[i];
-        if (!kv_codec_may_shrink(codec, plan->bytes, plan->length))
+        const uint64_t begin = kv_metrics_begin(packing.metrics, KV_METRIC_CODEC);
+        if (!kv_codec_may_shrink(codec, plan->bytes, plan->length)) {
+            /* A look at a sample was enough; what has a block or less, nobody looks at. */
+            if (codec.codec != KV_CODEC_NONE && plan->length > KV_BLOCK_BYTES)
+                kv_metrics_packed(packing.metrics, begin, KV_CODEC_NONE, plan->length,
+                                  plan->length);
             continue;
+        }
         plan->room = (kv_blocks_for(plan->length) + 1) * KV_BLOCK_BYTES; /* and lengths of frames */
         plan->packed = kv_buffers_take(blobs->buffers, plan->room);
         if (!plan->packed)

@@ -532,9 +532,13 @@ struct kv_stats {
                              what writing is amplified by */
     uint64_t scrubs, scrub_bytes, scrub_findings; /* kv_scrub since the store was opened */
     uint64_t scrub_finished_ns;                   /* since 1970, of the last whole one; 0: none */
-    uint64_t log_limit_bytes;  /* when so much of this kind is in use, writers wait */
-    bool direct_io;            /* O_DIRECT is in use */
-    bool host_is_full;         /* it had no room when it was last asked */
+    uint64_t log_limit_bytes;        /* when so much of this kind is in use, writers wait */
+    uint64_t log_waits, log_wait_ns; /* how often batches did, and how long in all */
+    bool direct_io;                  /* O_DIRECT is in use */
+    bool host_is_full;               /* it had no room when it was last asked */
+    /* Of `checkpoints`: since the log or memory got full; asked for by the user. The others: in
+     * time, and at the end. */
+    uint64_t checkpoints_wanted, checkpoints_asked;
     uint64_t page_promotions;  /* to the pages that are used again and again */
     uint64_t checkpoint_bytes; /* pages and page map, of all checkpoints */
     /*

@@ -69,6 +69,9 @@ struct kv_store {
     _Atomic int failure;        /* sticky; 0 or the negative errno that made the store read-only */
     _Atomic bool host_was_full; /* that was said in the log */
     _Atomic uint64_t batches, batch_bytes;
+    _Atomic uint64_t checkpoints_wanted, checkpoints_asked;
+    _Atomic uint64_t log_waits,
+        log_wait_ns; /* of batches, for a checkpoint to make the log shorter */
     struct kv_counter gets;
     _Atomic bool scrubbing;
     _Atomic uint64_t scrubs, scrub_bytes, scrub_findings, scrub_finished_ns;

@@ -84,9 +84,19 @@ int kv_store_checkpoint_after(struct kv_store *store, uint64_t done)
     return err;
 }
 
+/* kv_store_checkpoint, and whether there was one counts: it need not make any. */
+static int checkpoint_counted(struct kv_store *store, _Atomic uint64_t *counter)
+{
+    const uint64_t before = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
+    const int err = kv_store_checkpoint(store, false, false);
+    if (atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed) != before)
+        (void)atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+    return err;
+}
+
 int kv_checkpoint(struct kv_store *store)
 {
-    return kv_store_checkpoint(store, false, false);
+    return checkpoint_counted(store, &store->checkpoints_asked);
 }
 
 void kv_store_want_checkpoint(struct kv_store *store)
@@ -136,10 +146,12 @@ static void *run_checkpointer(void *context)
     struct kv_store *store = context;
     pthread_mutex_lock(&store->work_mutex);
     while (wait_for_work(store, store->checkpoint_interval_ms, &store->checkpoint_wanted)) {
+        const bool wanted = store->checkpoint_wanted;
         store->checkpoint_wanted = false;
         pthread_mutex_unlock(&store->work_mutex);
-        if (!kv_store_failure(store))
-            kv_ignore(kv_checkpoint(store)); /* likewise */
+        if (!kv_store_failure(store)) /* errors likewise */
+            kv_ignore(wanted ? checkpoint_counted(store, &store->checkpoints_wanted)
+                             : kv_store_checkpoint(store, false, false));
         pthread_mutex_lock(&store->work_mutex);
     }
     pthread_mutex_unlock(&store->work_mutex);

@@ -84,6 +84,8 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->log_flushes = wal.flushes;
     stats->log_used_bytes = wal.used_blocks * KV_BLOCK_BYTES;
     stats->log_limit_bytes = log_limit(store, stats->log_used_bytes);
+    stats->log_waits = atomic_load_explicit(&store->log_waits, memory_order_relaxed);
+    stats->log_wait_ns = atomic_load_explicit(&store->log_wait_ns, memory_order_relaxed);
     stats->log_total_bytes = wal.total_blocks * KV_BLOCK_BYTES;
     stats->blob_reads = atomic_load_explicit(&store->blobs.reads, memory_order_relaxed);
     stats->blob_read_bytes = atomic_load_explicit(&store->blobs.read_bytes, memory_order_relaxed);
@@ -115,6 +117,10 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
     stats->batch_bytes = atomic_load_explicit(&store->batch_bytes, memory_order_relaxed);
     stats->gets = kv_counter_sum(&store->gets);
     stats->checkpoints = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
+    stats->checkpoints_wanted =
+        atomic_load_explicit(&store->checkpoints_wanted, memory_order_relaxed);
+    stats->checkpoints_asked =
+        atomic_load_explicit(&store->checkpoints_asked, memory_order_relaxed);
     stats->checkpoint_bytes = atomic_load_explicit(&store->checkpoint.bytes, memory_order_relaxed);
     stats_of_codecs(&store->metrics, stats);
 }

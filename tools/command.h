@@ -70,6 +70,7 @@ extern const struct tool_command tool_command_apply;
 extern const struct tool_command tool_command_import, tool_command_export;
 extern const struct tool_command tool_command_plan, tool_command_warm, tool_command_stress;
 extern const struct tool_command tool_command_top, tool_command_health;
+extern const struct tool_command tool_command_tune, tool_command_profile;
 extern const struct tool_command tool_command_sync, tool_command_umount;
 extern const struct tool_command tool_command_scan, tool_command_scrub;
 extern const struct tool_command tool_command_profiles;

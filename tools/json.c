@@ -6,6 +6,7 @@
 #include "tools/json.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "kv/base.h"
@@ -160,6 +161,13 @@ void tool_json_number(struct tool_json *json, const char *name, uint64_t value)
 {
     begin_member(json, name);
     fprintf(json->out, "%" PRIu64, value);
+}
+
+void tool_json_real(struct tool_json *json, const char *name, double value)
+{
+    begin_member(json, name);
+    fprintf(json->out, fabs(value) < 9e15 && value == (double)(int64_t)value ? "%.0f" : "%.6f",
+            value);
 }
 
 void tool_json_bool(struct tool_json *json, const char *name, bool value)

@@ -40,6 +40,8 @@ void tool_json_add_text(struct tool_json *json, const void *bytes, size_t length
 void tool_json_end_text(struct tool_json *json);
 void tool_json_signed(struct tool_json *json, const char *name, int64_t value);
 void tool_json_number(struct tool_json *json, const char *name, uint64_t value);
+/* A finite number; with six digits behind the point, or none of them where it is whole. */
+void tool_json_real(struct tool_json *json, const char *name, double value);
 void tool_json_bool(struct tool_json *json, const char *name, bool value);
 
 #endif

@@ -15,6 +15,7 @@ static const struct tool_command *const commands[] = {
     &tool_command_put, &tool_command_rm, &tool_command_apply,
     &tool_command_import, &tool_command_export, &tool_command_plan, &tool_command_warm,
     &tool_command_stress,
+    &tool_command_tune, &tool_command_profile,
     &tool_command_top, &tool_command_health, &tool_command_sync, &tool_command_scrub,
     &tool_command_umount, &tool_command_profiles,
 };
@@ -30,7 +31,7 @@ static void print_usage(FILE *out)
           "\n",
           out);
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        fprintf(out, "  kvfs %-6s %s\n", commands[i]->name, commands[i]->synopsis);
+        fprintf(out, "  kvfs %-7s %s\n", commands[i]->name, commands[i]->synopsis);
     fputs("\n"
           "kvfs COMMAND --help tells more.\n"
           "\n"

@@ -32,11 +32,19 @@ static void note_line(void *context, enum kv_log_level level, const char *line)
     line_count++;
 }
 
-/* One setting that can change and one that can not. */
+static const char *const tier_words[KV_TIER_COUNT] = {"hot_ratio", "warm_ratio", "cold_ratio",
+                                                      "frozen_ratio"};
+
+/* Settings that can change, and one that can not. */
 static int set_word(const char *key, const char *value, struct fs_mount_options *options,
                     struct kv_error *error)
 {
     const bool is_interval = strcmp(key, "commit_interval") == 0;
+    for (unsigned i = 0; i < KV_TIER_COUNT; i++)
+        if (strcmp(key, tier_words[i]) == 0) {
+            options->tiers.ratio[i] = (uint32_t)strtol(value, NULL, 10);
+            return 0;
+        }
     if (!is_interval && strcmp(key, "threads") != 0)
         return -ENOENT;
     const long number = strtol(value, NULL, 10);
@@ -55,9 +63,11 @@ static bool show_word(size_t index, const struct fs_mount_options *options, char
 {
     if (index == 0)
         (void)snprintf(line, cap, "commit_interval=%u", options->commit_interval_ms);
-    else
+    else if (index == 1)
         (void)snprintf(line, cap, "threads=%u", options->threads);
-    return index < 2;
+    else if (index < 2 + KV_TIER_COUNT)
+        (void)snprintf(line, cap, "%s=%u", tier_words[index - 2], options->tiers.ratio[index - 2]);
+    return index < 2 + KV_TIER_COUNT;
 }
 
 static const struct fs_settings_words words = {.set = set_word, .show = show_word};
@@ -234,11 +244,13 @@ START_TEST(an_entry_of_that_name_in_the_image_is_an_error_and_none_is_made)
 }
 END_TEST
 
+#define NO_RATIOS "hot_ratio=0\nwarm_ratio=0\ncold_ratio=0\nfrozen_ratio=0\n"
+
 START_TEST(settings_change_all_or_none)
 {
     ck_assert_int_eq(write_to("config", "commit_interval=250\n# remark\n\n"), 0);
     uint64_t ino = look_up("config");
-    ck_assert_str_eq(content(ino), "commit_interval=250\nthreads=10\n");
+    ck_assert_str_eq(content(ino), "commit_interval=250\nthreads=10\n" NO_RATIOS);
     fs_control_forget(control, ino, 1);
     line_count = 0;
     ck_assert_int_eq(write_to("config", "commit_interval=300\nthreads=3\n"), -EINVAL);
@@ -252,11 +264,38 @@ START_TEST(settings_change_all_or_none)
     ck_assert_int_eq(write_to("config", "threads=10\n"), 0); /* as it is */
     ck_assert_int_eq(write_to("stats", "x"), -EPERM);
     ino = look_up("config");
-    ck_assert_str_eq(content(ino), "commit_interval=250\nthreads=10\n");
+    ck_assert_str_eq(content(ino), "commit_interval=250\nthreads=10\n" NO_RATIOS);
     ck_assert_int_eq(fs_control_truncate(control, ino, 5), -EINVAL);
     ck_assert_int_eq(fs_control_truncate(control, ino, 0), 0);
     ck_assert_str_eq(content(ino), "");
     fs_control_forget(control, ino, 1);
+}
+END_TEST
+
+START_TEST(ratios_of_tiers_change_together_and_reach_the_store)
+{
+    struct kv_stats stats;
+    kv_store_stats(scratch.store, &stats);
+    const uint64_t hot_max = stats.tiers[KV_TIER_HOT].bytes_max;
+    ck_assert_uint_eq(stats.tiers[KV_TIER_FROZEN].bytes_max, 0);
+    ck_assert_int_eq(
+        write_to("config", "hot_ratio=5\nwarm_ratio=5\ncold_ratio=45\nfrozen_ratio=45\n"), 0);
+    kv_store_stats(scratch.store, &stats);
+    ck_assert_uint_lt(stats.tiers[KV_TIER_HOT].bytes_max, hot_max);
+    ck_assert_uint_gt(stats.tiers[KV_TIER_FROZEN].bytes_max, 0);
+    const uint64_t ino = look_up("config");
+    ck_assert_ptr_nonnull(strstr(content(ino), "cold_ratio=45\n"));
+    fs_control_forget(control, ino, 1);
+    /* Alone it would make sense for a moment; what counts is the whole text. */
+    ck_assert_int_eq(write_to("config", "hot_ratio=0\nwarm_ratio=1\n"), 0);
+    line_count = 0;
+    ck_assert_int_eq(write_to("config", "commit_interval=77\nwarm_ratio=0\n"), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(last_line, "can not both be 0"));
+    ck_assert_uint_eq(line_count, 1);
+    const uint64_t after = look_up("config");
+    ck_assert_ptr_nonnull(strstr(content(after), "warm_ratio=1\n"));
+    ck_assert_ptr_null(strstr(content(after), "commit_interval=77\n"));
+    fs_control_forget(control, after, 1);
 }
 END_TEST
 
@@ -464,6 +503,7 @@ int main(void)
     tcase_add_test(tcase, numbers_that_were_never_given_are_refused);
     tcase_add_test(tcase, an_entry_of_that_name_in_the_image_is_an_error_and_none_is_made);
     tcase_add_test(tcase, settings_change_all_or_none);
+    tcase_add_test(tcase, ratios_of_tiers_change_together_and_reach_the_store);
     tcase_add_test(tcase, a_batch_is_one_write_or_what_stands_between_begin_and_commit);
     tcase_add_test(tcase, packed_changes_come_in_pieces);
     tcase_add_test(tcase, health_compares_figures_with_its_alerts);

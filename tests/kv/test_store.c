@@ -357,6 +357,33 @@ START_TEST(writers_wait_for_room_in_a_small_log)
 }
 END_TEST
 
+START_TEST(who_waits_for_the_log_and_who_asks_for_checkpoints_is_counted)
+{
+    struct kv_device *const device = memory_device_new(2 * IMAGE_BLOCKS);
+    struct kv_stats stats;
+    test_create_on(device, 4096, KV_CODEC_NONE, KV_LOG_BYTES_MIN);
+    const struct kv_open_options options = {.device = device, .no_background = true};
+    struct kv_store *store;
+    ck_assert_int_eq(kv_open(NULL, &options, &store, NULL), 0);
+    ck_assert_int_eq(test_put_number(store, 1, 1000), 0);
+    kv_store_stats(store, &stats);
+    ck_assert_uint_eq(stats.log_waits, 0);
+    /* Without threads a checkpoint is made by whoever finds the log full. */
+    for (uint64_t i = 0; i < 2 * KV_LOG_BYTES_MIN / 1000; i++)
+        ck_assert_int_eq(test_put_number(store, i, 1000), 0);
+    kv_store_stats(store, &stats);
+    ck_assert_uint_ge(stats.log_waits, 2);
+    ck_assert_uint_gt(stats.log_wait_ns, 0);
+    ck_assert_uint_eq(stats.checkpoints_asked, 0);
+    ck_assert_uint_eq(stats.checkpoints_wanted, 0);
+    for (unsigned i = 0; i < 2; i++) /* the second has nothing to do */
+        ck_assert_int_eq(kv_checkpoint(store), 0);
+    kv_store_stats(store, &stats);
+    ck_assert_uint_eq(stats.checkpoints_asked, 1);
+    ck_assert_int_eq(kv_close(store), 0);
+}
+END_TEST
+
 START_TEST(an_empty_batch_changes_nothing)
 {
     struct kv_device *const device = memory_device_new(IMAGE_BLOCKS);
@@ -709,6 +736,7 @@ int main(void)
     tcase_add_test(store, a_patch_that_finds_no_space_does_not_hang);
     tcase_add_loop_test(store, life_goes_on_at_the_edge_of_full, 0, 2);
     tcase_add_test(store, writers_wait_for_room_in_a_small_log);
+    tcase_add_test(store, who_waits_for_the_log_and_who_asks_for_checkpoints_is_counted);
     tcase_add_test(store, an_empty_batch_changes_nothing);
     tcase_add_test(store, a_value_of_a_block_stays_in_its_leaf);
     tcase_add_test(store, cold_batches_and_replays_read_their_pages_together);

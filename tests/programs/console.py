@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """tests/programs/console.py: run a page of documentation word for word.
 
-    console.py PAGE [--without BEGIN]...
+    console.py PAGE
 
-It runs in the current directory, with the programs that are in PATH. Commands that begin as --without
-says are left out, and that is said.
+It runs in the current directory, with the programs that are in PATH.
 
 In blocks fenced as ```console a line that begins with "$ " is a command, "> " continues it, and the
 lines up to the next command are what it prints, standard error with it. All commands run in one bash,
@@ -126,13 +125,8 @@ def judge(commands, text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("page")
-    parser.add_argument("--without", action="append", default=[], metavar="BEGIN")
     options = parser.parse_args()
     commands = read_page(pathlib.Path(options.page).read_text(encoding="utf-8"))
-    left_out = [command for command in commands if command.words.startswith(tuple(options.without))]
-    for command in left_out:
-        print(f"left out: line {command.line}: $ {command.words}")
-        commands.remove(command)
     text, in_time = run(commands, float(os.environ.get("CONSOLE_SECONDS", "300")))
     complaints = judge(commands, text)
     for complaint in complaints:

@@ -53,8 +53,6 @@ if [ -n "${KVFS_TRANSPORT-}" ]; then
         >"$tmp/path/mount.kvfs"
     chmod +x "$tmp/path/mount.kvfs"
 fi
-without=()
-"$bin/kvfs" --help | grep -q '^  kvfs tune ' || without=(--without "kvfs tune")
 own_network=(unshare --net)
 "${own_network[@]}" true 2>/dev/null || own_network=()
 cd "$place"
@@ -64,6 +62,6 @@ import fcntl, socket, struct
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any:  # lo up, as ip link set lo up
     fcntl.ioctl(any, 0x8914, struct.pack(\"16sH14x\", b\"lo\", 1))"
     shift
-    exec python3 "$0" "$@"' "$runner" "$(readlink /proc/self/ns/net)" "$page" "${without[@]}"
+    exec python3 "$0" "$@"' "$runner" "$(readlink /proc/self/ns/net)" "$page"
 cd /
 ! grep -qF " $place/mnt " /proc/self/mounts || fail "the page leaves its mount"
