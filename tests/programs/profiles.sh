@@ -112,7 +112,7 @@ while IFS=$'\t' read -r key value default reason; do
     grep -qF "$reason" "$tmp/out" || fail "no reason: $reason"
     grep -qx "$key = $default" "$source_tree/mount.conf" || fail "the default of $key is another"
 done < <("${kvfs[@]}" oltp --json | jq -r '.settings[] | [.key, .value, .default, .reason] | @tsv')
-"${kvfs[@]}" --help | grep -q '^Example: '
+grep -q '^Example: ' <<<"$("${kvfs[@]}" --help)"
 
 say "how far the kernel reads ahead"
 read_ahead_kib() {
@@ -169,5 +169,5 @@ completed() {
 [ "$(completed kvfs profiles ol | tr '\n' ' ')" = "oltp olap " ] ||
     fail "completion of ol: $(completed kvfs profiles ol)"
 [ "$(completed kvfs profiles '' | wc -l)" = "$in_table" ]
-completed kvfs prof | grep -qx profiles
-completed kvfs profiles -- | grep -qx -- --json || fail "no --json"
+grep -qx profiles <<<"$(completed kvfs prof)"
+grep -qx -- --json <<<"$(completed kvfs profiles --)" || fail "no --json"
