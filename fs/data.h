@@ -55,9 +55,9 @@ struct fs_data_counts {
  */
 struct fs_data {
     struct kv_store *store;
-    uint32_t packed_bytes; /* longest packed record; none crosses a multiple of it */
-    uint32_t extent_bytes; /* longest extent that writing makes; a power of two */
-    bool retain;           /* extents that are read stay in memory (kv_retain) */
+    uint32_t packed_bytes;         /* longest packed record; none crosses a multiple of it */
+    uint32_t extent_bytes;         /* longest extent that writing makes; a power of two */
+    bool retain;                   /* extents that are read stay in memory (kv_retain) */
     struct fs_data_counts *counts; /* the caller's; NULL, as after fs_data_init: nobody counts */
 };
 

@@ -384,8 +384,8 @@ int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void *context, str
     struct ring_reader reader = {.wal = wal};
     *end = (struct kv_wal_end){.position = wal->open_tail};
     int err = -ENOMEM;
-    reader.chunk = kv_device_alloc_unset((size_t)kv_min_u64(READ_BLOCKS, wal->block_count) *
-                                         KV_BLOCK_BYTES);
+    reader.chunk =
+        kv_device_alloc_unset((size_t)kv_min_u64(READ_BLOCKS, wal->block_count) * KV_BLOCK_BYTES);
     if (!reader.chunk)
         goto out;
 

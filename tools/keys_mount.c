@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #include "fs/apply.h"
-#include "kv/base.h"
 #include "fs/expiry.h"
+#include "kv/base.h"
 #include "tools/command.h"
 #include "tools/keys_backend.h"
 #include "tools/mounts.h"
