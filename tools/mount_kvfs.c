@@ -1,11 +1,12 @@
 /*
  * tools/mount_kvfs.c: mount.kvfs mounts an image and stays behind as its daemon.
  *
- * The parent checks what can be checked, forks, and waits on a pipe. The child opens the image
- * and mounts it, writes one verdict into the pipe, and serves. The parent exits with the
- * verdict: so the mount is usable when mount.kvfs returns 0.
+ * The parent checks what can be checked, forks, and waits on a pipe. The child opens the image,
+ * mounts it and begins to serve; then it writes one verdict into the pipe. The parent exits with
+ * the verdict: so the mount is usable when mount.kvfs returns 0.
  *
- * Invariant  exactly one verdict goes through the pipe, in one write; none means the child died.
+ * Invariant  exactly one verdict goes through the pipe, in one write; none: the child died, or
+ * could not serve.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -610,27 +611,47 @@ static void detach(void)
         close(null);
 }
 
-/* The child: mount, tell the parent, serve. Returns the daemon's exit status. */
+/* What the child has to say to the parent. */
+struct report {
+    struct verdict verdict;
+    int fd; /* -1: it was said */
+};
+
+/* The mount is usable, its daemon as confined as it will be; or it can not be had. */
+static void tell_parent(void *context)
+{
+    struct report *const report = context;
+    /* A parent that was interrupted no longer reads; the mount stands all the same. */
+    const ssize_t written = write(report->fd, &report->verdict, sizeof report->verdict);
+    (void)written;
+    close(report->fd);
+    report->fd = -1;
+}
+
+/* The child: mount, serve, tell the parent. Returns the daemon's exit status. */
 static int run_daemon(struct request *request, int verdict_fd)
 {
     struct tool_daemon_log log;
-    struct verdict verdict;
+    struct report report = {.fd = verdict_fd};
     tool_daemon_log_open(&log, false);
     block_end_signals();
     (void)setsid(); /* a fresh child leads no group, so it can not fail */
     request->options.log = tool_daemon_log_line;
     request->options.log_context = &log;
+    request->options.ready = tell_parent;
+    request->options.state_context = &report;
 
-    struct fs_mount *mount = open_mount(&request->options, &verdict);
-    if (mount) {
-        tool_daemon_log_detach(&log);
-        detach();
+    struct fs_mount *mount = open_mount(&request->options, &report.verdict);
+    if (!mount) {
+        tell_parent(&report);
+        return EXIT_FAILURE;
     }
-    /* A parent that was interrupted no longer reads; the mount stands all the same. */
-    const ssize_t written = write(verdict_fd, &verdict, sizeof verdict);
-    (void)written;
-    close(verdict_fd);
-    return mount ? serve(mount, &log) : EXIT_FAILURE;
+    tool_daemon_log_detach(&log);
+    detach();
+    const int status = serve(mount, &log);
+    if (report.fd >= 0) /* it was never usable: the parent hears nothing, and says so */
+        close(report.fd);
+    return status;
 }
 
 /* ---- the parent ------------------------------------------------------------------ */

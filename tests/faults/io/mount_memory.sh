@@ -58,7 +58,9 @@ end_mount() {
     daemon=
     case $ended in
     0) ;;
-    32) [ -s "$tmp/words" ] || fail "$1: the daemon ended with status 32 without a word" ;;
+    2 | 32) # 2: it had mounted, and could not go on
+        [ -s "$tmp/words" ] || fail "$1: the daemon ended with status $ended without a word"
+        ;;
     *) fail "$1: the daemon ended with status $ended: $(cat "$tmp/words")" ;;
     esac
     ! is_mounted || fail "$1: still mounted"
