@@ -115,5 +115,7 @@ KV_MUST_CHECK int fs_apply_parse(const void *text, size_t length, struct fs_appl
 void fs_apply_batch_free(struct fs_apply_batch *batch);
 size_t fs_apply_batch_changes(const struct fs_apply_batch *batch,
                               const struct fs_apply_change **changes);
+/* The line of the text, from 1, in which a change begins. */
+uint64_t fs_apply_batch_line(const struct fs_apply_batch *batch, size_t index);
 
 #endif

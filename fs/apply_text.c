@@ -341,6 +341,12 @@ size_t fs_apply_batch_changes(const struct fs_apply_batch *batch,
     return batch->count;
 }
 
+uint64_t fs_apply_batch_line(const struct fs_apply_batch *batch, size_t index)
+{
+    KV_ASSERT(index < batch->count);
+    return batch->lines[index];
+}
+
 /* ---- a text and a filesystem ----------------------------------------------------------------- */
 
 /* The number in "inode N", which stands alone; 0: it says something else. */

@@ -474,9 +474,32 @@ static int mount_remove(struct keys_backend *backend, const char *path, bool rec
 
 /* ---- several changes as one -------------------------------------------------------------- */
 
+static uint64_t count_lines(const char *bytes, size_t length)
+{
+    uint64_t count = 0;
+    for (const char *at = bytes, *const end = bytes + length;
+         at < end && (at = memchr(at, '\n', (size_t)(end - at))); at++)
+        count++;
+    return count;
+}
+
+/* The value of a change in so many lines at most. Returns how many end in it. */
+static uint64_t write_value(const struct fs_apply_change *change, uint64_t lines_max, FILE *out)
+{
+    const uint64_t lines = count_lines(change->bytes, change->length);
+    if (lines + 2 > lines_max) {
+        fputc(' ', out);
+        tool_print_quoted(out, change->bytes, change->length);
+        return 0;
+    }
+    fprintf(out, " @%zu\n", change->length);
+    fwrite(change->bytes, 1, change->length, out);
+    return lines + 1;
+}
+
 /*
  * The daemon makes them: it is told the inode of a file without a name that has them as text. Keys
- * are given from the root of the mount.
+ * are given from the root of the mount; each change is in the line in which the user has it.
  */
 static int write_changes(const struct keys_backend *backend, const struct fs_apply_batch *batch,
                          FILE *out)
@@ -486,8 +509,12 @@ static int write_changes(const struct keys_backend *backend, const struct fs_app
         [FS_APPLY_RENAME] = "rename", [FS_APPLY_LINK] = "link",     [FS_APPLY_MKDIR] = "mkdir"};
     const struct fs_apply_change *changes;
     const size_t count = fs_apply_batch_changes(batch, &changes);
-    for (size_t i = 0; i < count; i++) {
+    uint64_t line = 1;
+    for (size_t i = 0; i < count; i++, line++) {
         const char *const keys[] = {changes[i].path, changes[i].to};
+        const uint64_t next = i + 1 < count ? fs_apply_batch_line(batch, i + 1) : UINT64_MAX;
+        for (; line < fs_apply_batch_line(batch, i); line++)
+            fputc('\n', out);
         fputs(names[changes[i].kind], out);
         for (size_t k = 0; k < 2 && keys[k]; k++) {
             char *whole = keys_join(backend->below, keys[k] + (*keys[k] == '/'));
@@ -497,10 +524,8 @@ static int write_changes(const struct keys_backend *backend, const struct fs_app
             tool_print_quoted(out, whole, strlen(whole));
             free(whole);
         }
-        if (changes[i].kind == FS_APPLY_PUT) {
-            fprintf(out, " @%zu\n", changes[i].length);
-            fwrite(changes[i].bytes, 1, changes[i].length, out);
-        }
+        if (changes[i].kind == FS_APPLY_PUT)
+            line += write_value(&changes[i], next - line, out);
         fputc('\n', out);
     }
     return fflush(out) ? -errno : 0;

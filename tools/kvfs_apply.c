@@ -47,10 +47,10 @@ static bool is_word(const struct tool_json_value *value, const char *word)
     return value && strcmp(value->text, word) == 0;
 }
 
-static void print_key(FILE *out, const struct tool_json_value *key)
+static void print_word(FILE *out, const struct tool_json_value *word)
 {
     fputc(' ', out);
-    tool_print_quoted(out, key->text, key->length);
+    tool_print_quoted(out, word->text, word->length);
 }
 
 /* One object as a line of text; returns NULL, or what is wrong with it. */
@@ -66,9 +66,8 @@ static const char *convert_object(const struct tool_json_value *object, FILE *ou
         if (!value)
             return "put wants a \"value\", a string";
         fputs("put", out);
-        print_key(out, key);
-        fprintf(out, " @%zu\n", value->length);
-        fwrite(value->text, 1, value->length, out);
+        print_word(out, key);
+        print_word(out, value);
         fputc('\n', out);
         return NULL;
     }
@@ -77,15 +76,15 @@ static const char *convert_object(const struct tool_json_value *object, FILE *ou
         if (!to)
             return "rename and link want \"to\", a key";
         fputs(op->text, out);
-        print_key(out, key);
-        print_key(out, to);
+        print_word(out, key);
+        print_word(out, to);
         fputc('\n', out);
         return NULL;
     }
     for (size_t i = 0; i < sizeof one_key / sizeof *one_key; i++) {
         if (is_word(op, one_key[i])) {
             fputs(op->text, out);
-            print_key(out, key);
+            print_word(out, key);
             fputc('\n', out);
             return NULL;
         }
@@ -93,7 +92,7 @@ static const char *convert_object(const struct tool_json_value *object, FILE *ou
     return "\"op\" is put, delete, discard, rename, link or mkdir";
 }
 
-/* JSON lines to text; lines that are empty are skipped. */
+/* JSON lines to text, line by line: what is wrong later is told with the same number. */
 static int convert_json(char **text, size_t *length, struct kv_error *error)
 {
     char *converted = NULL;
@@ -108,8 +107,10 @@ static int convert_json(char **text, size_t *length, struct kv_error *error)
         char *newline = memchr(at, '\n', (size_t)(end - at));
         next = newline ? newline + 1 : end;
         const size_t line_len = (size_t)((newline ? newline : end) - at);
-        if (strspn(at, " \t\r") >= line_len)
+        if (strspn(at, " \t\r") >= line_len) {
+            fputc('\n', out);
             continue;
+        }
         struct tool_json_document *document = NULL;
         const char *complaint = NULL;
         err = tool_json_read(at, line_len, &document, &complaint);

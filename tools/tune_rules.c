@@ -413,8 +413,8 @@ static void propose_no_codec(struct tune_finding *finding, const struct tune_vie
     SET(finding->setting, "codec");
     SET(finding->proposed, "none");
     SET(finding->how,
-        "mkfs.kvfs -c none a new image, kvfs export the old one, kvfs import into the "
-        "new one");
+        "mount.conf, [policy \"PATTERN\"] codec = none for files that do not pack; if all are "
+        "such, mkfs.kvfs -c none a new image, and kvfs export and kvfs import into it");
 }
 
 static bool find_codec(const struct tune_view *view, struct tune_finding *finding)

@@ -180,8 +180,11 @@ def test_apply():
     same('apply_counts', out, b'5 changes\n')
     same('apply_does_all', run('scan', '-v', image), b'c\tx y\nd/b\t1\nl\tx y\n')
     before = run('scan', '--puts', image)
+    late = b'put n 1\nput o "a\\nb\\x00"\nput p @3\na\nb\n\n# remark\ndelete zz\n'
+    late_json = b'{"op":"put","key":"n","value":"a\\nb"}\n\n{"op":"delete","key":"zz"}\n'
     for sentence, status, words, text in [
             ('a_missing_key', 1, b'standard input: line 2: zz: no such key', b'put n 1\ndelete zz\n'),
+            ('a_late_line', 1, b'standard input: line 8: zz: no such key', late),
             ('a_full_directory', 1, b'line 1: d: a directory that is not empty', b'delete d\n'),
             ('a_bad_word', 2, b'line 1: set: no such change', b'set a 1\n'),
             ('a_bad_key', 2, b'key "a//b": component 2 is empty', b'put a//b 1\n'),
@@ -190,6 +193,13 @@ def test_apply():
         refuses(sentence, status, words, 'apply', image, stdin=text)
         if b'nothing was changed' not in run.err:
             problem(f'{sentence}: does not say that nothing was changed')
+    refuses('a_late_line_of_json', 1, b'line 3: zz: no such key', 'apply', '--json', image,
+            stdin=late_json)
+    if mount(image):
+        refuses('a_late_line_on_a_mount', 1, b'line 8: zz: no such key', 'apply', 'mnt', stdin=late)
+        refuses('a_late_line_of_json_on_a_mount', 1, b'line 3: zz: no such key', 'apply', '--json',
+                'mnt', stdin=late_json)
+        umount()
     refuses('bad_json', 2, b'line 2: ', 'apply', '--json', image,
             stdin=b'{"op":"put","key":"a","value":"1"}\n{"op":\n')
     refuses('json_without_a_key', 2, b'line 1: wants "op" and "key"', 'apply', '--json', image,
