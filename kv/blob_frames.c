@@ -182,7 +182,7 @@ int kv_blob_frame_verify(const struct kv_disk_blob_ref *ref, const struct kv_blo
                          const uint8_t *stored)
 {
     return kv_digest(stored, frame->length_bytes, seed_of(ref)) == frame->digest ||
-                   KV_PLANT(blob_checksum_ignored)
+                   KV_PLANT(frame_checksum_ignored)
                ? 0
                : -EBADMSG;
 }
