@@ -12,7 +12,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 
-#define KEYS         40000u
+#define KEYS         24000u
 #define VALUE_BYTES  1000u
 #define BUDGET_BYTES (8ull << 20)
 
