@@ -6,15 +6,7 @@
 set -euo pipefail
 # shellcheck source=tests/programs/lib-root.sh
 source "$(dirname "$0")/lib-root.sh"
-if [ -z "${KVFS_OWN_NAMESPACE-}" ] && [ "$(id -u)" = 0 ]; then
-    own_root "$0" "$@" || {
-        [ "${KVFS_REQUIRE-}" != 1 ] || exit 1
-        echo "SKIP: no mount namespace is to be had"
-        exit 77
-    }
-    export KVFS_OWN_NAMESPACE=1
-    exec unshare -m --propagation private bash "$0" "$@"
-fi
+own_namespace "$0" "$@"
 # shellcheck source=tests/programs/lib.sh
 source "$(dirname "$0")/lib.sh"
 need mount mount

@@ -6,13 +6,7 @@
 set -euo pipefail
 # shellcheck source=tests/programs/lib-root.sh
 source "$(dirname "$0")/lib-root.sh"
-if [ "$(id -u)" = 0 ]; then
-    own_root "$0" "$@" || {
-        [ "${KVFS_REQUIRE-}" != 1 ] || exit 1
-        echo "SKIP: no mount namespace is to be had"
-        exit 77
-    }
-fi
+need_own_root "$0" "$@"
 # shellcheck source=tests/programs/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/programs/lib-trees.sh

@@ -27,3 +27,23 @@ own_root() {
     umount --recursive --lazy "$root" && rmdir "$root" || exit 1
     exit "$status"
 }
+
+# need_own_root SCRIPT ARG...: the same for root, and the test is skipped where there is none; others
+# go on, and are told by lib.sh.
+need_own_root() {
+    [ "$(id -u)" = 0 ] || return 0
+    own_root "$@" || {
+        [ "${KVFS_REQUIRE-}" != 1 ] || exit 1
+        echo "SKIP: no mount namespace is to be had"
+        exit 77
+    }
+}
+
+# own_namespace SCRIPT ARG...: run the script once more, in a mount namespace of its own, and end with
+# its status. Returns in that second run.
+own_namespace() {
+    [ -z "${KVFS_OWN_NAMESPACE-}" ] && [ "$(id -u)" = 0 ] || return 0
+    need_own_root "$@"
+    export KVFS_OWN_NAMESPACE=1
+    exec unshare -m --propagation private bash "$@"
+}

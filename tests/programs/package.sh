@@ -8,25 +8,17 @@
 # where that is not installed or reaches no mirror. Where systemd-nspawn can boot it, the unit is tried
 # under systemd: readiness, rights, the journal, a stop while it is busy, a crash.
 #
-# Environment besides that of lib.sh: KVFS_SUITE (bookworm), KVFS_MIRROR (http://deb.debian.org/debian).
+# Environment besides that of lib.sh: KVFS_SUITE (bookworm), KVFS_MIRROR (the one
+# that debootstrap takes by itself).
 set -euo pipefail
 # shellcheck source=tests/programs/lib-root.sh
 source "$(dirname "$0")/lib-root.sh"
-if [ -z "${KVFS_OWN_NAMESPACE-}" ] && [ "$(id -u)" = 0 ]; then
-    own_root "$0" "$@" || {
-        [ "${KVFS_REQUIRE-}" != 1 ] || exit 1
-        echo "SKIP: no mount namespace is to be had"
-        exit 77
-    }
-    export KVFS_OWN_NAMESPACE=1
-    exec unshare -m --propagation private bash "$0" "$@"
-fi
+own_namespace "$0" "$@"
 # shellcheck source=tests/programs/lib.sh
 source "$(dirname "$0")/lib.sh"
 command -v debootstrap >/dev/null || need_or_skip "debootstrap is not installed"
 need dpkg-shlibdeps dpkg-dev
 suite=${KVFS_SUITE:-bookworm}
-mirror=${KVFS_MIRROR:-http://deb.debian.org/debian}
 root=$tmp/root
 checks=0
 
@@ -72,9 +64,9 @@ else
 fi
 
 say "a fresh $suite"
-debootstrap --variant=minbase --include=fuse3,mount,systemd,systemd-sysv "$suite" "$root" "$mirror" \
+debootstrap --variant=minbase --include=fuse3,mount,systemd,systemd-sysv "$suite" "$root" ${KVFS_MIRROR:+"$KVFS_MIRROR"} \
     >"$tmp/debootstrap.log" 2>&1 ||
-    { tail -n 3 "$tmp/debootstrap.log" >&2; need_or_skip "debootstrap could not make $suite from $mirror"; }
+    { tail -n 3 "$tmp/debootstrap.log" >&2; need_or_skip "debootstrap could not make $suite${KVFS_MIRROR:+ from $KVFS_MIRROR}"; }
 mount -t proc proc "$root/proc"
 mount -t tmpfs none "$root/dev"
 mknod -m 666 "$root/dev/fuse" c 10 229
