@@ -218,30 +218,56 @@ static void stop_leading(struct kv_blob_pending *pending, int err)
     note_written(pending, err);
 }
 
-/* Write what is filled, as much as goes with one submission. Nobody else may be leading. */
-static void lead(struct kv_blob_pending *pending)
+/*
+ * Lead: take what is filled, as much as goes with so many requests. Returns how many there are; if
+ * any, submit_taken or stop_leading must follow. Nobody else may be leading.
+ */
+static size_t start_leading(struct kv_blob_pending *pending, struct kv_io *ios, size_t ios_max)
 {
     KV_ASSERT(!pending->leading);
     KV_ASSERT(!pending->failure);
-    struct kv_io ios[IO_COUNT_MAX];
-    const size_t count = take_pieces(pending, ios, IO_COUNT_MAX);
-    if (!count) {
+    const size_t count = take_pieces(pending, ios, ios_max);
+    if (count)
+        pending->leading = true;
+    else
         note_written(pending, 0);
-        return;
-    }
-    pending->leading = true;
+    return count;
+}
+
+static void submit_taken(struct kv_blob_pending *pending, struct kv_io *ios, size_t count)
+{
     pthread_mutex_unlock(&pending->mutex);
     stop_leading(pending, kv_device_submit(pending->config.device, ios, count, false));
 }
 
-/* Until the pieces before `number` are on the device. */
-static int write_until(struct kv_blob_pending *pending, uint64_t number)
+/* Write what is filled, as much as goes with one submission. */
+static void lead(struct kv_blob_pending *pending)
+{
+    struct kv_io ios[IO_COUNT_MAX];
+    const size_t count = start_leading(pending, ios, IO_COUNT_MAX);
+    if (count)
+        submit_taken(pending, ios, count);
+}
+
+/*
+ * Until the pieces before `number` are on the device, or the last of them taken: then *left of the
+ * requests have still to be submitted. left NULL: none may.
+ */
+static int write_until(struct kv_blob_pending *pending, uint64_t number, struct kv_io *ios,
+                       size_t ios_max, size_t *left)
 {
     while (!pending->failure && pending->written < number) {
-        if (pending->leading || !piece_at(pending, pending->taken)->filled)
+        if (pending->leading || !piece_at(pending, pending->taken)->filled) {
             pthread_cond_wait(&pending->moved, &pending->mutex);
-        else
-            lead(pending);
+            continue;
+        }
+        const size_t count = start_leading(pending, ios, ios_max);
+        if (count && left && pending->taken >= number) {
+            *left = count;
+            return 0;
+        }
+        if (count)
+            submit_taken(pending, ios, count);
     }
     return pending->written < number ? pending->failure : 0;
 }
@@ -363,8 +389,9 @@ void kv_blob_pending_cancel(struct kv_blob_pending *pending, const struct kv_dis
 
 int kv_blob_pending_flush(struct kv_blob_pending *pending)
 {
+    struct kv_io ios[IO_COUNT_MAX];
     pthread_mutex_lock(&pending->mutex);
-    const int err = write_until(pending, pending->begun);
+    const int err = write_until(pending, pending->begun, ios, IO_COUNT_MAX, NULL);
     pthread_mutex_unlock(&pending->mutex);
     return err;
 }
@@ -376,26 +403,7 @@ int kv_blob_pending_give(struct kv_blob_pending *pending, struct kv_io *ios, siz
     KV_ASSERT(ios_max <= KV_BLOB_GIVEN_MAX);
     *count = 0;
     pthread_mutex_lock(&pending->mutex);
-    const uint64_t number = pending->begun;
-    while (!pending->failure && pending->written < number) {
-        if (pending->leading || !piece_at(pending, pending->taken)->filled) {
-            pthread_cond_wait(&pending->moved, &pending->mutex);
-            continue;
-        }
-        *count = take_pieces(pending, ios, ios_max);
-        if (!*count) {
-            note_written(pending, 0);
-            continue;
-        }
-        pending->leading = true;
-        if (pending->taken >= number)
-            break; /* the caller submits these */
-        pthread_mutex_unlock(&pending->mutex);
-        const int err = kv_device_submit(pending->config.device, ios, *count, false);
-        *count = 0;
-        stop_leading(pending, err);
-    }
-    const int err = *count || pending->written >= number ? 0 : pending->failure;
+    const int err = write_until(pending, pending->begun, ios, ios_max, count);
     pthread_mutex_unlock(&pending->mutex);
     return err;
 }
