@@ -424,43 +424,6 @@ void tool_config_defaults(struct fs_mount_options *options)
     }
 }
 
-/* A line for the parser without the blanks before it, which would make it go on another one. */
-static char *read_unindented(char *line, int capacity, void *file)
-{
-    if (!fgets(line, capacity, file))
-        return NULL;
-    const size_t blank = strspn(line, " \t");
-    memmove(line, line + blank, strlen(line) + 1 - blank);
-    return line;
-}
-
-/* Note the profile that a file names; everything else, mistakes too, is left to who reads it. */
-static int note_profile(void *context, const char *section, const char *key, const char *value)
-{
-    const struct tool_profile **profile = context;
-    if (strcmp(section, "mount") == 0 && strcmp(key, "profile") == 0)
-        *profile = tool_profile_find(value);
-    return 1;
-}
-
-void tool_config_start(const char *profile_name, const char *path, struct fs_mount_options *options)
-{
-    const struct tool_profile *profile = profile_name ? tool_profile_find(profile_name) : NULL;
-    FILE *file = !profile_name && path ? fopen(path, "re") : NULL;
-    if (file) {
-        /* Whoever reads the file says what is wrong. */
-        (void)ini_parse_stream(read_unindented, file, note_profile, &profile);
-        (void)fclose(file); /* only read */
-    }
-    tool_config_defaults(options);
-    for (size_t i = 0; profile && profile->settings[i].key; i++) {
-        struct kv_error error;
-        const int err =
-            tool_config_set(profile->settings[i].key, profile->settings[i].value, options, &error);
-        KV_ASSERT(err == 0); /* the table is ours */
-    }
-}
-
 int tool_config_set(const char *key, const char *value, struct fs_mount_options *options,
                     struct kv_error *error)
 {
@@ -482,7 +445,8 @@ int tool_config_set(const char *key, const char *value, struct fs_mount_options 
 
 /* What the INI parser's callback works on. */
 struct reading {
-    struct fs_mount_options *options;
+    struct fs_mount_options *options;   /* NULL: only the profile is wanted */
+    const struct tool_profile *profile; /* that is named; kept by note_profile only */
     bool seen[SETTING_COUNT];
     struct fs_policies *policies; /* owned until the end; NULL: none so far */
     struct fs_policy *policy;     /* whose section it is; NULL: another one */
@@ -593,6 +557,41 @@ static int take_line(void *context, const char *section, const char *key, const 
         return fail_line(reading, "key \"%s\": \"%.60s\" is not %s", key, value,
                          setting->shown.form);
     return 1;
+}
+
+/* Note the profile that a file names; everything else, mistakes too, is left to who reads it. */
+static int note_profile(void *context, const char *section, const char *key, const char *value)
+{
+    struct reading *reading = context;
+    if (strcmp(section, "mount") == 0 && strcmp(key, "profile") == 0)
+        reading->profile = tool_profile_find(value);
+    return 1;
+}
+
+static const struct tool_profile *find_profile(const char *path)
+{
+    struct reading reading = {.file = fopen(path, "re")};
+    if (!reading.file)
+        return NULL;
+    /* Whoever reads the file says what is wrong. */
+    (void)ini_parse_stream(read_line, &reading, note_profile, &reading);
+    (void)fclose(reading.file); /* only read */
+    fs_policies_free(reading.policies);
+    return reading.profile;
+}
+
+void tool_config_start(const char *profile_name, const char *path, struct fs_mount_options *options)
+{
+    const struct tool_profile *const profile = profile_name ? tool_profile_find(profile_name)
+                                               : path       ? find_profile(path)
+                                                            : NULL;
+    tool_config_defaults(options);
+    for (size_t i = 0; profile && profile->settings[i].key; i++) {
+        struct kv_error error;
+        const int err =
+            tool_config_set(profile->settings[i].key, profile->settings[i].value, options, &error);
+        KV_ASSERT(err == 0); /* the table is ours */
+    }
 }
 
 void tool_config_release(struct fs_mount_options *options)
