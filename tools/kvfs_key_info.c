@@ -12,6 +12,7 @@
 #include <sys/xattr.h>
 
 #include "fs/describe.h"
+#include "fs/figures.h"
 #include "fs/namespace.h"
 #include "tools/config.h"
 #include "tools/json.h"
@@ -151,7 +152,6 @@ static void print_size(const char *label, int64_t bytes)
 
 static void print_content(const struct key_facts *facts)
 {
-    static const char *const codecs[] = {"none", "lz4", "zstd"};
     print_size("allocated", figure(facts, "allocated_bytes"));
     if (figure(facts, "inline_bytes"))
         print_size("inline", figure(facts, "inline_bytes"));
@@ -163,11 +163,11 @@ static void print_content(const struct key_facts *facts)
         char stored[TOOL_SIZE_TEXT];
         tool_format_size((uint64_t)figure(facts, "stored_bytes"), stored);
         printf("%-11s %s in %" PRId64 " extents", "stored", stored, extents);
-        for (size_t i = 0; i < sizeof codecs / sizeof codecs[0]; i++) {
+        for (unsigned i = 0; i < FS_CODEC_COUNT; i++) {
             char name[32];
-            snprintf(name, sizeof name, "extents_%s", codecs[i]);
+            snprintf(name, sizeof name, "extents_%s", fs_codec_name(i));
             if (figure(facts, name))
-                printf(", %" PRId64 " %s", figure(facts, name), codecs[i]);
+                printf(", %" PRId64 " %s", figure(facts, name), fs_codec_name(i));
         }
         putchar('\n');
     }

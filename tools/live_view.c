@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/figures.h"
 #include "kv/base.h"
 #include "tools/options.h"
 
@@ -205,12 +206,12 @@ static void print_histograms(FILE *out, const struct tool_figures *now)
 
 static void print_codecs(FILE *out, const struct tool_figures *now)
 {
-    static const char *const codecs[] = {"none", "lz4", "zstd"};
-    for (size_t i = 0; i < sizeof codecs / sizeof codecs[0]; i++) {
-        const double raw = member(now, "codecs", codecs[i], "packed_raw_bytes");
-        const double stored = member(now, "codecs", codecs[i], "packed_stored_bytes");
+    for (unsigned i = 0; i < FS_CODEC_COUNT; i++) {
+        const char *const codec = fs_codec_name(i);
+        const double raw = member(now, "codecs", codec, "packed_raw_bytes");
+        const double stored = member(now, "codecs", codec, "packed_stored_bytes");
         if (raw > 0)
-            fprintf(out, "  packed    %-5s %.1f MiB to %.1f MiB (%.2f : 1)\n", codecs[i], raw / MIB,
+            fprintf(out, "  packed    %-5s %.1f MiB to %.1f MiB (%.2f : 1)\n", codec, raw / MIB,
                     stored / MIB, stored > 0 ? raw / stored : 0);
     }
 }
