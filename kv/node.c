@@ -241,6 +241,22 @@ static void drop_cell(void *node, size_t node_bytes, unsigned slot)
     header->slot_count = kv_le16_of((uint16_t)(count - 1));
 }
 
+/* How far below the cell that was inserted in order the processor's cache is asked for more, and
+ * how much at once: more than a small cell. */
+#define RUN_AHEAD_BYTES 1024u
+#define RUN_FETCH_LINES 3u
+
+/* Keys come in order: ask for where the next cells go, which nobody has looked at for long. */
+static void fetch_run(const void *node)
+{
+    const size_t heap_start = kv_le32_get(header_of(node)->heap_start);
+    if (free_between(node) < RUN_AHEAD_BYTES + RUN_FETCH_LINES * 64)
+        return;
+    const uint8_t *const ahead = (const uint8_t *)node + heap_start - RUN_AHEAD_BYTES;
+    for (unsigned line = 1; line <= RUN_FETCH_LINES; line++)
+        __builtin_prefetch(ahead - 64 * line, 1);
+}
+
 bool kv_node_insert(void *node, size_t node_bytes, unsigned slot, const void *key, size_t key_len,
                     uint8_t kind, struct kv_bytes value, void *scratch)
 {
@@ -254,6 +270,8 @@ bool kv_node_insert(void *node, size_t node_bytes, unsigned slot, const void *ke
                                key_len - prefix, kind, value, scratch))
         return false;
     set_hint(node, slot + 1);
+    if (slot + 1 == kv_node_count(node))
+        fetch_run(node);
     return true;
 }
 

@@ -382,14 +382,43 @@ KV_RACY void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes)
 
 /* ---- the same, node held -------------------------------------------------------- */
 
+/*
+ * Does the key go behind the one that was inserted last, and before the next? So it is where keys
+ * come in order. In a leaf; both the key and the slots have the prefix.
+ */
+RACY_PIECE bool continues_run(const uint8_t *node, size_t node_bytes, const struct shape *shape,
+                              const uint8_t *suffix, size_t suffix_len, unsigned *slot)
+{
+    const unsigned next = load_u16(node + offsetof(struct kv_disk_node, last_insert));
+    if (!next || next > shape->count)
+        return false;
+    const uint32_t head = key_head(suffix, suffix_len);
+    int order = 1;
+    if (load_head(node, next - 1) > head || (next < shape->count && load_head(node, next) < head) ||
+        !compare_slot(node, node_bytes, 0, next - 1, suffix, suffix_len, &order) || order <= 0)
+        return false;
+    if (next < shape->count &&
+        (!compare_slot(node, node_bytes, 0, next, suffix, suffix_len, &order) || order >= 0))
+        return false;
+    *slot = next;
+    return true;
+}
+
 KV_RACY unsigned kv_node_search(const void *node, size_t node_bytes, const void *key,
                                 size_t key_len, bool *exact)
 {
     struct shape shape;
     unsigned slot;
-    const bool sane = load_shape(node, node_bytes, &shape) &&
-                      find_slot(node, node_bytes, &shape, shape.level && shape.count ? 1 : 0, key,
-                                key_len, &slot, exact);
+    bool sane = load_shape(node, node_bytes, &shape);
+    if (sane && !shape.level && key_len > shape.prefix_bytes &&
+        !compare_bytes(key, (const uint8_t *)node + shape.heap_end, shape.prefix_bytes) &&
+        continues_run(node, node_bytes, &shape, (const uint8_t *)key + shape.prefix_bytes,
+                      key_len - shape.prefix_bytes, &slot)) {
+        *exact = false;
+        return slot;
+    }
+    sane = sane && find_slot(node, node_bytes, &shape, shape.level && shape.count ? 1 : 0, key,
+                             key_len, &slot, exact);
     KV_ASSERT(sane);
     return slot;
 }
