@@ -160,7 +160,7 @@ struct attempt {
     uint64_t range_pages;
     uint64_t epoch; /* that was open when it was tried */
     uint64_t done;  /* checkpoints that had ended by then */
-    bool want_checkpoint;
+    bool want_checkpoint, want_log_write;
 };
 
 /* Build the record; its blobs are written. */
@@ -202,6 +202,7 @@ static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t 
         atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) >=
             store->log_checkpoint_bytes ||
         kv_wal_is_short(store->wal);
+    attempt->want_log_write = kv_wal_is_behind(store->wal);
     return err;
 }
 
@@ -306,6 +307,8 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
         end = kv_wal_position(store->wal);
     if (attempt.want_checkpoint)
         kv_store_want_checkpoint(store);
+    if (attempt.want_log_write)
+        kv_store_want_log_write(store);
     if (err == -ENOSPC || (!err && !attempt.urgent))
         kv_store_note_host(store, err == -ENOSPC);
     if (err && !atomic_load_explicit(&store->failure, memory_order_acquire))

@@ -274,7 +274,7 @@ int kv_set_commit_interval(struct kv_store *store, uint32_t milliseconds)
         return -EINVAL;
     pthread_mutex_lock(&store->work_mutex);
     store->commit_interval_ms = milliseconds;
-    store->interval_changed = true;
+    store->interval_changed = store->committer_called = true;
     pthread_cond_broadcast(&store->work);
     pthread_mutex_unlock(&store->work_mutex);
     return 0;

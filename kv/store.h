@@ -80,7 +80,9 @@ struct kv_store {
     pthread_mutex_t work_mutex;
     pthread_cond_t work;
     bool stopping;          /* work_mutex */
+    bool committer_called;  /* work_mutex; one of the next two */
     bool interval_changed;  /* work_mutex */
+    bool log_is_behind;     /* work_mutex */
     bool checkpoint_wanted; /* work_mutex */
     pthread_t committer, checkpointer, packer, blob_writer;
     bool threads_running;
@@ -144,6 +146,8 @@ KV_MUST_CHECK int kv_store_checkpoint_of(struct kv_store *store, uint64_t epoch)
 KV_MUST_CHECK int kv_store_checkpoint_after(struct kv_store *store, uint64_t done);
 /* Ask the background for a checkpoint; without background, nothing. */
 void kv_store_want_checkpoint(struct kv_store *store);
+/* The same for a write of the log, before who appends has to wait for one. */
+void kv_store_want_log_write(struct kv_store *store);
 
 /* The background threads. Stopping waits for them; without any, nothing. */
 KV_MUST_CHECK int kv_store_start_threads(struct kv_store *store);

@@ -109,6 +109,16 @@ void kv_store_want_checkpoint(struct kv_store *store)
     pthread_mutex_unlock(&store->work_mutex);
 }
 
+void kv_store_want_log_write(struct kv_store *store)
+{
+    if (!store->threads_running)
+        return;
+    pthread_mutex_lock(&store->work_mutex);
+    store->log_is_behind = store->committer_called = true;
+    pthread_cond_broadcast(&store->work);
+    pthread_mutex_unlock(&store->work_mutex);
+}
+
 /* ---- the threads ----------------------------------------------------------------- */
 
 /* Wait for work or the time; false: the store is closing. Under work_mutex. */
@@ -125,17 +135,39 @@ static bool wait_for_work(struct kv_store *store, uint64_t milliseconds, const b
     return !store->stopping;
 }
 
-/* Every commit_interval what was applied becomes durable. */
+/* A failed write of the log is said and kept by kv_store_fail. */
+static void write_behind(struct kv_store *store)
+{
+    const int err = kv_store_failure(store) ? 0 : kv_wal_write_behind(store->wal);
+    if (err)
+        (void)kv_store_fail(store, err, "writing the log");
+}
+
+/*
+ * Every commit_interval what was applied becomes durable; and what much was appended is written
+ * when somebody says so.
+ */
 static void *run_committer(void *context)
 {
     struct kv_store *store = context;
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, store->commit_interval_ms, &store->interval_changed)) {
-        store->interval_changed = false;
+    uint64_t due_ms = kv_clock_ns() / 1000000 + store->commit_interval_ms;
+    for (;;) {
+        const uint64_t now_ms = kv_clock_ns() / 1000000;
+        const uint64_t wait_ms = due_ms > now_ms ? due_ms - now_ms : 0;
+        if (!wait_for_work(store, wait_ms, &store->committer_called))
+            break;
+        const bool behind = store->log_is_behind;
+        const bool due = store->interval_changed || kv_clock_ns() / 1000000 >= due_ms;
+        store->committer_called = store->log_is_behind = store->interval_changed = false;
         pthread_mutex_unlock(&store->work_mutex);
-        if (!kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
+        if (behind)
+            write_behind(store);
+        if (due && !kv_store_failure(store) && store->sync != KV_SYNC_CHECKPOINT)
             kv_ignore(kv_sync(store)); /* a failure is said and kept by kv_store_fail */
         pthread_mutex_lock(&store->work_mutex);
+        if (due)
+            due_ms = kv_clock_ns() / 1000000 + store->commit_interval_ms;
     }
     pthread_mutex_unlock(&store->work_mutex);
     return NULL;

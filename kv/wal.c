@@ -114,6 +114,7 @@ static void seal_current(struct kv_wal *wal)
         .restart = kv_le64_of(wal->restart),
     };
     memcpy(block, &header, sizeof header);
+    memset(block + sizeof header + wal->fill, 0, KV_LOG_PAYLOAD_BYTES - wal->fill);
     wal->link = kv_wal_block_digest(block);
     header.digest = kv_le64_of(wal->link);
     memcpy(block, &header, sizeof header);
@@ -177,6 +178,7 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     struct kv_metrics *metrics = wal->device->metrics;
 
     wal->leading = true;
+    wal->called = false;
     pthread_mutex_unlock(&wal->mutex);
     const uint64_t begin = mode == LEAD_FLUSH ? kv_metrics_begin(metrics, KV_METRIC_WAL) : 0;
     int err = 0;
@@ -203,6 +205,16 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
     pthread_cond_broadcast(&wal->changed);
 }
 
+/* Is it time for a flush, or else for a write, that nobody has to wait for? */
+static bool should_flush(const struct kv_wal *wal)
+{
+    return wal->sealed - kv_min_u64(wal->durable, wal->sealed) >= WINDOW_BLOCKS / 2;
+}
+static bool should_write(const struct kv_wal *wal)
+{
+    return wal->sealed - kv_min_u64(wal->written, wal->sealed) >= wal->buffer_blocks / 2;
+}
+
 /*
  * Begin to fill the block at `sealed`: it needs a place in the buffer, and what is not durable
  * must stay within the window. May wait; syncs may pass meanwhile, but as no block is being
@@ -216,7 +228,6 @@ static int begin_block(struct kv_wal *wal, uint64_t epoch)
             wal->written = kv_max_u64(wal->written, wal->tail);
         const bool window_full = wal->sealed - wal->durable >= WINDOW_BLOCKS;
         if (!window_full && wal->sealed - wal->written < wal->buffer_blocks) {
-            memset(buffer_block(wal, wal->sealed), 0, KV_BLOCK_BYTES);
             wal->epoch = epoch;
             return 0;
         }
@@ -278,7 +289,28 @@ int kv_wal_append(struct kv_wal *wal, const void *body, size_t length, uint64_t 
     wal->records++;
     wal->record_bytes += length;
     *position = next_position(wal);
+    if (!wal->called && !wal->leading && (should_write(wal) || should_flush(wal))) {
+        wal->called = true;
+        atomic_store_explicit(&wal->behind, true, memory_order_relaxed);
+    }
 out:
+    pthread_mutex_unlock(&wal->mutex);
+    return err;
+}
+
+bool kv_wal_is_behind(struct kv_wal *wal)
+{
+    return atomic_load_explicit(&wal->behind, memory_order_relaxed) &&
+           atomic_exchange_explicit(&wal->behind, false, memory_order_relaxed);
+}
+
+int kv_wal_write_behind(struct kv_wal *wal)
+{
+    pthread_mutex_lock(&wal->mutex);
+    if (!wal->error && !wal->leading && (should_write(wal) || should_flush(wal)))
+        lead(wal, should_flush(wal) ? LEAD_FLUSH : LEAD_WRITE);
+    wal->called = false;
+    const int err = wal->error;
     pthread_mutex_unlock(&wal->mutex);
     return err;
 }

@@ -82,16 +82,24 @@ KV_MUST_CHECK int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void
  */
 KV_MUST_CHECK int kv_wal_room(struct kv_wal *wal, size_t length);
 /* The part of the ring that has room on the host can not grow, and most of it is used: time for a
- * checkpoint. */
+ * checkpoint. For who appends. */
 bool kv_wal_is_short(struct kv_wal *wal);
 
 /*
- * Append a record (room was checked). When the buffer fills up, blocks are written here, and
- * flushed when 8 MiB are not durable. *position: kv_wal_sync to it makes the record durable.
- * Returns 0, or the error that turned the log unusable.
+ * Append a record (room was checked). When the buffer is full, blocks are written here, and
+ * flushed when 8 MiB are not durable; kv_wal_write_behind may come before that. *position:
+ * kv_wal_sync to it makes the record durable. Returns 0, or the error that turned the log unusable.
  */
 KV_MUST_CHECK int kv_wal_append(struct kv_wal *wal, const void *body, size_t length, uint64_t epoch,
                                 uint64_t *position);
+
+/*
+ * Is so much appended and not written, or not durable, that somebody should see to it before who
+ * appends has to wait? Says so once, until something was written.
+ */
+bool kv_wal_is_behind(struct kv_wal *wal);
+/* Write that, or flush it, unless somebody is at it. 0, or the log's failure. */
+KV_MUST_CHECK int kv_wal_write_behind(struct kv_wal *wal);
 
 /* Where appending is now: syncing to it makes everything appended so far durable. */
 uint64_t kv_wal_position(struct kv_wal *wal);

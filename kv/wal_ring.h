@@ -43,15 +43,18 @@ struct kv_wal {
     uint8_t *buffer;        /* immutable after open */
     uint32_t buffer_blocks; /* immutable after open */
 
-    uint64_t backed_blocks; /* whoever appends; slots that have room on the host */
-    bool stuck;             /* whoever appends; that could not grow when it was last wanted */
+    uint64_t backed_blocks;  /* whoever appends; slots that have room on the host */
+    uint64_t backed_flushes; /* whoever appends; flushes when there came to be so many */
+    bool stuck;              /* whoever appends; that could not grow when it was last wanted */
     uint64_t tail, durable, written, sealed;
-    uint32_t fill;    /* payload bytes in the block at `sealed`, which is being filled */
-    uint64_t epoch;   /* of that block */
-    uint64_t link;    /* what that block's `link` must be */
-    uint64_t restart; /* what its `restart` must be */
-    bool leading;     /* somebody is writing or flushing */
-    int error;        /* the failure that ended the log's use, or 0 */
+    uint32_t fill;       /* payload bytes in the block at `sealed`, which is being filled */
+    uint64_t epoch;      /* of that block */
+    uint64_t link;       /* what that block's `link` must be */
+    uint64_t restart;    /* what its `restart` must be */
+    bool called;         /* for who writes behind; until something is written */
+    _Atomic bool behind; /* the same, until somebody has heard it */
+    bool leading;        /* somebody is writing or flushing */
+    int error;           /* the failure that ended the log's use, or 0 */
     uint64_t records, record_bytes, flushes;
     uint64_t flushed_records; /* of them, those that the last flush found */
 };

@@ -20,6 +20,8 @@
 /* The part of the ring that has room on the host doubles, up to 2 MiB at a time: a writer waits
  * for it. */
 #define BACK_BLOCKS_MAX 512u
+/* Between two flushes, so that the first lap may make the host note that blocks are written. */
+#define FLUSHED_SELDOM_BLOCKS 64u
 /* After a jump writers wait for the whole checkpoint: by choice only for one that is short. */
 #define JUMP_BLOCKS_MAX KV_WAL_BACKED_BLOCKS_MIN
 /* It grows by choice only while the host has so many times the room that the rest would take. */
@@ -41,9 +43,25 @@ bool kv_wal_should_jump(const struct kv_wal *wal)
            (wal->stuck || wal->sealed - wal->tail <= JUMP_BLOCKS_MAX);
 }
 
+static uint64_t flushes(struct kv_wal *wal)
+{
+    pthread_mutex_lock(&wal->mutex);
+    const uint64_t count = wal->flushes;
+    pthread_mutex_unlock(&wal->mutex);
+    return count;
+}
+
+/* Lately, since the part with room came to be what it is? Then it has been filled once since. */
+static bool is_flushed_often(struct kv_wal *wal)
+{
+    const uint64_t filled = kv_min_u64(wal->backed_blocks, BACK_BLOCKS_MAX);
+    return (flushes(wal) - wal->backed_flushes) * FLUSHED_SELDOM_BLOCKS > filled;
+}
+
 /*
- * Have room for at least the first `wanted` slots. What is new is written with zeroes: a flush of
- * blocks that were written before need not make the host's own notes durable too.
+ * Have room for at least the first `wanted` slots. Where little comes between two flushes, what is
+ * new is written with zeroes: a flush of blocks that were written before need not make the host's
+ * own notes durable too. Where much comes the log is written once as it is.
  * -EAGAIN: the log that counts may lie there, from when the part was larger (an earlier opening).
  */
 static int back_slots(struct kv_wal *wal, uint64_t wanted)
@@ -58,11 +76,13 @@ static int back_slots(struct kv_wal *wal, uint64_t wanted)
     if (in_use)
         return -EAGAIN;
     int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
-    if (!err)
+    if (!err && is_flushed_often(wal))
         err = kv_device_write_zeroes(wal->device, wal->first_block + from, to - from);
-    if (!err)
-        wal->backed_blocks = to;
-    return err;
+    if (err)
+        return err;
+    wal->backed_blocks = to;
+    wal->backed_flushes = flushes(wal);
+    return 0;
 }
 
 static bool host_has_plenty(const struct kv_wal *wal)
@@ -140,9 +160,10 @@ void kv_wal_give_back(struct kv_wal *wal)
 
 bool kv_wal_is_short(struct kv_wal *wal)
 {
+    if (!wal->stuck) /* ours: whoever appends */
+        return false;
     pthread_mutex_lock(&wal->mutex);
-    const bool is_short =
-        wal->stuck && kv_wal_backed_end(wal) - next_position(wal) < wal->backed_blocks / 4;
+    const bool is_short = kv_wal_backed_end(wal) - next_position(wal) < wal->backed_blocks / 4;
     pthread_mutex_unlock(&wal->mutex);
     return is_short;
 }
