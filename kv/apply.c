@@ -46,19 +46,19 @@ static int fault_range(struct kv_store *store, const struct kv_redo *redo, uint6
 
 /* Bring every leaf that the record changes into memory, or say why that can not be. */
 static int fault_record(struct kv_store *store, const struct kv_record *record, size_t *op_count,
-                        uint64_t *range_pages)
+                        uint64_t *range_pages, const struct kv_btree_leads *leads)
 {
     /* All of it may come into one leaf. */
     const size_t cell_fixed = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell);
     size_t room = record->length;
     struct kv_bytes keys[KV_BTREE_TOGETHER];
     size_t key_count = 0;
+    struct kv_record_walk walk = {.record = record};
     struct kv_redo redo;
-    size_t at = 0;
     int err;
     *op_count = 0;
     *range_pages = 0;
-    while (!(err = kv_record_next(record->bytes, record->length, &at, &redo))) {
+    while (!(err = kv_record_walk(&walk, &redo))) {
         ++*op_count;
         if (redo.kind == KV_REDO_DEL_RANGE)
             err = fault_range(store, &redo, range_pages);
@@ -67,7 +67,9 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
         if (redo.kind == KV_REDO_PATCH) /* may leave a gap */
             room += redo.argument;
         if (!err && key_count == KV_BTREE_TOGETHER) {
-            err = kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count, SIZE_MAX);
+            err =
+                kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count, SIZE_MAX,
+                                        leads->count ? leads->views + *op_count - key_count : NULL);
             key_count = 0;
         }
         if (err)
@@ -76,7 +78,8 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
     if (err != -ENOENT)
         return err;
     return kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count,
-                                   room + cell_fixed * *op_count);
+                                   room + cell_fixed * *op_count,
+                                   leads->count ? leads->views + *op_count - key_count : NULL);
 }
 
 /*
@@ -88,6 +91,8 @@ static int check_refs(struct kv_store *store, const struct kv_record *record)
     struct kv_redo redo;
     size_t at = 0;
     int err;
+    if (record->plain)
+        return 0;
     while (!(err = kv_record_next(record->bytes, record->length, &at, &redo))) {
         if (redo.kind != KV_REDO_PUT_REF)
             continue;
@@ -128,10 +133,10 @@ static int reserve(struct kv_store *store, const struct kv_record *record, uint6
 
 /* Under the writer lock: change the trees, then the log. */
 static int change(struct kv_store *store, const struct kv_record *record, size_t op_count,
-                  uint64_t *position)
+                  const struct kv_btree_leads *leads, uint64_t *position)
 {
     const uint64_t changes = kv_pager_changes(store->pager);
-    int err = kv_store_apply_record(store, record->bytes, record->length);
+    int err = kv_store_apply_record(store, record, leads);
     if (err && kv_pager_changes(store->pager) == changes)
         return err; /* a page in the way could not be had; nothing has happened yet */
     if (err)
@@ -158,17 +163,24 @@ struct attempt {
     struct prepared prepared;
     size_t op_count;
     uint64_t range_pages;
-    uint64_t epoch; /* that was open when it was tried */
-    uint64_t done;  /* checkpoints that had ended by then */
+    struct kv_btree_leads leads; /* own; of each operation, or none */
+    uint64_t epoch;              /* that was open when it was tried */
+    uint64_t done;               /* checkpoints that had ended by then */
     bool want_checkpoint, want_log_write;
 };
 
 /* Build the record; its blobs are written. */
 static int prepare(struct kv_store *store, struct attempt *attempt)
 {
+    const size_t count = attempt->batch->count;
     int err = kv_record_build(store, attempt->batch, &attempt->record, &attempt->prepared);
+    if (!err && attempt->record.plain && count >= KV_ORDERED_MIN && !attempt->leads.count) {
+        attempt->leads.views = malloc(count * sizeof *attempt->leads.views);
+        attempt->leads.count = attempt->leads.views ? count : 0; /* without them it goes, too */
+    }
     if (!err)
-        err = fault_record(store, &attempt->record, &attempt->op_count, &attempt->range_pages);
+        err = fault_record(store, &attempt->record, &attempt->op_count, &attempt->range_pages,
+                           &attempt->leads);
     attempt->ready = !err;
     return err;
 }
@@ -196,7 +208,7 @@ static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t 
     err = reserve(store, &attempt->record, pages, attempt->urgent);
     if (err)
         return err;
-    err = change(store, &attempt->record, attempt->op_count, position);
+    err = change(store, &attempt->record, attempt->op_count, &attempt->leads, position);
     kv_pager_unreserve(store->pager);
     attempt->want_checkpoint =
         atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) >=
@@ -314,6 +326,7 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
     if (err && !atomic_load_explicit(&store->failure, memory_order_acquire))
         kv_prepared_discard(store, &attempt.prepared);
     free(attempt.prepared.fresh);
+    free(attempt.leads.views);
     kv_record_release(&attempt.record);
     if (err)
         return err;

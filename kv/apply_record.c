@@ -322,26 +322,33 @@ static int add_op(struct kv_store *store, struct kv_record *record, const struct
                                                    .argument = op->argument});
 }
 
-/* Does the batch say what its record would say? */
-static bool is_record(const struct kv_store *store, const struct kv_batch *batch)
+/* Does the batch say what its record would say? *plain: and each operation is of one key. */
+static bool is_record(const struct kv_store *store, const struct kv_batch *batch, bool *plain)
 {
+    bool ranges = false;
+    *plain = false;
     for (size_t i = 0; i < batch->count; i++) {
         const struct kv_batch_op *op = &batch->ops[i];
-        const bool plain = op->kind == KV_REDO_DEL || op->kind == KV_REDO_DEL_RANGE ||
-                           (op->kind == KV_REDO_PUT &&
-                            op->value_len <= kv_node_inline_max(store->node_bytes, op->key_len));
-        if (!plain)
+        const bool same = op->kind == KV_REDO_DEL || op->kind == KV_REDO_DEL_RANGE ||
+                          (op->kind == KV_REDO_PUT &&
+                           op->value_len <= kv_node_inline_max(store->node_bytes, op->key_len));
+        if (!same)
             return false;
+        ranges = ranges || op->kind == KV_REDO_DEL_RANGE;
     }
+    *plain = !ranges;
     return true;
 }
 
 int kv_record_build(struct kv_store *store, const struct kv_batch *batch, struct kv_record *record,
                     struct prepared *prepared)
 {
-    if (is_record(store, batch)) {
+    record->order.count = 0;
+    if (is_record(store, batch, &record->plain)) {
         record->bytes = batch->bytes;
         record->length = batch->length;
+        if (record->plain && batch->count >= KV_ORDERED_MIN)
+            kv_batch_order(batch, &record->order);
         return 0;
     }
     record->length = 0;

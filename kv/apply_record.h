@@ -13,6 +13,9 @@ struct prepared {
     size_t count, capacity;
 };
 
+/* A plain record of so many operations is applied in order of its keys. */
+#define KV_ORDERED_MIN 32u
+
 /*
  * The record of a batch, which may borrow its bytes: values that are too long for a leaf are
  * written as blobs, which `prepared` notes, also after an error. Patches depend on what is stored:

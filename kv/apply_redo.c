@@ -241,16 +241,21 @@ static int share_all(struct kv_store *store, const uint8_t *body, size_t length)
     return err == -ENOENT ? 0 : err;
 }
 
-int kv_store_apply_record(struct kv_store *store, const uint8_t *body, size_t length)
+int kv_store_apply_record(struct kv_store *store, const struct kv_record *record,
+                          const struct kv_btree_leads *leads)
 {
+    struct kv_btree *keys = &store->trees[KV_TREE_KEYS];
     store->dropped_count = 0;
-    int err = share_all(store, body, length);
+    int err = record->plain ? 0 : share_all(store, record->bytes, record->length);
+    struct kv_record_walk walk = {.record = record};
     struct kv_redo redo;
-    size_t at = 0;
-    kv_btree_begin_puts(&store->trees[KV_TREE_KEYS]);
-    while (!err && !(err = kv_record_next(body, length, &at, &redo)))
+    kv_btree_begin_puts(keys);
+    for (size_t done = 0; !err && !(err = kv_record_walk(&walk, &redo)); done++) {
+        if (leads && done < leads->count)
+            kv_btree_lead(keys, leads, done);
         err = apply_redo(store, &redo);
-    kv_btree_end_puts(&store->trees[KV_TREE_KEYS]);
+    }
+    kv_btree_end_puts(keys);
     return err == -ENOENT ? 0 : err;
 }
 

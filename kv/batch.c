@@ -165,6 +165,11 @@ int kv_batch_put_blob(struct kv_batch *batch, const void *key, size_t key_len, c
                   (struct kv_span){head, head_len});
 }
 
+size_t kv_batch_op_at(const struct kv_batch *batch, size_t index)
+{
+    return batch->ops[index].key_at - sizeof(struct disk_redo);
+}
+
 /* ---- patches ------------------------------------------------------------------- */
 
 /* Does the operation decide what `key` holds after it? */
@@ -246,6 +251,7 @@ int kv_record_add(struct kv_record *record, const struct kv_redo *redo)
 void kv_record_release(struct kv_record *record)
 {
     free(record->own);
+    free(record->order.places);
     *record = (struct kv_record){0};
 }
 

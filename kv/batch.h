@@ -39,12 +39,20 @@ struct kv_redo {
 
 #define KV_LARGE_REFS_MAX 64u /* references in one large value */
 
+/* The order in which operations of a record are applied: by ascending keys, or as they lie. */
+struct kv_record_order {
+    uint32_t *places; /* own: where each begins in the record */
+    size_t count;     /* 0: as they lie */
+};
+
 /* A record: bytes of its own that grow, or those of a batch. */
 struct kv_record {
     const uint8_t *bytes; /* own, or borrowed */
     size_t length;
     uint8_t *own;
     size_t capacity; /* of own */
+    bool plain;      /* each operation is of one key, and none refers to a blob */
+    struct kv_record_order order;
 };
 
 KV_MUST_CHECK int kv_record_add(struct kv_record *record, const struct kv_redo *redo);
@@ -55,6 +63,22 @@ void kv_record_release(struct kv_record *record);
  */
 KV_MUST_CHECK int kv_record_next(const uint8_t *body, size_t length, size_t *at,
                                  struct kv_redo *redo);
+
+/* Walks a record that is trusted, in its order. */
+struct kv_record_walk {
+    const struct kv_record *record;
+    size_t at, ordered; /* where the next operation begins; how many came by the order */
+};
+static inline int kv_record_walk(struct kv_record_walk *walk, struct kv_redo *redo)
+{
+    const struct kv_record *record = walk->record;
+    if (record->order.count) {
+        if (walk->ordered == record->order.count)
+            return -ENOENT;
+        walk->at = record->order.places[walk->ordered++];
+    }
+    return kv_record_next(record->bytes, record->length, &walk->at, redo);
+}
 
 /* An operation of a batch; keys and values lie in batch->bytes, behind their heads. */
 struct kv_batch_op {
@@ -81,5 +105,15 @@ static inline struct kv_span kv_batch_value(const struct kv_batch *batch,
 {
     return (struct kv_span){batch->bytes + op->value_at, op->value_len};
 }
+
+/* Where the operation begins in batch->bytes. */
+size_t kv_batch_op_at(const struct kv_batch *batch, size_t index);
+
+/*
+ * The order of a batch by ascending keys, for who applies it: leaves are then met one after the
+ * other. Nobody may ask for it unless each operation is of one key. Where there is no memory for
+ * that it stays as it lies, and so it does where it is in order.
+ */
+void kv_batch_order(const struct kv_batch *batch, struct kv_record_order *order);
 
 #endif

@@ -586,18 +586,33 @@ static int merge_upwards(struct kv_btree *btree, struct kv_btree_path *path)
 
 /* ---- changes -------------------------------------------------------------------- */
 
+/* Pin the leaf in view, and unpin what the path held. false: the view holds no more. */
+static bool pin_leaf(struct kv_btree *btree, const struct kv_page_view *view,
+                     struct kv_btree_path *path)
+{
+    struct kv_page old[KV_TREE_DEPTH_MAX];
+    const unsigned old_count = path->depth;
+    memcpy(old, path->pages, old_count * sizeof *old);
+    path->leaf_only = kv_pager_pin_views(btree->pager, view, 1, path->pages, old, old_count);
+    path->depth = path->leaf_only ? 1 : 0;
+    return path->leaf_only;
+}
+
 /* Pin the leaf that a hint leads to, and unpin what the path held. false: there is none. */
 static bool path_hint(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
 {
     struct kv_page_view view;
-    struct kv_page old[KV_TREE_DEPTH_MAX];
-    const unsigned old_count = path->depth;
-    if (!kv_btree_hint_view(btree, key.data, key.length, &view))
-        return false;
-    memcpy(old, path->pages, old_count * sizeof *old);
-    path->leaf_only = kv_pager_pin_views(btree->pager, &view, 1, path->pages, old, old_count);
-    path->depth = path->leaf_only ? 1 : 0;
-    return path->leaf_only;
+    return kv_btree_hint_view(btree, key.data, key.length, &view) && pin_leaf(btree, &view, path);
+}
+
+/* The same with the leaf that the lead shows. It is used once. */
+static bool path_lead(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
+{
+    const struct kv_page_view view = btree->lead;
+    btree->lead.frame = NULL;
+    return view.frame && kv_node_is_leaf_of_racy(view.bytes, btree->tree) &&
+           kv_node_covers_racy(view.bytes, btree->node_bytes, key.data, key.length) &&
+           pin_leaf(btree, &view, path);
 }
 
 /* The path leads to the leaf that covers `key`, from the root: it holds nothing before. */
@@ -610,9 +625,13 @@ static int path_from_root(struct kv_btree *btree, struct kv_bytes key, struct kv
 /* The path leads to that leaf: as it is, by a hint, or moved. */
 static int path_find(struct kv_btree *btree, struct kv_bytes key, struct kv_btree_path *path)
 {
-    const unsigned shared = path_shared(btree, path, key);
-    if (shared && shared == path->depth)
+    unsigned shared = path->depth;
+    if (shared &&
+        kv_node_covers_racy(path->pages[shared - 1].bytes, btree->node_bytes, key.data, key.length))
         return 0;
+    if (path_lead(btree, key, path))
+        return 0;
+    shared = path_shared(btree, path, key);
     if (path_hint(btree, key, path))
         return 0;
     return path_move(btree, key, path, shared) ? 0 : path_descend(btree, key, path);
@@ -643,6 +662,7 @@ void kv_btree_begin_puts(struct kv_btree *btree)
 void kv_btree_end_puts(struct kv_btree *btree)
 {
     btree->keeps_path = false;
+    btree->lead.frame = NULL;
     path_release(btree, btree->path);
 }
 

@@ -26,6 +26,7 @@ struct kv_btree {
     void *scratch;              /* node_bytes, the writer's */
     struct kv_btree_path *path; /* the writer's; between begin_puts and end_puts it stays pinned */
     bool keeps_path;            /* the writer's */
+    struct kv_page_view lead;   /* the writer's; where the leaf of the next key may be */
 };
 
 KV_MUST_CHECK int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_bytes,
@@ -76,10 +77,18 @@ KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t
 /* Is that leaf in memory now? If not, *missing says which page lacks. Damage counts as there: who
  * goes on will meet it. */
 bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing);
-/* kv_btree_fault for up to KV_BTREE_TOGETHER keys: what they lack is read together; what inserting
- * them reads is asked for, too. */
+/* Where the leaves of keys were that will change one after the other. */
+struct kv_btree_leads {
+    struct kv_page_view *views; /* frame NULL: not known */
+    size_t count;
+};
+/*
+ * kv_btree_fault for up to KV_BTREE_TOGETHER keys: what they lack is read together; what inserting
+ * them reads is asked for, too. leads, may be NULL: out, for each key the view of its leaf, if
+ * there was one at hand (kv_btree_lead).
+ */
 KV_MUST_CHECK int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
-                                          size_t count, size_t room);
+                                          size_t count, size_t room, struct kv_page_view *leads);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);
@@ -126,6 +135,12 @@ struct kv_btree_drop {
  */
 void kv_btree_begin_puts(struct kv_btree *btree);
 void kv_btree_end_puts(struct kv_btree *btree);
+/*
+ * The next put or deletion may find its leaf where the lead of `index` shows one: it saves the way
+ * down. It is a hint, as those of kv/btree_hint.h: one that shows something else by now costs a
+ * look. What those behind it will look at is asked for.
+ */
+void kv_btree_lead(struct kv_btree *btree, const struct kv_btree_leads *leads, size_t index);
 KV_MUST_CHECK int kv_btree_put(struct kv_btree *btree, struct kv_bytes key, uint8_t kind,
                                struct kv_bytes value, struct kv_btree_drop drop);
 KV_MUST_CHECK int kv_btree_del(struct kv_btree *btree, struct kv_bytes key,

@@ -22,6 +22,7 @@ struct descent {
 struct flock {
     struct descent descents[KV_BTREE_TOGETHER];
     size_t count; /* still together */
+    bool looks;   /* into the leaves, soon */
     size_t strays[KV_BTREE_TOGETHER];
     size_t stray_count;
 };
@@ -64,19 +65,27 @@ static bool choose_child(struct kv_btree *btree, struct descent *descent, uint8_
 /* View the child that was chosen. false: it is not in memory, or things changed. */
 static bool view_child(struct kv_btree *btree, struct descent *descent, uint8_t level)
 {
+    (void)level;
     struct kv_page_view below;
     if (!kv_pager_view_resident(btree->pager, descent->child, &below) ||
         !kv_pager_view_valid(&descent->view))
         return false;
-    if (level == 0)
-        kv_node_fetch_leaf(below.bytes);
     descent->view = below;
     return true;
 }
 
+/* The same, and the leaf is about to be looked at. */
+static bool view_leaf(struct kv_btree *btree, struct descent *descent, uint8_t level)
+{
+    if (!view_child(btree, descent, level))
+        return false;
+    kv_node_fetch_leaf(descent->view.bytes);
+    return true;
+}
+
 /*
- * All go to the leaves that cover their keys, whose cells are asked for. A page of the wrong level
- * gives a stray, or is noticed by who reads the leaf.
+ * All go to the leaves that cover their keys; their cells are asked for if it looks. A page of the
+ * wrong level gives a stray, or is noticed by who reads the leaf.
  */
 static void flock_descend(struct kv_btree *btree, struct flock *flock)
 {
@@ -99,9 +108,9 @@ static void flock_descend(struct kv_btree *btree, struct flock *flock)
         flock_step(btree, flock, level, choose_child);
         for (size_t i = 0; i < flock->count; i++)
             kv_pager_fetch_frame(btree->pager, flock->descents[i].child);
-        flock_step(btree, flock, level, view_child);
+        flock_step(btree, flock, level, level || !flock->looks ? view_child : view_leaf);
     }
-    for (size_t i = 0; i < flock->count; i++)
+    for (size_t i = 0; i < flock->count && flock->looks; i++)
         kv_node_fetch_cell_racy(flock->descents[i].view.bytes, btree->node_bytes,
                                 flock->descents[i].key, flock->descents[i].key_len);
 }
@@ -135,6 +144,7 @@ void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *looku
 {
     struct flock flock;
     flock.count = flock.stray_count = 0;
+    flock.looks = true;
     for (size_t i = 0; i < count; i++)
         flock_add(&flock, lookups[i].key, lookups[i].key_len);
     flock_descend(btree, &flock);
@@ -148,9 +158,31 @@ void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *looku
 
 #define FAULT_ROUNDS 4u /* levels that are read together */
 
-int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
-                            size_t room)
+/* Do all keys lie in one leaf that is in memory? Its view goes to `leads`, then. */
+static bool share_leaf(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
+                       struct kv_page_view *leads)
 {
+    struct flock flock;
+    flock.count = flock.stray_count = 0;
+    flock.looks = true;
+    flock_add(&flock, keys[count - 1].data, keys[count - 1].length);
+    flock_descend(btree, &flock);
+    if (!flock.count)
+        return false;
+    const struct kv_page_view *leaf = &flock.descents[0].view;
+    for (size_t i = 0; i < count; i++)
+        if (!kv_node_covers_racy(leaf->bytes, btree->node_bytes, keys[i].data, keys[i].length))
+            return false;
+    for (size_t i = 0; i < count && leads; i++)
+        leads[i] = *leaf;
+    return kv_pager_view_valid(leaf);
+}
+
+int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
+                            size_t room, struct kv_page_view *leads)
+{
+    for (size_t i = 0; i < count && leads; i++)
+        leads[i].frame = NULL;
     /* One by one there is nothing to overlap, and the writer goes down again soon. */
     int err = 0;
     if (count < 4) {
@@ -158,7 +190,10 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
             err = kv_btree_fault(btree, keys[i].data, keys[i].length, room);
         return err;
     }
+    if (share_leaf(btree, keys, count, leads))
+        return 0;
     struct flock flock;
+    flock.looks = !leads;
     size_t left[KV_BTREE_TOGETHER]; /* the keys that are not down yet */
     size_t left_count = count;
     for (size_t i = 0; i < count; i++)
@@ -171,8 +206,13 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
         for (size_t i = 0; i < left_count; i++)
             flock_add(&flock, keys[left[i]].data, keys[left[i]].length);
         flock_descend(btree, &flock);
-        for (size_t i = 0; i < flock.count; i++)
-            kv_node_fetch_fences(flock.descents[i].view.bytes, btree->node_bytes);
+        for (size_t i = 0; i < flock.count; i++) {
+            const struct descent *descent = &flock.descents[i];
+            if (leads)
+                leads[left[descent->index]] = descent->view;
+            else
+                kv_node_fetch_fences(descent->view.bytes, btree->node_bytes);
+        }
         for (size_t i = 0; i < flock.stray_count; i++) {
             const size_t stray = left[flock.strays[i]];
             if (!kv_btree_resident(btree, keys[stray].data, keys[stray].length,
@@ -189,4 +229,34 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
     for (size_t i = 0; i < left_count && !err; i++)
         err = kv_btree_fault(btree, keys[left[i]].data, keys[left[i]].length, SIZE_MAX);
     return err;
+}
+
+/* ---- a change ----------------------------------------------------------------------- */
+
+/*
+ * How many leaves ahead of the one that changes they are asked for, and how many ahead it is known
+ * where in them a cell goes. Frames begin at multiples of their length, so the first lines of all
+ * leaves contend for the same few places of the nearest cache, some ten of them.
+ */
+#define LEADS_FAR  8u
+#define LEADS_NEAR 4u
+
+/* The view of a lead that is worth a look: of a leaf, and another than the one before it. */
+static const struct kv_page_view *news_at(const struct kv_btree_leads *leads, size_t index)
+{
+    const struct kv_page_view *view = &leads->views[index];
+    return index < leads->count && view->frame && view->frame != view[-1].frame ? view : NULL;
+}
+
+void kv_btree_lead(struct kv_btree *btree, const struct kv_btree_leads *leads, size_t index)
+{
+    const struct kv_page_view *far = news_at(leads, index + LEADS_FAR);
+    const struct kv_page_view *near = news_at(leads, index + LEADS_NEAR);
+    btree->lead = leads->views[index];
+    if (far) {
+        kv_node_fetch_leaf(far->bytes);
+        kv_node_fetch_fences(far->bytes, btree->node_bytes);
+    }
+    if (near)
+        kv_node_fetch_heap_racy(near->bytes, btree->node_bytes);
 }

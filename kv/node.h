@@ -90,6 +90,8 @@ static inline void kv_node_fetch_fences(const void *node, size_t node_bytes)
 {
     __builtin_prefetch((const uint8_t *)node + node_bytes - 64);
 }
+/* The same for where the heap of cells grows; the header is waited for. */
+void kv_node_fetch_heap_racy(const void *node, size_t node_bytes);
 /* The same for the cell of `key`, by its head alone; the slots are waited for. */
 void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key, size_t key_len);
 

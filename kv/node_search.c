@@ -274,6 +274,19 @@ KV_RACY uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const v
     return child;
 }
 
+/* A small value may begin anywhere in a line, and its end in the next but one. */
+#define FETCH_LINES 3u
+
+KV_RACY void kv_node_fetch_heap_racy(const void *node, size_t node_bytes)
+{
+    const uint8_t *const bytes = node;
+    const size_t heap_start = load_u32(bytes + offsetof(struct kv_disk_node, heap_start));
+    if (heap_start < HEADER_BYTES + FETCH_LINES * 64 || heap_start > node_bytes)
+        return;
+    for (unsigned line = 0; line < FETCH_LINES; line++)
+        __builtin_prefetch(bytes + heap_start - 64 * line - 1, 1);
+}
+
 KV_RACY void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key,
                                      size_t key_len)
 {
@@ -285,9 +298,8 @@ KV_RACY void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const 
     const unsigned slot = find_head(node, 0, shape.count, head, false);
     if (slot >= shape.count)
         return;
-    /* A small value may begin anywhere in a line, and its end in the next but one. */
     const uint8_t *const cell = (const uint8_t *)node + (uint16_t)load_slot(node, slot);
-    for (unsigned line = 0; line < 3; line++)
+    for (unsigned line = 0; line < FETCH_LINES; line++)
         __builtin_prefetch(cell + 64 * line);
 }
 

@@ -88,6 +88,8 @@ struct kv_page {
     uint64_t id;
     uint8_t *bytes;
     uint32_t frame;
+    bool
+        dirty; /* kv_pager_dirty has been here; no epoch is opened while a changed page is pinned */
 };
 
 /* Hold the page in memory until kv_pager_unpin. -ESTALE as above. */
@@ -104,7 +106,7 @@ bool kv_pager_pin_views(struct kv_pager *pager, const struct kv_page_view *views
                         struct kv_page *pages, struct kv_page *old, size_t old_count);
 
 /* The pinned page will be changed in the open epoch. -ENOSPC. May wait for a checkpoint. */
-KV_MUST_CHECK int kv_pager_dirty(struct kv_pager *pager, const struct kv_page *page);
+KV_MUST_CHECK int kv_pager_dirty(struct kv_pager *pager, struct kv_page *page);
 void kv_pager_latch(struct kv_pager *pager, const struct kv_page *page);
 void kv_pager_unlatch(struct kv_pager *pager, const struct kv_page *page);
 

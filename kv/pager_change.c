@@ -48,9 +48,11 @@ static int shadow_page(struct kv_pager *pager, uint32_t index)
     return 0;
 }
 
-int kv_pager_dirty(struct kv_pager *pager, const struct kv_page *page)
+int kv_pager_dirty(struct kv_pager *pager, struct kv_page *page)
 {
     int err = 0;
+    if (page->dirty) /* and as it is pinned, nobody writes it meanwhile */
+        return 0;
     pthread_mutex_lock(&pager->mutex);
     struct kv_frame *frame = frame_at(pager, page->frame);
     KV_ASSERT(frame->pins > 0);
@@ -65,6 +67,7 @@ int kv_pager_dirty(struct kv_pager *pager, const struct kv_page *page)
         }
     }
     pthread_mutex_unlock(&pager->mutex);
+    page->dirty = !err;
     pager->changes += !err;
     return err;
 }
@@ -94,6 +97,7 @@ int kv_pager_new(struct kv_pager *pager, struct kv_page *page)
         kv_cache_insert(&pager->cache, index, page_id);
         dirty_link(pager, index, pager->epoch);
         fill_page(pager, page_id, index, page);
+        page->dirty = true;
         pager->changes++;
     }
     pthread_mutex_unlock(&pager->mutex);

@@ -130,8 +130,8 @@ static void fault_keys(struct kv_store *store, const uint8_t *body, size_t lengt
             continue;
         keys[(*key_count)++] = (struct kv_bytes){redo.key.data, redo.key.length};
         if (*key_count == KV_BTREE_TOGETHER) {
-            kv_ignore(
-                kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, *key_count, SIZE_MAX));
+            kv_ignore(kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, *key_count,
+                                              SIZE_MAX, NULL));
             *key_count = 0;
         }
     }
@@ -149,7 +149,8 @@ static int apply_records(struct replay *replay, const uint8_t *bytes, const size
         op_count += count_ops(bytes + start, ends[i] - start);
     }
     if (key_count)
-        kv_ignore(kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count, SIZE_MAX));
+        kv_ignore(
+            kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count, SIZE_MAX, NULL));
     const uint64_t pages = kv_store_pages_needed(store, op_count, start, 256);
     int err = kv_pager_reserve(store->pager, pages, true);
     if (err && err != -ENOSPC) /* without a reservation each page asks for itself */
@@ -157,7 +158,8 @@ static int apply_records(struct replay *replay, const uint8_t *bytes, const size
     err = 0;
     start = 0;
     for (size_t i = 0; i < count && !err; start = ends[i++]) {
-        err = kv_store_apply_record(store, bytes + start, ends[i] - start);
+        const struct kv_record record = {.bytes = bytes + start, .length = ends[i] - start};
+        err = kv_store_apply_record(store, &record, NULL);
         replay->left -= !err;
     }
     kv_pager_unreserve(store->pager);

@@ -127,8 +127,10 @@ KV_MUST_CHECK int kv_store_assemble(struct kv_store *store,
 /* Release the layers and the device; writes nothing. */
 void kv_store_disassemble(struct kv_store *store);
 
-/* kv/apply_redo.c: redo operations, for batches and for replay. Under the writer lock. */
-KV_MUST_CHECK int kv_store_apply_record(struct kv_store *store, const uint8_t *body, size_t length);
+/* kv/apply_redo.c: redo operations, for batches and for replay. Under the writer lock. leads: of
+ * each operation of a plain record, or NULL. */
+KV_MUST_CHECK int kv_store_apply_record(struct kv_store *store, const struct kv_record *record,
+                                        const struct kv_btree_leads *leads);
 /* About how many pages applying a record may dirty; del_pages: those that its ranges cover. */
 uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes,
                                uint64_t del_pages);
