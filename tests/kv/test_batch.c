@@ -154,6 +154,87 @@ START_TEST(several_patches_a_key_and_none_of_a_reference)
 }
 END_TEST
 
+/* ---- order ------------------------------------------------------------------------------------
+ */
+
+/* Keys of few letters behind what all have in common: many begin alike, many are the same. */
+static size_t make_key(struct test_random *random, size_t shared, size_t tail_max, uint8_t *key)
+{
+    const size_t length = shared + 1 + test_random_below(random, tail_max);
+    memset(key, 'k', shared);
+    for (size_t i = shared; i < length; i++)
+        key[i] = (uint8_t)(test_random_below(random, 3) * 127);
+    return length;
+}
+
+/* Each operation once, keys ascending, the same key in the batch's order. */
+static void expect_order(const struct kv_batch *batch, const struct kv_record_order *order)
+{
+    ck_assert_uint_eq(order->count, batch->count);
+    const struct kv_record record = {
+        .bytes = batch->bytes, .length = batch->length, .order = *order};
+    struct kv_record_walk walk = {.record = &record};
+    struct kv_redo redo, before = {0};
+    size_t count = 0;
+    for (; !kv_record_walk(&walk, &redo); before = redo, count++) {
+        const int sign = count ? kv_key_compare(before.key.data, before.key.length, redo.key.data,
+                                                redo.key.length)
+                               : -1;
+        ck_assert_int_le(sign, 0);
+        if (!sign)
+            ck_assert(before.key.data < redo.key.data);
+    }
+    ck_assert_uint_eq(count, batch->count);
+}
+
+START_TEST(the_order_of_a_batch_is_that_of_its_keys_and_stable)
+{
+    struct test_random random = {seed_start + 2};
+    struct kv_batch *batch = batch_new();
+    struct kv_record_order order = {0};
+    for (unsigned round = 0; round < 300; round++) {
+        const size_t shared = test_random_below(&random, 12);
+        const size_t tail_max = 1 + test_random_below(&random, 14);
+        const size_t count = 2 + test_random_below(&random, 400);
+        kv_batch_clear(batch);
+        /* The last one is below the first, so it is never in order by chance. */
+        for (size_t i = 0; i < count; i++) {
+            uint8_t key[64];
+            size_t length = make_key(&random, shared, tail_max, key);
+            if (i == 0)
+                key[length++] = 'z';
+            if (i + 1 == count)
+                length = kv_max_u64(shared, 1);
+            if (i + 1 == count && !shared)
+                key[0] = 0;
+            const int err = i % 7 ? kv_batch_put(batch, key, length, key, i % 50)
+                                  : kv_batch_del(batch, key, length);
+            ck_assert_int_eq(err, 0);
+        }
+        kv_batch_order(batch, &order);
+        expect_order(batch, &order);
+    }
+    free(order.places);
+    kv_batch_free(batch);
+}
+END_TEST
+
+START_TEST(a_batch_in_order_needs_no_other)
+{
+    struct kv_batch *batch = batch_new();
+    struct kv_record_order order = {0};
+    for (unsigned i = 0; i < 100; i++) {
+        uint8_t key[8];
+        kv_be64_put(key, i / 2);
+        ck_assert_int_eq(kv_batch_put(batch, key, sizeof key, "value", 5), 0);
+    }
+    kv_batch_order(batch, &order);
+    ck_assert_uint_eq(order.count, 0);
+    ck_assert_ptr_null(order.places);
+    kv_batch_free(batch);
+}
+END_TEST
+
 /* ---- records --------------------------------------------------------------------------------- */
 
 START_TEST(records_give_back_what_was_added)
@@ -279,6 +360,8 @@ int main(void)
     tcase_add_test(batch, a_batch_grows_to_many_operations);
     tcase_add_test(batch, a_patch_joins_what_the_batch_does_to_the_key_before);
     tcase_add_test(batch, several_patches_a_key_and_none_of_a_reference);
+    tcase_add_test(batch, the_order_of_a_batch_is_that_of_its_keys_and_stable);
+    tcase_add_test(batch, a_batch_in_order_needs_no_other);
     tcase_add_test(batch, records_give_back_what_was_added);
     tcase_add_test(batch, no_bytes_make_the_decoder_stray);
     suite_add_tcase(suite, batch);

@@ -421,6 +421,55 @@ START_TEST(a_value_of_a_block_stays_in_its_leaf)
 }
 END_TEST
 
+/* Large batches are applied in another order than they were made in. */
+START_TEST(of_several_changes_of_a_key_in_a_large_batch_the_last_counts)
+{
+    enum { KEYS = 3000, BATCHES = 40, OPS = 600, GONE = UINT16_MAX };
+    static uint16_t lengths[KEYS]; /* of the values, or GONE */
+    struct test_random random = {test_env("KVFS_SEED", 1)};
+    struct kv_device *const device = memory_device_new(4 * IMAGE_BLOCKS);
+    test_create_on(device, 4096, KV_CODEC_NONE, 0);
+    struct kv_store *store = test_open_on(device);
+    struct kv_batch *const batch = kv_batch_new();
+    ck_assert_ptr_nonnull(batch);
+    memset(lengths, 0xff, sizeof lengths);
+    static const uint8_t value[300] = {7};
+    for (unsigned round = 0; round < BATCHES; round++) {
+        /* From a few keys, which come again and again, to all of them. */
+        const size_t among = round % 3 ? KEYS : 50;
+        kv_batch_clear(batch);
+        for (unsigned i = 0; i < OPS; i++) {
+            char key[24];
+            const size_t number = test_random_below(&random, among);
+            const size_t key_len = test_number_key(key, number);
+            const bool removes = test_random_below(&random, 4) == 0;
+            lengths[number] =
+                removes ? (uint16_t)GONE : (uint16_t)test_random_below(&random, sizeof value);
+            const int err = removes ? kv_batch_del(batch, key, key_len)
+                                    : kv_batch_put(batch, key, key_len, value, lengths[number]);
+            ck_assert_int_eq(err, 0);
+        }
+        ck_assert_int_eq(kv_apply(store, batch, KV_APPLY_SYNC, NULL), 0);
+    }
+    for (unsigned again = 0; again < 2; again++) {
+        for (unsigned i = 0; i < KEYS; i++) {
+            char key[24];
+            uint8_t found[sizeof value];
+            size_t length;
+            const size_t key_len = test_number_key(key, i);
+            const int err = kv_get(store, key, key_len, found, sizeof found, &length);
+            ck_assert_int_eq(err, lengths[i] == GONE ? -ENOENT : 0);
+            if (!err)
+                ck_assert_uint_eq(length, lengths[i]);
+        }
+        kv_abandon(store); /* and once more out of the log */
+        store = test_open_on(device);
+    }
+    ck_assert_int_eq(kv_close(store), 0);
+    kv_batch_free(batch);
+}
+END_TEST
+
 /* What a batch or a replay needs of a cold tree is read a level at a time, not a page. */
 START_TEST(cold_batches_and_replays_read_their_pages_together)
 {
@@ -739,6 +788,7 @@ int main(void)
     tcase_add_test(store, who_waits_for_the_log_and_who_asks_for_checkpoints_is_counted);
     tcase_add_test(store, an_empty_batch_changes_nothing);
     tcase_add_test(store, a_value_of_a_block_stays_in_its_leaf);
+    tcase_add_test(store, of_several_changes_of_a_key_in_a_large_batch_the_last_counts);
     tcase_add_test(store, cold_batches_and_replays_read_their_pages_together);
     tcase_add_test(store, closing_gives_back_what_is_free);
     tcase_add_test(store, a_page_that_can_not_be_had_fails_its_batch_and_no_other);

@@ -316,6 +316,60 @@ START_TEST(what_was_synced_survives_power_cuts_and_what_survives_is_a_prefix)
 }
 END_TEST
 
+/* Append until the log says that it is behind. Returns how many records there are. */
+static size_t append_until_behind(struct fixture *f, struct record *records, size_t count)
+{
+    bool behind = false;
+    while (!behind && count < HISTORY_MAX) {
+        records[count] = (struct record){count + 1, 9000, f->epoch};
+        (void)append(f, &records[count++]);
+        behind = kv_wal_is_behind(f->wal);
+    }
+    ck_assert(behind);
+    return count;
+}
+
+START_TEST(what_is_behind_is_written_and_flushed_before_appending_has_to)
+{
+    struct fixture f;
+    static struct record records[HISTORY_MAX];
+    struct kv_wal_stats stats;
+    size_t count = 0;
+    fixture_init(&f, 4096, 64);
+    f.disk.writes_left = 0; /* appending needs none */
+    count = append_until_behind(&f, records, count);
+    ck_assert(!kv_wal_is_behind(f.wal)); /* said once */
+    kv_wal_stats(f.wal, &stats);
+    ck_assert_uint_lt(stats.used_blocks, 64);
+    f.disk.writes_left = UINT64_MAX;
+    ck_assert_int_eq(kv_wal_write_behind(f.wal), 0);
+    ck_assert_uint_lt(f.disk.writes_left, UINT64_MAX);
+    kv_wal_stats(f.wal, &stats);
+    ck_assert_uint_eq(stats.flushes, 0);
+    const uint64_t writes_left = f.disk.writes_left;
+    ck_assert_int_eq(kv_wal_write_behind(f.wal), 0); /* nothing to do */
+    ck_assert_uint_eq(f.disk.writes_left, writes_left);
+    /* Before so much is not durable that appending would flush. */
+    for (stats.flushes = 0; !stats.flushes; kv_wal_stats(f.wal, &stats)) {
+        count = append_until_behind(&f, records, count);
+        ck_assert_int_eq(kv_wal_write_behind(f.wal), 0);
+    }
+    ck_assert_uint_eq(stats.flushes, 1);
+    ck_assert_uint_le(stats.used_blocks, 1024 + 64);
+    const size_t durable = count - 1; /* but for what was in the block that is being filled */
+    for (unsigned i = 0; i < 5; i++, count++) {
+        records[count] = (struct record){count + 1, 9000, f.epoch};
+        (void)append(&f, &records[count]);
+    }
+    disk_cut_power(&f.disk);
+    struct kv_wal_end end;
+    open_log(&f);
+    ck_assert_int_eq(replay(&f, records, count, &end), 0);
+    ck_assert_uint_ge(end.records, durable);
+    fixture_release(&f);
+}
+END_TEST
+
 START_TEST(records_of_every_size_around_a_block_come_back)
 {
     struct fixture f;
@@ -924,6 +978,7 @@ int main(void)
     TCase *trips = tcase_create("round trips");
     tcase_set_timeout(trips, 300);
     tcase_add_test(trips, what_was_synced_survives_power_cuts_and_what_survives_is_a_prefix);
+    tcase_add_test(trips, what_is_behind_is_written_and_flushed_before_appending_has_to);
     tcase_add_test(trips, records_of_every_size_around_a_block_come_back);
     tcase_add_test(trips, an_empty_log_has_no_records_and_syncing_it_does_nothing);
     suite_add_tcase(suite, trips);
