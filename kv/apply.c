@@ -153,6 +153,8 @@ static int change(struct kv_store *store, const struct kv_record *record, size_t
     return err ? kv_store_fail(store, err, "writing the log") : 0;
 }
 
+#define FEW_LEADS 3u
+
 /* A batch on its way in. */
 struct attempt {
     const struct kv_batch *batch;
@@ -163,21 +165,30 @@ struct attempt {
     struct prepared prepared;
     size_t op_count;
     uint64_t range_pages;
-    struct kv_btree_leads leads; /* own; of each operation, or none */
-    uint64_t epoch;              /* that was open when it was tried */
-    uint64_t done;               /* checkpoints that had ended by then */
+    struct kv_btree_leads leads; /* of each operation, or none; own, or these: */
+    struct kv_page_view few_leads[FEW_LEADS];
+    uint64_t epoch; /* that was open when it was tried */
+    uint64_t done;  /* checkpoints that had ended by then */
     bool want_checkpoint, want_log_write;
 };
+
+/* Memory for leads; without, it goes, too. */
+static void make_leads(struct attempt *attempt, size_t count)
+{
+    if (attempt->leads.count)
+        return;
+    attempt->leads.views =
+        count <= FEW_LEADS ? attempt->few_leads : malloc(count * sizeof *attempt->leads.views);
+    attempt->leads.count = attempt->leads.views ? count : 0;
+}
 
 /* Build the record; its blobs are written. */
 static int prepare(struct kv_store *store, struct attempt *attempt)
 {
     const size_t count = attempt->batch->count;
     int err = kv_record_build(store, attempt->batch, &attempt->record, &attempt->prepared);
-    if (!err && attempt->record.plain && count >= KV_ORDERED_MIN && !attempt->leads.count) {
-        attempt->leads.views = malloc(count * sizeof *attempt->leads.views);
-        attempt->leads.count = attempt->leads.views ? count : 0; /* without them it goes, too */
-    }
+    if (!err && attempt->record.plain)
+        make_leads(attempt, count);
     if (!err)
         err = fault_record(store, &attempt->record, &attempt->op_count, &attempt->range_pages,
                            &attempt->leads);
@@ -326,7 +337,8 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
     if (err && !atomic_load_explicit(&store->failure, memory_order_acquire))
         kv_prepared_discard(store, &attempt.prepared);
     free(attempt.prepared.fresh);
-    free(attempt.leads.views);
+    if (attempt.leads.views != attempt.few_leads)
+        free(attempt.leads.views);
     kv_record_release(&attempt.record);
     if (err)
         return err;

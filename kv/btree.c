@@ -186,14 +186,20 @@ int kv_btree_get_floor(struct kv_btree *btree, const void *key, size_t key_len, 
     }
 }
 
-int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len, size_t room)
+int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len, size_t room,
+                   struct kv_page_view *lead)
 {
     struct kv_page_view leaf;
     uint64_t missing;
-    if (kv_btree_hint_view(btree, key, key_len, &leaf) &&
-        kv_node_room_racy(leaf.bytes, btree->node_bytes) >= room && kv_pager_view_valid(&leaf))
-        return 0;
-    return descend(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+    int err = 0;
+    if (!kv_btree_hint_view(btree, key, key_len, &leaf) ||
+        kv_node_room_racy(leaf.bytes, btree->node_bytes) < room || !kv_pager_view_valid(&leaf))
+        err = descend(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+    if (!err && lead) {
+        kv_node_fetch_fences(leaf.bytes, btree->node_bytes);
+        *lead = leaf;
+    }
+    return err;
 }
 
 bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing)

@@ -70,10 +70,11 @@ struct kv_btree_lookup {
 void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *lookups, size_t count);
 /*
  * Bring the leaf that covers `key` into memory, and the pages above it unless the leaf has room
- * for `room` bytes: then it will not split. Deletions do without what is above.
+ * for `room` bytes: then it will not split. Deletions do without what is above. lead, may be NULL:
+ * out, a view of the leaf (kv_btree_lead).
  */
 KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len,
-                                 size_t room);
+                                 size_t room, struct kv_page_view *lead);
 /* Is that leaf in memory now? If not, *missing says which page lacks. Damage counts as there: who
  * goes on will meet it. */
 bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing);

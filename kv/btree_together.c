@@ -187,7 +187,8 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
     int err = 0;
     if (count < 4) {
         for (size_t i = 0; i < count && !err; i++)
-            err = kv_btree_fault(btree, keys[i].data, keys[i].length, room);
+            err =
+                kv_btree_fault(btree, keys[i].data, keys[i].length, room, leads ? &leads[i] : NULL);
         return err;
     }
     if (share_leaf(btree, keys, count, leads))
@@ -227,7 +228,7 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
     }
     /* Who arrived in the wrong place is told so where it is looked at closely: by the writer. */
     for (size_t i = 0; i < left_count && !err; i++)
-        err = kv_btree_fault(btree, keys[left[i]].data, keys[left[i]].length, SIZE_MAX);
+        err = kv_btree_fault(btree, keys[left[i]].data, keys[left[i]].length, SIZE_MAX, NULL);
     return err;
 }
 
@@ -251,12 +252,12 @@ static const struct kv_page_view *news_at(const struct kv_btree_leads *leads, si
 void kv_btree_lead(struct kv_btree *btree, const struct kv_btree_leads *leads, size_t index)
 {
     const struct kv_page_view *far = news_at(leads, index + LEADS_FAR);
-    const struct kv_page_view *near = news_at(leads, index + LEADS_NEAR);
+    const struct kv_page_view *near = index ? news_at(leads, index + LEADS_NEAR) : leads->views;
     btree->lead = leads->views[index];
     if (far) {
         kv_node_fetch_leaf(far->bytes);
         kv_node_fetch_fences(far->bytes, btree->node_bytes);
     }
-    if (near)
+    if (near && near->frame)
         kv_node_fetch_heap_racy(near->bytes, btree->node_bytes);
 }

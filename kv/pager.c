@@ -81,11 +81,8 @@ void kv_pager_close(struct kv_pager *pager)
 {
     if (!pager)
         return;
-    while (pager->shadows) {
-        struct shadow *shadow = pager->shadows;
-        pager->shadows = shadow->next;
-        free(shadow);
-    }
+    kv_pager_free_shadows(pager->shadows);
+    kv_pager_free_shadows(pager->shadows_free);
     kv_pager_batch_free(pager->early);
     kv_pager_batch_free(pager->checkpoint);
     kv_cache_release(&pager->cache);

@@ -18,6 +18,16 @@ static int spend_credit(struct kv_pager *pager)
     return 0;
 }
 
+/* NULL: no memory. */
+static struct shadow *new_shadow(struct kv_pager *pager)
+{
+    struct shadow *shadow = pager->shadows_free;
+    if (!shadow)
+        return malloc(sizeof *shadow + pager->config.node_bytes);
+    pager->shadows_free = shadow->next;
+    return shadow;
+}
+
 /*
  * The page is dirty in the closing epoch and not yet claimed: keep its present bytes for the
  * checkpoint. When there are too many shadows, or no memory for one, help to write what is left of
@@ -32,7 +42,7 @@ static int shadow_page(struct kv_pager *pager, uint32_t index)
         if (!(frame->flags & KV_FRAME_DIRTY) || frame->dirty_epoch == pager->epoch)
             return 0; /* the checkpoint came to it meanwhile */
         if (pager->shadow_count < pager->shadows_max)
-            shadow = malloc(sizeof *shadow + pager->config.node_bytes);
+            shadow = new_shadow(pager);
         const int err = shadow ? 0 : kv_pager_help_locked(pager);
         if (err)
             return err;

@@ -44,6 +44,7 @@ struct claim {
     uint32_t frame;
     uint64_t page_id, epoch, order;
     struct shadow *shadow; /* its bytes, or NULL: the frame's */
+    uint8_t *raw;          /* the bytes: of the shadow, or copied */
     uint8_t *stored;       /* the page as it is written */
     uint64_t block;        /* where it goes */
     uint32_t block_count;
@@ -72,13 +73,14 @@ struct kv_pager {
     pthread_cond_t changed; /* a load or a write ended, or a frame can leave */
     struct kv_pager_config config;
     struct kv_cache cache;
-    uint64_t epoch;             /* mutex; the open one */
-    struct dirty_list dirty[2]; /* mutex; by the low bit of the epoch */
-    uint64_t closing_count;     /* mutex; pages of epoch - 1 that it had to write, at the gate */
-    struct shadow *shadows;     /* mutex; all of epoch - 1 */
-    size_t shadow_count;        /* mutex */
-    size_t shadows_max;         /* mutex */
-    uint64_t credit;            /* mutex; clusters reserved, not yet used by a dirty page */
+    uint64_t epoch;              /* mutex; the open one */
+    struct dirty_list dirty[2];  /* mutex; by the low bit of the epoch */
+    uint64_t closing_count;      /* mutex; pages of epoch - 1 that it had to write, at the gate */
+    struct shadow *shadows;      /* mutex; all of epoch - 1 */
+    size_t shadow_count;         /* mutex */
+    struct shadow *shadows_free; /* mutex; that were written, for the next ones of the epoch */
+    size_t shadows_max;          /* mutex */
+    uint64_t credit;             /* mutex; clusters reserved, not yet used by a dirty page */
     struct write_batch *checkpoint;        /* whoever runs kv_pager_write_epoch */
     struct write_batch *early;             /* whoever set early_busy: to make room, or to help */
     bool early_busy;                       /* mutex */
@@ -215,6 +217,8 @@ KV_MUST_CHECK int kv_pager_limit_dirty(struct kv_pager *pager);
 
 /* ---- writing (pager_write.c) ------------------------------------------------------- */
 
+/* Heap only; no mutex. */
+void kv_pager_free_shadows(struct shadow *shadows);
 /* Heap only; no mutex. NULL: no memory. */
 struct write_batch *kv_pager_batch_new(size_t node_bytes);
 void kv_pager_batch_free(struct write_batch *batch);

@@ -46,6 +46,15 @@ void kv_pager_batch_free(struct write_batch *batch)
     free(batch);
 }
 
+void kv_pager_free_shadows(struct shadow *shadows)
+{
+    while (shadows) {
+        struct shadow *shadow = shadows;
+        shadows = shadow->next;
+        free(shadow);
+    }
+}
+
 /* `epoch` makes a stored version of a page unreachable. */
 static int release_place(struct kv_pager *pager, uint64_t epoch, uint64_t block, uint32_t bytes,
                          uint64_t stored_epoch)
@@ -97,8 +106,10 @@ static void claim_page(struct kv_pager *pager, struct write_batch *batch, uint32
                                                  .old_block = frame->stored_block,
                                                  .old_bytes = frame->stored_bytes,
                                                  .old_epoch = frame->stored_epoch};
-    memcpy(batch->raw + batch->count * node_bytes,
-           shadow ? shadow->bytes : kv_cache_bytes(&pager->cache, index), node_bytes);
+    struct claim *claim = &batch->claims[batch->count];
+    claim->raw = shadow ? shadow->bytes : batch->raw + batch->count * node_bytes;
+    if (!shadow)
+        memcpy(claim->raw, kv_cache_bytes(&pager->cache, index), node_bytes);
     batch->count++;
     pager->dirty[epoch & 1].writing++;
     frame->flags |= KV_FRAME_WRITING;
@@ -112,8 +123,9 @@ void kv_pager_claim_frame(struct kv_pager *pager, struct write_batch *batch, uin
 }
 
 /* Pack a claimed page to `dst` and find it a place. */
-static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *raw, uint8_t *dst)
+static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *dst)
 {
+    uint8_t *const raw = claim->raw;
     const size_t node_bytes = pager->config.node_bytes;
     struct kv_disk_node *node = (struct kv_disk_node *)raw;
     node->epoch = kv_le64_of(claim->epoch);
@@ -152,7 +164,7 @@ static int write_claims(struct kv_pager *pager, struct write_batch *batch)
     int err = 0;
     for (size_t i = 0; i < batch->count && !err; i++) {
         struct claim *claim = &batch->claims[i];
-        err = place_page(pager, claim, batch->raw + i * pager->config.node_bytes, dst);
+        err = place_page(pager, claim, dst);
         if (err)
             break;
         struct kv_io *last = io_count ? &batch->ios[io_count - 1] : NULL;
@@ -186,7 +198,8 @@ static int end_claim(struct kv_pager *pager, struct claim *claim, int err)
     if (claim->shadow) {
         frame->flags &= (uint8_t)~KV_FRAME_SHADOWED;
         pager->shadow_count--;
-        free(claim->shadow);
+        claim->shadow->next = pager->shadows_free;
+        pager->shadows_free = claim->shadow;
     }
     if (err) {
         /* The store is read-only from here on; the frame keeps the only good copy. */
@@ -326,7 +339,10 @@ int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch, bool alone)
         if (!err)
             err = pager->failure;
     }
+    struct shadow *unused = pager->shadows_free;
+    pager->shadows_free = NULL;
     pthread_mutex_unlock(&pager->mutex);
+    kv_pager_free_shadows(unused);
     if (helped)
         pthread_join(helper, NULL);
     return err;
