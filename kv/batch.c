@@ -102,12 +102,10 @@ static int add_op(struct kv_batch *batch, struct kv_redo redo, struct kv_span fi
                                                       .argument = redo.argument};
     put_head(batch->bytes + batch->length, &redo);
     uint8_t *at = batch->bytes + key_at;
-    if (redo.key.length)
-        memcpy(at, redo.key.data, redo.key.length);
-    if (first.length)
-        memcpy(at + redo.key.length, first.data, first.length);
+    kv_copy_short(at, redo.key.data, redo.key.length);
+    kv_copy_short(at + redo.key.length, first.data, first.length);
     if (rest.length)
-        memcpy(at + redo.key.length + first.length, rest.data, rest.length);
+        kv_copy_short(at + redo.key.length + first.length, rest.data, rest.length);
     batch->length += extra;
     return 0;
 }

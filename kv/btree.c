@@ -598,7 +598,10 @@ static bool pin_leaf(struct kv_btree *btree, const struct kv_page_view *view,
 {
     struct kv_page old[KV_TREE_DEPTH_MAX];
     const unsigned old_count = path->depth;
-    memcpy(old, path->pages, old_count * sizeof *old);
+    if (old_count == 1) /* as it mostly is, from leaf to leaf */
+        old[0] = path->pages[0];
+    else
+        memcpy(old, path->pages, old_count * sizeof *old);
     path->leaf_only = kv_pager_pin_views(btree->pager, view, 1, path->pages, old, old_count);
     path->depth = path->leaf_only ? 1 : 0;
     return path->leaf_only;

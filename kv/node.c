@@ -114,8 +114,8 @@ size_t kv_node_key(const void *node, size_t node_bytes, unsigned slot, void *out
     }
     const size_t prefix = prefix_bytes_of(node);
     const size_t suffix_len = suffix_bytes(node, slot);
-    memcpy(key, prefix_of(node, node_bytes), prefix);
-    memcpy(key + prefix, suffix_of(node, slot), suffix_len);
+    kv_copy_short(key, prefix_of(node, node_bytes), prefix);
+    kv_copy_short(key + prefix, suffix_of(node, slot), suffix_len);
     return prefix + suffix_len;
 }
 
@@ -154,6 +154,24 @@ static void compact(void *node, size_t node_bytes, uint8_t *scratch)
     header->garbage_bytes = kv_le32_of(0);
 }
 
+/* Move the slots from `slot` on by one; see kv_copy_short on why not by memmove. */
+static void shift_slots(void *node, unsigned slot, unsigned count)
+{
+    typedef long long pair __attribute__((vector_size(16), may_alias, aligned(1)));
+    typedef uint64_t word __attribute__((may_alias, aligned(1)));
+    _Static_assert(SLOT_BYTES == sizeof(word), "two slots are a pair");
+    uint8_t *const first = (uint8_t *)slot_of_mut(node, slot);
+    uint8_t *end = first + SLOT_BYTES * (count - slot);
+    for (; end - first >= 32; end -= 32) {
+        const pair high = *(const pair *)(end - 16);
+        const pair low = *(const pair *)(end - 32);
+        *(pair *)(end - 16 + SLOT_BYTES) = high;
+        *(pair *)(end - 32 + SLOT_BYTES) = low;
+    }
+    for (; end > first; end -= SLOT_BYTES) /* three at most, so nobody's loop to improve */
+        *(volatile word *)end = *(const volatile word *)(end - SLOT_BYTES);
+}
+
 /*
  * Make room for a new slot and a cell of cell_bytes whose key ends in `suffix`; the cell's
  * header is set and its suffix is in place. Returns the cell, NULL: does not fit.
@@ -174,7 +192,7 @@ static uint8_t *open_cell(void *node, size_t node_bytes, unsigned slot, const ui
 
     const size_t at = kv_le32_get(header->heap_start) - cell_bytes;
     struct kv_disk_slot *const place = slot_of_mut(node, slot);
-    memmove(place + 1, place, SLOT_BYTES * (count - slot));
+    shift_slots(node, slot, count);
     place->offset = kv_le16_of((uint16_t)at);
     place->key_bytes = kv_le16_of((uint16_t)suffix_len);
     place->head = kv_le32_of(head_of(suffix, suffix_len));
@@ -182,8 +200,7 @@ static uint8_t *open_cell(void *node, size_t node_bytes, unsigned slot, const ui
     header->slot_count = kv_le16_of((uint16_t)(count + 1));
 
     uint8_t *const cell = (uint8_t *)node + at;
-    if (suffix_len)
-        memcpy(cell + cell_header_bytes(header->level), suffix, suffix_len);
+    kv_copy_short(cell + cell_header_bytes(header->level), suffix, suffix_len);
     return cell;
 }
 
@@ -203,8 +220,7 @@ bool kv_node_add_leaf_cell(void *node, size_t node_bytes, unsigned slot, const u
     cell_header->value_bytes = kv_le16_of((uint16_t)value.length);
     cell_header->kind = kind;
     cell_header->reserved = 0;
-    if (value.length)
-        memcpy(cell + fixed, value.data, value.length);
+    kv_copy_short(cell + fixed, value.data, value.length);
     return true;
 }
 
@@ -291,8 +307,7 @@ bool kv_node_replace(void *node, size_t node_bytes, unsigned slot, uint8_t kind,
         struct kv_disk_leaf_cell *const cell_header = (void *)cell;
         cell_header->value_bytes = kv_le16_of((uint16_t)value.length);
         cell_header->kind = kind;
-        if (value.length)
-            memcpy(cell + sizeof *cell_header + suffix_len, value.data, value.length);
+        kv_copy_short(cell + sizeof *cell_header + suffix_len, value.data, value.length);
         header->garbage_bytes = kv_le32_of(garbage + (uint32_t)(old_length - value.length));
         return true;
     }

@@ -114,7 +114,8 @@ static void seal_current(struct kv_wal *wal)
         .restart = kv_le64_of(wal->restart),
     };
     memcpy(block, &header, sizeof header);
-    memset(block + sizeof header + wal->fill, 0, KV_LOG_PAYLOAD_BYTES - wal->fill);
+    if (wal->fill < KV_LOG_PAYLOAD_BYTES)
+        memset(block + sizeof header + wal->fill, 0, KV_LOG_PAYLOAD_BYTES - wal->fill);
     wal->link = kv_wal_block_digest(block);
     header.digest = kv_le64_of(wal->link);
     memcpy(block, &header, sizeof header);
@@ -249,8 +250,9 @@ static int append_bytes(struct kv_wal *wal, const uint8_t *bytes, size_t length,
                 return err;
         }
         const size_t take = (size_t)kv_min_u64(length, KV_LOG_PAYLOAD_BYTES - wal->fill);
-        memcpy(buffer_block(wal, wal->sealed) + sizeof(struct kv_disk_log_header) + wal->fill,
-               bytes, take);
+        kv_copy_short(buffer_block(wal, wal->sealed) + sizeof(struct kv_disk_log_header) +
+                          wal->fill,
+                      bytes, take);
         wal->fill += (uint32_t)take;
         bytes += take;
         length -= take;
