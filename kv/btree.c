@@ -111,8 +111,10 @@ static int descend(struct kv_btree *btree, const void *key, size_t key_len, enum
             struct kv_page_view below;
             *missing = child;
             err = view_page(btree, child, how, &below);
-            if (!err && level == 1)
-                kv_node_fetch_leaf(below.bytes); /* while the parent is looked at once more */
+            if (!err && level == 1) { /* while the parent is looked at once more */
+                kv_node_fetch_leaf(below.bytes);
+                kv_node_fetch_fences(below.bytes, btree->node_bytes);
+            }
             restart = !kv_pager_view_valid(&view);
             if (err && !restart)
                 return err;

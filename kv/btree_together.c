@@ -68,8 +68,10 @@ static bool view_child(struct kv_btree *btree, struct descent *descent, uint8_t 
     if (!kv_pager_view_resident(btree->pager, descent->child, &below) ||
         !kv_pager_view_valid(&descent->view))
         return false;
-    if (level == 0)
+    if (level == 0) {
         kv_node_fetch_leaf(below.bytes);
+        kv_node_fetch_fences(below.bytes, btree->node_bytes);
+    }
     descent->view = below;
     return true;
 }
