@@ -8,7 +8,7 @@
  * Locks      none: as kv_btree_get. A descent that meets a change, or anything else that is out
  *            of the ordinary, is left to who goes down with one key, and begins anew.
  */
-#include "kv/btree.h"
+#include "kv/btree_guide.h"
 
 /* One key on its way. */
 struct descent {
@@ -16,7 +16,8 @@ struct descent {
     size_t key_len;
     size_t index; /* of the caller's keys */
     struct kv_page_view view;
-    uint64_t child;
+    uint64_t page_id; /* in view */
+    struct kv_btree_way way;
 };
 
 struct flock {
@@ -48,16 +49,34 @@ static void flock_step(struct kv_btree *btree, struct flock *flock, uint8_t leve
     }
 }
 
+static void fetch_leaf(struct kv_btree *btree, const uint8_t *leaf)
+{
+    kv_node_fetch_leaf(leaf);
+    kv_node_fetch_fences(leaf, btree->node_bytes);
+}
+
 /* Choose the child, which is of `level`. false: the bytes can not be used. */
 static bool choose_child(struct kv_btree *btree, struct descent *descent, uint8_t level)
 {
-    (void)level;
+    struct kv_btree_way *way = &descent->way;
+    if (kv_btree_guide_find(btree, descent->page_id, &descent->view, descent->key, descent->key_len,
+                            way)) {
+        const uint8_t *bytes = kv_pager_fetch_at(btree->pager, way->frame);
+        if (bytes && level == 0)
+            fetch_leaf(btree, bytes);
+        if (!bytes)
+            kv_pager_fetch_bucket(btree->pager, way->child);
+        return way->level == level;
+    }
     unsigned slot;
-    descent->child = kv_node_child_racy(descent->view.bytes, btree->node_bytes, descent->key,
-                                        descent->key_len, &slot);
-    if (descent->child == UINT64_MAX || !kv_pager_view_valid(&descent->view))
+    way->child = kv_node_child_racy(descent->view.bytes, btree->node_bytes, descent->key,
+                                    descent->key_len, &slot);
+    way->frame = KV_FRAME_NONE;
+    way->noted = NULL;
+    if (way->child == UINT64_MAX || !kv_pager_view_valid(&descent->view))
         return false;
-    kv_pager_fetch_bucket(btree->pager, descent->child);
+    kv_btree_guide_missed(btree, descent->page_id, &descent->view);
+    kv_pager_fetch_bucket(btree->pager, way->child);
     return true;
 }
 
@@ -65,14 +84,17 @@ static bool choose_child(struct kv_btree *btree, struct descent *descent, uint8_
 static bool view_child(struct kv_btree *btree, struct descent *descent, uint8_t level)
 {
     struct kv_page_view below;
-    if (!kv_pager_view_resident(btree->pager, descent->child, &below) ||
-        !kv_pager_view_valid(&descent->view))
-        return false;
-    if (level == 0) {
-        kv_node_fetch_leaf(below.bytes);
-        kv_node_fetch_fences(below.bytes, btree->node_bytes);
+    if (!kv_btree_way_view(btree, &descent->way, &below)) {
+        if (!kv_pager_view_resident(btree->pager, descent->way.child, &below))
+            return false;
+        kv_btree_way_note(btree, &descent->way, &below);
+        if (level == 0)
+            fetch_leaf(btree, below.bytes);
     }
+    if (!kv_pager_view_valid(&descent->view))
+        return false;
     descent->view = below;
+    descent->page_id = descent->way.child;
     return true;
 }
 
@@ -94,13 +116,16 @@ static void flock_descend(struct kv_btree *btree, struct flock *flock)
             flock->strays[flock->stray_count++] = --flock->count;
         return;
     }
-    for (size_t i = 0; i < flock->count; i++)
+    for (size_t i = 0; i < flock->count; i++) {
         flock->descents[i].view = root;
+        flock->descents[i].page_id = btree->root;
+    }
     while (level > 0) {
         level--;
         flock_step(btree, flock, level, choose_child);
         for (size_t i = 0; i < flock->count; i++)
-            kv_pager_fetch_frame(btree->pager, flock->descents[i].child);
+            if (flock->descents[i].way.frame == KV_FRAME_NONE)
+                kv_pager_fetch_frame(btree->pager, flock->descents[i].way.child);
         flock_step(btree, flock, level, view_child);
     }
     for (size_t i = 0; i < flock->count; i++)

@@ -74,8 +74,8 @@ RACY_PIECE int compare_few(const uint8_t *key, const uint8_t *stored, size_t len
 {
     if (length >= 4) { /* the first four and the last four, which may overlap */
         const size_t rest = length - 4;
-        const uint64_t a = (uint64_t)*(const unaligned_u32 *)key |
-                           (uint64_t)*(const unaligned_u32 *)(key + rest) << 32;
+        const uint64_t a = (uint64_t) * (const unaligned_u32 *)key |
+                           (uint64_t) * (const unaligned_u32 *)(key + rest) << 32;
         const uint64_t b = load_u32(stored) | (uint64_t)load_u32(stored + rest) << 32;
         const uint32_t a_first = __builtin_bswap32((uint32_t)a);
         const uint32_t b_first = __builtin_bswap32((uint32_t)b);
