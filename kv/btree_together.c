@@ -18,6 +18,7 @@ struct descent {
     struct kv_page_view view;
     uint64_t page_id; /* in view */
     struct kv_btree_way way;
+    unsigned slot; /* of the leaf, where the key may be */
 };
 
 struct flock {
@@ -128,9 +129,11 @@ static void flock_descend(struct kv_btree *btree, struct flock *flock)
                 kv_pager_fetch_frame(btree->pager, flock->descents[i].way.child);
         flock_step(btree, flock, level, view_child);
     }
-    for (size_t i = 0; i < flock->count; i++)
-        kv_node_fetch_cell_racy(flock->descents[i].view.bytes, btree->node_bytes,
-                                flock->descents[i].key, flock->descents[i].key_len);
+    for (size_t i = 0; i < flock->count; i++) {
+        struct descent *descent = &flock->descents[i];
+        descent->slot = kv_node_fetch_cell_racy(descent->view.bytes, btree->node_bytes,
+                                                descent->key, descent->key_len);
+    }
 }
 
 /* ---- reading ---------------------------------------------------------------------- */
@@ -147,6 +150,11 @@ static void take_value(struct kv_btree *btree, const struct descent *descent,
                        struct kv_btree_lookup *lookup)
 {
     const uint8_t *leaf = descent->view.bytes;
+    lookup->result = 0;
+    if (kv_node_value_at_racy(leaf, btree->node_bytes, descent->slot, lookup->key, lookup->key_len,
+                              lookup->buf, lookup->buf_cap, &lookup->value_len, &lookup->kind) &&
+        kv_pager_view_valid(&descent->view))
+        return;
     lookup->result =
         kv_node_value_racy(leaf, btree->node_bytes, lookup->key, lookup->key_len, lookup->buf,
                            lookup->buf_cap, &lookup->value_len, &lookup->kind);

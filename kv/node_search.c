@@ -63,6 +63,13 @@ RACY_PIECE void copy_bytes(uint8_t *dst, const uint8_t *src, size_t length)
         *(unaligned_pair *)(dst + i + 32) = c;
         *(unaligned_pair *)(dst + i + 48) = d;
     }
+    for (; length - i >= 16; i += 16)
+        *(unaligned_pair *)(dst + i) = *(const volatile unaligned_pair *)(src + i);
+    if (i < length && length >= 16) { /* the last sixteen, some of them once more */
+        *(unaligned_pair *)(dst + length - 16) =
+            *(const volatile unaligned_pair *)(src + length - 16);
+        return;
+    }
     for (; length - i >= 8; i += 8)
         *(unaligned_u64 *)(dst + i) = load_u64(src + i);
     for (; i < length; i++)
@@ -307,21 +314,22 @@ KV_RACY uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const v
     return child;
 }
 
-KV_RACY void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key,
-                                     size_t key_len)
+KV_RACY unsigned kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key,
+                                         size_t key_len)
 {
     struct shape shape;
     if (!load_shape(node, node_bytes, &shape) || shape.level || key_len < shape.prefix_bytes)
-        return;
+        return KV_SLOT_NONE;
     const uint8_t *const suffix = (const uint8_t *)key + shape.prefix_bytes;
     const uint32_t head = key_head(suffix, key_len - shape.prefix_bytes);
     const unsigned slot = find_head(node, 0, shape.count, head, false, false);
     if (slot >= shape.count)
-        return;
+        return KV_SLOT_NONE;
     /* A small value may begin anywhere in a line, and its end in the next but one. */
     const uint8_t *const cell = (const uint8_t *)node + (uint16_t)load_slot(node, slot);
     for (unsigned line = 0; line < 3; line++)
         __builtin_prefetch(cell + 64 * line);
+    return slot;
 }
 
 /* Copy the value in a leaf's slot. */
@@ -359,6 +367,22 @@ KV_RACY int kv_node_value_racy(const void *node, size_t node_bytes, const void *
         return -ENOENT;
 
     return copy_value(node, node_bytes, slot, buf, buf_cap, value_len, kind);
+}
+
+KV_RACY bool kv_node_value_at_racy(const void *node, size_t node_bytes, unsigned slot,
+                                   const void *key, size_t key_len, void *buf, size_t buf_cap,
+                                   size_t *value_len, uint8_t *kind)
+{
+    struct shape shape;
+    int order;
+    if (!load_shape(node, node_bytes, &shape) || shape.level || slot >= shape.count)
+        return false;
+    const size_t prefix = shape.prefix_bytes;
+    return key_len >= prefix &&
+           !compare_bytes(key, (const uint8_t *)node + shape.heap_end, prefix) &&
+           compare_slot(node, node_bytes, 0, slot, (const uint8_t *)key + prefix, key_len - prefix,
+                        &order) &&
+           !order && !copy_value(node, node_bytes, slot, buf, buf_cap, value_len, kind);
 }
 
 KV_RACY int kv_node_floor_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
