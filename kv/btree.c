@@ -12,6 +12,7 @@
  * version was checked; a child is trusted after its parent's version was checked once more
  * when the child was in hand.
  */
+#include "kv/btree_guide.h"
 #include "kv/btree_hint.h"
 
 #include <sched.h>
@@ -34,7 +35,8 @@ int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_by
     btree->scratch = malloc(node_bytes);
     btree->path = calloc(1, sizeof *btree->path);
     btree->hints = kv_btree_hints_new();
-    if (btree->scratch && btree->path && btree->hints)
+    btree->guides = kv_btree_guides_new(node_bytes, kv_pager_frame_count(pager));
+    if (btree->scratch && btree->path && btree->hints && btree->guides)
         return 0;
     kv_btree_release(btree);
     return -ENOMEM;
@@ -45,7 +47,9 @@ void kv_btree_release(struct kv_btree *btree)
     free(btree->scratch);
     free(btree->path);
     kv_btree_hints_free(btree->hints);
+    kv_btree_guides_free(btree->guides);
     btree->hints = NULL;
+    btree->guides = NULL;
     btree->scratch = NULL;
     btree->path = NULL;
 }
@@ -79,6 +83,44 @@ static int view_page(struct kv_btree *btree, uint64_t page_id, enum view_how how
     return err == -ESTALE ? -EUCLEAN : err;
 }
 
+/* Find the child that covers `key`. The inner page in view may be stale by then: child UINT64_MAX.
+ */
+static void find_way(struct kv_btree *btree, uint64_t page_id, const struct kv_page_view *inner,
+                     uint8_t level, const void *key, size_t key_len, struct kv_btree_way *way)
+{
+    if (kv_btree_guide_find(btree, page_id, inner, key, key_len, way)) {
+        const uint8_t *bytes = kv_pager_fetch_at(btree->pager, way->frame);
+        if (bytes && way->level == 0) {
+            kv_node_fetch_leaf(bytes);
+            kv_node_fetch_fences(bytes, btree->node_bytes);
+        }
+        return;
+    }
+    unsigned slot;
+    way->child = kv_node_child_racy(inner->bytes, btree->node_bytes, key, key_len, &slot);
+    way->frame = KV_FRAME_NONE;
+    way->noted = NULL;
+    way->level = (uint8_t)(level - 1);
+    kv_btree_guide_missed(btree, page_id, inner);
+}
+
+/* View the child that the way leads to. */
+static int view_child(struct kv_btree *btree, const struct kv_btree_way *way, enum view_how how,
+                      struct kv_page_view *child)
+{
+    if (kv_btree_way_view(btree, way, child))
+        return 0;
+    const int err = view_page(btree, way->child, how, child);
+    if (err)
+        return err;
+    kv_btree_way_note(btree, way, child);
+    if (way->level == 0) { /* while the parent is looked at once more */
+        kv_node_fetch_leaf(child->bytes);
+        kv_node_fetch_fences(child->bytes, btree->node_bytes);
+    }
+    return 0;
+}
+
 /*
  * View the leaf that covers `key`, and all that is above it on the way. The view may be stale by
  * the time it is read.
@@ -96,9 +138,9 @@ static int descend(struct kv_btree *btree, const void *key, size_t key_len, enum
         bool restart = false;
         for (unsigned depth = 0; !restart; depth++) {
             const uint8_t level = kv_node_level_racy(view.bytes);
-            unsigned slot;
-            const uint64_t child =
-                level ? kv_node_child_racy(view.bytes, btree->node_bytes, key, key_len, &slot) : 0;
+            struct kv_btree_way way = {.child = 0};
+            if (level)
+                find_way(btree, *missing, &view, level, key, key_len, &way);
             if (!kv_pager_view_valid(&view))
                 break;
             if (level == 0) {
@@ -106,13 +148,11 @@ static int descend(struct kv_btree *btree, const void *key, size_t key_len, enum
                 kv_btree_hint_note(btree, key, key_len, *missing, leaf);
                 return 0;
             }
-            if (child == UINT64_MAX || depth >= KV_TREE_DEPTH_MAX)
+            if (way.child == UINT64_MAX || way.level + 1 != level || depth >= KV_TREE_DEPTH_MAX)
                 return -EUCLEAN;
             struct kv_page_view below;
-            *missing = child;
-            err = view_page(btree, child, how, &below);
-            if (!err && level == 1)
-                kv_node_fetch_leaf(below.bytes); /* while the parent is looked at once more */
+            *missing = way.child;
+            err = view_child(btree, &way, how, &below);
             restart = !kv_pager_view_valid(&view);
             if (err && !restart)
                 return err;

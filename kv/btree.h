@@ -16,6 +16,7 @@
 
 struct kv_btree_path;
 struct kv_btree_hints;
+struct kv_btree_guides;
 
 struct kv_btree {
     struct kv_pager *pager;
@@ -23,6 +24,7 @@ struct kv_btree {
     uint64_t root; /* page id */
     uint8_t tree;  /* which of the store's trees */
     struct kv_btree_hints *hints;
+    struct kv_btree_guides *guides;
     void *scratch;              /* node_bytes, the writer's */
     struct kv_btree_path *path; /* the writer's; between begin_puts and end_puts it stays pinned */
     bool keeps_path;            /* the writer's */

@@ -8,7 +8,7 @@
  * Locks      none: as kv_btree_get. A descent that meets a change, or anything else that is out
  *            of the ordinary, is left to who goes down with one key, and begins anew.
  */
-#include "kv/btree.h"
+#include "kv/btree_guide.h"
 
 /* One key on its way. */
 struct descent {
@@ -16,7 +16,10 @@ struct descent {
     size_t key_len;
     size_t index; /* of the caller's keys */
     struct kv_page_view view;
-    uint64_t child;
+    uint64_t page_id; /* in view */
+    struct kv_btree_way way;
+    unsigned slot; /* of the leaf, where the key may be */
+    bool looks;    /* as its flock */
 };
 
 struct flock {
@@ -31,7 +34,8 @@ static void flock_add(struct flock *flock, const void *key, size_t key_len)
 {
     const size_t index = flock->count++;
     KV_ASSERT(index < KV_BTREE_TOGETHER);
-    flock->descents[index] = (struct descent){.key = key, .key_len = key_len, .index = index};
+    flock->descents[index] =
+        (struct descent){.key = key, .key_len = key_len, .index = index, .looks = flock->looks};
 }
 
 /* Take the step `go` with each; those that can not are strays from here on. */
@@ -49,37 +53,52 @@ static void flock_step(struct kv_btree *btree, struct flock *flock, uint8_t leve
     }
 }
 
+static void fetch_leaf(struct kv_btree *btree, const uint8_t *leaf)
+{
+    kv_node_fetch_leaf(leaf);
+    kv_node_fetch_fences(leaf, btree->node_bytes);
+}
+
 /* Choose the child, which is of `level`. false: the bytes can not be used. */
 static bool choose_child(struct kv_btree *btree, struct descent *descent, uint8_t level)
 {
-    (void)level;
+    struct kv_btree_way *way = &descent->way;
+    if (kv_btree_guide_find(btree, descent->page_id, &descent->view, descent->key, descent->key_len,
+                            way)) {
+        const uint8_t *bytes = kv_pager_fetch_at(btree->pager, way->frame);
+        if (bytes && level == 0 && descent->looks)
+            fetch_leaf(btree, bytes);
+        if (!bytes)
+            kv_pager_fetch_bucket(btree->pager, way->child);
+        return way->level == level;
+    }
     unsigned slot;
-    descent->child = kv_node_child_racy(descent->view.bytes, btree->node_bytes, descent->key,
-                                        descent->key_len, &slot);
-    if (descent->child == UINT64_MAX || !kv_pager_view_valid(&descent->view))
+    way->child = kv_node_child_racy(descent->view.bytes, btree->node_bytes, descent->key,
+                                    descent->key_len, &slot);
+    way->frame = KV_FRAME_NONE;
+    way->noted = NULL;
+    if (way->child == UINT64_MAX || !kv_pager_view_valid(&descent->view))
         return false;
-    kv_pager_fetch_bucket(btree->pager, descent->child);
+    kv_btree_guide_missed(btree, descent->page_id, &descent->view);
+    kv_pager_fetch_bucket(btree->pager, way->child);
     return true;
 }
 
 /* View the child that was chosen. false: it is not in memory, or things changed. */
 static bool view_child(struct kv_btree *btree, struct descent *descent, uint8_t level)
 {
-    (void)level;
     struct kv_page_view below;
-    if (!kv_pager_view_resident(btree->pager, descent->child, &below) ||
-        !kv_pager_view_valid(&descent->view))
+    if (!kv_btree_way_view(btree, &descent->way, &below)) {
+        if (!kv_pager_view_resident(btree->pager, descent->way.child, &below))
+            return false;
+        kv_btree_way_note(btree, &descent->way, &below);
+        if (level == 0 && descent->looks)
+            fetch_leaf(btree, below.bytes);
+    }
+    if (!kv_pager_view_valid(&descent->view))
         return false;
     descent->view = below;
-    return true;
-}
-
-/* The same, and the leaf is about to be looked at. */
-static bool view_leaf(struct kv_btree *btree, struct descent *descent, uint8_t level)
-{
-    if (!view_child(btree, descent, level))
-        return false;
-    kv_node_fetch_leaf(descent->view.bytes);
+    descent->page_id = descent->way.child;
     return true;
 }
 
@@ -101,18 +120,23 @@ static void flock_descend(struct kv_btree *btree, struct flock *flock)
             flock->strays[flock->stray_count++] = --flock->count;
         return;
     }
-    for (size_t i = 0; i < flock->count; i++)
+    for (size_t i = 0; i < flock->count; i++) {
         flock->descents[i].view = root;
+        flock->descents[i].page_id = btree->root;
+    }
     while (level > 0) {
         level--;
         flock_step(btree, flock, level, choose_child);
         for (size_t i = 0; i < flock->count; i++)
-            kv_pager_fetch_frame(btree->pager, flock->descents[i].child);
-        flock_step(btree, flock, level, level || !flock->looks ? view_child : view_leaf);
+            if (flock->descents[i].way.frame == KV_FRAME_NONE)
+                kv_pager_fetch_frame(btree->pager, flock->descents[i].way.child);
+        flock_step(btree, flock, level, view_child);
     }
-    for (size_t i = 0; i < flock->count && flock->looks; i++)
-        kv_node_fetch_cell_racy(flock->descents[i].view.bytes, btree->node_bytes,
-                                flock->descents[i].key, flock->descents[i].key_len);
+    for (size_t i = 0; i < flock->count && flock->looks; i++) {
+        struct descent *descent = &flock->descents[i];
+        descent->slot = kv_node_fetch_cell_racy(descent->view.bytes, btree->node_bytes,
+                                                descent->key, descent->key_len);
+    }
 }
 
 /* ---- reading ---------------------------------------------------------------------- */
@@ -129,6 +153,11 @@ static void take_value(struct kv_btree *btree, const struct descent *descent,
                        struct kv_btree_lookup *lookup)
 {
     const uint8_t *leaf = descent->view.bytes;
+    lookup->result = 0;
+    if (kv_node_value_at_racy(leaf, btree->node_bytes, descent->slot, lookup->key, lookup->key_len,
+                              lookup->buf, lookup->buf_cap, &lookup->value_len, &lookup->kind) &&
+        kv_pager_view_valid(&descent->view))
+        return;
     lookup->result =
         kv_node_value_racy(leaf, btree->node_bytes, lookup->key, lookup->key_len, lookup->buf,
                            lookup->buf_cap, &lookup->value_len, &lookup->kind);

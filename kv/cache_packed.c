@@ -364,16 +364,29 @@ static void copy_in(const struct kv_cache *cache, uint32_t first, const uint8_t 
     }
 }
 
+/* Ask for a chunk's lines, and wait for none. */
+static void fetch_chunk(const struct kv_cache *cache, uint32_t chunk)
+{
+    if (chunk == NONE)
+        return;
+    for (size_t at = 0; at < KV_CHUNK_BYTES; at += 64)
+        __builtin_prefetch((const uint8_t *)chunk_at(cache, chunk) + at);
+}
+
+/* While a chunk is copied the next one comes from memory. */
 static void copy_out(const struct kv_cache *cache, uint32_t first, uint8_t *out)
 {
     const size_t length = page_at(cache, first)->packed.length;
     size_t part = kv_min_u64(length, FIRST_BYTES);
-    memcpy(out, page_at(cache, first)->bytes, part);
     uint32_t chunk = chunk_at(cache, first)->next;
+    fetch_chunk(cache, chunk);
+    memcpy(out, page_at(cache, first)->bytes, part);
     for (size_t done = part; done < length; done += part) {
+        const struct rest_chunk *const rest = chunk_at(cache, chunk);
         part = kv_min_u64(length - done, REST_BYTES);
-        memcpy(out + done, chunk_at(cache, chunk)->bytes, part);
-        chunk = chunk_at(cache, chunk)->next;
+        chunk = rest->next;
+        fetch_chunk(cache, chunk);
+        memcpy(out + done, rest->bytes, part);
     }
 }
 

@@ -26,6 +26,8 @@
 #include "kv/format.h"
 #include "kv/kv.h"
 
+#include <limits.h>
+
 struct kv_bytes {
     const void *data;
     size_t length;
@@ -92,8 +94,11 @@ static inline void kv_node_fetch_fences(const void *node, size_t node_bytes)
 }
 /* The same for where the heap of cells grows; the header is waited for. */
 void kv_node_fetch_heap_racy(const void *node, size_t node_bytes);
-/* The same for the cell of `key`, by its head alone; the slots are waited for. */
-void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key, size_t key_len);
+/* The same for the cell that `key` may have, by its head alone; the slots are waited for. Its slot;
+ * KV_SLOT_NONE: there is none. */
+unsigned kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key,
+                                 size_t key_len);
+#define KV_SLOT_NONE UINT_MAX
 
 /*
  * Inner node: child page id for `key`, and through *slot which it is. UINT64_MAX when the
@@ -107,6 +112,10 @@ uint64_t kv_node_child_racy(const void *node, size_t node_bytes, const void *key
  */
 int kv_node_value_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,
                        void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind);
+/* Leaf: the same if the key is that of `slot`, which may be any. false: look for it. */
+bool kv_node_value_at_racy(const void *node, size_t node_bytes, unsigned slot, const void *key,
+                           size_t key_len, void *buf, size_t buf_cap, size_t *value_len,
+                           uint8_t *kind);
 /*
  * Leaf: the same for the last key that is not above `key`; it goes to `found` (KV_KEY_MAX bytes).
  * -ENOENT: all keys are above.

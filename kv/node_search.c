@@ -63,28 +63,57 @@ RACY_PIECE void copy_bytes(uint8_t *dst, const uint8_t *src, size_t length)
         *(unaligned_pair *)(dst + i + 32) = c;
         *(unaligned_pair *)(dst + i + 48) = d;
     }
+    for (; length - i >= 16; i += 16)
+        *(unaligned_pair *)(dst + i) = *(const volatile unaligned_pair *)(src + i);
+    if (i < length && length >= 16) { /* the last sixteen, some of them once more */
+        *(unaligned_pair *)(dst + length - 16) =
+            *(const volatile unaligned_pair *)(src + length - 16);
+        return;
+    }
     for (; length - i >= 8; i += 8)
         *(unaligned_u64 *)(dst + i) = load_u64(src + i);
     for (; i < length; i++)
         dst[i] = ((const volatile uint8_t *)src)[i];
 }
 
-/* The order of `length` bytes of the caller's key and of the node's. */
-RACY_PIECE int compare_bytes(const uint8_t *key, const uint8_t *stored, size_t length)
+/* The order of `length` bytes, at most 8, of the caller's key and of the node's. */
+RACY_PIECE int compare_few(const uint8_t *key, const uint8_t *stored, size_t length)
 {
-    size_t i = 0;
-    for (; length - i >= 8; i += 8) {
-        const uint64_t a = *(const unaligned_u64 *)(key + i);
-        const uint64_t b = load_u64(stored + i);
-        if (a != b)
-            return __builtin_bswap64(a) < __builtin_bswap64(b) ? -1 : 1;
+    if (length >= 4) { /* the first four and the last four, which may overlap */
+        const size_t rest = length - 4;
+        const uint64_t a = (uint64_t) * (const unaligned_u32 *)key |
+                           (uint64_t) * (const unaligned_u32 *)(key + rest) << 32;
+        const uint64_t b = load_u32(stored) | (uint64_t)load_u32(stored + rest) << 32;
+        const uint32_t a_first = __builtin_bswap32((uint32_t)a);
+        const uint32_t b_first = __builtin_bswap32((uint32_t)b);
+        const uint32_t a_last = __builtin_bswap32((uint32_t)(a >> 32));
+        const uint32_t b_last = __builtin_bswap32((uint32_t)(b >> 32));
+        if (a_first != b_first)
+            return a_first < b_first ? -1 : 1;
+        return (a_last > b_last) - (a_last < b_last);
     }
-    for (; i < length; i++) {
+    for (size_t i = 0; i < length; i++) {
         const uint8_t b = ((const volatile uint8_t *)stored)[i];
         if (key[i] != b)
             return key[i] < b ? -1 : 1;
     }
     return 0;
+}
+
+/* The order of `length` bytes of the caller's key and of the node's. */
+RACY_PIECE int compare_bytes(const uint8_t *key, const uint8_t *stored, size_t length)
+{
+    if (length < 8)
+        return compare_few(key, stored, length);
+    for (size_t i = 0;; i = i + 16 <= length ? i + 8 : length - 8) {
+        /* The last eight may begin before what was compared ends. */
+        const uint64_t a = *(const unaligned_u64 *)(key + i);
+        const uint64_t b = load_u64(stored + i);
+        if (a != b)
+            return __builtin_bswap64(a) < __builtin_bswap64(b) ? -1 : 1;
+        if (i + 8 == length)
+            return 0;
+    }
 }
 
 /* A node's header, read once; offsets in it are inside the node. */
@@ -122,32 +151,41 @@ RACY_PIECE uint64_t load_slot(const uint8_t *node, unsigned slot)
     return load_u64(node + HEADER_BYTES + SLOT_BYTES * slot);
 }
 
+#define HEAD_AT        offsetof(struct kv_disk_slot, head)
+#define SLOTS_PER_LINE (64 / SLOT_BYTES)
+
 RACY_PIECE uint32_t load_head(const uint8_t *node, unsigned slot)
 {
-    return *(const volatile unaligned_u32 *)(node + HEADER_BYTES + SLOT_BYTES * slot + 4);
+    return load_u32(node + HEADER_BYTES + SLOT_BYTES * slot + HEAD_AT);
 }
 
-/* The first slot in [first, end) whose head is not below `head` (or, `above`: is above it). */
+/*
+ * The first slot in [first, end) whose head is not below `head` (or, `above`: is above it).
+ * `fetch`: nobody asked for the slots' lines yet.
+ */
 RACY_PIECE unsigned find_head(const uint8_t *node, unsigned first, unsigned end, uint32_t head,
-                              bool above)
+                              bool above, bool fetch)
 {
-    unsigned length = end - first;
+    const uint8_t *const slots = node + HEADER_BYTES;
+    const uint8_t *at = slots + SLOT_BYTES * first;
+    size_t length = end - first;
     while (length > 1) {
         /* Both places where the next step may look: it need not wait for this one. */
-        const unsigned half = length / 2;
-        const unsigned next_half = (length - half) / 2;
-        __builtin_prefetch(node + HEADER_BYTES + SLOT_BYTES * (first + next_half));
-        __builtin_prefetch(node + HEADER_BYTES + SLOT_BYTES * (first + half + next_half));
-        const uint32_t middle = load_head(node, first + half - 1);
-        const bool right = above ? middle <= head : middle < head;
-        first += right ? half : 0;
+        const size_t half = length / 2;
+        if (fetch && length > 2 * SLOTS_PER_LINE) {
+            __builtin_prefetch(at + SLOT_BYTES * (half / 2));
+            __builtin_prefetch(at + SLOT_BYTES * (half + half / 2));
+        }
+        const uint8_t *const right = at + SLOT_BYTES * half;
+        const uint32_t middle = load_u32(right - SLOT_BYTES + HEAD_AT);
+        at = (above ? middle <= head : middle < head) ? right : at;
         length -= half;
     }
-    if (length) {
-        const uint32_t last = load_head(node, first);
-        first += above ? last <= head : last < head;
-    }
-    return first;
+    const unsigned slot = (unsigned)((size_t)(at - slots) / SLOT_BYTES);
+    if (!length)
+        return slot;
+    const uint32_t last = load_u32(at + HEAD_AT);
+    return slot + (above ? last <= head : last < head);
 }
 
 /* The first bytes of the caller's key as a number, as slots hold them. */
@@ -202,12 +240,14 @@ RACY_PIECE bool find_slot(const uint8_t *node, size_t node_bytes, const struct s
     const size_t suffix_len = key_len - prefix;
     const uint32_t head = key_head(suffix, suffix_len);
 
-    unsigned low = find_head(node, first, shape->count, head, false);
+    /* Who comes to a leaf has asked for its slots (kv_node_fetch_leaf). */
+    unsigned low = shape->level ? find_head(node, first, shape->count, head, false, true)
+                                : find_head(node, first, shape->count, head, false, false);
     unsigned high = low;
     if (low < shape->count && load_head(node, low) == head) {
         high = low + 1;
         if (high < shape->count && load_head(node, high) == head)
-            high = find_head(node, high + 1, shape->count, head, true);
+            high = find_head(node, high + 1, shape->count, head, true, false);
     }
     while (low < high) {
         const unsigned middle = low + (high - low) / 2;
@@ -287,21 +327,24 @@ KV_RACY void kv_node_fetch_heap_racy(const void *node, size_t node_bytes)
         __builtin_prefetch(bytes + heap_start - 64 * line - 1, 1);
 }
 
-KV_RACY void kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key,
-                                     size_t key_len)
+KV_RACY unsigned kv_node_fetch_cell_racy(const void *node, size_t node_bytes, const void *key,
+                                         size_t key_len)
 {
     struct shape shape;
     if (!load_shape(node, node_bytes, &shape) || shape.level || key_len < shape.prefix_bytes)
-        return;
+        return KV_SLOT_NONE;
     const uint8_t *const suffix = (const uint8_t *)key + shape.prefix_bytes;
     const uint32_t head = key_head(suffix, key_len - shape.prefix_bytes);
-    const unsigned slot = find_head(node, 0, shape.count, head, false);
+    const unsigned slot = find_head(node, 0, shape.count, head, false, false);
     if (slot >= shape.count)
-        return;
+        return KV_SLOT_NONE;
     const uint8_t *const cell = (const uint8_t *)node + (uint16_t)load_slot(node, slot);
     for (unsigned line = 0; line < FETCH_LINES; line++)
         __builtin_prefetch(cell + 64 * line);
+    return slot;
 }
+
+#define FETCH_FROM 256u /* what is nearer comes as soon */
 
 /* Copy the value in a leaf's slot. */
 RACY_PIECE int copy_value(const uint8_t *node, size_t node_bytes, unsigned slot, uint8_t *buf,
@@ -320,6 +363,9 @@ RACY_PIECE int copy_value(const uint8_t *node, size_t node_bytes, unsigned slot,
 
     *kind = *(const volatile uint8_t *)(cell + offsetof(struct kv_disk_leaf_cell, kind));
     *value_len = length;
+    /* The processor itself looks ahead in one page of memory at a time, and begins late. */
+    for (size_t at = FETCH_FROM; at < length; at += 64)
+        __builtin_prefetch(node + value_at + at);
     copy_bytes(buf, node + value_at, length < buf_cap ? length : buf_cap);
     return 0;
 }
@@ -338,6 +384,22 @@ KV_RACY int kv_node_value_racy(const void *node, size_t node_bytes, const void *
         return -ENOENT;
 
     return copy_value(node, node_bytes, slot, buf, buf_cap, value_len, kind);
+}
+
+KV_RACY bool kv_node_value_at_racy(const void *node, size_t node_bytes, unsigned slot,
+                                   const void *key, size_t key_len, void *buf, size_t buf_cap,
+                                   size_t *value_len, uint8_t *kind)
+{
+    struct shape shape;
+    int order;
+    if (!load_shape(node, node_bytes, &shape) || shape.level || slot >= shape.count)
+        return false;
+    const size_t prefix = shape.prefix_bytes;
+    return key_len >= prefix &&
+           !compare_bytes(key, (const uint8_t *)node + shape.heap_end, prefix) &&
+           compare_slot(node, node_bytes, 0, slot, (const uint8_t *)key + prefix, key_len - prefix,
+                        &order) &&
+           !order && !copy_value(node, node_bytes, slot, buf, buf_cap, value_len, kind);
 }
 
 KV_RACY int kv_node_floor_racy(const void *node, size_t node_bytes, const void *key, size_t key_len,

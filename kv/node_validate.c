@@ -12,19 +12,28 @@ struct byte_set {
     uint64_t words[KV_NODE_BYTES_MAX / 64];
 };
 
-/* Add [first, first + length); false when a byte of it is in the set already. */
+/* Add `step` bytes from `first` on, all of one word of the set; what of them was in it already. */
+static inline uint64_t byte_set_add_some(struct byte_set *set, size_t first, size_t step)
+{
+    const uint64_t mask = (UINT64_MAX >> (64 - step)) << first % 64;
+    const uint64_t seen = set->words[first / 64] & mask;
+    set->words[first / 64] |= mask;
+    return seen;
+}
+
+/* Add [first, first + length), which is not empty; false when a byte of it is in the set already.
+ */
 static bool byte_set_add(struct byte_set *set, size_t first, size_t length)
 {
-    uint64_t seen = 0;
-    while (length) {
-        const size_t bit = first % 64;
-        const size_t step = length < 64 - bit ? length : 64 - bit;
-        const uint64_t mask = (UINT64_MAX >> (64 - step)) << bit;
-        seen |= set->words[first / 64] & mask;
-        set->words[first / 64] |= mask;
-        first += step;
-        length -= step;
+    const size_t end = first + length;
+    size_t at = kv_min_u64(end, (first / 64 + 1) * 64);
+    uint64_t seen = byte_set_add_some(set, first, at - first);
+    for (; end - at >= 64; at += 64) {
+        seen |= set->words[at / 64];
+        set->words[at / 64] = UINT64_MAX;
     }
+    if (at < end)
+        seen |= byte_set_add_some(set, at, end - at);
     return !seen;
 }
 

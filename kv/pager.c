@@ -165,6 +165,25 @@ bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, u
     return view_frame(pager, (uint32_t)(frame - pager->cache.frames), page_id, view);
 }
 
+bool kv_pager_view_at(struct kv_pager *pager, uint32_t frame, uint64_t page_id,
+                      struct kv_page_view *view)
+{
+    return frame < pager->cache.frame_count && view_frame(pager, frame, page_id, view);
+}
+
+uint32_t kv_pager_frame_of(const struct kv_pager *pager, const struct kv_page_view *view)
+{
+    return (uint32_t)(view->frame - pager->cache.frames);
+}
+
+const uint8_t *kv_pager_fetch_at(const struct kv_pager *pager, uint32_t frame)
+{
+    if (frame >= pager->cache.frame_count)
+        return NULL;
+    __builtin_prefetch(&pager->cache.frames[frame]);
+    return kv_cache_bytes(&pager->cache, frame);
+}
+
 void kv_pager_count_hit(struct kv_pager *pager, const struct kv_page_view *view)
 {
     count_hit(pager, (uint32_t)(view->frame - pager->cache.frames));
@@ -279,6 +298,11 @@ void kv_pager_unlatch(struct kv_pager *pager, const struct kv_page *page)
     struct kv_frame *frame = frame_at(pager, page->frame);
     version_advance(frame);
     KV_ASSERT(!(atomic_load_explicit(&frame->version, memory_order_relaxed) & 1));
+}
+
+uint32_t kv_pager_frame_count(const struct kv_pager *pager)
+{
+    return pager->cache.frame_count;
 }
 
 uint64_t kv_pager_page_room(struct kv_pager *pager)

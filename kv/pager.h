@@ -62,6 +62,13 @@ bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_
 /* View a page in the frame where it was before. false: it is not there, or is being changed. */
 bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, uint64_t page_id,
                          struct kv_page_view *view);
+/* The same by the frame's number, which may be any: kv_pager_frame_of told it. */
+bool kv_pager_view_at(struct kv_pager *pager, uint32_t frame, uint64_t page_id,
+                      struct kv_page_view *view);
+uint32_t kv_pager_frame_of(const struct kv_pager *pager, const struct kv_page_view *view);
+/* Ask the processor's cache for what it says of the frame. The frame's bytes, which the caller may
+ * ask for but not look at; NULL: there is no such frame. */
+const uint8_t *kv_pager_fetch_at(const struct kv_pager *pager, uint32_t frame);
 /* The page that was viewed so is of use. */
 void kv_pager_count_hit(struct kv_pager *pager, const struct kv_page_view *view);
 /*
@@ -77,6 +84,8 @@ void kv_pager_fetch_frame(const struct kv_pager *pager, uint64_t page_id);
 void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
 /* The same, and what is there now is retained (kv_cache_retain). */
 void kv_pager_retain(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
+/* All frames, whatever they are used for. */
+uint32_t kv_pager_frame_count(const struct kv_pager *pager);
 /* How many pages there is room for in hot and warm, whatever else memory is used for. */
 uint64_t kv_pager_page_room(struct kv_pager *pager);
 /* Did nothing change since kv_pager_view? Only then is what was read true. */
