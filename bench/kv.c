@@ -9,15 +9,16 @@
  * Invariant  key k is overwritten by thread k % threads only, so its owner knows its generation.
  * Threads    generations[k] belongs to the owner of k; the rest is constant while threads run.
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "bench/options.h"
 #include "bench/phases.h"
 #include "kv/kv.h"
+#include "tools/options.h"
 
 enum phase { PHASE_FILL_SEQ, PHASE_GET, PHASE_SCAN, PHASE_MIXED, PHASE_FILL_RANDOM, PHASE_COUNT };
 
@@ -28,7 +29,7 @@ enum phase { PHASE_FILL_SEQ, PHASE_GET, PHASE_SCAN, PHASE_MIXED, PHASE_FILL_RAND
 #define MIXED_PUT_RATE 5u /* one of so many operations of `mixed` overwrites */
 
 struct options {
-    const char *image;
+    char *image;
     uint64_t key_count, value_bytes, budget_bytes, seed, image_bytes;
     unsigned thread_count, run_count, batch_count, compressible_percent;
     enum kv_sync_mode sync;
@@ -396,8 +397,6 @@ static int run_all(struct bench *bench)
 
 static const char *const sync_names[] = {
     [KV_SYNC_FSYNC] = "fsync", [KV_SYNC_ALWAYS] = "always", [KV_SYNC_CHECKPOINT] = "checkpoint"};
-static const char *const codec_names[] = {
-    [KV_CODEC_NONE] = "none", [KV_CODEC_LZ4] = "lz4", [KV_CODEC_ZSTD] = "zstd"};
 
 static void print_table(struct bench *bench)
 {
@@ -428,7 +427,7 @@ static void print_json(struct bench *bench)
            ",\"direct_io\":%s,\"runs\":%u,\"seed\":%" PRIu64 ",\"phases\":{",
            options->key_count, KEY_BYTES, options->value_bytes, options->compressible_percent,
            options->budget_bytes, options->thread_count, options->batch_count,
-           sync_names[options->sync], codec_names[options->codec.codec], options->codec.level,
+           sync_names[options->sync], kv_codec_name(options->codec.codec), options->codec.level,
            bench->direct_io ? "true" : "false", options->run_count, options->seed);
     const char *separator = "";
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++) {
@@ -452,146 +451,66 @@ static void print_json(struct bench *bench)
 
 /* ---- the command line ------------------------------------------------------------ */
 
-static void print_usage(FILE *out)
-{
-    fputs("usage: bench-kv --image FILE [option...]\n"
-          "  --image FILE        the image to make, use and remove\n"
-          "  --image-size BYTES  its size; grows as it is filled (16 times the data, at least 1G)\n"
-          "  --keys N            how many keys (100000)\n"
-          "  --value-size BYTES  bytes in each value, 16 or more (100)\n"
-          "  --compressible PCT  how much of a value is constant (50)\n"
-          "  --budget BYTES      memory_budget of the store (256M)\n"
-          "  --threads N         how many work at the same time (1)\n"
-          "  --batch N           puts in one batch, in the fills (1)\n"
-          "  --sync MODE         fsync, always or checkpoint (fsync)\n"
-          "  --codec CODEC       none, lz4 or zstd[:LEVEL] (none)\n"
-          "  --buffered          use the page cache of the host, not O_DIRECT\n"
-          "  --phases LIST       of fill-seq,get,scan,mixed,fill-random (all)\n"
-          "  --runs N            how often to repeat everything (1)\n"
-          "  --seed N            contents and order depend on it (1)\n"
-          "  --keep              leave the image there\n"
-          "  -v, --verbose       print a table too\n",
-          out);
-}
-
 static const char *phase_name(unsigned phase)
 {
     return phase < PHASE_COUNT ? phase_kinds[phase].name : NULL;
 }
 
-static int parse_sync(const char *text, enum kv_sync_mode *mode)
+static int parse_phases(char *text, void *target)
+{
+    return phase_select(phase_name, text, target);
+}
+
+static int parse_sync(char *text, void *target)
 {
     for (size_t i = 0; i < sizeof sync_names / sizeof *sync_names; i++) {
         if (strcmp(text, sync_names[i]) == 0) {
-            *mode = (enum kv_sync_mode)i;
+            *(enum kv_sync_mode *)target = (enum kv_sync_mode)i;
             return 0;
         }
     }
     return -EINVAL;
 }
 
-static int parse_codec(char *text, struct kv_codec_spec *spec)
+static int parse_codec(char *text, void *target)
 {
-    char *level = strchr(text, ':');
-    if (level)
-        *level++ = '\0';
-    for (size_t i = 0; i < sizeof codec_names / sizeof *codec_names; i++) {
-        if (strcmp(text, codec_names[i]) != 0)
-            continue;
-        spec->codec = (enum kv_codec)i;
-        if (!level)
-            return 0;
-        unsigned number;
-        const int err =
-            i == KV_CODEC_ZSTD ? measure_parse_unsigned(level, 1, 19, &number) : -EINVAL;
-        if (!err)
-            spec->level = (int)number;
-        return err;
-    }
-    return -EINVAL;
+    return tool_parse_codec(text, target);
 }
 
-enum option_key {
-    OPTION_IMAGE = 256,
-    OPTION_IMAGE_SIZE,
-    OPTION_KEYS,
-    OPTION_VALUE_SIZE,
-    OPTION_COMPRESSIBLE,
-    OPTION_BUDGET,
-    OPTION_THREADS,
-    OPTION_BATCH,
-    OPTION_SYNC,
-    OPTION_CODEC,
-    OPTION_BUFFERED,
-    OPTION_PHASES,
-    OPTION_RUNS,
-    OPTION_SEED,
-    OPTION_KEEP,
-};
-
-static const struct option long_options[] = {
-    {"image", required_argument, NULL, OPTION_IMAGE},
-    {"image-size", required_argument, NULL, OPTION_IMAGE_SIZE},
-    {"keys", required_argument, NULL, OPTION_KEYS},
-    {"value-size", required_argument, NULL, OPTION_VALUE_SIZE},
-    {"compressible", required_argument, NULL, OPTION_COMPRESSIBLE},
-    {"budget", required_argument, NULL, OPTION_BUDGET},
-    {"threads", required_argument, NULL, OPTION_THREADS},
-    {"batch", required_argument, NULL, OPTION_BATCH},
-    {"sync", required_argument, NULL, OPTION_SYNC},
-    {"codec", required_argument, NULL, OPTION_CODEC},
-    {"buffered", no_argument, NULL, OPTION_BUFFERED},
-    {"phases", required_argument, NULL, OPTION_PHASES},
-    {"runs", required_argument, NULL, OPTION_RUNS},
-    {"seed", required_argument, NULL, OPTION_SEED},
-    {"keep", no_argument, NULL, OPTION_KEEP},
-    {"verbose", no_argument, NULL, 'v'},
-    {"help", no_argument, NULL, 'h'},
-    {NULL, 0, NULL, 0},
-};
-
-static int set_option(struct options *options, int key, char *value)
+static int parse_options(int argc, char **argv, struct options *options)
 {
-    switch (key) {
-    case OPTION_IMAGE:
-        options->image = value;
-        return 0;
-    case OPTION_IMAGE_SIZE:
-        return measure_parse_number(value, 1u << 20, (uint64_t)1 << 50, &options->image_bytes);
-    case OPTION_KEYS:
-        return measure_parse_number(value, 1, 1000000000, &options->key_count);
-    case OPTION_VALUE_SIZE:
-        return measure_parse_number(value, VALUE_HEAD, KV_VALUE_MAX, &options->value_bytes);
-    case OPTION_COMPRESSIBLE:
-        return measure_parse_unsigned(value, 0, 100, &options->compressible_percent);
-    case OPTION_BUDGET:
-        return measure_parse_number(value, 8u << 20, (uint64_t)1 << 46, &options->budget_bytes);
-    case OPTION_THREADS:
-        return measure_parse_unsigned(value, 1, THREADS_MAX, &options->thread_count);
-    case OPTION_BATCH:
-        return measure_parse_unsigned(value, 1, BATCH_MAX, &options->batch_count);
-    case OPTION_SYNC:
-        return parse_sync(value, &options->sync);
-    case OPTION_CODEC:
-        return parse_codec(value, &options->codec);
-    case OPTION_BUFFERED:
-        options->buffered_io = true;
-        return 0;
-    case OPTION_PHASES:
-        return phase_select(phase_name, value, options->selected);
-    case OPTION_RUNS:
-        return measure_parse_unsigned(value, 1, PHASE_RUNS_MAX, &options->run_count);
-    case OPTION_SEED:
-        return measure_parse_number(value, 0, UINT64_MAX, &options->seed);
-    case OPTION_KEEP:
-        options->keep = true;
-        return 0;
-    case 'v':
-        options->verbose = true;
-        return 0;
-    default:
-        return -EINVAL;
-    }
+    const struct bench_option table[] = {
+        BENCH_TEXT("image", "FILE", "the image to make, use and remove", &options->image),
+        BENCH_NUMBER("image-size", "BYTES",
+                     "its size; grows as it is filled (16 times the data, at least 1G)",
+                     &options->image_bytes, 1u << 20, (uint64_t)1 << 50),
+        BENCH_NUMBER("keys", "N", "how many keys (100000)", &options->key_count, 1, 1000000000),
+        BENCH_NUMBER("value-size", "BYTES", "bytes in each value, 16 or more (100)",
+                     &options->value_bytes, VALUE_HEAD, KV_VALUE_MAX),
+        BENCH_SMALL("compressible", "PCT", "how much of a value is constant (50)",
+                    &options->compressible_percent, 0, 100),
+        BENCH_NUMBER("budget", "BYTES", "memory_budget of the store (256M)", &options->budget_bytes,
+                     8u << 20, (uint64_t)1 << 46),
+        BENCH_SMALL("threads", "N", "how many work at the same time (1)", &options->thread_count, 1,
+                    THREADS_MAX),
+        BENCH_SMALL("batch", "N", "puts in one batch, in the fills (1)", &options->batch_count, 1,
+                    BATCH_MAX),
+        BENCH_PARSED("sync", "MODE", "fsync, always or checkpoint (fsync)", parse_sync,
+                     &options->sync),
+        BENCH_PARSED("codec", "CODEC", "none, lz4 or zstd[:LEVEL] (none)", parse_codec,
+                     &options->codec),
+        BENCH_FLAG("buffered", "use the page cache of the host, not O_DIRECT",
+                   &options->buffered_io),
+        BENCH_PARSED("phases", "LIST", "of fill-seq,get,scan,mixed,fill-random (all)", parse_phases,
+                     options->selected),
+        BENCH_SMALL("runs", "N", "how often to repeat everything (1)", &options->run_count, 1,
+                    PHASE_RUNS_MAX),
+        BENCH_NUMBER("seed", "N", "contents and order depend on it (1)", &options->seed, 0,
+                     UINT64_MAX),
+        BENCH_FLAG("keep", "leave the image there", &options->keep),
+        BENCH_OPTION_END,
+    };
+    return bench_options_parse("bench-kv", "--image FILE", table, &options->verbose, argc, argv);
 }
 
 /* The options that contradict each other. NULL: none do. */
@@ -660,20 +579,10 @@ int main(int argc, char **argv)
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++)
         options.selected[phase] = true;
 
-    int key;
-    while ((key = getopt_long(argc, argv, "vh", long_options, NULL)) != -1) {
-        if (key == 'h') {
-            print_usage(stdout);
-            return EXIT_SUCCESS;
-        }
-        if (set_option(&options, key, optarg)) {
-            if (key != '?')
-                fprintf(stderr, "bench-kv: not a value for this option: %s\n", optarg);
-            print_usage(stderr);
-            return 2;
-        }
-    }
-    const char *contradiction = optind < argc ? "too many arguments" : find_contradiction(&options);
+    const int status = parse_options(argc, argv, &options);
+    if (status != BENCH_GO_ON)
+        return status;
+    const char *contradiction = find_contradiction(&options);
     if (contradiction) {
         fprintf(stderr, "bench-kv: %s\n", contradiction);
         return 2;

@@ -10,12 +10,12 @@
  * Method     LRU; 2Q: Johnson & Shasha 1994; S3-FIFO: Yang et al. 2023.
  * Invariant  all policies see the same accesses and have the same number of pages.
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <unistd.h>
 
 #include "bench/machine.h"
 #include "bench/measure.h"
+#include "bench/options.h"
 #include "bench/zipf.h"
 #include "kv/cache.h"
 #include "kv/store.h"
@@ -522,40 +522,21 @@ static int run(const char *directory, size_t count, uint32_t pages, uint64_t see
 
 int main(int argc, char **argv)
 {
-    static const struct option long_options[] = {
-        {"dir", required_argument, NULL, 'd'},
-        {"accesses", required_argument, NULL, 'n'},
-        {"pages", required_argument, NULL, 'p'},
-        {"seed", required_argument, NULL, 's'},
-        {"verbose", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
-    };
-    const char *directory = ".";
+    char *directory = ".";
     uint64_t accesses = 1000000, pages = 10000, seed = 1;
     bool verbose = false;
-    int key, err = 0;
-    while (!err && (key = getopt_long(argc, argv, "vh", long_options, NULL)) != -1) {
-        if (key == 'd')
-            directory = optarg;
-        else if (key == 'n')
-            err = measure_parse_number(optarg, 1000, 1u << 30, &accesses);
-        else if (key == 'p')
-            err = measure_parse_number(optarg, 500, 1u << 24, &pages);
-        else if (key == 's')
-            err = measure_parse_number(optarg, 0, UINT64_MAX, &seed);
-        else if (key == 'v')
-            verbose = true;
-        else
-            err = -EINVAL;
-    }
-    if (err || optind < argc) {
-        fputs("usage: bench-policy [--dir DIR] [--accesses N] [--pages N] [--seed N] [-v]\n"
-              "  DIR is where the image of the recorded store is made and removed\n",
-              stderr);
-        return 2;
-    }
-    err = run(directory, accesses, (uint32_t)pages, seed, verbose);
+    const struct bench_option table[] = {
+        BENCH_TEXT("dir", "DIR", "where the image of the recorded store is made and removed (.)",
+                   &directory),
+        BENCH_NUMBER("accesses", "N", "in each trace (1000000)", &accesses, 1000, 1u << 30),
+        BENCH_NUMBER("pages", "N", "of the traces that are made (10000)", &pages, 500, 1u << 24),
+        BENCH_NUMBER("seed", "N", "the traces depend on it (1)", &seed, 0, UINT64_MAX),
+        BENCH_OPTION_END,
+    };
+    const int status = bench_options_parse("bench-policy", "", table, &verbose, argc, argv);
+    if (status != BENCH_GO_ON)
+        return status;
+    const int err = run(directory, accesses, (uint32_t)pages, seed, verbose);
     if (err)
         fprintf(stderr, "bench-policy: %s\n", strerror(-err));
     return err ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -13,7 +13,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <sys/stat.h>
@@ -22,6 +21,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "bench/options.h"
 #include "bench/phases.h"
 
 enum phase {
@@ -34,24 +34,18 @@ enum phase {
     PHASE_COUNT
 };
 
-/* What is in the caches of the kernel when a phase starts. */
-enum cache_state { CACHE_WARM, CACHE_DROPPED, CACHE_REMOUNTED };
-
 #define FILE_BYTES_MAX  (64u << 20)
 #define THREADS_MAX     256u
 #define NAME_PREFIX_OLD 'f'
 #define NAME_PREFIX_NEW 'r'
 
 struct options {
-    const char *dir;
-    const char *name;
-    const char *remount_command;
+    char *dir, *name, *remount_command;
     uint64_t file_count, dir_count, file_bytes, seed;
     unsigned thread_count, run_count;
-    long daemon_pid; /* 0: none named */
+    unsigned daemon_pid; /* 0: none named */
     bool selected[PHASE_COUNT];
-    bool fsync, keep, renamed, shuffled, verbose;
-    enum cache_state cache;
+    bool fsync, keep, renamed, shuffled, drop_caches, verbose;
 };
 
 /* One thread's part of a phase. */
@@ -352,7 +346,7 @@ static int run_worker(void *context, unsigned thread)
 
 static int prepare_caches(const struct options *options)
 {
-    if (options->cache == CACHE_REMOUNTED) {
+    if (options->remount_command) {
         fflush(NULL);
         const int status = system(options->remount_command);
         if (status == -1 || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
@@ -361,7 +355,7 @@ static int prepare_caches(const struct options *options)
             return -ECHILD;
         }
     }
-    if (options->cache == CACHE_DROPPED) {
+    if (options->drop_caches) {
         static const char path[] = "/proc/sys/vm/drop_caches";
         sync();
         const int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -457,10 +451,10 @@ static int run_all(struct bench *bench)
 
 /* ---- results ------------------------------------------------------------------- */
 
-static const char *cache_name(enum cache_state cache)
+/* What is in the caches of the kernel when a phase starts. */
+static const char *cache_name(const struct options *options)
 {
-    static const char *const names[] = {"warm", "dropped", "remounted"};
-    return names[cache];
+    return options->remount_command ? "remounted" : options->drop_caches ? "dropped" : "warm";
 }
 
 static void print_table(struct bench *bench)
@@ -492,8 +486,8 @@ static void print_json(struct bench *bench, uint64_t daemon_written_bytes)
            ",\"runs\":%u,\"seed\":%" PRIu64 ",\"phases\":{",
            fs_type, options->file_count, options->file_bytes, options->dir_count,
            options->thread_count, options->fsync ? "true" : "false",
-           options->shuffled ? "shuffled" : "ascending", cache_name(options->cache),
-           options->run_count, options->seed);
+           options->shuffled ? "shuffled" : "ascending", cache_name(options), options->run_count,
+           options->seed);
     const char *separator = "";
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++) {
         if (!options->selected[phase])
@@ -521,140 +515,58 @@ static void print_json(struct bench *bench, uint64_t daemon_written_bytes)
 
 /* ---- the command line ---------------------------------------------------------- */
 
-static void print_usage(FILE *out)
-{
-    fputs("usage: bench-smallfiles --dir DIR [option...]\n"
-          "  --dir DIR        measure the file system that DIR is on\n"
-          "  --files N        how many files (10000)\n"
-          "  --size BYTES     bytes in each, with K or M (200)\n"
-          "  --dirs N         directories to spread them over (10)\n"
-          "  --threads N      how many work at the same time (1)\n"
-          "  --runs N         how often to repeat everything (1)\n"
-          "  --seed N         contents and order depend on it (1)\n"
-          "  --shuffled       visit files in shuffled order in stat, read, rename, unlink\n"
-          "  --fsync          fsync each file made, and the directory after rename and unlink\n"
-          "  --drop-caches    empty the kernel's caches before each phase (root)\n"
-          "  --remount CMD    run CMD before each phase; it unmounts and mounts again\n"
-          "  --phases LIST    of create,stat,list,read,rename,unlink (all)\n"
-          "  --name NAME      work in DIR/NAME; without create it must hold what --keep left\n"
-          "  --keep           leave the files there\n"
-          "  --renamed        what was left there has been through rename\n"
-          "  --daemon PID     report memory and written bytes of that process\n"
-          "  -v, --verbose    print a table too\n",
-          out);
-}
-
 static const char *phase_name(unsigned phase)
 {
     return phase < PHASE_COUNT ? phase_kinds[phase].name : NULL;
 }
 
-enum option_key {
-    OPTION_DIR = 256,
-    OPTION_FILES,
-    OPTION_SIZE,
-    OPTION_DIRS,
-    OPTION_THREADS,
-    OPTION_RUNS,
-    OPTION_SEED,
-    OPTION_SHUFFLED,
-    OPTION_FSYNC,
-    OPTION_DROP_CACHES,
-    OPTION_REMOUNT,
-    OPTION_PHASES,
-    OPTION_NAME,
-    OPTION_KEEP,
-    OPTION_RENAMED,
-    OPTION_DAEMON,
-};
-
-static const struct option long_options[] = {
-    {"dir", required_argument, NULL, OPTION_DIR},
-    {"files", required_argument, NULL, OPTION_FILES},
-    {"size", required_argument, NULL, OPTION_SIZE},
-    {"dirs", required_argument, NULL, OPTION_DIRS},
-    {"threads", required_argument, NULL, OPTION_THREADS},
-    {"runs", required_argument, NULL, OPTION_RUNS},
-    {"seed", required_argument, NULL, OPTION_SEED},
-    {"shuffled", no_argument, NULL, OPTION_SHUFFLED},
-    {"fsync", no_argument, NULL, OPTION_FSYNC},
-    {"drop-caches", no_argument, NULL, OPTION_DROP_CACHES},
-    {"remount", required_argument, NULL, OPTION_REMOUNT},
-    {"phases", required_argument, NULL, OPTION_PHASES},
-    {"name", required_argument, NULL, OPTION_NAME},
-    {"keep", no_argument, NULL, OPTION_KEEP},
-    {"renamed", no_argument, NULL, OPTION_RENAMED},
-    {"daemon", required_argument, NULL, OPTION_DAEMON},
-    {"verbose", no_argument, NULL, 'v'},
-    {"help", no_argument, NULL, 'h'},
-    {NULL, 0, NULL, 0},
-};
-
-static int set_option(struct options *options, int key, char *value)
+static int parse_phases(char *text, void *target)
 {
-    uint64_t number = 0;
-    int err = 0;
-    switch (key) {
-    case OPTION_DIR:
-        options->dir = value;
-        break;
-    case OPTION_FILES:
-        err = measure_parse_number(value, 1, 100000000, &options->file_count);
-        break;
-    case OPTION_SIZE:
-        err = measure_parse_number(value, 0, FILE_BYTES_MAX, &options->file_bytes);
-        break;
-    case OPTION_DIRS:
-        err = measure_parse_number(value, 1, 100000, &options->dir_count);
-        break;
-    case OPTION_THREADS:
-        err = measure_parse_number(value, 1, THREADS_MAX, &number);
-        options->thread_count = (unsigned)number;
-        break;
-    case OPTION_RUNS:
-        err = measure_parse_number(value, 1, PHASE_RUNS_MAX, &number);
-        options->run_count = (unsigned)number;
-        break;
-    case OPTION_SEED:
-        err = measure_parse_number(value, 0, UINT64_MAX, &options->seed);
-        break;
-    case OPTION_SHUFFLED:
-        options->shuffled = true;
-        break;
-    case OPTION_FSYNC:
-        options->fsync = true;
-        break;
-    case OPTION_DROP_CACHES:
-        options->cache = CACHE_DROPPED;
-        break;
-    case OPTION_REMOUNT:
-        options->cache = CACHE_REMOUNTED;
-        options->remount_command = value;
-        break;
-    case OPTION_PHASES:
-        err = phase_select(phase_name, value, options->selected);
-        break;
-    case OPTION_NAME:
-        err = *value == '\0' || strchr(value, '/') || *value == '.' ? -EINVAL : 0;
-        options->name = value;
-        break;
-    case OPTION_RENAMED:
-        options->renamed = true;
-        break;
-    case OPTION_KEEP:
-        options->keep = true;
-        break;
-    case OPTION_DAEMON:
-        err = measure_parse_number(value, 1, INT_MAX, &number);
-        options->daemon_pid = (long)number;
-        break;
-    case 'v':
-        options->verbose = true;
-        break;
-    default:
-        err = -EINVAL;
-    }
-    return err;
+    return phase_select(phase_name, text, target);
+}
+
+static int parse_name(char *text, void *target)
+{
+    *(char **)target = text;
+    return *text == '\0' || strchr(text, '/') || *text == '.' ? -EINVAL : 0;
+}
+
+static int parse_options(int argc, char **argv, struct options *options)
+{
+    const struct bench_option table[] = {
+        BENCH_TEXT("dir", "DIR", "measure the file system that DIR is on", &options->dir),
+        BENCH_NUMBER("files", "N", "how many files (10000)", &options->file_count, 1, 100000000),
+        BENCH_NUMBER("size", "BYTES", "bytes in each, with K or M (200)", &options->file_bytes, 0,
+                     FILE_BYTES_MAX),
+        BENCH_NUMBER("dirs", "N", "directories to spread them over (10)", &options->dir_count, 1,
+                     100000),
+        BENCH_SMALL("threads", "N", "how many work at the same time (1)", &options->thread_count, 1,
+                    THREADS_MAX),
+        BENCH_SMALL("runs", "N", "how often to repeat everything (1)", &options->run_count, 1,
+                    PHASE_RUNS_MAX),
+        BENCH_NUMBER("seed", "N", "contents and order depend on it (1)", &options->seed, 0,
+                     UINT64_MAX),
+        BENCH_FLAG("shuffled", "visit files in shuffled order in stat, read, rename, unlink",
+                   &options->shuffled),
+        BENCH_FLAG("fsync", "fsync each file made, and the directory after rename and unlink",
+                   &options->fsync),
+        BENCH_FLAG("drop-caches", "empty the kernel's caches before each phase (root)",
+                   &options->drop_caches),
+        BENCH_TEXT("remount", "CMD", "run CMD before each phase; it unmounts and mounts again",
+                   &options->remount_command),
+        BENCH_PARSED("phases", "LIST", "of create,stat,list,read,rename,unlink (all)", parse_phases,
+                     options->selected),
+        BENCH_PARSED("name", "NAME",
+                     "work in DIR/NAME; without create it must hold what --keep left", parse_name,
+                     &options->name),
+        BENCH_FLAG("keep", "leave the files there", &options->keep),
+        BENCH_FLAG("renamed", "what was left there has been through rename", &options->renamed),
+        BENCH_SMALL("daemon", "PID", "report memory and written bytes of that process",
+                    &options->daemon_pid, 1, INT_MAX),
+        BENCH_OPTION_END,
+    };
+    return bench_options_parse("bench-smallfiles", "--dir DIR", table, &options->verbose, argc,
+                               argv);
 }
 
 /* The options that contradict each other. NULL: none do. */
@@ -727,20 +639,10 @@ int main(int argc, char **argv)
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++)
         options.selected[phase] = true;
 
-    int key;
-    while ((key = getopt_long(argc, argv, "vh", long_options, NULL)) != -1) {
-        if (key == 'h') {
-            print_usage(stdout);
-            return EXIT_SUCCESS;
-        }
-        if (set_option(&options, key, optarg)) {
-            if (key != '?')
-                fprintf(stderr, "bench-smallfiles: not a value for this option: %s\n", optarg);
-            print_usage(stderr);
-            return 2;
-        }
-    }
-    const char *contradiction = optind < argc ? "too many arguments" : find_contradiction(&options);
+    const int status = parse_options(argc, argv, &options);
+    if (status != BENCH_GO_ON)
+        return status;
+    const char *contradiction = find_contradiction(&options);
     if (contradiction) {
         fprintf(stderr, "bench-smallfiles: %s\n", contradiction);
         return 2;

@@ -10,7 +10,6 @@
  * Invariant  both read the same keys in the same order, and sum up to the same checksum.
  */
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -18,9 +17,11 @@
 
 #include "bench/machine.h"
 #include "bench/measure.h"
+#include "bench/options.h"
 #include "bench/phases.h"
 #include "bench/zipf.h"
 #include "kv/kv.h"
+#include "tools/options.h"
 
 #define KEY_BYTES   16u
 #define VALUE_HEAD  8u /* the key's number */
@@ -52,15 +53,12 @@ static const struct load_kind load_kinds[] = {
 #define LOAD_COUNT (sizeof load_kinds / sizeof load_kinds[0])
 
 static const char *const memory_names[MEMORY_COUNT] = {"four", "two"};
-static const char *const codec_names[] = {
-    [KV_CODEC_NONE] = "none", [KV_CODEC_LZ4] = "lz4", [KV_CODEC_ZSTD] = "zstd"};
-
 struct options {
-    const char *directory, *json;
+    char *directory, *json;
     uint64_t budget_bytes, value_bytes, times, operations, warm_operations, seed;
     unsigned round_count, thread_count, compressible_percent;
     struct kv_tiers tiers[MEMORY_COUNT];
-    enum kv_codec codec;
+    struct kv_codec_spec codec;
     bool selected[LOAD_COUNT];
     bool verbose;
 };
@@ -159,7 +157,7 @@ static int fill_image(struct bench *bench, enum data data)
     struct kv_error error = {{0}};
     const struct kv_create_options create = {
         .size_bytes = 4 * options->times * options->budget_bytes + (1ull << 30),
-        .codec = {.codec = options->codec},
+        .codec = options->codec,
         .force = true};
     int err = kv_create(bench->images[data], &create, &error);
     if (err) {
@@ -460,8 +458,9 @@ static void print_json(FILE *out, struct bench *bench)
             ",\"compressible_percent\":%u,\"codec\":\"%s\",\"threads\":%u,\"operations\":%" PRIu64
             ",\"warm_operations\":%" PRIu64 ",\"rounds\":%u,\"seed\":%" PRIu64 "}",
             options->budget_bytes, options->times, bench->key_count, options->value_bytes,
-            options->compressible_percent, codec_names[options->codec], options->thread_count,
-            options->operations, options->warm_operations, options->round_count, options->seed);
+            options->compressible_percent, kv_codec_name(options->codec.codec),
+            options->thread_count, options->operations, options->warm_operations,
+            options->round_count, options->seed);
     fprintf(out, ",\"raw_read_ns\":%" PRIu64 ",\"rss_limit_bytes\":%" PRIu64 ",\"loads\":{",
             bench->raw_read_ns, rss_limit(options));
     const char *separator = "";
@@ -524,35 +523,14 @@ static void print_table(struct bench *bench)
 
 /* ---- the command line ------------------------------------------------------------------ */
 
-static void print_usage(FILE *out)
-{
-    fputs("usage: bench-tiers [option...]\n"
-          "  --dir DIR           where the images are made and removed (.)\n"
-          "  --quick             a look: less data and fewer reads; less than five minutes\n"
-          "  --budget BYTES      memory budget (128M)\n"
-          "  --times N           data in relation to that (3)\n"
-          "  --value-size BYTES  bytes in each value (1000)\n"
-          "  --compressible PCT  how much of a value is constant, where it packs (75)\n"
-          "  --codec CODEC       of the image: none, lz4 or zstd (lz4)\n"
-          "  --tiers H,W,C,F     ratios of the four (12,3,45,40)\n"
-          "  --operations N      reads that are measured (600000)\n"
-          "  --warm N            reads before that (400000)\n"
-          "  --threads N         that read at the same time (1)\n"
-          "  --rounds N          of all loads (3)\n"
-          "  --loads LIST        of zipf,uniform,zipf-incompressible,uniform-incompressible (all)\n"
-          "  --seed N            contents and order depend on it (1)\n"
-          "  --json FILE         write the result there instead of to standard output\n"
-          "  -v, --verbose       print a table too\n",
-          out);
-}
-
 static const char *load_name(unsigned load)
 {
     return load < LOAD_COUNT ? load_kinds[load].name : NULL;
 }
 
-static int parse_tiers(char *text, struct kv_tiers *tiers)
+static int parse_tiers(char *text, void *target)
 {
+    struct kv_tiers *const tiers = target;
     char *rest;
     unsigned tier = 0;
     for (char *word = strtok_r(text, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
@@ -564,99 +542,61 @@ static int parse_tiers(char *text, struct kv_tiers *tiers)
     return tier == KV_TIER_COUNT ? 0 : -EINVAL;
 }
 
-static int parse_codec(const char *text, enum kv_codec *codec)
+static int parse_codec(char *text, void *target)
 {
-    for (size_t i = 0; i < sizeof codec_names / sizeof *codec_names; i++)
-        if (strcmp(text, codec_names[i]) == 0) {
-            *codec = (enum kv_codec)i;
-            return 0;
-        }
-    return -EINVAL;
+    return tool_parse_codec(text, target);
 }
 
-enum option_key {
-    OPTION_DIR = 256,
-    OPTION_QUICK,
-    OPTION_BUDGET,
-    OPTION_TIMES,
-    OPTION_VALUE_SIZE,
-    OPTION_COMPRESSIBLE,
-    OPTION_CODEC,
-    OPTION_TIERS,
-    OPTION_OPERATIONS,
-    OPTION_WARM,
-    OPTION_THREADS,
-    OPTION_ROUNDS,
-    OPTION_LOADS,
-    OPTION_SEED,
-    OPTION_JSON,
-};
-
-static const struct option long_options[] = {
-    {"dir", required_argument, NULL, OPTION_DIR},
-    {"quick", no_argument, NULL, OPTION_QUICK},
-    {"budget", required_argument, NULL, OPTION_BUDGET},
-    {"times", required_argument, NULL, OPTION_TIMES},
-    {"value-size", required_argument, NULL, OPTION_VALUE_SIZE},
-    {"compressible", required_argument, NULL, OPTION_COMPRESSIBLE},
-    {"codec", required_argument, NULL, OPTION_CODEC},
-    {"tiers", required_argument, NULL, OPTION_TIERS},
-    {"operations", required_argument, NULL, OPTION_OPERATIONS},
-    {"warm", required_argument, NULL, OPTION_WARM},
-    {"threads", required_argument, NULL, OPTION_THREADS},
-    {"rounds", required_argument, NULL, OPTION_ROUNDS},
-    {"loads", required_argument, NULL, OPTION_LOADS},
-    {"seed", required_argument, NULL, OPTION_SEED},
-    {"json", required_argument, NULL, OPTION_JSON},
-    {"verbose", no_argument, NULL, 'v'},
-    {"help", no_argument, NULL, 'h'},
-    {NULL, 0, NULL, 0},
-};
-
-static int set_option(struct options *options, int key, char *value)
+static int parse_loads(char *text, void *target)
 {
-    switch (key) {
-    case OPTION_DIR:
-        options->directory = value;
-        return 0;
-    case OPTION_QUICK:
-        options->budget_bytes = 32u << 20;
-        options->operations = 150000;
-        options->warm_operations = 100000;
-        return 0;
-    case OPTION_BUDGET:
-        return measure_parse_number(value, 8u << 20, (uint64_t)1 << 40, &options->budget_bytes);
-    case OPTION_TIMES:
-        return measure_parse_number(value, 1, 1000, &options->times);
-    case OPTION_VALUE_SIZE:
-        return measure_parse_number(value, 16, KV_VALUE_MAX, &options->value_bytes);
-    case OPTION_COMPRESSIBLE:
-        return measure_parse_unsigned(value, 0, 100, &options->compressible_percent);
-    case OPTION_CODEC:
-        return parse_codec(value, &options->codec);
-    case OPTION_TIERS:
-        return parse_tiers(value, &options->tiers[MEMORY_TIERS]);
-    case OPTION_OPERATIONS:
-        return measure_parse_number(value, 1, (uint64_t)1 << 40, &options->operations);
-    case OPTION_WARM:
-        return measure_parse_number(value, 1, (uint64_t)1 << 40, &options->warm_operations);
-    case OPTION_THREADS:
-        return measure_parse_unsigned(value, 1, THREADS_MAX, &options->thread_count);
-    case OPTION_ROUNDS:
-        return measure_parse_unsigned(value, 1, ROUNDS_MAX, &options->round_count);
-    case OPTION_LOADS:
-        return phase_select(load_name, value, options->selected);
-    case OPTION_SEED:
-        return measure_parse_number(value, 0, UINT64_MAX, &options->seed);
-    case OPTION_JSON:
-        options->json = value;
-        return 0;
-    case 'v':
-        options->verbose = true;
-        return 0;
-    default:
-        return -EINVAL;
-    }
+    return phase_select(load_name, text, target);
+}
+
+/* What comes after it on the command line may change it. */
+static int choose_quick(char *text, void *target)
+{
+    struct options *const options = target;
+    (void)text; /* takes none */
+    options->budget_bytes = 32u << 20;
+    options->operations = 150000;
+    options->warm_operations = 100000;
+    return 0;
+}
+
+static int parse_options(int argc, char **argv, struct options *options)
+{
+    const struct bench_option table[] = {
+        BENCH_TEXT("dir", "DIR", "where the images are made and removed (.)", &options->directory),
+        BENCH_PARSED("quick", NULL, "a look: less data and fewer reads; less than five minutes",
+                     choose_quick, options),
+        BENCH_NUMBER("budget", "BYTES", "memory budget (128M)", &options->budget_bytes, 8u << 20,
+                     (uint64_t)1 << 40),
+        BENCH_NUMBER("times", "N", "data in relation to that (3)", &options->times, 1, 1000),
+        BENCH_NUMBER("value-size", "BYTES", "bytes in each value (1000)", &options->value_bytes, 16,
+                     KV_VALUE_MAX),
+        BENCH_SMALL("compressible", "PCT", "how much of a value is constant, where it packs (75)",
+                    &options->compressible_percent, 0, 100),
+        BENCH_PARSED("codec", "CODEC", "of the image: none, lz4 or zstd[:LEVEL] (lz4)", parse_codec,
+                     &options->codec),
+        BENCH_PARSED("tiers", "H,W,C,F", "ratios of the four (12,3,45,40)", parse_tiers,
+                     &options->tiers[MEMORY_TIERS]),
+        BENCH_NUMBER("operations", "N", "reads that are measured (600000)", &options->operations, 1,
+                     (uint64_t)1 << 40),
+        BENCH_NUMBER("warm", "N", "reads before that (400000)", &options->warm_operations, 1,
+                     (uint64_t)1 << 40),
+        BENCH_SMALL("threads", "N", "that read at the same time (1)", &options->thread_count, 1,
+                    THREADS_MAX),
+        BENCH_SMALL("rounds", "N", "of all loads (3)", &options->round_count, 1, ROUNDS_MAX),
+        BENCH_PARSED("loads", "LIST",
+                     "of zipf,uniform,zipf-incompressible,uniform-incompressible (all)",
+                     parse_loads, options->selected),
+        BENCH_NUMBER("seed", "N", "contents and order depend on it (1)", &options->seed, 0,
+                     UINT64_MAX),
+        BENCH_TEXT("json", "FILE", "write the result there instead of to standard output",
+                   &options->json),
+        BENCH_OPTION_END,
+    };
+    return bench_options_parse("bench-tiers", "", table, &options->verbose, argc, argv);
 }
 
 static int init_bench(struct bench *bench, const struct options *options)
@@ -719,29 +659,15 @@ int main(int argc, char **argv)
         .thread_count = 1,
         .round_count = 3,
         .compressible_percent = 75,
-        .codec = KV_CODEC_LZ4,
+        .codec = {.codec = KV_CODEC_LZ4},
         .tiers[MEMORY_TIERS] = {.ratio = {12, 3, 45, 40}},
         .tiers[MEMORY_TWO] = {.ratio = {4, 1, 0, 0}},
     };
     for (unsigned load = 0; load < LOAD_COUNT; load++)
         options.selected[load] = true;
-    int key;
-    while ((key = getopt_long(argc, argv, "vh", long_options, NULL)) != -1) {
-        if (key == 'h') {
-            print_usage(stdout);
-            return EXIT_SUCCESS;
-        }
-        if (set_option(&options, key, optarg)) {
-            if (key != '?')
-                fprintf(stderr, "bench-tiers: not a value for this option: %s\n", optarg);
-            print_usage(stderr);
-            return 2;
-        }
-    }
-    if (optind < argc) {
-        fputs("bench-tiers: too many arguments\n", stderr);
-        return 2;
-    }
+    const int status = parse_options(argc, argv, &options);
+    if (status != BENCH_GO_ON)
+        return status;
     struct bench *bench = calloc(1, sizeof *bench);
     if (!bench) {
         fputs("bench-tiers: no memory\n", stderr);

@@ -238,7 +238,7 @@ static double log_use(const struct fs_figures *figures)
 static double packed(const struct fs_figures *figures)
 {
     uint64_t raw = 0, stored = 0;
-    for (unsigned i = 0; i < FS_CODEC_COUNT; i++) {
+    for (unsigned i = 0; i < KV_CODEC_COUNT; i++) {
         raw += figures->store.packed_raw_bytes[i];
         stored += figures->store.packed_stored_bytes[i];
     }
@@ -289,13 +289,6 @@ static const struct fs_distribution distributions[KV_HISTOGRAM_COUNT] = {
 const struct fs_distribution *fs_distribution_at(unsigned id)
 {
     return id < KV_HISTOGRAM_COUNT && distributions[id].name ? &distributions[id] : NULL;
-}
-
-const char *fs_codec_name(unsigned codec)
-{
-    static const char *const names[FS_CODEC_COUNT] = {
-        [KV_CODEC_NONE] = "none", [KV_CODEC_LZ4] = "lz4", [KV_CODEC_ZSTD] = "zstd"};
-    return codec < FS_CODEC_COUNT ? names[codec] : "?";
 }
 
 static const struct {

@@ -61,10 +61,6 @@ struct fs_ratio {
 };
 const struct fs_ratio *fs_ratio_at(size_t index);
 
-/* "none", "lz4", "zstd" by enum kv_codec. */
-#define FS_CODEC_COUNT 3u
-const char *fs_codec_name(unsigned codec);
-
 /* The store's histograms, by enum kv_histogram_id. */
 struct fs_distribution {
     const char *name; /* with its unit, as in JSON */

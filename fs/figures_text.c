@@ -82,11 +82,11 @@ static void add_distributions(struct fs_text *text, struct kv_store *store)
 static void add_codecs(struct fs_text *text, const struct kv_stats *store)
 {
     fs_text_add(text, ", \"codecs\": {");
-    for (unsigned i = 0; i < FS_CODEC_COUNT; i++)
+    for (unsigned i = 0; i < KV_CODEC_COUNT; i++)
         fs_text_add(text,
                     "%s\"%s\": {\"packed_raw_bytes\": %" PRIu64
                     ", \"packed_stored_bytes\": %" PRIu64 ", \"unpacked_bytes\": %" PRIu64 "}",
-                    i ? ", " : "", fs_codec_name(i), store->packed_raw_bytes[i],
+                    i ? ", " : "", kv_codec_name(i), store->packed_raw_bytes[i],
                     store->packed_stored_bytes[i], store->unpacked_bytes[i]);
     fs_text_add(text, "}");
 }
@@ -255,11 +255,11 @@ static void add_store_histograms(struct fs_text *text, const struct fs_figures *
 }
 
 static void add_codec_bytes(struct fs_text *text, const char *name, const char *help,
-                            const uint64_t bytes[FS_CODEC_COUNT])
+                            const uint64_t bytes[KV_CODEC_COUNT])
 {
     add_header(text, name, help, "counter");
-    for (unsigned i = 0; i < FS_CODEC_COUNT; i++)
-        fs_text_add(text, "kvfs_%s{codec=\"%s\"} %" PRIu64 "\n", name, fs_codec_name(i), bytes[i]);
+    for (unsigned i = 0; i < KV_CODEC_COUNT; i++)
+        fs_text_add(text, "kvfs_%s{codec=\"%s\"} %" PRIu64 "\n", name, kv_codec_name(i), bytes[i]);
 }
 
 size_t fs_figures_prometheus(const struct fs_figures *figures, struct kv_store *store,

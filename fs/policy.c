@@ -262,7 +262,7 @@ void fs_policy_value_text(const struct fs_policy *policy, enum fs_policy_key key
             (void)snprintf(text, FS_POLICY_VALUE_TEXT, "zstd:%d", policy->codec.level);
             return;
         }
-        word = policy->has_codec ? fs_codec_name(policy->codec.codec) : word;
+        word = policy->has_codec ? kv_codec_name(policy->codec.codec) : word;
         break;
     case FS_POLICY_TTL:
         if (policy->ttl_ns) {

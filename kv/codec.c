@@ -31,6 +31,13 @@
 #define ZSTD_LEVEL_SAMPLE  1
 #define ZSTD_LEVEL_MAX     19
 
+const char *kv_codec_name(unsigned codec)
+{
+    static const char *const names[KV_CODEC_COUNT] = {
+        [KV_CODEC_NONE] = "none", [KV_CODEC_LZ4] = "lz4", [KV_CODEC_ZSTD] = "zstd"};
+    return codec < KV_CODEC_COUNT ? names[codec] : "?";
+}
+
 /* ---- digests ------------------------------------------------------------ */
 
 uint64_t kv_digest(const void *bytes, size_t length, uint64_t seed)

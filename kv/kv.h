@@ -42,6 +42,10 @@ struct kv_histogram; /* kv/histogram.h; for programs that link the static librar
 #define KV_LABEL_MAX 63u         /* bytes */
 
 enum kv_codec { KV_CODEC_NONE = 0, KV_CODEC_LZ4 = 1, KV_CODEC_ZSTD = 2 };
+#define KV_CODEC_COUNT 3u
+
+/* "none", "lz4", "zstd" by enum kv_codec; "?" for any other number. */
+const char *kv_codec_name(unsigned codec);
 
 struct kv_codec_spec {
     enum kv_codec codec;
@@ -547,7 +551,8 @@ struct kv_stats {
      */
     uint64_t free_whole_bytes, free_longest_bytes;
     /* By enum kv_codec, while KV_METRIC_CODEC is on: what was packed so, to how much; unpacked. */
-    uint64_t packed_raw_bytes[3], packed_stored_bytes[3], unpacked_bytes[3];
+    uint64_t packed_raw_bytes[KV_CODEC_COUNT], packed_stored_bytes[KV_CODEC_COUNT],
+        unpacked_bytes[KV_CODEC_COUNT];
 };
 void kv_store_stats(struct kv_store *store, struct kv_stats *stats);
 

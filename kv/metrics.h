@@ -24,7 +24,7 @@ struct kv_metrics {
     struct {
         struct kv_counter raw_bytes, stored_bytes; /* packed so */
         struct kv_counter unpacked_bytes;
-    } codecs[KV_CODEC_ZSTD + 1];
+    } codecs[KV_CODEC_COUNT];
 };
 
 /* -ENOMEM. */

@@ -163,11 +163,11 @@ static void print_content(const struct key_facts *facts)
         char stored[TOOL_SIZE_TEXT];
         tool_format_size((uint64_t)figure(facts, "stored_bytes"), stored);
         printf("%-11s %s in %" PRId64 " extents", "stored", stored, extents);
-        for (unsigned i = 0; i < FS_CODEC_COUNT; i++) {
+        for (unsigned i = 0; i < KV_CODEC_COUNT; i++) {
             char name[32];
-            snprintf(name, sizeof name, "extents_%s", fs_codec_name(i));
+            snprintf(name, sizeof name, "extents_%s", kv_codec_name(i));
             if (figure(facts, name))
-                printf(", %" PRId64 " %s", figure(facts, name), fs_codec_name(i));
+                printf(", %" PRId64 " %s", figure(facts, name), kv_codec_name(i));
         }
         putchar('\n');
     }

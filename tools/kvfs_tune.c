@@ -9,14 +9,13 @@
 #include "tools/command.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "tools/json.h"
 #include "tools/live_run.h"
+#include "tools/live_wait.h"
 #include "tools/options.h"
 #include "tools/settings_live.h"
 #include "tools/tune_auto.h"
@@ -25,38 +24,6 @@
 enum { STATUS_WELL = 0, STATUS_FINDINGS = 1, STATUS_FAILED = 2 };
 
 #define AUTO_SECONDS 10.0
-
-static volatile sig_atomic_t interrupted;
-
-static void note_interrupt(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
-
-/*
- * Interrupts come while it waits and at no other time: none is lost between a look at `interrupted`
- * and the wait. waiting: out, the mask to wait with.
- */
-static void catch_interrupts(sigset_t *waiting)
-{
-    const struct sigaction action = {.sa_handler = note_interrupt};
-    sigset_t interrupts;
-    (void)sigemptyset(&interrupts); /* none of these fails: the arguments are right */
-    (void)sigaddset(&interrupts, SIGINT);
-    (void)sigaddset(&interrupts, SIGTERM);
-    (void)sigprocmask(SIG_BLOCK, &interrupts, waiting);
-    (void)sigdelset(waiting, SIGINT);
-    (void)sigdelset(waiting, SIGTERM);
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
-}
-
-static struct timespec timespec_of(double seconds)
-{
-    const time_t whole = (time_t)seconds;
-    return (struct timespec){.tv_sec = whole, .tv_nsec = (long)((seconds - (double)whole) * 1e9)};
-}
 
 /* ---- findings --------------------------------------------------------------------------- */
 
@@ -132,11 +99,6 @@ static int tune_image(const char *image, bool as_json)
     return status;
 }
 
-static void pause_for(double seconds)
-{
-    (void)poll(NULL, 0, (int)(seconds * 1000)); /* a signal may end it: that is meant */
-}
-
 /* seconds: 0, since it was mounted. */
 static int tune_mount(const struct tool_mount *mount, double seconds, bool as_json)
 {
@@ -150,7 +112,8 @@ static int tune_mount(const struct tool_mount *mount, double seconds, bool as_js
         if (tool_live_read(mount->dir, &readings[0]))
             return status;
         view.before = &readings[0];
-        pause_for(seconds);
+        (void)tool_live_wait(-1,
+                             (unsigned)(seconds * 1000)); /* a signal may end it: that is meant */
     }
     if (tool_live_read(mount->dir, &readings[1]))
         goto out;
@@ -236,17 +199,14 @@ static int tune_auto(const struct tool_mount *mount, double seconds, uint64_t ro
     if (err || tune_look_at_mount(mount, &view) || tool_live_read(mount->dir, &readings[0]))
         return STATUS_FAILED;
     tune_auto_init(&state, &view.settings.tiers);
-    sigset_t waiting;
-    const struct timespec interval = timespec_of(seconds);
-    catch_interrupts(&waiting);
+    tool_live_wait_begin();
     printf("begins: %u %% for packed pages; looked at every %.1f s\n", state.percent, seconds);
     (void)fflush(stdout); /* asked for at the end */
     unsigned which = 0;
     for (uint64_t round = 0; !rounds || round < rounds; round++) {
-        (void)ppoll(NULL, 0, &interval, &waiting);
         /* Unmounted meanwhile: that is its end, and no failure. */
-        if (interrupted || tool_mount_of_path(mount->dir, &still) ||
-            strcmp(still.source, mount->source) != 0)
+        if (tool_live_wait(-1, (unsigned)(seconds * 1000)) == TOOL_LIVE_INTERRUPTED ||
+            tool_mount_of_path(mount->dir, &still) || strcmp(still.source, mount->source) != 0)
             break;
         err = tool_live_read(mount->dir, &readings[!which]);
         if (err)

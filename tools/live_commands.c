@@ -6,8 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,6 +14,7 @@
 #include "kv/base.h"
 #include "tools/json.h"
 #include "tools/live_run.h"
+#include "tools/live_wait.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
 
@@ -56,30 +55,19 @@ bool tool_live_interval(const char *text, unsigned *milliseconds)
 
 /* ---- stat ----------------------------------------------------------------------------- */
 
-static volatile sig_atomic_t interrupted;
-
-static void note_interrupt(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
-
 /* A line for each interval. Its end is the user's, or that of the mount. */
 static int print_lines(const char *dir, unsigned interval_ms)
 {
     static struct tool_figures readings[2]; /* too large for a stack */
-    const struct sigaction action = {.sa_handler = note_interrupt};
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
+    tool_live_wait_begin();
     unsigned which = 0;
     if (tool_live_read(dir, &readings[0]))
         return TOOL_LIVE_FAILED;
-    for (unsigned line = 0; !interrupted && !ferror(stdout); line++) {
+    for (unsigned line = 0; !ferror(stdout); line++) {
         if (line % 20 == 0)
             tool_view_line_head(stdout);
         (void)fflush(stdout); /* asked for at the end */
-        (void)poll(NULL, 0, (int)interval_ms);
-        if (interrupted)
+        if (tool_live_wait(-1, interval_ms) == TOOL_LIVE_INTERRUPTED)
             break;
         struct tool_figures *now = &readings[!which];
         if (tool_live_read(dir, now)) {

@@ -7,8 +7,6 @@
 #include "tools/live.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -16,6 +14,7 @@
 #include <unistd.h>
 
 #include "tools/live_run.h"
+#include "tools/live_wait.h"
 #include "tools/options.h"
 
 /* Control sequences as of ECMA-48, and the second screen of xterm. */
@@ -27,19 +26,6 @@
 #define BOLD          "\033[1m"
 #define PLAIN         "\033[m"
 
-static volatile sig_atomic_t ended;
-
-static void note_end(int number)
-{
-    (void)number;
-    ended = 1;
-}
-
-static void note_resize(int number)
-{
-    (void)number; /* poll returns, and the next screen asks for the size */
-}
-
 struct screen {
     struct termios before;
     bool has_input; /* keys come from a terminal, whose mode was changed */
@@ -47,12 +33,7 @@ struct screen {
 
 static void begin_screen(struct screen *screen)
 {
-    const struct sigaction end = {.sa_handler = note_end};
-    const struct sigaction resize = {.sa_handler = note_resize};
-    (void)sigaction(SIGINT, &end, NULL);
-    (void)sigaction(SIGTERM, &end, NULL);
-    (void)sigaction(SIGHUP, &end, NULL);
-    (void)sigaction(SIGWINCH, &resize, NULL);
+    tool_live_wait_begin();
     screen->has_input = tcgetattr(STDIN_FILENO, &screen->before) == 0;
     if (screen->has_input) {
         struct termios raw = screen->before;
@@ -92,12 +73,10 @@ static void show(const char *text, const char *title)
 /* Wait for a key or the time; false: the user wants to end. */
 static bool go_on(const struct screen *screen, unsigned interval_ms)
 {
-    struct pollfd input = {.fd = screen->has_input ? STDIN_FILENO : -1, .events = POLLIN};
-    const int ready = poll(&input, 1, (int)interval_ms);
-    if (ended)
-        return false;
-    if (ready <= 0 || !(input.revents & POLLIN))
-        return !(input.revents & (POLLERR | POLLHUP | POLLNVAL));
+    const int fd = screen->has_input ? STDIN_FILENO : -1;
+    const enum tool_live_wake wake = tool_live_wait(fd, interval_ms);
+    if (wake != TOOL_LIVE_INPUT)
+        return wake == TOOL_LIVE_TIME;
     char key;
     return read(STDIN_FILENO, &key, 1) == 1 && key != 'q' && key != 'Q' && key != 4;
 }
@@ -133,7 +112,7 @@ static int run(const char *dir, unsigned interval_ms, const struct screen *scree
     for (;;) {
         /* The first screen comes soon; what it shows is of a short time. */
         if (screen ? !go_on(screen, which == 0 && !readings[1].json ? 200 : interval_ms)
-                   : (poll(NULL, 0, (int)interval_ms), false))
+                   : tool_live_wait(-1, interval_ms) == TOOL_LIVE_INTERRUPTED)
             break;
         struct tool_figures *now = &readings[!which];
         tool_figures_release(now);

@@ -206,8 +206,8 @@ static void print_histograms(FILE *out, const struct tool_figures *now)
 
 static void print_codecs(FILE *out, const struct tool_figures *now)
 {
-    for (unsigned i = 0; i < FS_CODEC_COUNT; i++) {
-        const char *const codec = fs_codec_name(i);
+    for (unsigned i = 0; i < KV_CODEC_COUNT; i++) {
+        const char *const codec = kv_codec_name(i);
         const double raw = member(now, "codecs", codec, "packed_raw_bytes");
         const double stored = member(now, "codecs", codec, "packed_stored_bytes");
         if (raw > 0)

@@ -127,27 +127,19 @@ int tool_parse_bool(const char *text, bool *value)
 
 int tool_parse_codec(const char *text, struct kv_codec_spec *codec)
 {
-    static const char zstd[] = "zstd";
-    if (strcmp(text, "none") == 0) {
-        *codec = (struct kv_codec_spec){.codec = KV_CODEC_NONE};
-        return 0;
-    }
-    if (strcmp(text, "lz4") == 0) {
-        *codec = (struct kv_codec_spec){.codec = KV_CODEC_LZ4};
-        return 0;
-    }
-    if (strncmp(text, zstd, strlen(zstd)) != 0)
-        return -EINVAL;
-
-    const char *level_text = text + strlen(zstd);
+    const char *const level_text = strchrnul(text, ':');
+    const size_t length = (size_t)(level_text - text);
+    unsigned id = 0;
+    while (id < KV_CODEC_COUNT &&
+           (strlen(kv_codec_name(id)) != length || strncmp(kv_codec_name(id), text, length) != 0))
+        id++;
     uint64_t level = 0;
-    if (*level_text) {
-        if (*level_text != ':' || tool_parse_number(level_text + 1, &level))
-            return -EINVAL;
-        if (level < 1 || level > 19)
-            return -ERANGE;
-    }
-    *codec = (struct kv_codec_spec){.codec = KV_CODEC_ZSTD, .level = (int)level};
+    if (id == KV_CODEC_COUNT ||
+        (*level_text && (id != KV_CODEC_ZSTD || tool_parse_number(level_text + 1, &level))))
+        return -EINVAL;
+    if (*level_text && (level < 1 || level > 19))
+        return -ERANGE;
+    *codec = (struct kv_codec_spec){.codec = (enum kv_codec)id, .level = (int)level};
     return 0;
 }
 
@@ -224,10 +216,7 @@ void tool_format_size(uint64_t bytes, char text[TOOL_SIZE_TEXT])
 
 void tool_format_codec(const struct kv_codec_spec *codec, char text[TOOL_CODEC_TEXT])
 {
-    static const char *const names[] = {
-        [KV_CODEC_NONE] = "none", [KV_CODEC_LZ4] = "lz4", [KV_CODEC_ZSTD] = "zstd"};
-    const unsigned index = (unsigned)codec->codec;
-    const char *name = index < sizeof names / sizeof names[0] ? names[index] : "unknown";
+    const char *const name = kv_codec_name((unsigned)codec->codec);
     if (codec->codec == KV_CODEC_ZSTD && codec->level)
         snprintf(text, TOOL_CODEC_TEXT, "%s:%d", name, codec->level);
     else

@@ -5,6 +5,8 @@
  */
 #include "plan.h"
 
+#include <unistd.h>
+
 /* From so many states on there is time for everything. */
 #define STATES_LARGE 300000u
 /* Inner pages are not often written. */
@@ -28,6 +30,36 @@ struct plan plan_read(int argc, char **argv, size_t states)
     memcpy(plan.sizes, plan.large ? large : small, sizeof plan.sizes);
     printf("KVFS_SEED=%llu KVFS_CRASH_STATES=%zu\n", (unsigned long long)plan.seed, plan.states);
     return plan;
+}
+
+void plan_begin_phase(struct plan_share *share, enum plan_phase phase, const char *name)
+{
+    share->phase = phase;
+    printf("%s after %llu states\n", name,
+           (unsigned long long)crash_engine_counts(share->engine).states);
+    (void)fflush(stdout); /* for people who wait */
+}
+
+bool plan_is_mine(struct plan_share *share)
+{
+    return share->scenario++ % share->worker_count == share->worker &&
+           !crash_engine_full(share->engine);
+}
+
+struct test_random plan_random(const struct plan *plan, size_t a, size_t b, size_t c)
+{
+    struct test_random random = {plan->seed * 1000003 + a * 10007 + b * 101 + c};
+    (void)test_random_next(&random);
+    return random;
+}
+
+void plan_must(int err, const char *what)
+{
+    if (!err)
+        return;
+    printf("VIOLATION: without any crash: %s\n  %s\n", strerror(-err), what);
+    (void)fflush(stdout); /* the last thing this process does */
+    _exit(EXIT_FAILURE);
 }
 
 bool plan_finish(const struct plan *plan, struct crash_engine *engine, const char *what)

@@ -19,6 +19,23 @@ struct plan {
 /* Prints the seed. `states`: when nobody says how many. */
 struct plan plan_read(int argc, char **argv, size_t states);
 
+/* Where one process is with its share of all scenarios; the last three are its own. */
+struct plan_share {
+    const struct plan *plan;
+    struct crash_engine *engine;
+    size_t worker, worker_count, scenario;
+    enum plan_phase phase;
+};
+
+/* Says how far it is, for people who wait. */
+void plan_begin_phase(struct plan_share *share, enum plan_phase phase, const char *name);
+/* Every process makes its share of all scenarios, one after the other: is the next one ours? */
+bool plan_is_mine(struct plan_share *share);
+/* Random numbers that follow from the seed and where they are for. */
+struct test_random plan_random(const struct plan *plan, size_t a, size_t b, size_t c);
+/* Without any crash nothing may fail: end the process if something did, and say what. */
+void plan_must(int err, const char *what);
+
 /*
  * Print the counts, as the last lines. Returns whether the states that were wanted were tried,
  * and, unless they were few, writes of every kind of block were torn.

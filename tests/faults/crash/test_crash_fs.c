@@ -50,15 +50,6 @@ struct base {
     unsigned name_next;
 };
 
-static void must_be(int err, const char *what)
-{
-    if (!err)
-        return;
-    printf("VIOLATION: the volume without any crash: %s\n  %s\n", strerror(-err), what);
-    (void)fflush(stdout); /* the last thing this process does */
-    _exit(EXIT_FAILURE);
-}
-
 static void make_filesystem(struct kv_device *device, const struct config *config)
 {
     const struct kv_create_options options = {
@@ -69,10 +60,10 @@ static void make_filesystem(struct kv_device *device, const struct config *confi
         .uuid = {'c', 'r', 'a', 's', 'h', (uint8_t)config->sync, 'f'},
     };
     struct kv_error error = {""};
-    must_be(kv_create_on_device(device, &options, &error), error.text);
+    plan_must(kv_create_on_device(device, &options, &error), error.text);
     struct kv_store *store = test_open_on(device);
-    must_be(fs_format(store, 0, 0, 0755), "format");
-    must_be(kv_close(store), "format");
+    plan_must(fs_format(store, 0, 0, 0755), "format");
+    plan_must(kv_close(store), "format");
 }
 
 static void make_base(struct base *base, const struct config *config)
@@ -95,12 +86,12 @@ static void make_base(struct base *base, const struct config *config)
                            .model = base->model,
                            .random = &random,
                            .sync = config->sync};
-    must_be(fs_work_begin(&work), "base");
+    plan_must(fs_work_begin(&work), "base");
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
-        must_be(fs_work_step(&work, ops[i], SETTLE_NOT), work_op_names[ops[i]]);
-    must_be(fs_work_step(&work, OP_MKNOD, SETTLE_UNMOUNT), "base");
+        plan_must(fs_work_step(&work, ops[i], SETTLE_NOT), work_op_names[ops[i]]);
+    plan_must(fs_work_step(&work, OP_MKNOD, SETTLE_UNMOUNT), "base");
     fs_volume_close(work.volume);
-    must_be(kv_close(work.store), "base");
+    plan_must(kv_close(work.store), "base");
     free(work.bytes);
     fs_work_release(&work);
     promises_release(&promises);
@@ -249,27 +240,9 @@ static void explain_version(void *context, struct kv_device *device, size_t earl
 /* ---- scenarios -------------------------------------------------------------------- */
 
 struct run {
-    const struct plan *plan;
-    struct crash_engine *engine;
+    struct plan_share share;
     struct base bases[CONFIG_COUNT];
-    size_t worker, worker_count, scenario;
-    enum plan_phase phase;
 };
-
-/* Where a process is with its share of all scenarios. */
-static void begin_phase(struct run *run, enum plan_phase phase, const char *name)
-{
-    run->phase = phase;
-    printf("%s after %llu states\n", name,
-           (unsigned long long)crash_engine_counts(run->engine).states);
-    (void)fflush(stdout); /* for people who wait */
-}
-
-/* Every process makes its share of all scenarios, one after the other. */
-static bool is_mine(struct run *run)
-{
-    return run->scenario++ % run->worker_count == run->worker && !crash_engine_full(run->engine);
-}
 
 static void begin_life(struct run *run, size_t config, struct life *life,
                        struct test_random *random)
@@ -292,7 +265,7 @@ static void begin_life(struct run *run, size_t config, struct life *life,
                                   .sync = configs[config].sync,
                                   .name_next = base->name_next};
     clock_set(TIME_OF_WORK);
-    must_be(fs_work_begin(&life->work), life->story);
+    plan_must(fs_work_begin(&life->work), life->story);
 }
 
 static void end_life(struct run *run, struct life *life, struct test_random *random)
@@ -304,18 +277,12 @@ static void end_life(struct run *run, struct life *life, struct test_random *ran
                                           .peek = peek_volume,
                                           .allows = allows_version,
                                           .explain = explain_version};
-    crash_explore(run->engine, &subject, life->recorder, 0, &run->plan->sizes[run->phase], random);
+    crash_explore(run->share.engine, &subject, life->recorder, 0,
+                  &run->share.plan->sizes[run->share.phase], random);
     fs_work_release(&life->work);
     promises_release(&life->promises);
     recorder_free(life->recorder);
     model_free(life->model);
-}
-
-static struct test_random random_of(const struct run *run, size_t a, size_t b, size_t c)
-{
-    struct test_random random = {run->plan->seed * 1000003 + a * 10007 + b * 101 + c};
-    (void)test_random_next(&random);
-    return random;
 }
 
 struct step {
@@ -330,18 +297,20 @@ struct step {
 static void run_steps(struct run *run, size_t config, const struct step *steps, size_t count)
 {
     struct life life;
-    struct test_random random = random_of(run, 1, 0, 0);
-    int used = snprintf(life.story, sizeof life.story,
-                        "KVFS_SEED=%llu config %zu:", (unsigned long long)run->plan->seed, config);
+    struct test_random random = plan_random(run->share.plan, 1, 0, 0);
+    int used =
+        snprintf(life.story, sizeof life.story,
+                 "KVFS_SEED=%llu config %zu:", (unsigned long long)run->share.plan->seed, config);
     for (size_t i = 0; i < count; i++)
         used += snprintf(life.story + used, sizeof life.story - (size_t)used, " %s, %s;",
                          work_op_names[steps[i].op], work_settle_names[steps[i].settle]);
     begin_life(run, config, &life, &random);
     for (size_t i = 0; i < count; i++) {
-        random = random_of(run, 2 + i, (size_t)steps[i].op, i ? (size_t)steps[0].op : 0);
-        must_be(fs_work_step(&life.work, steps[i].op, steps[i].settle), life.story);
+        random =
+            plan_random(run->share.plan, 2 + i, (size_t)steps[i].op, i ? (size_t)steps[0].op : 0);
+        plan_must(fs_work_step(&life.work, steps[i].op, steps[i].settle), life.story);
     }
-    random = random_of(run, 4, (size_t)steps[0].op, (size_t)steps[count - 1].op);
+    random = plan_random(run->share.plan, 4, (size_t)steps[0].op, (size_t)steps[count - 1].op);
     end_life(run, &life, &random);
 }
 
@@ -353,7 +322,7 @@ static void run_singles(struct run *run, bool all_configs)
                 const struct step step = {(enum work_op)op, (enum work_settle)settle};
                 if (!all_configs && config != (op + settle) % CONFIG_COUNT)
                     continue;
-                if (is_mine(run))
+                if (plan_is_mine(&run->share))
                     run_steps(run, config, &step, 1);
             }
 }
@@ -368,7 +337,7 @@ static void run_pairs(struct run *run, size_t one_of)
             const struct step steps[2] = {
                 {(enum work_op)first, (enum work_settle)(settles % SETTLE_COUNT)},
                 {(enum work_op)second, (enum work_settle)(settles / SETTLE_COUNT)}};
-            if ((turn + run->plan->seed) % one_of == 0 && is_mine(run))
+            if ((turn + run->share.plan->seed) % one_of == 0 && plan_is_mine(&run->share))
                 run_steps(run, turn % CONFIG_COUNT, steps, 2);
         }
 }
@@ -379,14 +348,14 @@ static void run_random(struct run *run, size_t number)
                                              SETTLE_CHECKPOINT, SETTLE_UNMOUNT};
     struct life life;
     const size_t config = number % CONFIG_COUNT;
-    struct test_random random = random_of(run, 6, number, 0);
+    struct test_random random = plan_random(run->share.plan, 6, number, 0);
     snprintf(life.story, sizeof life.story, "KVFS_SEED=%llu config %zu: random %zu",
-             (unsigned long long)run->plan->seed, config, number);
+             (unsigned long long)run->share.plan->seed, config, number);
     begin_life(run, config, &life, &random);
     const size_t steps = 1 + test_random_below(&random, 40);
     for (size_t i = 0; i < steps; i++) {
         const enum work_op op = (enum work_op)test_random_below(&random, OP_COUNT);
-        must_be(fs_work_step(&life.work, op, mix[test_random_below(&random, 10)]), life.story);
+        plan_must(fs_work_step(&life.work, op, mix[test_random_below(&random, 10)]), life.story);
     }
     end_life(run, &life, &random);
 }
@@ -394,15 +363,15 @@ static void run_random(struct run *run, size_t number)
 static void run_all(void *context, size_t worker, size_t worker_count)
 {
     struct run *run = context;
-    run->worker = worker;
-    run->worker_count = worker_count;
-    begin_phase(run, PHASE_SINGLES, "single operations");
-    run_singles(run, run->plan->large);
-    begin_phase(run, PHASE_PAIRS, "pairs");
-    run_pairs(run, run->plan->large ? 1 : 7);
-    begin_phase(run, PHASE_RANDOM, "random workloads");
-    for (size_t i = 0; !crash_engine_full(run->engine); i++)
-        if (is_mine(run))
+    run->share.worker = worker;
+    run->share.worker_count = worker_count;
+    plan_begin_phase(&run->share, PHASE_SINGLES, "single operations");
+    run_singles(run, run->share.plan->large);
+    plan_begin_phase(&run->share, PHASE_PAIRS, "pairs");
+    run_pairs(run, run->share.plan->large ? 1 : 7);
+    plan_begin_phase(&run->share, PHASE_RANDOM, "random workloads");
+    for (size_t i = 0; !crash_engine_full(run->share.engine); i++)
+        if (plan_is_mine(&run->share))
             run_random(run, i);
     for (size_t i = 0; i < CONFIG_COUNT; i++) {
         recorder_free(run->bases[i].recorder);
@@ -414,7 +383,7 @@ int main(int argc, char **argv)
 {
     const struct plan plan = plan_read(argc, argv, 20000);
     struct crash_engine *engine = crash_engine_new(plan.states);
-    struct run run = {.plan = &plan, .engine = engine};
+    struct run run = {.share = {.plan = &plan, .engine = engine}};
     bool good = crash_run_workers(engine, plan.workers, run_all, &run);
     good = plan_finish(&plan, engine, "crashes of the filesystem") && good;
     crash_engine_free(engine);

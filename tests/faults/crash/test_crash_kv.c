@@ -43,15 +43,6 @@ struct base {
     struct history *history;
 };
 
-static void must_be(int err, const char *what)
-{
-    if (!err)
-        return;
-    printf("%s: %s\n", what, strerror(-err));
-    (void)fflush(stdout); /* the last thing this process does */
-    abort();
-}
-
 static void create_image(struct kv_device *device, const struct config *config)
 {
     const struct kv_create_options options = {
@@ -61,7 +52,7 @@ static void create_image(struct kv_device *device, const struct config *config)
         .uuid = {'c', 'r', 'a', 's', 'h', (uint8_t)config->sync},
     };
     struct kv_error error = {""};
-    must_be(kv_create_on_device(device, &options, &error), error.text);
+    plan_must(kv_create_on_device(device, &options, &error), error.text);
 }
 
 static void make_base(struct base *base, const struct config *config)
@@ -78,13 +69,13 @@ static void make_base(struct base *base, const struct config *config)
                             .history = base->history,
                             .random = &random,
                             .sync = config->sync};
-    must_be(workload_begin(&work), "base");
+    plan_must(workload_begin(&work), "base");
     for (int i = 0; i < 3; i++)
-        must_be(workload_step(&work, WORK_MANY, SETTLE_NOT), "base");
+        plan_must(workload_step(&work, WORK_MANY, SETTLE_NOT), "base");
     for (int i = 0; i < 5; i++)
-        must_be(workload_step(&work, i < 3 ? WORK_BLOB : WORK_SHARED_BLOB, SETTLE_NOT), "base");
-    must_be(workload_step(&work, WORK_PUT_LARGE, SETTLE_NOT), "base");
-    must_be(kv_close(work.store), "base");
+        plan_must(workload_step(&work, i < 3 ? WORK_BLOB : WORK_SHARED_BLOB, SETTLE_NOT), "base");
+    plan_must(workload_step(&work, WORK_PUT_LARGE, SETTLE_NOT), "base");
+    plan_must(kv_close(work.store), "base");
     workload_end(&work);
     promises_release(&promises);
 }
@@ -97,27 +88,9 @@ static void set_clock_after(void)
 }
 
 struct run {
-    const struct plan *plan;
-    struct crash_engine *engine;
+    struct plan_share share;
     struct base bases[CONFIG_COUNT];
-    size_t worker, worker_count, scenario;
-    enum plan_phase phase;
 };
-
-/* Where a process is with its share of all scenarios. */
-static void begin_phase(struct run *run, enum plan_phase phase, const char *name)
-{
-    run->phase = phase;
-    printf("%s after %llu states\n", name,
-           (unsigned long long)crash_engine_counts(run->engine).states);
-    (void)fflush(stdout); /* for people who wait */
-}
-
-/* Every process makes its share of all scenarios, one after the other. */
-static bool is_mine(struct run *run)
-{
-    return run->scenario++ % run->worker_count == run->worker && !crash_engine_full(run->engine);
-}
 
 static void begin_life(struct run *run, size_t config, struct store_life *life,
                        struct workload *work, struct test_random *random)
@@ -142,7 +115,7 @@ static void begin_life(struct run *run, size_t config, struct store_life *life,
                               .random = random,
                               .sync = life->sync};
     clock_set(TIME_OF_WORK);
-    must_be(workload_begin(work), life->story);
+    plan_must(workload_begin(work), life->story);
 }
 
 static void end_life(struct run *run, struct store_life *life, struct workload *work, size_t first,
@@ -151,18 +124,11 @@ static void end_life(struct run *run, struct store_life *life, struct workload *
     kv_abandon(work->store);
     workload_end(work);
     const struct crash_subject subject = store_life_subject(life);
-    crash_explore(run->engine, &subject, life->recorder, first, &run->plan->sizes[run->phase],
-                  random);
+    crash_explore(run->share.engine, &subject, life->recorder, first,
+                  &run->share.plan->sizes[run->share.phase], random);
     promises_release(&life->promises);
     recorder_free(life->recorder);
     history_free(life->history);
-}
-
-static struct test_random random_of(const struct run *run, size_t a, size_t b, size_t c)
-{
-    struct test_random random = {run->plan->seed * 1000003 + a * 10007 + b * 101 + c};
-    (void)test_random_next(&random);
-    return random;
 }
 
 struct step {
@@ -178,18 +144,20 @@ static void run_steps(struct run *run, size_t config, const struct step *steps, 
 {
     struct store_life life;
     struct workload work;
-    struct test_random random = random_of(run, 1, 0, 0);
-    int used = snprintf(life.story, sizeof life.story,
-                        "KVFS_SEED=%llu config %zu:", (unsigned long long)run->plan->seed, config);
+    struct test_random random = plan_random(run->share.plan, 1, 0, 0);
+    int used =
+        snprintf(life.story, sizeof life.story,
+                 "KVFS_SEED=%llu config %zu:", (unsigned long long)run->share.plan->seed, config);
     for (size_t i = 0; i < count; i++)
         used += snprintf(life.story + used, sizeof life.story - (size_t)used, " %s, %s;",
                          work_op_names[steps[i].op], work_settle_names[steps[i].settle]);
     begin_life(run, config, &life, &work, &random);
     for (size_t i = 0; i < count; i++) {
-        random = random_of(run, 2 + i, (size_t)steps[i].op, i ? (size_t)steps[0].op : 0);
-        must_be(workload_step(&work, steps[i].op, steps[i].settle), life.story);
+        random =
+            plan_random(run->share.plan, 2 + i, (size_t)steps[i].op, i ? (size_t)steps[0].op : 0);
+        plan_must(workload_step(&work, steps[i].op, steps[i].settle), life.story);
     }
-    random = random_of(run, 4, (size_t)steps[0].op, (size_t)steps[count - 1].op);
+    random = plan_random(run->share.plan, 4, (size_t)steps[0].op, (size_t)steps[count - 1].op);
     end_life(run, &life, &work, 0, &random);
 }
 
@@ -201,7 +169,7 @@ static void run_singles(struct run *run, bool all_configs)
                 const struct step step = {(enum work_op)op, (enum work_settle)settle};
                 if (!all_configs && config != (op + settle) % CONFIG_COUNT)
                     continue;
-                if (is_mine(run))
+                if (plan_is_mine(&run->share))
                     run_steps(run, config, &step, 1);
             }
 }
@@ -219,7 +187,7 @@ static void run_pairs(struct run *run, bool all_settles)
                     {(enum work_op)first, (enum work_settle)(settles % SETTLE_COUNT)},
                     {(enum work_op)second, (enum work_settle)(settles / SETTLE_COUNT)}};
                 turn++;
-                if (is_mine(run))
+                if (plan_is_mine(&run->share))
                     run_steps(run, turn % CONFIG_COUNT, steps, 2);
             }
 }
@@ -244,26 +212,27 @@ static void run_wrap(struct run *run, size_t number)
     size_t config = number % CONFIG_COUNT;
     if (configs[config].sync == KV_SYNC_CHECKPOINT)
         config = 0; /* that one has no log */
-    struct test_random random = random_of(run, 5, number, 0);
+    struct test_random random = plan_random(run->share.plan, 5, number, 0);
     snprintf(life.story, sizeof life.story, "KVFS_SEED=%llu config %zu: wrap %zu",
-             (unsigned long long)run->plan->seed, config, number);
+             (unsigned long long)run->share.plan->seed, config, number);
     begin_life(run, config, &life, &work, &random);
     image_layout_read(&layout, recorder_device(life.recorder));
     const size_t laps = 1 + number % 3;
     for (size_t lap = 0; lap < laps; lap++) {
         /* To the last blocks of the ring; in all laps but the last one, over its end. */
         while (last_log_block(life.recorder, &layout) < layout.log_end - 7)
-            must_be(workload_step(&work, WORK_MANY,
-                                  test_random_below(&random, 30) ? SETTLE_SYNC : SETTLE_CHECKPOINT),
-                    life.story);
+            plan_must(
+                workload_step(&work, WORK_MANY,
+                              test_random_below(&random, 30) ? SETTLE_SYNC : SETTLE_CHECKPOINT),
+                life.story);
         while (lap + 1 < laps && last_log_block(life.recorder, &layout) > layout.log_first + 100)
-            must_be(workload_step(&work, WORK_MANY, SETTLE_SYNC), life.story);
+            plan_must(workload_step(&work, WORK_MANY, SETTLE_SYNC), life.story);
     }
     const size_t first = recorder_event_count(life.recorder);
     for (size_t i = 0; i < 6; i++)
-        must_be(workload_step(&work, i % 2 ? WORK_PUT : WORK_MANY,
-                              (enum work_settle)test_random_below(&random, SETTLE_CLOSE)),
-                life.story);
+        plan_must(workload_step(&work, i % 2 ? WORK_PUT : WORK_MANY,
+                                (enum work_settle)test_random_below(&random, SETTLE_CLOSE)),
+                  life.story);
     end_life(run, &life, &work, first, &random);
 }
 
@@ -272,31 +241,31 @@ static void run_random(struct run *run, size_t number)
     struct store_life life;
     struct workload work;
     const size_t config = number % CONFIG_COUNT;
-    struct test_random random = random_of(run, 6, number, 0);
+    struct test_random random = plan_random(run->share.plan, 6, number, 0);
     snprintf(life.story, sizeof life.story, "KVFS_SEED=%llu config %zu: random %zu",
-             (unsigned long long)run->plan->seed, config, number);
+             (unsigned long long)run->share.plan->seed, config, number);
     begin_life(run, config, &life, &work, &random);
-    must_be(workload_run(&work, 1 + test_random_below(&random, 60)), life.story);
+    plan_must(workload_run(&work, 1 + test_random_below(&random, 60)), life.story);
     end_life(run, &life, &work, 0, &random);
 }
 
 static void run_all(void *context, size_t worker, size_t worker_count)
 {
     struct run *run = context;
-    const bool large = run->plan->large;
-    run->worker = worker;
-    run->worker_count = worker_count;
-    begin_phase(run, PHASE_SINGLES, "single operations");
+    const bool large = run->share.plan->large;
+    run->share.worker = worker;
+    run->share.worker_count = worker_count;
+    plan_begin_phase(&run->share, PHASE_SINGLES, "single operations");
     run_singles(run, large);
-    begin_phase(run, PHASE_PAIRS, "pairs");
+    plan_begin_phase(&run->share, PHASE_PAIRS, "pairs");
     run_pairs(run, large);
-    begin_phase(run, PHASE_RANDOM, "the log's wrap");
+    plan_begin_phase(&run->share, PHASE_RANDOM, "the log's wrap");
     for (size_t i = 0; i < (large ? 60u : 6u); i++)
-        if (is_mine(run))
+        if (plan_is_mine(&run->share))
             run_wrap(run, i);
-    begin_phase(run, PHASE_RANDOM, "random workloads");
-    for (size_t i = 0; !crash_engine_full(run->engine); i++)
-        if (is_mine(run))
+    plan_begin_phase(&run->share, PHASE_RANDOM, "random workloads");
+    for (size_t i = 0; !crash_engine_full(run->share.engine); i++)
+        if (plan_is_mine(&run->share))
             run_random(run, i);
     for (size_t i = 0; i < CONFIG_COUNT; i++) {
         recorder_free(run->bases[i].recorder);
@@ -308,7 +277,7 @@ int main(int argc, char **argv)
 {
     const struct plan plan = plan_read(argc, argv, 30000);
     struct crash_engine *engine = crash_engine_new(plan.states);
-    struct run run = {.plan = &plan, .engine = engine};
+    struct run run = {.share = {.plan = &plan, .engine = engine}};
     bool good = crash_run_workers(engine, plan.workers, run_all, &run);
     good = plan_finish(&plan, engine, "crashes of the store") && good;
     crash_engine_free(engine);

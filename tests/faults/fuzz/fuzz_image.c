@@ -4,8 +4,10 @@
  *
  * Input      base and course(1), then patches (image_hostile.h).
  * Course     one of: open, walk all keys and values, use it as a filesystem (list, read,
- *            change), close; the same without writing; check without repair; repair, check
- *            again; all of these, one after another.
+ *            change), close; the same without writing; only walk; only put a key; check without
+ *            repair; repair, check again; the four large ones of these, one after another. Small
+ *            ones are for the number of inputs: each finds in a fraction of the time what opening
+ *            and reading meet.
  * Checked    it ends, and nothing is touched that should not be; keys come in order; what a
  *            repair leaves is sound for the next check.
  */
@@ -20,14 +22,19 @@
 
 #define KEYS_MAX 8192u /* more than any base image has; a walk that goes on is endless */
 
-/* Above the two bits of the base: a bit for checksums only, then what is done. */
+/* Above the two bits of the base: a bit for checksums only, then three for what is done. */
+#define RAW          4u
+#define COURSE_SHIFT 3
 enum course {
-    COURSE_RAW = 4,
-    COURSE_USE = 0,
-    COURSE_READ = 8,
-    COURSE_CHECK = 16,
-    COURSE_REPAIR = 24,
-    COURSE_ALL = 32,
+    COURSE_USE,
+    COURSE_READ,
+    COURSE_CHECK,
+    COURSE_REPAIR,
+    COURSE_ALL,
+    COURSE_WALK,
+    COURSE_PUT,
+    COURSE_WALK_TOO,
+    COURSE_COUNT
 };
 
 static int open_image(struct image_bytes *image, bool repair, bool read_only,
@@ -95,23 +102,33 @@ static void walk_keys(struct kv_store *store)
     kv_cursor_close(cursor);
 }
 
-static void use_image(struct image_bytes *image, bool read_only)
+static void tour_volume(struct kv_store *store, bool read_only)
 {
-    struct kv_store *store;
     struct fs_volume *volume;
     struct kv_error error = {""};
     const struct fs_volume_options options = {.read_only = read_only, .log = test_log_nothing};
-    if (open_image(image, false, read_only, &store))
-        return;
-    walk_keys(store);
-    const int err = fs_volume_open(store, &options, &volume, &error);
-    if (!err) {
-        volume_tour(volume);
+    if (!fs_volume_open(store, &options, &volume, &error)) {
+        volume_tour(volume, read_only);
         fs_volume_close(volume);
     } else {
         KV_ASSERT(error.text[0]);
         kv_ignore(kv_put(store, "Znew", 4, "value", 5));
     }
+}
+
+enum use { USE_WALK = 1, USE_PUT = 2, USE_TOUR = 4 };
+
+static void use_image(struct image_bytes *image, unsigned uses, bool read_only)
+{
+    struct kv_store *store;
+    if (open_image(image, false, read_only, &store))
+        return;
+    if (uses & USE_WALK)
+        walk_keys(store);
+    if (uses & USE_PUT)
+        kv_ignore(kv_put(store, "Znew", 4, "value", 5));
+    if (uses & USE_TOUR)
+        tour_volume(store, read_only);
     kv_ignore(kv_close(store)); /* whatever it finds */
 }
 
@@ -174,18 +191,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
     struct fuzz_input input = {bytes, length};
     const uint8_t first = fuzz_u8(&input);
-    const unsigned course = first & (unsigned)(COURSE_READ | COURSE_CHECK | COURSE_ALL);
+    const enum course course = first >> COURSE_SHIFT & (COURSE_COUNT - 1);
     struct image_bytes *const image = hostile_image((enum hostile_base)(first % HOSTILE_COUNT));
     hostile_patch(image, &input);
-    image_repair(image, !(first & COURSE_RAW));
-    const bool all = course & COURSE_ALL;
+    image_repair(image, !(first & RAW));
+    const bool all = course == COURSE_ALL;
     if (all || course == COURSE_READ)
-        use_image(image, true);
+        use_image(image, USE_WALK | USE_TOUR, true);
     if (all || course == COURSE_CHECK)
         check_image(image);
     if (all || course == COURSE_USE)
-        use_image(image, false);
+        use_image(image, USE_WALK | USE_TOUR, false);
     if (all || course == COURSE_REPAIR)
         repair_image(image);
+    if (course == COURSE_WALK || course == COURSE_WALK_TOO)
+        use_image(image, USE_WALK, true);
+    if (course == COURSE_PUT)
+        use_image(image, USE_PUT, false);
     return 0;
 }

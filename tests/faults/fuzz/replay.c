@@ -9,7 +9,7 @@
  * is written to FILE before it is run, so that FILE holds the one that failed. With input
  * files given, these alone are run.
  *
- * Owns       the watchdog and the limit of one allocation: both abort.
+ * Owns       the watchdog, which aborts.
  * Invariant  an input that was run leaves nothing that the next one could see, but for what
  *            the target makes once.
  */
@@ -20,10 +20,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define INPUT_MAX     16384u /* bytes of one input */
-#define HANG_SECONDS  60u    /* a machine under load is slow; a hang does not end at all */
-#define ALLOCATED_MAX (64u << 20)
-#define RUNS_DEFAULT  2000u
+#define INPUT_MAX    16384u /* bytes of one input */
+#define HANG_SECONDS 60u    /* a machine under load is slow; a hang does not end at all */
+#define RUNS_DEFAULT 2000u
 
 struct corpus {
     struct corpus_file {
@@ -35,42 +34,6 @@ struct corpus {
 };
 
 /* ---- limits ------------------------------------------------------------------- */
-
-/* Every allocation of what is linked statically comes by here (--wrap). */
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *old, size_t bytes);
-int __real_posix_memalign(void **out, size_t alignment, size_t bytes);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_realloc(void *old, size_t bytes);
-int __wrap_posix_memalign(void **out, size_t alignment, size_t bytes);
-
-void *__wrap_malloc(size_t bytes)
-{
-    KV_ASSERT(bytes <= ALLOCATED_MAX);
-    return __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-    size_t product;
-    KV_ASSERT(!__builtin_mul_overflow(count, bytes, &product));
-    KV_ASSERT(product <= ALLOCATED_MAX);
-    return __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *old, size_t bytes)
-{
-    KV_ASSERT(bytes <= ALLOCATED_MAX);
-    return __real_realloc(old, bytes);
-}
-
-int __wrap_posix_memalign(void **out, size_t alignment, size_t bytes)
-{
-    KV_ASSERT(bytes <= ALLOCATED_MAX);
-    return __real_posix_memalign(out, alignment, bytes);
-}
 
 static char running[512]; /* what a signal handler may print */
 

@@ -209,7 +209,7 @@ static void change_names(struct tour *tour)
             fs_forget(volume, found[i], 1);
 }
 
-void volume_tour(struct fs_volume *volume)
+void volume_tour(struct fs_volume *volume, bool read_only)
 {
     struct tour *const tour = calloc(1, sizeof *tour);
     struct statvfs stat;
@@ -218,8 +218,10 @@ void volume_tour(struct fs_volume *volume)
     tour->volume = volume;
     visit(tour, FS_ROOT_INO, 0);
     change_names(tour);
-    tour->visits = 0;
-    visit(tour, FS_ROOT_INO, 0);
+    if (!read_only) {
+        tour->visits = 0;
+        visit(tour, FS_ROOT_INO, 0);
+    }
     kv_ignore(fs_sync(volume));
     fs_statfs(volume, &stat);
     fs_volume_usage(volume, &inode_count, &memory);

@@ -7,9 +7,10 @@
 #include "fs/volume.h"
 
 /*
- * Walk the tree from the root, reading all that there is, then change things here and there.
- * Any operation may fail; everything that was looked up is forgotten in the end.
+ * Walk the tree from the root, reading all that there is, then change things here and there, and
+ * walk once more unless the volume is read_only. Any operation may fail; everything that was
+ * looked up is forgotten in the end.
  */
-void volume_tour(struct fs_volume *volume);
+void volume_tour(struct fs_volume *volume, bool read_only);
 
 #endif
