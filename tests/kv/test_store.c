@@ -427,9 +427,11 @@ START_TEST(of_several_changes_of_a_key_in_a_large_batch_the_last_counts)
     enum { KEYS = 3000, BATCHES = 40, OPS = 600, GONE = UINT16_MAX };
     static uint16_t lengths[KEYS]; /* of the values, or GONE */
     struct test_random random = {test_env("KVFS_SEED", 1)};
-    struct kv_device *const device = memory_device_new(4 * IMAGE_BLOCKS);
-    test_create_on(device, 4096, KV_CODEC_NONE, 0);
-    struct kv_store *store = test_open_on(device);
+    struct counting counting; /* the store closes it, and what is below stays */
+    struct kv_device *const below = memory_device_new(4 * IMAGE_BLOCKS);
+    counting_init(&counting, below);
+    test_create_on(&counting.base, 4096, KV_CODEC_NONE, 0);
+    struct kv_store *store = test_open_on(&counting.base);
     struct kv_batch *const batch = kv_batch_new();
     ck_assert_ptr_nonnull(batch);
     memset(lengths, 0xff, sizeof lengths);
@@ -463,9 +465,10 @@ START_TEST(of_several_changes_of_a_key_in_a_large_batch_the_last_counts)
                 ck_assert_uint_eq(length, lengths[i]);
         }
         kv_abandon(store); /* and once more out of the log */
-        store = test_open_on(device);
+        store = test_open_on(&counting.base);
     }
     ck_assert_int_eq(kv_close(store), 0);
+    kv_device_close(below);
     kv_batch_free(batch);
 }
 END_TEST
