@@ -159,9 +159,8 @@ static inline uint64_t kv_blocks_for(uint64_t bytes)
 }
 
 /*
- * Copy a few bytes, in place: keys, small values, heads. What the C library does for that uses the
- * widest registers of the processor; where the narrow ones are used right after it, as compilers
- * do for every struct, some processors wait a hundred nanoseconds for them.
+ * Copy a few bytes, in place: keys, small values, heads. A call of the C library costs more than
+ * that; and where its copies use AVX-512, what follows them was seen to wait (bench/README.md).
  */
 #define KV_COPY_SHORT_MAX 1024u
 static inline void kv_copy_short(void *dst, const void *src, size_t length)

@@ -427,7 +427,7 @@ START_TEST(of_several_changes_of_a_key_in_a_large_batch_the_last_counts)
     enum { KEYS = 3000, BATCHES = 40, OPS = 600, GONE = UINT16_MAX };
     static uint16_t lengths[KEYS]; /* of the values, or GONE */
     struct test_random random = {test_env("KVFS_SEED", 1)};
-    struct counting counting; /* outlives the stores on it */
+    struct counting counting; /* the store closes it, and what is below stays */
     struct kv_device *const below = memory_device_new(4 * IMAGE_BLOCKS);
     counting_init(&counting, below);
     test_create_on(&counting.base, 4096, KV_CODEC_NONE, 0);
@@ -468,8 +468,8 @@ START_TEST(of_several_changes_of_a_key_in_a_large_batch_the_last_counts)
         store = test_open_on(&counting.base);
     }
     ck_assert_int_eq(kv_close(store), 0);
-    kv_batch_free(batch);
     kv_device_close(below);
+    kv_batch_free(batch);
 }
 END_TEST
 

@@ -280,6 +280,8 @@ static void run_history(uint64_t ring_blocks, uint32_t buffer_blocks, int rounds
             ck_assert_int_eq(room, 0);
             records[count] = (struct record){number++, length, f.epoch};
             const uint64_t position = append(&f, &records[count++]);
+            if (kv_wal_is_behind(f.wal) && random_below(2))
+                ck_assert_int_eq(kv_wal_write_behind(f.wal), 0);
             if (random_below(sync_one_in) == 0) {
                 ck_assert_int_eq(kv_wal_sync(f.wal, position), 0);
                 synced = count;
