@@ -200,7 +200,8 @@ void *fs_transport_buffer(void)
 bool fs_transport_should_await(void)
 {
     struct fs_worker *worker = fs_worker_current;
-    if (!worker || !worker->entry)
+    /* The reply is built in the entry: a buffer of the worker's would be in use by others. */
+    if (!worker || !worker->entry || !fs_ring_reply_area(worker))
         return false;
     _Atomic unsigned *const serving = &worker->transport->serving[queue_of(worker)];
     return fs_ring_awaits(worker) || atomic_load_explicit(serving, memory_order_relaxed) > 1;
