@@ -120,6 +120,20 @@ int fs_data_read(const struct fs_data *data, const struct fs_file *file, uint64_
     return err;
 }
 
+int fs_data_read_begin(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
+                       void *buf, size_t length, size_t *got, struct kv_blob_reading **reading,
+                       struct kv_blob_transfer *transfer)
+{
+    *reading = NULL;
+    if (file->is_inline || offset >= file->size || length == 0)
+        return -EOPNOTSUPP;
+    const size_t take = (size_t)kv_min_u64(length, file->size - offset);
+    const int err = fs_data_begin_range(data, file, offset, buf, take, reading, transfer);
+    if (!err)
+        *got = take;
+    return err;
+}
+
 /* ---- seeking ------------------------------------------------------------------ */
 
 int fs_data_seek(const struct fs_data *data, const struct fs_file *file, uint64_t offset,

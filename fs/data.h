@@ -105,6 +105,17 @@ KV_MUST_CHECK int fs_data_read(const struct fs_data *data, const struct fs_file 
                                uint64_t offset, void *buf, size_t length, size_t *got);
 
 /*
+ * The same for who does not wait for the device. 0 and *reading NULL: as fs_data_read. 0 and
+ * *reading: once *transfer was made kv_blob_read_end puts the *got bytes where they belong, or can
+ * not, for what is stored may change meanwhile: then fs_data_read does. -EOPNOTSUPP: only that
+ * does, since the range is not part of one extent, or whatever else.
+ */
+KV_MUST_CHECK int fs_data_read_begin(const struct fs_data *data, const struct fs_file *file,
+                                     uint64_t offset, void *buf, size_t length, size_t *got,
+                                     struct kv_blob_reading **reading,
+                                     struct kv_blob_transfer *transfer);
+
+/*
  * Write `length` bytes (1..FS_WRITE_MAX), growing the file if need be.
  *
  * codec  packs new blobs; NULL: the image's default.

@@ -220,22 +220,33 @@ static int fetch_parts(struct parts *parts)
     return err == -ERANGE ? -EUCLEAN : err;
 }
 
+/* [from, to) of an extent, into `into`. The table is the record's. */
+static struct kv_blob_part part_of(const struct fs_data *data, const struct fs_data_record *r,
+                                   uint64_t from, uint64_t to, uint8_t *into)
+{
+    struct kv_blob_part part = {.ref = r->blob,
+                                .buf = into,
+                                .offset = r->blob_offset + (from - r->offset),
+                                .length = to - from,
+                                .retain = data->retain};
+    if (!r->table || part.length == kv_blob_length(&r->blob))
+        return part; /* all of it is wanted */
+    part.table = r->table;
+    part.table_from = r->blob_offset;
+    part.table_to = r->blob_offset + r->length;
+    return part;
+}
+
 /* [from, to) of an extent, with fetch_parts into `into`. */
 static void note_part(struct parts *parts, const struct fs_data_record *r, uint64_t from,
                       uint64_t to, uint8_t *into)
 {
     uint8_t *const table = parts->tables[parts->count];
     struct kv_blob_part *const part = &parts->items[parts->count++];
-    *part = (struct kv_blob_part){.ref = r->blob,
-                                  .buf = into,
-                                  .offset = r->blob_offset + (from - r->offset),
-                                  .length = to - from,
-                                  .retain = parts->data->retain};
-    if (!r->table || part->length == kv_blob_length(&r->blob))
-        return; /* all of it is wanted */
+    *part = part_of(parts->data, r, from, to, into);
+    if (!part->table)
+        return;
     part->table = table;
-    part->table_from = r->blob_offset;
-    part->table_to = r->blob_offset + r->length;
     size_t at;
     memcpy(table, r->table, kv_blob_table_range(&r->blob, part->table_from, r->length, &at));
 }
@@ -294,6 +305,24 @@ static void count_long_read(const struct fs_data *data, size_t length, uint64_t 
     (void)atomic_fetch_add_explicit(&data->counts->reads, 1, memory_order_relaxed);
     (void)atomic_fetch_add_explicit(&data->counts->bytes, length, memory_order_relaxed);
     (void)atomic_fetch_add_explicit(&data->counts->pieces, pieces, memory_order_relaxed);
+}
+
+int fs_data_begin_range(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
+                        uint8_t *buf, size_t length, struct kv_blob_reading **reading,
+                        struct kv_blob_transfer *transfer)
+{
+    uint8_t value[FS_DATA_VALUE_MAX];
+    struct fs_data_record record;
+    int err = fs_data_find(data, file, offset, offset + length, value, &record);
+    if (err == -ENOENT || (!err && record.kind != FS_DATA_EXTENT))
+        return -EOPNOTSUPP;
+    if (err)
+        return err;
+    const struct kv_blob_part part = part_of(data, &record, offset, offset + length, buf);
+    err = kv_blob_read_begin(data->store, &part, reading, transfer);
+    if (!err)
+        count_long_read(data, length, 1);
+    return err == -ERANGE ? -EUCLEAN : err;
 }
 
 int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, uint64_t offset,

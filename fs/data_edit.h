@@ -57,6 +57,11 @@ KV_MUST_CHECK int fs_data_decode_cursor(const struct fs_data *data, struct kv_cu
 /* Copy stored bytes [offset, offset + length) whatever the size is; gaps become zeros. */
 KV_MUST_CHECK int fs_data_read_range(const struct fs_data *data, const struct fs_file *file,
                                      uint64_t offset, uint8_t *buf, size_t length);
+/* As fs_data_read_begin, of a file that is not inline. */
+KV_MUST_CHECK int fs_data_begin_range(const struct fs_data *data, const struct fs_file *file,
+                                      uint64_t offset, uint8_t *buf, size_t length,
+                                      struct kv_blob_reading **reading,
+                                      struct kv_blob_transfer *transfer);
 
 /* ---- editing ------------------------------------------------------------------ */
 

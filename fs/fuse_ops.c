@@ -378,25 +378,77 @@ static void count_bytes(_Atomic uint64_t *counter, size_t bytes)
     (void)atomic_fetch_add_explicit(counter, bytes, memory_order_relaxed);
 }
 
+/* A READ, and what it waits for. */
+struct read_request {
+    fuse_req_t req;
+    uint64_t ino, offset;
+    uint8_t *buf; /* the reply's */
+    size_t size, got;
+    struct kv_blob_reading *reading;
+};
+
+static void answer_read(const struct read_request *read, int err)
+{
+    if (err) {
+        reply_err(read->req, "read", read->ino, NULL, err);
+        return;
+    }
+    struct fs_fuse *fuse = fuse_of(read->req);
+    count_again(fuse, FUSE_READ, read->ino, read->offset, &fuse->counters.reads_again);
+    count_bytes(&fuse->counters.read_bytes, read->got);
+    (void)fuse_reply_buf(read->req, (const char *)read->buf, read->got);
+}
+
+static void end_read(void *context, int result)
+{
+    struct read_request *read = context;
+    answer_read(read, fs_read_end(volume_of(read->req), read->ino, read->offset, read->buf,
+                                  read->size, &read->got, read->reading, result));
+    free(read);
+}
+
+/* What is not in memory is read while this worker serves others. */
+static int begin_read(struct read_request *read)
+{
+    struct kv_blob_transfer transfer;
+    struct read_request *const waiting = malloc(sizeof *waiting);
+    if (!waiting)
+        return -ENOMEM;
+    int err = fs_read_begin(volume_of(read->req), read->ino, read->offset, read->buf, read->size,
+                            &read->got, &read->reading, &transfer);
+    if (err || !read->reading) {
+        free(waiting);
+        return err;
+    }
+    *waiting = *read;
+    const struct fs_transport_read wanted = {.fd = transfer.descriptor,
+                                             .offset = transfer.offset,
+                                             .buf = transfer.buf,
+                                             .length = transfer.length,
+                                             .done = end_read,
+                                             .context = waiting};
+    fs_transport_await(&wanted);
+    return 0;
+}
+
 static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
     (void)fi;
     if (fs_fuse_control_read(req, ino, size, offset))
         return;
-    void *buf = fs_transport_buffer();
-    size_t got = 0;
-    int err = buf && size <= FS_REPLY_MAX ? 0 : -ENOMEM;
-    if (!err)
-        err = fs_read(volume_of(req), ino, (uint64_t)offset, buf, size, &got);
-    if (err)
-        reply_err(req, "read", ino, NULL, err);
-    else {
-        struct fs_fuse *fuse = fuse_of(req);
-        count_again(fuse, FUSE_READ, ino, (uint64_t)offset, &fuse->counters.reads_again);
-        count_bytes(&fuse->counters.read_bytes, got);
-        (void)fuse_reply_buf(req, buf, got);
-    }
+    struct read_request read = {.req = req,
+                                .ino = ino,
+                                .offset = (uint64_t)offset,
+                                .buf = fs_transport_buffer(),
+                                .size = size};
+    int err = read.buf && size <= FS_REPLY_MAX ? 0 : -ENOMEM;
+    if (!err && fs_transport_should_await())
+        err = begin_read(&read);
+    else if (!err)
+        err = fs_read(volume_of(req), ino, read.offset, read.buf, size, &read.got);
+    if (err || !read.reading)
+        answer_read(&read, err);
 }
 
 static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,

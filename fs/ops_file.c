@@ -2,7 +2,8 @@
  * fs/ops_file.c: the content of regular files.
  *
  * Locks      the inode: shared to read and seek, exclusive to change. Changes of many records
- *            take several batches under one hold of the lock.
+ *            take several batches under one hold of the lock. A read that does not wait for the
+ *            device holds it only until it is known what is to be read.
  */
 #include "fs/policy_lookup.h"
 
@@ -39,8 +40,10 @@ static void retain_records(struct fs_volume *volume, const struct fs_item *item,
     kv_ignore(err); /* it was read; the next time it may be read again */
 }
 
-int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, size_t length,
-            size_t *got)
+/* reading: as fs_read_begin; NULL: as fs_read. */
+static int read_locked(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf,
+                       size_t length, size_t *got, struct kv_blob_reading **reading,
+                       struct kv_blob_transfer *transfer)
 {
     struct fs_lock_set locks = FS_LOCK_SET_INIT;
     struct fs_item item;
@@ -49,13 +52,45 @@ int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, 
     fs_lock_take(volume->locks, &locks);
     int err = load_regular(volume, ino, &item);
     if (!err) {
+        const struct fs_file *const file = &item.record.file;
         fs_policy_apply(volume, &item, &effect);
-        err = fs_data_read(&effect.data, &item.record.file, offset, buf, length, got);
+        err = -EOPNOTSUPP;
+        if (reading && !effect.data.retain)
+            err =
+                fs_data_read_begin(&effect.data, file, offset, buf, length, got, reading, transfer);
+        if (err == -EOPNOTSUPP)
+            err = fs_data_read(&effect.data, file, offset, buf, length, got);
     }
     if (!err && effect.data.retain)
         retain_records(volume, &item, offset, length);
     fs_lock_drop(volume->locks, &locks);
     return err;
+}
+
+int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, size_t length,
+            size_t *got)
+{
+    return read_locked(volume, ino, offset, buf, length, got, NULL, NULL);
+}
+
+int fs_read_begin(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, size_t length,
+                  size_t *got, struct kv_blob_reading **reading, struct kv_blob_transfer *transfer)
+{
+    *reading = NULL;
+    return read_locked(volume, ino, offset, buf, length, got, reading, transfer);
+}
+
+/*
+ * Nobody held the lock meanwhile, so the extent may be gone and its blocks may be another's; then
+ * the digests said so. What was read is what the file held when the read began, as if it had been
+ * answered then.
+ */
+int fs_read_end(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, size_t length,
+                size_t *got, struct kv_blob_reading *reading, int result)
+{
+    return kv_blob_read_end(volume->store, reading, result)
+               ? fs_read(volume, ino, offset, buf, length, got)
+               : 0;
 }
 
 /* The end of every change of content: times, privileges, the record. */

@@ -197,6 +197,22 @@ void *fs_transport_buffer(void)
     return worker->buffer;
 }
 
+bool fs_transport_should_await(void)
+{
+    struct fs_worker *worker = fs_worker_current;
+    /* The reply is built in the entry: a buffer of the worker's would be in use by others. */
+    if (!worker || !worker->entry || !fs_ring_reply_area(worker))
+        return false;
+    _Atomic unsigned *const serving = &worker->transport->serving[queue_of(worker)];
+    return fs_ring_awaits(worker) || atomic_load_explicit(serving, memory_order_relaxed) > 1;
+}
+
+void fs_transport_await(const struct fs_transport_read *read)
+{
+    KV_ASSERT(fs_worker_current && fs_worker_current->entry);
+    fs_ring_await(fs_worker_current, read);
+}
+
 void fs_transport_note(unsigned note)
 {
     KV_ASSERT(fs_worker_current);

@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/uio.h>
 
 #include "kv/base.h"
@@ -86,6 +87,28 @@ void fs_transport_note(unsigned note);
 unsigned fs_transport_noted(void);
 /* From the hook: the request being served began then (not 0), and its end is to be told. */
 void fs_transport_begun(uint32_t opcode, uint64_t begun_ns);
+
+/*
+ * A read of a file that the request being served waits for: its worker has the kernel make it and
+ * serves others meanwhile. done: called once, by the same worker, as if the request were being
+ * served: `result` is the bytes that were read, or a negative errno. It answers, or awaits again.
+ */
+struct fs_transport_read {
+    int fd;
+    uint64_t offset;
+    void *buf; /* fs_transport_buffer's, or memory that stays until `done` */
+    uint32_t length;
+    void (*done)(void *context, int result);
+    void *context;
+};
+/*
+ * Should the request being served wait so? Those that come over the ring can, and should when
+ * others are being served beside it. A read by itself is sooner done by the thread that wants it,
+ * which the kernel wakes without a completion in between.
+ */
+bool fs_transport_should_await(void);
+/* Only over the ring, last of all, and instead of an answer. */
+void fs_transport_await(const struct fs_transport_read *read);
 
 /* Answer the request being served without libfuse. 0 or a negative errno. */
 int fs_transport_reply(const struct iovec *pieces, int count);

@@ -2,15 +2,25 @@
  * fs/transport_ring.c: requests over io_uring.
  *
  * The kernel has one queue for each CPU that there may be, and puts a request into that of the
- * CPU it was made on. A worker here is one thread on its queue's CPU, with a ring and one entry
+ * CPU it was made on. A worker here is one thread on its queue's CPU, with a ring and entries
  * of its own: a header and a payload that the kernel fills with a request and takes the reply
  * from. One system call gives a reply back and waits for the next request, mostly without
- * leaving the CPU. A worker whose request waits for the disk just has no entry to offer
- * meanwhile, and the kernel takes another's of the same queue.
+ * leaving the CPU. A worker that serves a request has no entry to offer meanwhile, and the kernel
+ * takes another's of the same queue.
  *
- * Owns       the entry, the ring.
+ * A request that waits for one read of a file (fs_transport_await) keeps its entry but not its
+ * worker: the read goes out by the same ring, with the replies, and until it has ended the worker
+ * offers another entry. So one thread has as many reads under way as somebody asks for, and neither
+ * sleeps nor wakes up for each. It makes entries as they are needed, ENTRIES_MAX at most; then the
+ * kernel takes another worker's. An entry can not be taken back: who once had several reads under
+ * way goes on offering as many entries, and what comes by them while it serves something long has
+ * to wait for that.
+ *
+ * Owns       the entries, the ring.
  * Invariant  a received request is answered exactly once, also one that makes no sense: the
  *            kernel offers no other way to get rid of it.
+ *            An entry has exactly one command or one read under way, or its request is being
+ *            served. The worker does not end while a read is under way.
  *
  * Source: Documentation/filesystems/fuse-io-uring.rst and include/uapi/linux/fuse.h of Linux 6.14.
  */
@@ -24,6 +34,7 @@
 #include <linux/fuse.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -65,7 +76,6 @@ static_assert(sizeof(struct fs_uring_header) + sizeof(struct fuse_in_header) +
               "header and a request's own headers do not meet");
 
 struct fs_ring_entry {
-    struct io_uring ring;
     uint8_t *memory; /* FRONT_BYTES + FS_REPLY_MAX */
     struct fs_uring_header *header;
     uint8_t *payload;
@@ -74,7 +84,39 @@ struct fs_ring_entry {
     uint64_t unique;            /* its own name */
     bool payload_in_use;        /* part of it came as payload */
     bool answered;
+    bool awaits;                   /* a read, and it is `read` */
+    struct fs_transport_read read; /* and of its request, meanwhile: */
+    uint32_t opcode;
+    uint64_t begun_ns;
 };
+
+/* Reads that one worker has under way, and one more to receive the next request with. */
+#define ENTRIES_MAX 17u
+/* Each entry has one command under way, or one read. */
+#define RING_ENTRIES 32u
+static_assert(RING_ENTRIES >= ENTRIES_MAX, "there is room for what all entries may have to say");
+
+struct fs_ring {
+    struct io_uring uring;
+    struct fs_ring_entry *entries[ENTRIES_MAX];
+    unsigned entry_count;
+    unsigned offered; /* entries that a request may come by */
+    unsigned reading; /* entries whose requests wait for a read */
+    cpu_set_t others; /* where it may run but on its queue's CPU; none: that is the only one */
+    bool away;        /* it runs there */
+    unsigned shallow; /* completions since it had several reads under way */
+};
+
+/* With so many reads under way a worker leaves the CPU of its queue ... */
+#define AWAY_READS 3u
+/* ... and it comes back after so many completions with none. */
+#define BACK_COMPLETIONS 256u
+
+/* What a completion is about: an entry's command, by its number, or its read. */
+#define READ_ENDED 0u
+#define WHAT_MASK  3u
+static_assert(FS_URING_REGISTER <= WHAT_MASK && FS_URING_COMMIT_AND_FETCH <= WHAT_MASK,
+              "commands fit beside the address of an entry");
 
 unsigned fs_ring_cpu_count(void)
 {
@@ -98,7 +140,7 @@ static int open_ring(struct io_uring *ring)
     /* The thread that opens it is the only one to use it, and gets completions as it waits. */
     struct io_uring_params params = {.flags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER |
                                               IORING_SETUP_DEFER_TASKRUN};
-    return io_uring_queue_init_params(4, ring, &params);
+    return io_uring_queue_init_params(RING_ENTRIES, ring, &params);
 }
 
 const char *fs_ring_refusal(void)
@@ -120,40 +162,52 @@ const char *fs_ring_refusal(void)
     return NULL;
 }
 
-static void close_entry(struct fs_ring_entry *entry)
+static void free_entry(struct fs_ring_entry *entry)
 {
-    if (entry->memory)
-        munmap(entry->memory, FRONT_BYTES + FS_REPLY_MAX);
+    munmap(entry->memory, FRONT_BYTES + FS_REPLY_MAX);
+    free(entry);
 }
 
-static int open_entry(struct fs_ring_entry *entry)
+static struct fs_ring_entry *new_entry(void)
 {
+    struct fs_ring_entry *entry = calloc(1, sizeof *entry);
+    if (!entry)
+        return NULL;
     void *memory = mmap(NULL, FRONT_BYTES + FS_REPLY_MAX, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
-        return -errno;
+    if (memory == MAP_FAILED) {
+        free(entry);
+        return NULL;
+    }
     entry->memory = memory;
     entry->header = memory;
     entry->payload = entry->memory + FRONT_BYTES;
     entry->registered[0] =
         (struct iovec){.iov_base = entry->header, .iov_len = sizeof *entry->header};
     entry->registered[1] = (struct iovec){.iov_base = entry->payload, .iov_len = FS_REPLY_MAX};
-    return 0;
+    return entry;
 }
 
 /* ---- commands --------------------------------------------------------------- */
 
-static void prepare(struct fs_worker *worker, uint32_t operation)
+static struct io_uring_sqe *next_sqe(struct fs_ring *ring, struct fs_ring_entry *entry,
+                                     unsigned what)
 {
-    struct fs_ring_entry *entry = worker->entry;
-    /* There is room: each entry has one command under way, and the ring holds four. */
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&entry->ring);
-    KV_ASSERT(sqe);
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+    KV_ASSERT(sqe); /* there is room: RING_ENTRIES */
     memset(sqe, 0, 2 * sizeof *sqe);
+    sqe->user_data = (uint64_t)(uintptr_t)entry | what;
+    return sqe;
+}
+
+/* Offer an entry for a request, with the reply to the one before. */
+static void offer(struct fs_worker *worker, struct fs_ring_entry *entry, uint32_t operation)
+{
+    struct io_uring_sqe *sqe = next_sqe(worker->ring, entry, operation);
     sqe->opcode = IORING_OP_URING_CMD;
     sqe->fd = worker->fd;
     sqe->cmd_op = operation;
-    sqe->user_data = operation;
+    worker->ring->offered++;
     if (operation == FS_URING_REGISTER) {
         sqe->addr = (uint64_t)(uintptr_t)entry->registered;
         sqe->len = 2;
@@ -163,6 +217,31 @@ static void prepare(struct fs_worker *worker, uint32_t operation)
         .queue = (uint16_t)worker->cpu,
     };
     memcpy(sqe->cmd, &command, sizeof command);
+}
+
+static void begin_read(struct fs_ring *ring, struct fs_ring_entry *entry)
+{
+    struct io_uring_sqe *sqe = next_sqe(ring, entry, READ_ENDED);
+    const struct fs_transport_read *const read = &entry->read;
+    sqe->opcode = IORING_OP_READ;
+    sqe->fd = read->fd;
+    sqe->addr = (uint64_t)(uintptr_t)read->buf;
+    sqe->len = read->length;
+    sqe->off = read->offset;
+    ring->reading++;
+}
+
+/* As long as there is memory for it, a worker that waits has an entry on offer. */
+static void offer_another(struct fs_worker *worker)
+{
+    struct fs_ring *ring = worker->ring;
+    if (ring->offered || ring->entry_count == ENTRIES_MAX)
+        return;
+    struct fs_ring_entry *entry = new_entry();
+    if (!entry)
+        return;
+    ring->entries[ring->entry_count++] = entry;
+    offer(worker, entry, FS_URING_REGISTER);
 }
 
 static void set_reply(struct fs_ring_entry *entry, int error, size_t payload_bytes)
@@ -210,6 +289,19 @@ void *fs_ring_reply_area(struct fs_worker *worker)
     return worker->entry->payload_in_use ? NULL : worker->entry->payload;
 }
 
+bool fs_ring_awaits(const struct fs_worker *worker)
+{
+    return worker->ring->reading > 0;
+}
+
+void fs_ring_await(struct fs_worker *worker, const struct fs_transport_read *read)
+{
+    struct fs_ring_entry *entry = worker->entry;
+    KV_ASSERT(!entry->answered);
+    entry->read = *read;
+    entry->awaits = true;
+}
+
 /* ---- serving ------------------------------------------------------------------ */
 
 /*
@@ -235,11 +327,40 @@ static size_t assemble(struct fs_ring_entry *entry, uint8_t **request)
     return in.len;
 }
 
-static void serve_request(struct fs_worker *worker)
+/* The request of an entry has been served: its answer goes out, or the read that it waits for. */
+static void after_request(struct fs_worker *worker, struct fs_ring_entry *entry)
 {
-    struct fs_ring_entry *entry = worker->entry;
+    worker->entry = NULL;
+    if (entry->awaits) {
+        entry->opcode = worker->opcode;
+        entry->begun_ns = worker->begun_ns;
+        worker->begun_ns = 0; /* it is not over */
+        fs_worker_served(worker);
+        begin_read(worker->ring, entry);
+        return;
+    }
+    if (!entry->answered)
+        set_reply(entry, -EIO, 0);
+    fs_worker_served(worker);
+    offer(worker, entry, FS_URING_COMMIT_AND_FETCH);
+}
+
+/* Replies and reads go out together, but not only after something that may take long. */
+static void send_before(struct fs_worker *worker, const uint8_t *request)
+{
+    struct fuse_in_header in;
+    memcpy(&in, request, sizeof in);
+    if (in.opcode != FUSE_READ && io_uring_sq_ready(&worker->ring->uring))
+        (void)io_uring_submit(&worker->ring->uring); /* what is left goes with the next */
+}
+
+static void serve_request(struct fs_worker *worker, struct fs_ring_entry *entry)
+{
     uint8_t *request;
     size_t length = assemble(entry, &request);
+    if (length)
+        send_before(worker, request);
+    worker->entry = entry;
     worker->note = 0;
     fs_worker_begun(worker);
     const struct fs_transport_hooks *hooks = fs_worker_hooks(worker);
@@ -249,24 +370,37 @@ static void serve_request(struct fs_worker *worker)
         const struct fuse_buf buf = {.size = length, .mem = request};
         fuse_session_process_buf(fs_worker_session(worker), &buf);
     }
-    if (!entry->answered)
-        set_reply(entry, -EIO, 0);
-    fs_worker_served(worker);
-    prepare(worker, FS_URING_COMMIT_AND_FETCH);
+    after_request(worker, entry);
+}
+
+/* The read that a request waited for has ended: go on with it. */
+static void resume_request(struct fs_worker *worker, struct fs_ring_entry *entry, int result)
+{
+    worker->ring->reading--;
+    worker->entry = entry;
+    worker->note = 0;
+    worker->opcode = entry->opcode;
+    worker->begun_ns = entry->begun_ns;
+    entry->awaits = false;
+    fs_worker_begun(worker);
+    entry->read.done(entry->read.context, result);
+    after_request(worker, entry);
 }
 
 /* A command has ended. Returns false when the worker is to end. */
-static bool see_completion(struct fs_worker *worker, int result, uint32_t operation)
+static bool see_command(struct fs_worker *worker, struct fs_ring_entry *entry, int result,
+                        uint32_t operation)
 {
+    worker->ring->offered--;
     if (result == 0) {
-        serve_request(worker);
+        serve_request(worker, entry);
         return true;
     }
     if (result == -EAGAIN || result == -EINTR) {
         /* Not taken: the kernel has not finished with INIT, or a signal came. */
         const struct timespec pause = {.tv_nsec = 1000000};
         (void)nanosleep(&pause, NULL);
-        prepare(worker, operation);
+        offer(worker, entry, operation);
         return true;
     }
     if (result != -ENOTCONN) /* unmounted */
@@ -276,14 +410,53 @@ static bool see_completion(struct fs_worker *worker, int result, uint32_t operat
     return false;
 }
 
-static void pin(struct fs_worker *worker)
+/* Something has ended. Returns false when the worker is to end. */
+static bool see_completion(struct fs_worker *worker, const struct io_uring_cqe *cqe)
+{
+    const unsigned what = (unsigned)cqe->user_data & WHAT_MASK;
+    struct fs_ring_entry *const entry =
+        (struct fs_ring_entry *)(uintptr_t)(cqe->user_data & ~(uint64_t)WHAT_MASK);
+    if (what != READ_ENDED)
+        return see_command(worker, entry, cqe->res, what);
+    resume_request(worker, entry, cqe->res);
+    return true;
+}
+
+static void pin(const struct fs_worker *worker)
 {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
     CPU_SET(worker->cpu, &cpus);
     /* A CPU that is not there yet, or not ours: the queue is served from where we are. */
-    if (worker->cpu < CPU_SETSIZE)
-        (void)sched_setaffinity(0, sizeof cpus, &cpus);
+    (void)sched_setaffinity(0, sizeof cpus, &cpus);
+}
+
+/* Learn where it may run, and go to the CPU of its queue. */
+static void settle(struct fs_worker *worker)
+{
+    struct fs_ring *ring = worker->ring;
+    CPU_ZERO(&ring->others);
+    if (worker->cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof ring->others, &ring->others))
+        return;
+    CPU_CLR(worker->cpu, &ring->others);
+    pin(worker);
+}
+
+/*
+ * Who has one request at a time waits for the answer: on one CPU the two take turns, and neither
+ * has to be woken on another. Who has many does not wait, and can work at the same time.
+ */
+static void choose_cpu(struct fs_worker *worker)
+{
+    struct fs_ring *ring = worker->ring;
+    if (ring->reading)
+        ring->shallow = 0;
+    else if (ring->away && ++ring->shallow == BACK_COMPLETIONS) {
+        ring->away = false;
+        pin(worker);
+    }
+    if (!ring->away && ring->reading >= AWAY_READS && CPU_COUNT(&ring->others))
+        ring->away = sched_setaffinity(0, sizeof ring->others, &ring->others) == 0;
 }
 
 /*
@@ -292,7 +465,7 @@ static void pin(struct fs_worker *worker)
  */
 static int submit_and_wait(struct fs_worker *worker)
 {
-    struct io_uring *ring = &worker->entry->ring;
+    struct io_uring *ring = &worker->ring->uring;
     if (worker->was_last) {
         worker->was_last = false;
         const int err = io_uring_submit(ring);
@@ -306,47 +479,72 @@ static int submit_and_wait(struct fs_worker *worker)
     return io_uring_submit_and_wait(ring, 1);
 }
 
-static void serve_entry(struct fs_worker *worker)
+/* Take what has ended. Returns false when the worker is to end. */
+static bool take_completions(struct fs_worker *worker)
 {
-    struct io_uring *ring = &worker->entry->ring;
-    prepare(worker, FS_URING_REGISTER);
+    struct io_uring *uring = &worker->ring->uring;
+    struct io_uring_cqe *cqe;
     bool go_on = true;
-    while (go_on && !fuse_session_exited(fs_worker_session(worker))) {
-        atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
-        const int err = submit_and_wait(worker);
-        atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
-        if (err < 0 && err != -EINTR && err != -EAGAIN && err != -EBUSY) {
-            (void)see_completion(worker, err, 0);
-            break;
+    while (go_on && io_uring_peek_cqe(uring, &cqe) == 0) {
+        const struct io_uring_cqe seen = *cqe;
+        io_uring_cqe_seen(uring, cqe);
+        go_on = see_completion(worker, &seen);
+    }
+    return go_on;
+}
+
+/* What waits for the device is answered, or freed, whatever comes: its state is not only ours. */
+static void end_reads(struct fs_worker *worker)
+{
+    while (worker->ring->reading) {
+        const int err = io_uring_submit_and_wait(&worker->ring->uring, 1);
+        if (err < 0 && err != -EINTR) {
+            const struct timespec pause = {.tv_nsec = 1000000};
+            (void)nanosleep(&pause, NULL);
         }
-        struct io_uring_cqe *cqe;
-        while (go_on && io_uring_peek_cqe(ring, &cqe) == 0) {
-            const int result = cqe->res;
-            const uint32_t operation = (uint32_t)cqe->user_data;
-            io_uring_cqe_seen(ring, cqe);
-            go_on = see_completion(worker, result, operation);
+        while (!take_completions(worker)) {
+            /* one of the commands: there is nothing more to come by its entry */
         }
     }
 }
 
+static void serve_ring(struct fs_worker *worker)
+{
+    bool go_on = true;
+    while (go_on && !fuse_session_exited(fs_worker_session(worker))) {
+        offer_another(worker);
+        choose_cpu(worker);
+        atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
+        const int err = submit_and_wait(worker);
+        atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
+        if (err < 0 && err != -EINTR && err != -EAGAIN && err != -EBUSY) {
+            fs_worker_log(worker, KV_LOG_WARNING,
+                          "the ring of CPU %u: %s; requests go on over the others and /dev/fuse",
+                          worker->cpu, strerror(-err));
+            break;
+        }
+        go_on = take_completions(worker);
+    }
+    end_reads(worker);
+}
+
 void fs_ring_serve(struct fs_worker *worker)
 {
-    struct fs_ring_entry entry = {.memory = NULL};
-    pin(worker);
-    int err = open_entry(&entry);
-    if (!err)
-        err = open_ring(&entry.ring);
+    struct fs_ring ring = {.entry_count = 0};
+    worker->ring = &ring;
+    settle(worker);
+    int err = open_ring(&ring.uring);
     if (err) {
         fs_worker_log(worker, KV_LOG_WARNING, "the ring of CPU %u: %s", worker->cpu,
                       strerror(-err));
-        close_entry(&entry);
+        worker->ring = NULL;
         return;
     }
-    worker->entry = &entry;
-    serve_entry(worker);
-    /* A reply that has been prepared is still to go out. */
-    (void)io_uring_submit(&entry.ring);
-    worker->entry = NULL;
-    io_uring_queue_exit(&entry.ring);
-    close_entry(&entry);
+    serve_ring(worker);
+    /* Replies that have been prepared are still to go out. */
+    (void)io_uring_submit(&ring.uring);
+    io_uring_queue_exit(&ring.uring);
+    worker->ring = NULL;
+    for (unsigned i = 0; i < ring.entry_count; i++)
+        free_entry(ring.entries[i]);
 }

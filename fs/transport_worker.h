@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 struct fuse_session;
+struct fs_ring;
 struct fs_ring_entry;
 
 struct fs_worker {
@@ -29,7 +30,8 @@ struct fs_worker {
     int fd;                      /* the device, or a clone of it */
     bool owns_fd;                /* it is a clone */
     unsigned cpu;                /* of a worker on the ring: its queue */
-    struct fs_ring_entry *entry; /* of a worker on the ring, while it runs */
+    struct fs_ring *ring;        /* of a worker on the ring, while it runs */
+    struct fs_ring_entry *entry; /* ... and serves the request in it */
 };
 
 /* The worker that this thread is; NULL: none. */
@@ -65,5 +67,9 @@ void fs_ring_serve(struct fs_worker *worker);
 KV_MUST_CHECK int fs_ring_send(struct fs_worker *worker, const struct iovec *pieces, int count);
 /* Where the reply to the request being served may be built; NULL: not in the entry. */
 void *fs_ring_reply_area(struct fs_worker *worker);
+/* Does any of the worker's requests wait for a read? */
+bool fs_ring_awaits(const struct fs_worker *worker);
+/* As fs_transport_await. */
+void fs_ring_await(struct fs_worker *worker, const struct fs_transport_read *read);
 
 #endif

@@ -167,6 +167,17 @@ void fs_record_stat(const struct fs_record *record, struct stat *stat);
 KV_MUST_CHECK int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf,
                           size_t length, size_t *got);
 /*
+ * As fs_read, for who does not wait for the device. 0 and *reading NULL: it is read. 0 and
+ * *reading: *transfer is to be made, then fs_read_end called, and `buf` stays until then.
+ */
+KV_MUST_CHECK int fs_read_begin(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf,
+                                size_t length, size_t *got, struct kv_blob_reading **reading,
+                                struct kv_blob_transfer *transfer);
+/* result: bytes of the transfer, or a negative errno; *got is that of fs_read_begin. */
+KV_MUST_CHECK int fs_read_end(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf,
+                              size_t length, size_t *got, struct kv_blob_reading *reading,
+                              int result);
+/*
  * length 1..FS_WRITE_MAX, all of it or nothing is written.
  * kill_privileges: setuid and setgid go (the writer is not privileged).
  */

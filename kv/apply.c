@@ -425,3 +425,14 @@ int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts, 
 {
     return kv_blobs_read(&store->blobs, parts, count);
 }
+
+int kv_blob_read_begin(struct kv_store *store, const struct kv_blob_part *part,
+                       struct kv_blob_reading **reading, struct kv_blob_transfer *transfer)
+{
+    return kv_blobs_read_begin(&store->blobs, part, reading, transfer);
+}
+
+int kv_blob_read_end(struct kv_store *store, struct kv_blob_reading *reading, int result)
+{
+    return kv_blobs_read_end(&store->blobs, reading, result);
+}

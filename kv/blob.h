@@ -61,6 +61,12 @@ void kv_blobs_given(struct kv_blobs *blobs, const struct kv_io *ios, size_t coun
 /* As kv_blob_read of kv.h. */
 KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts,
                                 size_t count);
+/* As kv_blob_read_begin and _end of kv.h. */
+KV_MUST_CHECK int kv_blobs_read_begin(struct kv_blobs *blobs, const struct kv_blob_part *part,
+                                      struct kv_blob_reading **reading,
+                                      struct kv_blob_transfer *transfer);
+KV_MUST_CHECK int kv_blobs_read_end(struct kv_blobs *blobs, struct kv_blob_reading *reading,
+                                    int result);
 /* As kv_blob_table of kv.h. */
 KV_MUST_CHECK int kv_blobs_table(struct kv_blobs *blobs, const struct kv_blob_ref *ref,
                                  uint8_t table[KV_BLOB_TABLE_MAX], size_t *length);

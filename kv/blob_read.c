@@ -9,6 +9,11 @@
  * Of a blob in frames only those are read that are wanted, if the caller has their entries of the
  * table; unpacked or as they are they go to where they are wanted, and to the cache when it is
  * little that is wanted. Who asks for one frame after the other gets twice as many read each time.
+ *
+ * Who does not wait (kv_blobs_read_begin) holds nothing that would keep the blob: its blocks may
+ * have been given to another by the time its bytes are there. The digests are seeded with the place
+ * and the epoch of writing, so nothing else passes for it, and what fails is read again by the
+ * caller under its lock: as kv_get does with large values.
  */
 #include "kv/blob.h"
 #include "kv/codec.h"
@@ -374,12 +379,10 @@ static void end_request(struct kv_io *io)
         end_part(reading->blobs, &reading->loads[i]);
 }
 
-/* One more part: from memory, or with a request. */
-static int add_part(struct reading *reading, const struct kv_blob_part *part)
+/* A part from memory (*found), or a request for it. */
+static int find_part(struct kv_blobs *blobs, const struct kv_blob_part *part, struct load *load,
+                     bool *ahead, struct kv_io *io, bool *found)
 {
-    struct kv_blobs *const blobs = reading->blobs;
-    struct load *const load = &reading->loads[reading->load_count];
-    struct kv_io *const io = &reading->ios[reading->io_count];
     *load = (struct load){.part = part};
     describe(load, &part->ref);
     if (part->offset > load->raw || part->length > load->raw - part->offset)
@@ -387,14 +390,20 @@ static int add_part(struct reading *reading, const struct kv_blob_part *part)
     uint64_t block;
     uint32_t block_count;
     int err = kv_blobs_extent(blobs, &part->ref, &block, &block_count);
-    bool found = !err && is_cached(blobs, load);
-    if (!err && !found)
-        err = read_pending(blobs, load, &found);
+    *found = !err && is_cached(blobs, load);
+    if (!err && !*found)
+        err = read_pending(blobs, load, found);
+    return err || *found ? err : begin_load(blobs, block, block_count, load, ahead, io);
+}
+
+/* One more part: from memory, or with a request. */
+static int add_part(struct reading *reading, const struct kv_blob_part *part)
+{
+    struct load *const load = &reading->loads[reading->load_count];
+    struct kv_io *const io = &reading->ios[reading->io_count];
+    bool ahead = reading->may_ahead, found = false;
+    const int err = find_part(reading->blobs, part, load, &ahead, io, &found);
     if (err || found)
-        return err;
-    bool ahead = reading->may_ahead;
-    err = begin_load(blobs, block, block_count, load, &ahead, io);
-    if (err)
         return err;
     reading->was_ahead |= ahead;
     struct kv_io *const last = reading->io_count ? io - 1 : NULL;
@@ -449,6 +458,70 @@ int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts, size
             err = read_together(blobs, parts + at, now, &ahead);
         }
     }
+    return err;
+}
+
+/* ---- without waiting ------------------------------------------------------------------------- */
+
+struct kv_blob_reading {
+    struct kv_blob_part part; /* its table is: */
+    uint8_t table[KV_BLOB_TABLE_MAX];
+    struct load load;
+    struct kv_io io;
+    uint64_t begin_ns; /* 0: nobody wants to know */
+};
+
+int kv_blobs_read_begin(struct kv_blobs *blobs, const struct kv_blob_part *part,
+                        struct kv_blob_reading **out, struct kv_blob_transfer *transfer)
+{
+    *out = NULL;
+    if (!blobs->device->ops->descriptor)
+        return -EOPNOTSUPP;
+    struct kv_blob_reading *const reading = malloc(sizeof *reading);
+    if (!reading)
+        return -ENOMEM;
+    bool ahead = true, found = false;
+    int err = find_part(blobs, part, &reading->load, &ahead, &reading->io, &found);
+    if (err || found)
+        goto out;
+    struct load *const load = &reading->load;
+    err = kv_device_describe_read(blobs->device, &reading->io, &transfer->descriptor);
+    if (err) {
+        end_load(blobs, load);
+        goto out;
+    }
+    transfer->offset = reading->io.block * KV_BLOCK_BYTES;
+    transfer->buf = reading->io.buf;
+    transfer->length = (uint32_t)kv_io_bytes(&reading->io);
+    reading->begin_ns = kv_metrics_begin(blobs->device->metrics, KV_METRIC_IO);
+    reading->part = *part;
+    load->part = &reading->part;
+    if (load->count) {
+        size_t at;
+        const size_t length = kv_blob_table_range(&part->ref, part->table_from,
+                                                  part->table_to - part->table_from, &at);
+        KV_ASSERT(length <= sizeof reading->table);
+        memcpy(reading->table, part->table, length);
+        load->table = reading->table;
+    }
+    *out = reading;
+    return 0;
+out:
+    free(reading);
+    return err;
+}
+
+int kv_blobs_read_end(struct kv_blobs *blobs, struct kv_blob_reading *reading, int result)
+{
+    struct load *const load = &reading->load;
+    kv_metrics_end(blobs->device->metrics, KV_HISTOGRAM_DEVICE_READ, reading->begin_ns);
+    int err = result < 0 || (uint64_t)result != kv_io_bytes(&reading->io) ? -EIO : 0;
+    if (!err) {
+        end_part(blobs, load);
+        err = load->result;
+    }
+    end_load(blobs, load);
+    free(reading);
     return err;
 }
 

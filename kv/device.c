@@ -77,6 +77,18 @@ int kv_device_submit(struct kv_device *device, struct kv_io *ios, size_t io_coun
     return result;
 }
 
+int kv_device_describe_read(struct kv_device *device, const struct kv_io *io, int *descriptor)
+{
+    KV_ASSERT(io->kind == KV_IO_READ);
+    KV_ASSERT((uintptr_t)io->buf % KV_BLOCK_BYTES == 0);
+    KV_ASSERT(device->ops->descriptor);
+    if (!in_range(device, io->block, io->block_count))
+        return -EINVAL;
+    count_ios(&device->counts, io, 1);
+    *descriptor = device->ops->descriptor(device);
+    return 0;
+}
+
 int kv_device_read(struct kv_device *device, uint64_t block, uint32_t block_count, void *buf)
 {
     struct kv_io io = {.kind = KV_IO_READ, .block = block, .block_count = block_count, .buf = buf};

@@ -63,6 +63,8 @@ struct kv_device_ops {
     int (*reserve)(struct kv_device *device, uint64_t block, uint64_t block_count);
     int (*room)(struct kv_device *device, uint64_t *block_count);
     int (*zero)(struct kv_device *device, uint64_t block, uint64_t block_count);
+    /* NULL: only the device itself can read. The descriptor of kv_device_describe_read. */
+    int (*descriptor)(struct kv_device *device);
 };
 
 /* Implementations embed this as their first member. */
@@ -109,6 +111,13 @@ KV_MUST_CHECK int kv_device_overlay(struct kv_device *below, struct kv_device **
 /* All counted in device->counts; ranges are checked against block_count (-EINVAL). */
 KV_MUST_CHECK int kv_device_submit(struct kv_device *device, struct kv_io *ios, size_t io_count,
                                    bool flush);
+/*
+ * A read that the caller has the kernel make, without waiting: block `block` of the device is at
+ * byte KV_BLOCK_BYTES * block of the descriptor, which stays the device's. It is counted here.
+ * Only if ops->descriptor is there. -EINVAL out of range.
+ */
+KV_MUST_CHECK int kv_device_describe_read(struct kv_device *device, const struct kv_io *io,
+                                          int *descriptor);
 KV_MUST_CHECK int kv_device_read(struct kv_device *device, uint64_t block, uint32_t block_count,
                                  void *buf);
 KV_MUST_CHECK int kv_device_write(struct kv_device *device, uint64_t block, uint32_t block_count,

@@ -92,6 +92,11 @@ static void close_file(struct kv_device *device)
     free(file);
 }
 
+static int descriptor_of_file(struct kv_device *device)
+{
+    return ((struct file_device *)device)->fd;
+}
+
 static const struct kv_device_ops file_ops = {
     .submit = kv_device_submit_file,
     .discard = discard_file,
@@ -99,6 +104,7 @@ static const struct kv_device_ops file_ops = {
     .reserve = reserve_file,
     .room = room_of_file,
     .zero = zero_file,
+    .descriptor = descriptor_of_file,
 };
 
 /* ---- opening ------------------------------------------------------------ */

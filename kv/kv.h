@@ -378,6 +378,36 @@ struct kv_blob_part {
 /* The same for several; the device reads them at the same time. The first error is returned. */
 KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts,
                                     size_t count);
+
+/*
+ * The same for one part, for a thread that has better to do than to wait for the device: a read of
+ * a file that it has the kernel make, all of it. The descriptor is the store's and good for this
+ * one.
+ */
+struct kv_blob_transfer {
+    int descriptor;
+    uint64_t offset;
+    void *buf; /* the part's, or the store's */
+    uint32_t length;
+};
+struct kv_blob_reading; /* one under way */
+/*
+ * 0: *reading is NULL, and the part is in its place; or *transfer is to be made, then
+ * kv_blob_read_end called, and until then the part's `buf` stays; the part itself need not.
+ * -EOPNOTSUPP: by kv_blob_read_many only. Other errors: as that.
+ */
+KV_MUST_CHECK int kv_blob_read_begin(struct kv_store *store, const struct kv_blob_part *part,
+                                     struct kv_blob_reading **reading,
+                                     struct kv_blob_transfer *transfer);
+/*
+ * result: the bytes that were read, or a negative errno. Any thread; once.
+ *
+ * 0: what was stored under the reference when the reading began is in its place. An error need not
+ * be one: the reference may have been dropped since, and its blocks be somebody else's; or the
+ * kernel made less of it. kv_blob_read_many knows, with a reference that is not dropped meanwhile.
+ */
+KV_MUST_CHECK int kv_blob_read_end(struct kv_store *store, struct kv_blob_reading *reading,
+                                   int result);
 size_t kv_blob_length(const struct kv_blob_ref *ref);       /* bytes before packing */
 size_t kv_blob_stored_bytes(const struct kv_blob_ref *ref); /* whole blocks on the device */
 enum kv_codec
