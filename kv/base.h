@@ -167,6 +167,7 @@ static inline void kv_copy_short(void *dst, const void *src, size_t length)
 {
     typedef long long pair __attribute__((vector_size(16), may_alias, aligned(1)));
     typedef uint64_t word __attribute__((may_alias, aligned(1)));
+    typedef uint32_t half __attribute__((may_alias, aligned(1)));
     uint8_t *const to = (uint8_t *)dst;
     const uint8_t *const from = (const uint8_t *)src;
     if (length > KV_COPY_SHORT_MAX) {
@@ -182,6 +183,11 @@ static inline void kv_copy_short(void *dst, const void *src, size_t length)
         const word last = *(const word *)(from + length - 8);
         *(word *)to = first;
         *(word *)(to + length - 8) = last;
+    } else if (length >= 4) {
+        const half first = *(const half *)from;
+        const half last = *(const half *)(from + length - 4);
+        *(half *)to = first;
+        *(half *)(to + length - 4) = last;
     } else {
         for (size_t at = 0; at < length; at++)
             ((volatile uint8_t *)to)[at] = from[at];
