@@ -231,17 +231,21 @@ static void begin_read(struct fs_ring *ring, struct fs_ring_entry *entry)
     ring->reading++;
 }
 
-/* As long as there is memory for it, a worker that waits has an entry on offer. */
-static void offer_another(struct fs_worker *worker)
+/*
+ * As long as there is memory for it, a worker that waits has an entry on offer. Returns false when
+ * it has none and no read either: nothing would ever wake it.
+ */
+static bool offer_another(struct fs_worker *worker)
 {
     struct fs_ring *ring = worker->ring;
     if (ring->offered || ring->entry_count == ENTRIES_MAX)
-        return;
+        return true;
     struct fs_ring_entry *entry = new_entry();
     if (!entry)
-        return;
+        return ring->reading > 0;
     ring->entries[ring->entry_count++] = entry;
     offer(worker, entry, FS_URING_REGISTER);
+    return true;
 }
 
 static void set_reply(struct fs_ring_entry *entry, int error, size_t payload_bytes)
@@ -387,6 +391,14 @@ static void resume_request(struct fs_worker *worker, struct fs_ring_entry *entry
     after_request(worker, entry);
 }
 
+/* The worker ends, and the daemon goes on without it. */
+static void tell_end(struct fs_worker *worker, int err)
+{
+    fs_worker_log(worker, KV_LOG_WARNING,
+                  "the ring of CPU %u: %s; requests go on over the others and /dev/fuse",
+                  worker->cpu, strerror(-err));
+}
+
 /* A command has ended. Returns false when the worker is to end. */
 static bool see_command(struct fs_worker *worker, struct fs_ring_entry *entry, int result,
                         uint32_t operation)
@@ -404,9 +416,7 @@ static bool see_command(struct fs_worker *worker, struct fs_ring_entry *entry, i
         return true;
     }
     if (result != -ENOTCONN) /* unmounted */
-        fs_worker_log(worker, KV_LOG_WARNING,
-                      "the ring of CPU %u: %s; requests go on over the others and /dev/fuse",
-                      worker->cpu, strerror(-result));
+        tell_end(worker, result);
     return false;
 }
 
@@ -512,15 +522,16 @@ static void serve_ring(struct fs_worker *worker)
 {
     bool go_on = true;
     while (go_on && !fuse_session_exited(fs_worker_session(worker))) {
-        offer_another(worker);
+        if (!offer_another(worker)) {
+            tell_end(worker, -ENOMEM);
+            break;
+        }
         choose_cpu(worker);
         atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
         const int err = submit_and_wait(worker);
         atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
         if (err < 0 && err != -EINTR && err != -EAGAIN && err != -EBUSY) {
-            fs_worker_log(worker, KV_LOG_WARNING,
-                          "the ring of CPU %u: %s; requests go on over the others and /dev/fuse",
-                          worker->cpu, strerror(-err));
+            tell_end(worker, err);
             break;
         }
         go_on = take_completions(worker);
