@@ -424,7 +424,7 @@ END_TEST
 /* Large batches are applied in another order than they were made in. */
 START_TEST(of_several_changes_of_a_key_in_a_large_batch_the_last_counts)
 {
-    enum { KEYS = 3000, BATCHES = 40, OPS = 600, GONE = UINT16_MAX };
+    enum { KEYS = 1500, BATCHES = 12, OPS = 600, GONE = UINT16_MAX };
     static uint16_t lengths[KEYS]; /* of the values, or GONE */
     struct test_random random = {test_env("KVFS_SEED", 1)};
     struct counting counting; /* the store closes it, and what is below stays */
