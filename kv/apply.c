@@ -44,6 +44,13 @@ static int fault_range(struct kv_store *store, const struct kv_redo *redo, uint6
     return err;
 }
 
+/* The leads of the last `count` of so many operations; NULL: there are none. */
+static struct kv_page_view *leads_of_last(const struct kv_btree_leads *leads, size_t op_count,
+                                          size_t count)
+{
+    return leads->count ? leads->views + op_count - count : NULL;
+}
+
 /* Bring every leaf that the record changes into memory, or say why that can not be. */
 static int fault_record(struct kv_store *store, const struct kv_record *record, size_t *op_count,
                         uint64_t *range_pages, const struct kv_btree_leads *leads)
@@ -67,9 +74,8 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
         if (redo.kind == KV_REDO_PATCH) /* may leave a gap */
             room += redo.argument;
         if (!err && key_count == KV_BTREE_TOGETHER) {
-            err =
-                kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count, SIZE_MAX,
-                                        leads->count ? leads->views + *op_count - key_count : NULL);
+            err = kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count, SIZE_MAX,
+                                          leads_of_last(leads, *op_count, key_count));
             key_count = 0;
         }
         if (err)
@@ -79,7 +85,7 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
         return err;
     return kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count,
                                    room + cell_fixed * *op_count,
-                                   leads->count ? leads->views + *op_count - key_count : NULL);
+                                   leads_of_last(leads, *op_count, key_count));
 }
 
 /*
