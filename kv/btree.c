@@ -90,10 +90,8 @@ static void find_way(struct kv_btree *btree, uint64_t page_id, const struct kv_p
 {
     if (kv_btree_guide_find(btree, page_id, inner, key, key_len, way)) {
         const uint8_t *bytes = kv_pager_fetch_at(btree->pager, way->frame);
-        if (bytes && way->level == 0) {
-            kv_node_fetch_leaf(bytes);
-            kv_node_fetch_fences(bytes, btree->node_bytes);
-        }
+        if (bytes && way->level == 0)
+            kv_node_fetch_leaf(bytes, btree->node_bytes);
         return;
     }
     unsigned slot;
@@ -114,10 +112,8 @@ static int view_child(struct kv_btree *btree, const struct kv_btree_way *way, en
     if (err)
         return err;
     kv_btree_way_note(btree, way, child);
-    if (way->level == 0) { /* while the parent is looked at once more */
-        kv_node_fetch_leaf(child->bytes);
-        kv_node_fetch_fences(child->bytes, btree->node_bytes);
-    }
+    if (way->level == 0) /* while the parent is looked at once more */
+        kv_node_fetch_leaf(child->bytes, btree->node_bytes);
     return 0;
 }
 
@@ -372,8 +368,7 @@ static bool path_move(struct kv_btree *btree, struct kv_bytes key, struct kv_btr
         depth++;
         found = kv_node_level_racy(view->bytes) == 0;
         if (found) {
-            kv_node_fetch_leaf(view->bytes);
-            kv_node_fetch_fences(view->bytes, btree->node_bytes);
+            kv_node_fetch_leaf(view->bytes, btree->node_bytes);
         } else {
             page_id = kv_node_child_racy(view->bytes, btree->node_bytes, key.data, key.length,
                                          &path->slots[depth - 1]);

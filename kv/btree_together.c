@@ -53,12 +53,6 @@ static void flock_step(struct kv_btree *btree, struct flock *flock, uint8_t leve
     }
 }
 
-static void fetch_leaf(struct kv_btree *btree, const uint8_t *leaf)
-{
-    kv_node_fetch_leaf(leaf);
-    kv_node_fetch_fences(leaf, btree->node_bytes);
-}
-
 /* Choose the child, which is of `level`. false: the bytes can not be used. */
 static bool choose_child(struct kv_btree *btree, struct descent *descent, uint8_t level)
 {
@@ -67,7 +61,7 @@ static bool choose_child(struct kv_btree *btree, struct descent *descent, uint8_
                             way)) {
         const uint8_t *bytes = kv_pager_fetch_at(btree->pager, way->frame);
         if (bytes && level == 0 && descent->looks)
-            fetch_leaf(btree, bytes);
+            kv_node_fetch_leaf(bytes, btree->node_bytes);
         if (!bytes)
             kv_pager_fetch_bucket(btree->pager, way->child);
         return way->level == level;
@@ -93,7 +87,7 @@ static bool view_child(struct kv_btree *btree, struct descent *descent, uint8_t 
             return false;
         kv_btree_way_note(btree, &descent->way, &below);
         if (level == 0 && descent->looks)
-            fetch_leaf(btree, below.bytes);
+            kv_node_fetch_leaf(below.bytes, btree->node_bytes);
     }
     if (!kv_pager_view_valid(&descent->view))
         return false;
@@ -236,13 +230,8 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
         for (size_t i = 0; i < left_count; i++)
             flock_add(&flock, keys[left[i]].data, keys[left[i]].length);
         flock_descend(btree, &flock);
-        for (size_t i = 0; i < flock.count; i++) {
-            const struct descent *descent = &flock.descents[i];
-            if (leads)
-                leads[left[descent->index]] = descent->view;
-            else
-                kv_node_fetch_fences(descent->view.bytes, btree->node_bytes);
-        }
+        for (size_t i = 0; i < flock.count && leads; i++)
+            leads[left[flock.descents[i].index]] = flock.descents[i].view;
         for (size_t i = 0; i < flock.stray_count; i++) {
             const size_t stray = left[flock.strays[i]];
             if (!kv_btree_resident(btree, keys[stray].data, keys[stray].length,
@@ -274,8 +263,10 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
 /* The view of a lead that is worth a look: of a leaf, and another than the one before it. */
 static const struct kv_page_view *news_at(const struct kv_btree_leads *leads, size_t index)
 {
+    if (index >= leads->count)
+        return NULL;
     const struct kv_page_view *view = &leads->views[index];
-    return index < leads->count && view->frame && view->frame != view[-1].frame ? view : NULL;
+    return view->frame && view->frame != view[-1].frame ? view : NULL;
 }
 
 void kv_btree_lead(struct kv_btree *btree, const struct kv_btree_leads *leads, size_t index)
@@ -283,10 +274,8 @@ void kv_btree_lead(struct kv_btree *btree, const struct kv_btree_leads *leads, s
     const struct kv_page_view *far = news_at(leads, index + LEADS_FAR);
     const struct kv_page_view *near = index ? news_at(leads, index + LEADS_NEAR) : leads->views;
     btree->lead = leads->views[index];
-    if (far) {
-        kv_node_fetch_leaf(far->bytes);
-        kv_node_fetch_fences(far->bytes, btree->node_bytes);
-    }
+    if (far)
+        kv_node_fetch_leaf(far->bytes, btree->node_bytes);
     if (near && near->frame)
         kv_node_fetch_heap_racy(near->bytes, btree->node_bytes);
 }

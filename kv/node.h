@@ -81,16 +81,17 @@ bool kv_node_is_leaf_of_racy(const void *node, uint8_t tree);
 /* How many bytes more a leaf seems to take: cells with their slots. 0 when they make no sense. */
 size_t kv_node_room_racy(const void *node, size_t node_bytes);
 
-/* Ask for the lines of a leaf that a search will want, header and slots, and wait for none. */
-static inline void kv_node_fetch_leaf(const void *node)
-{
-    for (size_t at = 0; at < KV_NODE_FETCH_BYTES; at += 64)
-        __builtin_prefetch((const uint8_t *)node + at);
-}
-/* The same for its fences, unless they are long: for who asks what the leaf covers. */
+/* Ask for the lines of a leaf's fences, unless they are long, and wait for none. */
 static inline void kv_node_fetch_fences(const void *node, size_t node_bytes)
 {
     __builtin_prefetch((const uint8_t *)node + node_bytes - 64);
+}
+/* The same for all that a search will want: header, slots, and the fences, where the prefix is. */
+static inline void kv_node_fetch_leaf(const void *node, size_t node_bytes)
+{
+    for (size_t at = 0; at < KV_NODE_FETCH_BYTES; at += 64)
+        __builtin_prefetch((const uint8_t *)node + at);
+    kv_node_fetch_fences(node, node_bytes);
 }
 /* The same for where the heap of cells grows; the header is waited for. */
 void kv_node_fetch_heap_racy(const void *node, size_t node_bytes);
