@@ -1,7 +1,9 @@
 /*
- * tests/kv/support_pages.c: the rows below the trees over a device, without a store.
+ * tests/kv/support_pages.c: the rows below the trees over a device, and a tree, without a store.
  */
 #include "support_pages.h"
+
+#include "support_devices.h"
 
 #define GROUP_FIRST 16u
 #define MAP_BLOCKS  64u
@@ -130,6 +132,25 @@ void test_pages_reopen(struct test_pages *pages)
 {
     close_rows(pages);
     open_rows(pages);
+}
+
+void test_tree_init(struct test_pages *pages, struct kv_btree *tree, uint64_t device_blocks,
+                    size_t node_bytes, uint64_t budget_bytes, uint64_t reserved)
+{
+    test_pages_init(pages, memory_device_new(device_blocks), node_bytes, budget_bytes,
+                    KV_CODEC_NONE);
+    KV_ASSERT(kv_btree_init(tree, pages->pager, node_bytes, 0, 0) == 0);
+    KV_ASSERT(kv_pager_reserve(pages->pager, reserved, false) == 0);
+    KV_ASSERT(kv_btree_create(tree) == 0);
+}
+
+void test_tree_release(struct test_pages *pages, struct kv_btree *tree)
+{
+    struct kv_device *const device = pages->device;
+    kv_pager_unreserve(pages->pager);
+    kv_btree_release(tree);
+    test_pages_release(pages);
+    kv_device_close(device);
 }
 
 uint64_t test_pages_used_blocks(struct test_pages *pages)

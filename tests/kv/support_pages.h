@@ -1,13 +1,13 @@
 /*
  * tests/kv/support_pages.h: the rows below the trees (space, page map, pager) over a device,
- * without a store above them.
+ * and a tree on them, without a store above.
  *
  * What a test expects to work aborts it when it does not.
  */
 #ifndef TESTS_KV_SUPPORT_PAGES_H
 #define TESTS_KV_SUPPORT_PAGES_H
 
-#include "kv/pager.h"
+#include "kv/btree.h"
 
 struct test_pages {
     struct kv_device *device; /* the test's */
@@ -45,6 +45,14 @@ int test_pages_write(struct test_pages *pages, uint64_t epoch);
 
 /* Forget what is in memory and open what the last checkpoint left. */
 void test_pages_reopen(struct test_pages *pages);
+
+/*
+ * The same on a device in memory, which goes with the pages, and an empty tree in it. reserved:
+ * clusters that its changes may take.
+ */
+void test_tree_init(struct test_pages *pages, struct kv_btree *tree, uint64_t device_blocks,
+                    size_t node_bytes, uint64_t budget_bytes, uint64_t reserved);
+void test_tree_release(struct test_pages *pages, struct kv_btree *tree);
 
 /* Blocks in use now, without those that wait for a checkpoint. */
 uint64_t test_pages_used_blocks(struct test_pages *pages);

@@ -2,7 +2,6 @@
  * tests/kv/test_btree_hint.c: hints lead to the leaf that a descent leads to, or nowhere.
  */
 #include "kv/btree_hint.h"
-#include "support_devices.h"
 #include "support_pages.h"
 #include "support_store.h"
 #include "tests/run.h"
@@ -12,25 +11,17 @@
 #define NODE_BYTES    4096u
 #define DEVICE_BLOCKS 60000u
 
-static struct kv_device *device;
 static struct test_pages pages;
 static struct kv_btree tree;
 
 static void setup(void)
 {
-    device = memory_device_new(DEVICE_BLOCKS);
-    test_pages_init(&pages, device, NODE_BYTES, 400 * NODE_BYTES, KV_CODEC_NONE);
-    ck_assert_int_eq(kv_btree_init(&tree, pages.pager, NODE_BYTES, 0, 0), 0);
-    ck_assert_int_eq(kv_pager_reserve(pages.pager, 3000, false), 0);
-    ck_assert_int_eq(kv_btree_create(&tree), 0);
+    test_tree_init(&pages, &tree, DEVICE_BLOCKS, NODE_BYTES, 400 * NODE_BYTES, 3000);
 }
 
 static void teardown(void)
 {
-    kv_pager_unreserve(pages.pager);
-    kv_btree_release(&tree);
-    test_pages_release(&pages);
-    kv_device_close(device);
+    test_tree_release(&pages, &tree);
 }
 
 /* Keys of 12 bytes; those of one `place` begin alike. */
