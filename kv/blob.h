@@ -12,6 +12,7 @@
 
 #include "kv/blob_cache.h"
 #include "kv/blob_frames.h"
+#include "kv/blob_near.h"
 #include "kv/blob_pending.h"
 #include "kv/buffer.h"
 #include "kv/crew.h"
@@ -26,6 +27,7 @@ struct kv_blobs {
     struct kv_space *space;
     struct kv_buffers *buffers;
     struct kv_blob_cache *cache;     /* NULL: none */
+    struct kv_blob_near *near;       /* NULL: nobody comes along; not without a cache */
     struct kv_blob_pending *pending; /* NULL: each blob is on the device when it was written */
     struct kv_crew *crew;            /* NULL: nobody helps */
     struct kv_codec_spec codec;      /* default */
