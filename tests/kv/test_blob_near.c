@@ -13,6 +13,8 @@
 
 #include <check.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #define DEVICE_BLOCKS 8000u
 #define EPOCH         7u
@@ -29,7 +31,7 @@ struct fixture {
     struct test_random random;
     struct kv_blob_ref refs[COUNT]; /* ascending, without a gap */
     uint64_t first_block;           /* of a place */
-    unsigned asked;                 /* how often neighbours were looked for */
+    _Atomic unsigned asked;         /* how often neighbours were looked for */
     bool nobody;                    /* they are not found */
 };
 
@@ -98,7 +100,7 @@ static void fixture_release(struct fixture *f)
 /* Read blob `i`, whose bytes must be right if there are any. */
 static int read_blob(struct fixture *f, size_t i, bool with_key)
 {
-    static uint8_t expected[BLOCK], bytes[BLOCK];
+    static _Thread_local uint8_t expected[BLOCK], bytes[BLOCK];
     const struct kv_blob_part part = {.ref = f->refs[i],
                                       .buf = bytes,
                                       .length = BLOCK,
@@ -330,6 +332,38 @@ START_TEST(references_that_make_no_sense_are_left_out)
 }
 END_TEST
 
+/* ---- several threads ---------------------------------------------------------------- */
+
+struct reader {
+    pthread_t thread;
+    struct fixture *f;
+    struct test_random random;
+};
+
+static void *read_at_random(void *context)
+{
+    struct reader *const reader = context;
+    for (unsigned i = 0; i < 2000; i++)
+        ck_assert_int_eq(read_blob(reader->f, test_random_below(&reader->random, COUNT), true), 0);
+    return NULL;
+}
+
+START_TEST(threads_that_bring_each_other_along_read_what_is_there)
+{
+    struct reader readers[4];
+    struct fixture f;
+    fixture_init(&f, COUNT / 2 * BLOCK);
+    for (unsigned i = 0; i < 4; i++) {
+        readers[i] = (struct reader){.f = &f, .random = {.state = seed_start * 10 + i}};
+        ck_assert_int_eq(pthread_create(&readers[i].thread, NULL, read_at_random, &readers[i]), 0);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        ck_assert_int_eq(pthread_join(readers[i].thread, NULL), 0);
+    ck_assert_uint_gt(f.asked, 0);
+    fixture_release(&f);
+}
+END_TEST
+
 /* ---- in a store --------------------------------------------------------------------- */
 
 static struct kv_store *open_store(struct kv_device *device)
@@ -448,6 +482,7 @@ int main(void)
     tcase_add_test(near, when_the_transfer_fails_the_one_that_is_wanted_is_read_alone);
     tcase_add_test(near, a_reference_that_is_of_old_brings_nothing_into_memory);
     tcase_add_test(near, references_that_make_no_sense_are_left_out);
+    tcase_add_test(near, threads_that_bring_each_other_along_read_what_is_there);
     tcase_add_test(near, files_of_a_store_come_together_and_what_changed_since_is_new);
     suite_add_tcase(suite, near);
     return test_run(suite);
