@@ -66,9 +66,19 @@ static bool is_visited(struct kv_blob_near *near, uint64_t place)
 }
 
 /* Blocks of a place and behind it, as far as a blob that begins there can reach. */
+#define SPAN_BLOCKS (KV_BLOB_NEAR_BLOCKS + KV_BLOB_NEAR_BLOB_BLOCKS)
+static_assert(SPAN_BLOCKS < 64, "a bit for each block");
+
 struct span {
     uint32_t first, end;
 };
+
+static uint64_t bits_of(uint64_t first, uint64_t end)
+{
+    KV_ASSERT(first < end);
+    KV_ASSERT(end <= SPAN_BLOCKS);
+    return ((1ull << (end - first)) - 1) << first;
+}
 
 /* The bits of a blob that begins in the place and is worth reading; 0: it is not. */
 static uint64_t worth_of(struct kv_blobs *blobs, const struct kv_blob_ref *ref, uint64_t from)
@@ -80,7 +90,8 @@ static uint64_t worth_of(struct kv_blobs *blobs, const struct kv_blob_ref *ref, 
         block < from || block >= from + KV_BLOB_NEAR_BLOCKS)
         return 0;
     memcpy(&disk, ref, sizeof disk);
-    return kv_blob_cache_has(blobs->cache, &disk, 0) ? 0 : ((1ull << count) - 1) << (block - from);
+    return kv_blob_cache_has(blobs->cache, &disk, 0) ? 0
+                                                     : bits_of(block - from, block - from + count);
 }
 
 /* Let the span reach as far as blocks that are worth it lie close enough. */
@@ -89,12 +100,10 @@ static void stretch(struct span *span, uint64_t worth)
     for (uint32_t at = span->first; at > 0 && span->first - at <= GAP_MAX; at--)
         if (worth >> (at - 1) & 1)
             span->first = at - 1;
-    for (uint32_t at = span->end; at < 64 && at - span->end <= GAP_MAX; at++)
+    for (uint32_t at = span->end; at < SPAN_BLOCKS && at - span->end <= GAP_MAX; at++)
         if (worth >> at & 1)
             span->end = at + 1;
 }
-
-static_assert(KV_BLOB_NEAR_BLOCKS + KV_BLOB_NEAR_BLOB_BLOCKS <= 64, "a bit for each block");
 
 struct kv_blob_neighbours *kv_blob_near_choose(struct kv_blobs *blobs, const void *key,
                                                size_t key_len, uint64_t block, uint32_t block_count)
@@ -112,10 +121,10 @@ struct kv_blob_neighbours *kv_blob_near_choose(struct kv_blobs *blobs, const voi
     for (size_t i = 0; i < found; i++)
         worth |= bits[i] = worth_of(blobs, &all->refs[i], from);
     const uint32_t first = (uint32_t)(block - from);
-    const uint64_t wanted = ((1ull << block_count) - 1) << first;
+    const uint64_t wanted = bits_of(first, first + block_count);
     struct span span = {.first = first, .end = first + block_count};
     stretch(&span, worth & ~wanted);
-    const uint64_t reached = ((1ull << (span.end - span.first)) - 1) << span.first;
+    const uint64_t reached = bits_of(span.first, span.end);
     all->count = 0;
     for (size_t i = 0; i < found; i++)
         if (bits[i] && !(bits[i] & wanted) && !(bits[i] & ~reached))
