@@ -44,20 +44,21 @@ struct kv_blob_cache {
     uint32_t free_chain, free_count;
     uint32_t retained_chunks, retained_max;
     uint32_t newest, oldest, queued;
-    int ahead_balance; /* of what came ahead: uses less what left unused, weighed; within bounds */
-    unsigned ahead_trials; /* since it was below 0 */
+    int ahead_credit;      /* for what comes before anybody wants it; within bounds */
+    unsigned ahead_trials; /* looks without credit */
     struct kv_blob_cache_stats stats;
 };
 
 /*
  * To bring one content along costs a seventh or so of what it costs to read it by itself; so with
- * one of four used, it pays. The greatest balance is forgotten over a few thousand that nobody
- * wanted.
+ * one of four used, it pays. So many may come before the first is used, and no more are in hand
+ * later than the most: whoever then reads at random has wasted that, and not all of the memory.
  */
-#define AHEAD_USE_WEIGHT  3
-#define AHEAD_BALANCE_MAX 2048
-#define AHEAD_BALANCE_MIN (-256)
-#define AHEAD_TRIAL       32u /* one of so many, while it does not pay */
+#define AHEAD_CREDIT_FIRST 512
+#define AHEAD_CREDIT_MAX   2048
+#define AHEAD_CREDIT_MIN   (-256)
+#define AHEAD_CREDIT_USE   4   /* one that comes costs 1, its first use gives this back */
+#define AHEAD_TRIAL        32u /* one look of so many goes on without credit */
 
 static uint32_t chunks_for(size_t length)
 {
@@ -76,6 +77,7 @@ struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_perc
     if (!cache)
         return NULL;
     pthread_mutex_init(&cache->mutex, NULL);
+    cache->ahead_credit = AHEAD_CREDIT_FIRST;
     cache->chunk_count = (uint32_t)kv_min_u64(bytes_max / per_chunk, NONE / 2);
     cache->retained_max = (uint32_t)((uint64_t)cache->chunk_count * retain_percent / 100);
     uint32_t buckets = 16;
@@ -177,8 +179,6 @@ static void evict(struct kv_blob_cache *cache, uint32_t at)
     *link = cache->contents[at].hash_next;
     cache->stats.bytes -= cache->contents[at].length_bytes;
     KV_ASSERT(!cache->contents[at].retained);
-    if (cache->contents[at].ahead && cache->ahead_balance > AHEAD_BALANCE_MIN)
-        cache->ahead_balance--;
     free_chunks(cache, at);
 }
 
@@ -276,8 +276,8 @@ bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_r
         mark_retained(cache, at);
     if (at != NONE) {
         struct content *const content = &cache->contents[at];
-        if (content->ahead && cache->ahead_balance < AHEAD_BALANCE_MAX)
-            cache->ahead_balance += AHEAD_USE_WEIGHT;
+        if (content->ahead && cache->ahead_credit < AHEAD_CREDIT_MAX)
+            cache->ahead_credit += AHEAD_CREDIT_USE;
         content->ahead = false;
         content->used = true;
         content->pins++;
@@ -338,6 +338,8 @@ void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_r
         entry->pins = 0;
         entry->used = entry->retained = false;
         entry->ahead = kept == KV_BLOB_AHEAD;
+        if (entry->ahead && cache->ahead_credit > AHEAD_CREDIT_MIN)
+            cache->ahead_credit--;
         *bucket = first;
         queue_push(cache, first);
         if (kept == KV_BLOB_RETAIN)
@@ -350,7 +352,7 @@ void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_r
 bool kv_blob_cache_ahead_pays(struct kv_blob_cache *cache)
 {
     pthread_mutex_lock(&cache->mutex);
-    const bool pays = cache->ahead_balance >= 0 || ++cache->ahead_trials % AHEAD_TRIAL == 0;
+    const bool pays = cache->ahead_credit > 0 || ++cache->ahead_trials % AHEAD_TRIAL == 0;
     pthread_mutex_unlock(&cache->mutex);
     return pays;
 }

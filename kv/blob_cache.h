@@ -49,7 +49,7 @@ enum kv_blob_kept {
 void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
                         uint32_t piece, const uint8_t *content, size_t length,
                         enum kv_blob_kept kept);
-/* Of the contents that came ahead of their use, is as much used before it leaves as it takes for
+/* Of the contents that came ahead of their use, is as much used as it takes for
  * them to be worth it? Now and then true when not, to see whether that has changed. */
 bool kv_blob_cache_ahead_pays(struct kv_blob_cache *cache);
 void kv_blob_cache_stats(struct kv_blob_cache *cache, struct kv_blob_cache_stats *stats);
