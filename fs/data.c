@@ -24,13 +24,7 @@
  */
 #include "fs/data_edit.h"
 
-#define FS_PACKED_FILE_MAX 8192u /* a file up to here is packed whole, unless it is dense */
-
-/* Of a small file so many pieces of so many bytes are looked at; with fewer different bytes in them
- * it is not dense. */
-#define SAMPLE_PIECES    16u
-#define SAMPLE_BYTES     16u
-#define DENSE_VALUES_MIN 64u
+#define FS_PACKED_FILE_MAX 8192u /* a file up to here is packed whole */
 
 static inline uint64_t align_down(uint64_t offset, uint64_t unit)
 {
@@ -319,41 +313,13 @@ static int survey(struct survey *s, const struct fs_data_edit *edit, const struc
     return err == -ENOENT ? 0 : err;
 }
 
-/*
- * Does content not look as if a page that has it would pack? Text has some 40 different bytes in
- * 256, what is packed or encrypted some 160; what is half of that, 100.
- */
-static bool is_dense(const uint8_t *bytes, size_t length)
-{
-    const size_t stride = (length - SAMPLE_BYTES) / (SAMPLE_PIECES - 1);
-    uint64_t seen[4] = {0};
-    for (size_t piece = 0; piece < SAMPLE_PIECES; piece++)
-        for (size_t i = 0; i < SAMPLE_BYTES; i++) {
-            const uint8_t value = bytes[piece * stride + i];
-            seen[value / 64] |= 1ull << value % 64;
-        }
-    unsigned values = 0;
-    for (size_t i = 0; i < 4; i++)
-        values += (unsigned)__builtin_popcountll(seen[i]);
-    return values >= DENSE_VALUES_MIN;
-}
-
-/* Is this all of a small file, nearly fills its blocks, and would not be smaller in a page? */
-static bool is_small_extent(const struct span *span, uint64_t size)
-{
-    const uint64_t length = span->end;
-    return span->offset == 0 && length >= size && length >= FS_SHARE_MIN &&
-           kv_blocks_for(length) * KV_BLOCK_BYTES - length <= length / 8 &&
-           is_dense(span->bytes, length);
-}
-
 /* See the head comment. */
 static bool wants_extent(const struct fs_data_edit *edit, const struct survey *s,
                          const struct span *span)
 {
     const uint64_t size = edit->before.size, length = span->end - span->offset;
     if (kv_max_u64(size, span->end) <= FS_PACKED_FILE_MAX)
-        return edit->change->in_bulk && is_small_extent(span, size);
+        return false;
     if (length >= (edit->change->tight ? FS_SHARE_MIN : FS_DIRECT_BYTES))
         return true;
     if ((span->end > size && size > 0) || (s->any && edit->change->in_order)) {

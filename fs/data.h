@@ -79,7 +79,6 @@ struct fs_data_change {
     size_t blob_count, blob_cap;
     bool tight; /* space is short: a write of a block or more stores that and nothing else anew */
     bool in_order; /* the file's write before this one ended where this one begins */
-    bool in_bulk;  /* nobody waits for it: many small files were written since the last flush */
 };
 
 /* Learn the geometry of `store`, which is borrowed for the life of `data`. */

@@ -18,8 +18,7 @@
 
 #include <stdatomic.h>
 
-#define FS_WRITE_ENDS  256u /* a power of two */
-#define FS_BULK_WRITES 16u
+#define FS_WRITE_ENDS 256u /* a power of two */
 
 struct fs_policy_lookup;
 
@@ -46,9 +45,6 @@ struct fs_volume {
     /* Where the last write of a file ended, mixed with its number; files share places by hash. A
      * guess at who writes in order: relaxed, and whoever was overwritten is taken for random. */
     _Atomic uint64_t write_ends[FS_WRITE_ENDS];
-    /* Writes at the begin of a file since anybody asked for a flush; up to FS_BULK_WRITES. A guess.
-     */
-    _Atomic unsigned begun_since_sync;
     int64_t (*now)(void);         /* immutable after open; NULL: the wall clock */
     pthread_mutex_t expiry_mutex; /* innermost */
     pthread_cond_t expiry_nearer;

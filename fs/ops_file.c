@@ -115,19 +115,6 @@ static bool goes_on(struct fs_volume *volume, uint64_t ino, uint64_t offset, siz
            mixed + offset;
 }
 
-/*
- * Is a file written, as many others, without anybody who waits until it is durable? A block of its
- * own then costs less than a place in the log and in a page; with one flush for each file it costs
- * more, since the flush brings both.
- */
-static bool is_in_bulk(struct fs_volume *volume, uint64_t offset)
-{
-    const unsigned begun = atomic_load_explicit(&volume->begun_since_sync, memory_order_relaxed);
-    if (begun < FS_BULK_WRITES && offset == 0)
-        (void)atomic_fetch_add_explicit(&volume->begun_since_sync, 1, memory_order_relaxed);
-    return begun >= FS_BULK_WRITES;
-}
-
 static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, const void *buf,
                        size_t length, bool kill_privileges, bool tight)
 {
@@ -140,7 +127,6 @@ static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, 
         return err;
     change.tight = tight;
     change.in_order = goes_on(volume, ino, offset, length);
-    change.in_bulk = is_in_bulk(volume, offset);
     fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
     fs_lock_take(volume->locks, &locks);
     err = load_regular(volume, ino, &item);

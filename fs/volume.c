@@ -253,7 +253,6 @@ int fs_ino_allocate(struct fs_volume *volume, uint64_t *ino)
 
 int fs_sync(struct fs_volume *volume)
 {
-    atomic_store_explicit(&volume->begun_since_sync, 0, memory_order_relaxed);
     return volume->read_only ? 0 : kv_sync(volume->store);
 }
 
