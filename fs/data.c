@@ -11,16 +11,12 @@
  * no block of their own. Appends, and overwrites in order, of less than FS_DIRECT_BYTES are
  * packed too, and when they complete half an extent the whole run is gathered into one
  * extent: so a file written in small pieces is written once to the log and once to its place.
- * A small file that is written at once, is dense (noise, not text) and nearly fills its blocks is
- * an extent, if many are written and nobody waits for each: in a page it would not shrink, and
- * pages of three such files waste a quarter. Neighbours are read together (kv/blob_near.h), so
- * reading them one after the other costs no more transfers than pages would. Larger writes become
- * extents at once; one that continues a smaller extent takes it in, so that pieces at least double
- * (the logarithmic method of Bentley and Saxe 1980). An overwrite splits the extent below it; a
- * remainder that would keep a mostly dead blob alive is taken in by a large one. A small overwrite
- * at a random place is an extent of its own and touches nothing else: what stays of the old blobs
- * is at most what the file took before, until the last piece of each is gone. None of this taking
- * in happens when space is short, for it takes more space until the next checkpoint.
+ * Larger writes become extents at once; one that continues a smaller extent takes it in, so that
+ * pieces at least double (the logarithmic method of Bentley and Saxe 1980). An overwrite splits the
+ * extent below it; a remainder that would keep a mostly dead blob alive is taken in by a large one.
+ * A small overwrite at a random place is an extent of its own and touches nothing else: what stays
+ * of the old blobs is at most what the file took before, until the last piece of each is gone. None
+ * of this taking in happens when space is short, for it takes more space until the next checkpoint.
  */
 #include "fs/data_edit.h"
 

@@ -57,7 +57,7 @@ struct kv_blob_cache {
 #define AHEAD_CREDIT_FIRST 512
 #define AHEAD_CREDIT_MAX   2048
 #define AHEAD_CREDIT_MIN   (-256)
-#define AHEAD_CREDIT_USE   4   /* one that comes costs 1, its first use gives this back */
+#define AHEAD_CREDIT_USE   2   /* one that comes costs 1, its first use gives this back */
 #define AHEAD_TRIAL        32u /* one look of so many goes on without credit */
 
 static uint32_t chunks_for(size_t length)
