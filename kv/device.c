@@ -132,6 +132,12 @@ uint64_t kv_device_room(struct kv_device *device)
     return block_count;
 }
 
+bool kv_device_is_written(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    return !in_range(device, block, 1) || block_count > device->block_count - block ||
+           !device->ops->is_written || device->ops->is_written(device, block, block_count);
+}
+
 /* How much is written at once where zeroes must be written. */
 #define ZERO_BLOCKS 256u
 
@@ -146,7 +152,7 @@ int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_coun
 
 int kv_device_write_zeroes(struct kv_device *device, uint64_t block, uint64_t block_count)
 {
-    void *zeroes = kv_device_alloc(ZERO_BLOCKS * (size_t)KV_BLOCK_BYTES);
+    void *zeroes = kv_device_alloc((size_t)kv_min_u64(block_count, ZERO_BLOCKS) * KV_BLOCK_BYTES);
     int err = zeroes ? 0 : -ENOMEM;
     while (block_count && !err) {
         const uint32_t now = (uint32_t)kv_min_u64(block_count, ZERO_BLOCKS);
