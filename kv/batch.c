@@ -110,6 +110,11 @@ static int add_op(struct kv_batch *batch, struct kv_redo redo, struct kv_span fi
     return 0;
 }
 
+int kv_batch_add_redo(struct kv_batch *batch, const struct kv_redo *redo)
+{
+    return add_op(batch, *redo, (struct kv_span){0});
+}
+
 static bool key_length_ok(size_t key_len)
 {
     return key_len >= 1 && key_len <= KV_KEY_MAX;

@@ -82,7 +82,7 @@ static inline int kv_record_walk(struct kv_record_walk *walk, struct kv_redo *re
 
 /* An operation of a batch; keys and values lie in batch->bytes, behind their heads. */
 struct kv_batch_op {
-    enum kv_redo_kind kind; /* never PUT_LARGE */
+    enum kv_redo_kind kind; /* PUT_LARGE only by kv_batch_add_redo */
     uint8_t use;
     size_t key_at, key_len, value_at, value_len;
     uint64_t argument;
@@ -105,6 +105,9 @@ static inline struct kv_span kv_batch_value(const struct kv_batch *batch,
 {
     return (struct kv_span){batch->bytes + op->value_at, op->value_len};
 }
+
+/* An operation of a record, as it is: nothing is checked or folded. 0; -ENOMEM. */
+KV_MUST_CHECK int kv_batch_add_redo(struct kv_batch *batch, const struct kv_redo *redo);
 
 /* Where the operation begins in batch->bytes. */
 size_t kv_batch_op_at(const struct kv_batch *batch, size_t index);

@@ -137,7 +137,7 @@ uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, si
 
 /* kv/recover.c. Find the log's end, claim the blobs that it names; before pages are opened. */
 KV_MUST_CHECK int kv_store_scan_log(struct kv_store *store, struct kv_error *error);
-/* Apply what the log holds, then make it part of the tree. */
+/* kv/replay.c. Apply what the log holds, then make it part of the tree. */
 KV_MUST_CHECK int kv_store_replay(struct kv_store *store, struct kv_error *error);
 
 /* A checkpoint if anything changed since the last. Not under the writer lock, as the next. */

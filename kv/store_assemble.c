@@ -206,7 +206,8 @@ static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock
  * replay nor what is noted for each moved page grows out of proportion to the memory. While that
  * checkpoint is under way writers may go on, and wait for it in the end: however long the ring and
  * slow the device, a replay has no more to do than REPLAY_COST_MAX, some 420,000 small records
- * under scattered keys, or most of a ring of large ones, which is less than a second's work.
+ * under scattered keys, or most of a ring of large ones. What that takes is the leaves they are in,
+ * each of which it reads and writes once (kv/replay.c).
  */
 static void choose_log_bounds(struct kv_store *store, const struct kv_disk_superblock *sb,
                               const struct kv_open_options *options)

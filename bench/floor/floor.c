@@ -2,8 +2,9 @@
  * bench/floor/floor.c: what does FUSE cost when the engine costs nothing?
  *
  * bench-floor DIR mounts an empty file system that lives in memory, on the transport of kvfs and
- * telling the kernel what kvfs tells it. It stays in the foreground until it is unmounted or told
- * to end; then all that was in it is gone. Needs root.
+ * telling the kernel what kvfs tells it; --contents has what is in files on the disk instead. It
+ * stays in the foreground until it is unmounted or told to end; then all that was in it is gone.
+ * Needs root.
  *
  * Lifetime   memory, session, kernel mount, transport; released in reverse.
  */
@@ -19,6 +20,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "bench/floor/floor_disk.h"
 #include "bench/floor/floor_ops.h"
 #include "bench/measure.h"
 
@@ -26,13 +28,17 @@ struct options {
     const char *dir;
     enum fs_transport_kind transport;
     uint64_t memory_bytes;
+    const char *contents; /* NULL: in memory */
 };
 
 static void print_usage(FILE *out)
 {
-    fputs("usage: bench-floor [-o transport=auto|ring|dev] [--memory BYTES] DIR\n"
-          "  --memory BYTES   taken from the system at the start, with K, M or G (512M)\n",
-          out);
+    fputs(
+        "usage: bench-floor [-o transport=auto|ring|dev] [--memory BYTES] [--contents WHERE] DIR\n"
+        "  --memory BYTES    taken from the system at the start, with K, M or G (512M)\n"
+        "  --contents WHERE  what is written goes to nameless files below that directory, and\n"
+        "                    not into memory\n",
+        out);
 }
 
 static int set_transport(struct options *options, const char *text)
@@ -59,11 +65,12 @@ static int parse_options(int argc, char **argv, struct options *options)
 {
     static const struct option long_options[] = {
         {"memory", required_argument, NULL, 'm'},
+        {"contents", required_argument, NULL, 'c'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     int key;
-    while ((key = getopt_long(argc, argv, "o:m:h", long_options, NULL)) != -1) {
+    while ((key = getopt_long(argc, argv, "o:m:c:h", long_options, NULL)) != -1) {
         int err = -EINVAL;
         if (key == 'h') {
             print_usage(stdout);
@@ -73,6 +80,10 @@ static int parse_options(int argc, char **argv, struct options *options)
             err = set_transport(options, optarg);
         else if (key == 'm')
             err = measure_parse_size(optarg, &options->memory_bytes);
+        else if (key == 'c') {
+            options->contents = optarg;
+            err = 0;
+        }
         if (err) {
             print_usage(stderr);
             return 2;
@@ -157,6 +168,10 @@ int main(int argc, char **argv)
         err = floor_init(&floor);
     if (err) {
         (void)complain("memory", err);
+        return EXIT_FAILURE;
+    }
+    if (options.contents && (err = floor_disk_prepare(options.contents))) {
+        (void)complain(options.contents, err);
         return EXIT_FAILURE;
     }
     err = mount_session(options.dir, &floor, &session);

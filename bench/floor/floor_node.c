@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "bench/floor/floor_dir.h"
+#include "bench/floor/floor_disk.h"
 
 #define HUGE_PAGE_BYTES   (2u << 20)
 #define CHUNK_BYTES_LEAST 256u
@@ -87,6 +88,7 @@ void floor_node_free(struct floor_node *node)
 {
     free_chunks(node, 0);
     free(node->chunks);
+    floor_disk_close(node->disk);
     free(node->target);
     floor_dir_free(node->dir);
     (void)pthread_mutex_destroy(&node->lock);
@@ -219,6 +221,15 @@ static void read_chunk(const struct floor_node *node, uint64_t offset, uint8_t *
     memset(out + there, 0, length - there);
 }
 
+struct floor_disk_file *floor_node_disk(struct floor_node *node, uint64_t *size)
+{
+    pthread_mutex_lock(&node->lock);
+    struct floor_disk_file *disk = node->disk;
+    *size = (uint64_t)node->stat.st_size;
+    pthread_mutex_unlock(&node->lock);
+    return disk;
+}
+
 size_t floor_node_read(struct floor_node *node, uint64_t offset, uint8_t *out, size_t length)
 {
     pthread_mutex_lock(&node->lock);
@@ -247,16 +258,33 @@ static int write_chunk(struct floor_node *node, uint64_t offset, const uint8_t *
     return err;
 }
 
+/* Returns how much could be written; *err: why it is not all. */
+static size_t write_chunks(struct floor_node *node, uint64_t offset, const uint8_t *bytes,
+                           size_t length, int *err)
+{
+    size_t done = 0;
+    while (done < length && !*err) {
+        const size_t step = step_at(offset + done, length - done);
+        *err = write_chunk(node, offset + done, bytes + done, step);
+        if (!*err)
+            done += step;
+    }
+    return done;
+}
+
 int floor_node_write(struct floor_node *node, uint64_t offset, const uint8_t *bytes, size_t length)
 {
     int err = 0;
     size_t done = 0;
     pthread_mutex_lock(&node->lock);
-    while (done < length && !err) {
-        const size_t step = step_at(offset + done, length - done);
-        err = write_chunk(node, offset + done, bytes + done, step);
-        if (!err)
-            done += step;
+    if (!floor_disk_used())
+        done = write_chunks(node, offset, bytes, length, &err);
+    else if (node->disk || !(err = floor_disk_new(&node->disk))) {
+        /* Those who write side by side do so on the disk, too. */
+        pthread_mutex_unlock(&node->lock);
+        err = floor_disk_write(node->disk, offset, bytes, length);
+        pthread_mutex_lock(&node->lock);
+        done = err ? 0 : length;
     }
     if (offset + done > (uint64_t)node->stat.st_size)
         set_size(node, offset + done);

@@ -1,5 +1,6 @@
 /*
- * bench/floor/floor_node.h: files, directories and symlinks that live in memory only.
+ * bench/floor/floor_node.h: files, directories and symlinks that live in memory only, but for
+ * contents of files where floor_disk.h has been told to keep them.
  *
  * Owns       nodes; the kernel's references to them, their attributes and contents.
  * Invariant  a node lives while it has a name or the kernel has a reference to it.
@@ -17,6 +18,7 @@
 #include "kv/base.h"
 
 struct floor_dir;
+struct floor_disk_file;
 
 /* Contents are kept in pieces of this many bytes; the last one may be shorter. */
 #define FLOOR_CHUNK_BYTES 65536u
@@ -29,13 +31,14 @@ struct floor_chunk {
 
 struct floor_node {
     pthread_mutex_t lock;
-    uint64_t lookups;           /* lock: references of the kernel */
-    uint64_t names;             /* lock */
-    struct stat stat;           /* lock; type and st_ino immutable */
-    struct floor_dir *dir;      /* of a directory; immutable */
-    char *target;               /* of a symlink; immutable */
-    struct floor_chunk *chunks; /* lock; of a file: bytes beyond its size are zero */
-    size_t chunk_count;         /* lock */
+    uint64_t lookups;             /* lock: references of the kernel */
+    uint64_t names;               /* lock */
+    struct stat stat;             /* lock; type and st_ino immutable */
+    struct floor_dir *dir;        /* of a directory; immutable */
+    char *target;                 /* of a symlink; immutable */
+    struct floor_chunk *chunks;   /* lock; of a file: bytes beyond its size are zero */
+    size_t chunk_count;           /* lock */
+    struct floor_disk_file *disk; /* instead of chunks; made once, under `lock` */
 };
 
 /*
@@ -65,9 +68,11 @@ void floor_node_stat(struct floor_node *node, struct stat *stat);
 /* Take over the attributes of `from` that to_set (FUSE_SET_ATTR_*) names. stat: out. */
 void floor_node_set(struct floor_node *node, const struct stat *from, int to_set,
                     struct stat *stat);
+/* Where its contents are, if not here; NULL. size: out. */
+struct floor_disk_file *floor_node_disk(struct floor_node *node, uint64_t *size);
 /* Copies what there is of `length` bytes; returns how many. */
 size_t floor_node_read(struct floor_node *node, uint64_t offset, uint8_t *out, size_t length);
-/* 0; -ENOMEM nothing or part of it is written. */
+/* 0; -ENOMEM, or what the disk says: nothing or part of it is written. */
 KV_MUST_CHECK int floor_node_write(struct floor_node *node, uint64_t offset, const uint8_t *bytes,
                                    size_t length);
 

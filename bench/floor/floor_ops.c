@@ -1,5 +1,6 @@
 /*
- * bench/floor/floor_ops.c: what kvfs answers, from memory and without an engine.
+ * bench/floor/floor_ops.c: what kvfs answers, from memory (or from plain files) and without an
+ * engine.
  *
  * Invariant  the kernel is told the same as by kvfs (fs/fuse_ops.c): the same flags at INIT, the
  *            same lifetimes, ENOSYS for the same operations. So the same requests come.
@@ -21,6 +22,7 @@
 #include <unistd.h>
 
 #include "bench/floor/floor_dir.h"
+#include "bench/floor/floor_disk.h"
 #include "fs/mount.h"
 #include "fs/request_form.h"
 
@@ -249,8 +251,15 @@ static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
                        struct fuse_file_info *fi)
 {
     (void)fi;
+    struct floor_node *node = node_of(req, ino);
     struct stat stat;
-    floor_node_set(node_of(req, ino), attr, to_set, &stat);
+    const int err =
+        to_set & FUSE_SET_ATTR_SIZE ? floor_disk_truncate(node->disk, (uint64_t)attr->st_size) : 0;
+    if (err) {
+        reply_err(req, err);
+        return;
+    }
+    floor_node_set(node, attr, to_set, &stat);
     (void)fuse_reply_attr(req, &stat, (double)FS_CACHE_SECONDS);
 }
 
@@ -262,6 +271,56 @@ static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     reply_err(req, -ENOSYS);
 }
 
+/* ---- contents on the disk -------------------------------------------------------------- */
+
+/* A read that waits for it. */
+struct disk_read {
+    fuse_req_t req;
+    uint8_t *buf;
+    size_t size; /* so much of the file there is */
+};
+
+static void answer_disk_read(const struct disk_read *read, int result)
+{
+    if (result < 0) {
+        reply_err(read->req, result);
+        return;
+    }
+    if ((size_t)result < read->size) /* a hole behind what was written */
+        memset(read->buf + result, 0, read->size - (size_t)result);
+    (void)fuse_reply_buf(read->req, (const char *)read->buf, read->size);
+}
+
+static void end_disk_read(void *context, int result)
+{
+    struct disk_read *read = context;
+    answer_disk_read(read, result);
+    free(read);
+}
+
+/* As kvfs does it: by itself in this thread, beside others in the ring. */
+static void read_disk(struct disk_read *read, const struct floor_disk_file *disk, uint64_t offset)
+{
+    size_t length = read->size;
+    const int fd = floor_disk_reader(disk, offset, read->buf, FS_REPLY_MAX, &length);
+    struct disk_read *const waiting = fs_transport_should_await() ? malloc(sizeof *waiting) : NULL;
+    if (!waiting) {
+        const ssize_t got = pread(fd, read->buf, length, (off_t)offset);
+        answer_disk_read(read, got < 0 ? -errno : (int)got);
+        return;
+    }
+    *waiting = *read;
+    const struct fs_transport_read wanted = {.fd = fd,
+                                             .offset = offset,
+                                             .buf = read->buf,
+                                             .length = (uint32_t)length,
+                                             .done = end_disk_read,
+                                             .context = waiting};
+    fs_transport_await(&wanted);
+}
+
+/* ---- reading and writing --------------------------------------------------------------- */
+
 static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
@@ -271,8 +330,20 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
         reply_err(req, -ENOMEM);
         return;
     }
-    const size_t got = floor_node_read(node_of(req, ino), (uint64_t)offset, buf, size);
-    (void)fuse_reply_buf(req, (const char *)buf, got);
+    struct floor_node *node = node_of(req, ino);
+    uint64_t end;
+    const struct floor_disk_file *disk = floor_node_disk(node, &end);
+    if (!disk) {
+        const size_t got = floor_node_read(node, (uint64_t)offset, buf, size);
+        (void)fuse_reply_buf(req, (const char *)buf, got);
+        return;
+    }
+    const uint64_t behind = end > (uint64_t)offset ? end - (uint64_t)offset : 0;
+    struct disk_read read = {.req = req, .buf = buf, .size = kv_min_u64(size, behind)};
+    if (read.size)
+        read_disk(&read, disk, (uint64_t)offset);
+    else
+        (void)fuse_reply_buf(req, NULL, 0);
 }
 
 static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
@@ -289,10 +360,10 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t s
 
 static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-    (void)ino;
     (void)datasync;
     (void)fi;
-    reply_err(req, 0);
+    uint64_t size;
+    reply_err(req, floor_disk_sync(floor_node_disk(node_of(req, ino), &size)));
 }
 
 static void do_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,

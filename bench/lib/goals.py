@@ -3,9 +3,11 @@
 The other is one of
   floor   an engine that costs nothing on the same transport
   bound   the floor's time plus the time of its flushes: each as long as a raw 4 KiB append + fdatasync
+  disk    the floor with its contents in plain files on the disk
   fresh, aged   ext4, as the targets are called
   peer    the best FUSE file system whose data is on the disk
   1 thread      kvfs itself with one thread
+What the first three do not reach beside ext4 or a peer, an engine on this transport can not.
 A ratio of 1 to the floor is met from 0.97 on: where no request is sent there is nothing to be
 faster or slower with, and that is how far two runs of the same differ.
 """
@@ -13,6 +15,7 @@ faster or slower with, and that is how far two runs of the same differ.
 from dataclasses import dataclass, field
 
 SAME = 0.97
+FLOORS = ("floor", "bound", "disk")
 
 
 @dataclass
@@ -63,7 +66,8 @@ def rows():
         table[f"fio/read/cached/{depth}"] = Row(f"4 KiB random read, direct, cached; depth {depth}",
                                                 {"floor": 0.85, "peer": 2})
         table[f"fio/read/disk/{depth}"] = Row(
-            f"4 KiB random read, direct, from disk; depth {depth}", {"fresh": ratio, "peer": 2})
+            f"4 KiB random read, direct, from disk; depth {depth}",
+            {"disk": 0.85, "fresh": ratio, "peer": 2})
     for depth in (1, 16):
         table[f"fio/write/direct/{depth}"] = Row(f"4 KiB random write, direct; depth {depth}",
                                                  {"fresh": 1.2, "peer": 2})
@@ -74,5 +78,6 @@ def rows():
     for work in ("write", "read"):
         for kind, title, ratio in (("random", "incompressible", 0.8), ("half", "2:1", 1)):
             table[f"fio/seq-{work}/{kind}"] = Row(f"1 MiB sequential {work}, direct; {title}",
-                                                  {"fresh": ratio, "peer": 1.5}, "MiB/s")
+                                                  {"disk": 0.85, "fresh": ratio, "peer": 1.5},
+                                                  "MiB/s")
     return table

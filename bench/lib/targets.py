@@ -174,6 +174,14 @@ class Daemon(Target):
         return json.loads(os.getxattr(self.mnt, "system.kvfs.stats"))["requests"]
 
 
+class FloorOnDisk(Daemon):
+    """Its names live as long as its mount, its contents are past every cache: nothing to mount anew."""
+
+    def remount(self):
+        self.settle()
+        machine.drop_caches()
+
+
 def kvfs_target(name, note, bin_dir, image_size, options):
     """kvfs as those programs are, mounted with those options of mount.kvfs."""
     return Daemon(name, note, bin_dir / "mount.kvfs",
@@ -201,6 +209,13 @@ def all_targets(bin_dir, sizes):
              "-o", f"transport={transport}", "{mnt}"],
             kind="floor", keeps_data=False)
 
+    def floor_disk(name, transport):
+        return FloorOnDisk(
+            name, f"the same with contents in plain files on the disk, transport={transport}",
+            bin_dir / "bench-floor",
+            [bin_dir / "bench-floor", "--memory", sizes["floor_memory"], "--contents", "{at}",
+             "-o", f"transport={transport}", "{mnt}"], kind="floor")
+
     def peer(name, note, *command, make=None, directories=()):
         return Daemon(name, note, command[0], command, make=make, package=name,
                       directories=directories)
@@ -210,6 +225,8 @@ def all_targets(bin_dir, sizes):
         kvfs("kvfs-dev", "dev"),
         floor("floor", "ring"),
         floor("floor-dev", "dev"),
+        floor_disk("floor-disk", "ring"),
+        floor_disk("floor-disk-dev", "dev"),
         Ext4("ext4-fresh", "the host's file system, a new directory for each work"),
         Ext4("ext4-aged", "the same, after %d files were created and deleted in it" % AGED_FILES,
              smallfiles),

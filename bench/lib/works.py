@@ -175,15 +175,20 @@ def source_tree(visit):
     tree = target.path / "tree"
     files, archive = material.tree_files, material.tar()
     target.settle()
+    # tar reads nothing when it sees that it writes to /dev/null: so through a pipe.
+    read_all = ["sh", "-c", 'tar -cf - -C "$0" tree | cat >/dev/null', target.path]
+    # Daemons keep what they hold in memory for tar; for rm all have read it once since the remount.
     with visit.device_bytes("untar", material.tree_bytes):
         visit.program("untar", files, "tar", "-xf", archive, "-C", target.path)
-    if visit.wants("tar/cold"):
-        target.drop_kernel_caches()
-        # tar reads nothing when it sees that it writes to /dev/null: so through a pipe.
-        visit.program("tar/cold", files, "sh", "-c", 'tar -cf - -C "$0" tree | cat >/dev/null',
-                      target.path)
-    target.settle()
-    visit.program("rm-r", files, "rm", "-r", tree)
+        if visit.wants("tar/cold"):
+            target.drop_kernel_caches()
+            visit.program("tar/cold", files, *read_all)
+    if visit.wants("rm-r"):
+        run(read_all)
+        target.settle()
+        visit.program("rm-r", files, "rm", "-r", tree)
+    else:
+        shutil.rmtree(tree)
 
 
 def git(visit):

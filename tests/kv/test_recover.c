@@ -239,6 +239,101 @@ START_TEST(replay_needs_no_more_space_than_what_it_repeats)
 }
 END_TEST
 
+/* A tree that is larger than memory, each of its leaves changed several times, here and there. */
+START_TEST(replay_writes_each_page_once)
+{
+    struct fixture f;
+    const unsigned keys = 100000, changes = 5000;
+    struct kv_stats before, after;
+    fixture_init(&f, (96u << 20) / KV_BLOCK_BYTES, 16384, 24u << 20);
+    for (unsigned i = 0; i < keys; i++)
+        ck_assert_int_eq(test_put_number(f.store, i, 100), 0);
+    ck_assert_int_eq(kv_checkpoint(f.store), 0);
+    kv_store_stats(f.store, &before);
+    ck_assert_uint_gt(before.page_count * 16384, 10u << 20);
+    for (unsigned i = 0; i < changes; i++) {
+        const int err = test_put_number(f.store, test_random_below(&f.random, keys), 100);
+        KV_ASSERT(err == 0);
+    }
+    ck_assert_int_eq(kv_sync(f.store), 0);
+    crash(&f);
+    kv_store_stats(f.store, &after);
+    ck_assert_uint_ge(after.page_writes, before.page_count * 9 / 10); /* nearly all were changed */
+    ck_assert_uint_le(after.page_writes, before.page_count * 11 / 10);
+    expect_clean(&f);
+    ck_assert_int_eq(kv_close(f.store), 0);
+    fixture_release(&f);
+}
+END_TEST
+
+/* What one key became is what its changes made of it in their order, whatever came in between. */
+START_TEST(replay_keeps_the_order_of_each_key)
+{
+    enum { KEYS = 40, BYTES = 60 };
+    struct fixture f;
+    char model[KEYS][BYTES + 1] = {{0}}; /* empty: not there */
+    char value[BYTES], key[24];
+    struct kv_batch *const batch = kv_batch_new();
+    ck_assert_ptr_nonnull(batch);
+    fixture_init(&f, IMAGE_BLOCKS, 4096, 0);
+    for (unsigned i = 0; i < 3000; i++) {
+        const size_t number = test_random_below(&f.random, KEYS);
+        const size_t key_len = test_number_key(key, number);
+        const size_t length = 1 + test_random_below(&f.random, BYTES);
+        int err;
+        memset(value, 'a' + (int)test_random_below(&f.random, 26), sizeof value);
+        kv_batch_clear(batch);
+        switch (test_random_below(&f.random, 8)) {
+        case 0:
+            err = kv_batch_del(batch, key, key_len);
+            model[number][0] = 0;
+            break;
+        case 1: { /* and those behind it: of several keys, so it stays where it is */
+            char upper[24];
+            const size_t end = kv_min_u64(KEYS, number + 5);
+            const size_t upper_len = test_number_key(upper, end);
+            err = kv_batch_del_range(batch, key, key_len, upper, upper_len);
+            for (size_t j = number; j < end; j++)
+                model[j][0] = 0;
+            break;
+        }
+        case 2:
+        case 3:
+            if (model[number][0]) {
+                const size_t whole = strlen(model[number]);
+                const size_t at = test_random_below(&f.random, whole);
+                const size_t part = kv_min_u64(length, whole - at);
+                err = kv_batch_patch(batch, key, key_len, at, value, part);
+                memcpy(model[number] + at, value, part);
+                break;
+            } /* fall through */
+        default:
+            err = kv_batch_put(batch, key, key_len, value, length);
+            memcpy(model[number], value, length);
+            model[number][length] = 0;
+        }
+        ck_assert_int_eq(err, 0);
+        ck_assert_int_eq(kv_apply(f.store, batch, 0, NULL), 0);
+    }
+    ck_assert_int_eq(kv_sync(f.store), 0);
+    crash(&f);
+    for (unsigned i = 0; i < KEYS; i++) {
+        char back[BYTES];
+        size_t length = 0;
+        const int err = kv_get(f.store, key, test_number_key(key, i), back, sizeof back, &length);
+        ck_assert_int_eq(err, model[i][0] ? 0 : -ENOENT);
+        if (!err) {
+            ck_assert_uint_eq(length, strlen(model[i]));
+            ck_assert_mem_eq(back, model[i], length);
+        }
+    }
+    expect_clean(&f);
+    ck_assert_int_eq(kv_close(f.store), 0);
+    kv_batch_free(batch);
+    fixture_release(&f);
+}
+END_TEST
+
 /* References are counted through deletions, shares and moves that only the log knows. */
 START_TEST(shared_blobs_are_counted_through_a_replay)
 {
@@ -294,6 +389,8 @@ int main(void)
     tcase_add_test(recover, a_log_that_is_damaged_before_its_durable_end_is_refused);
     tcase_add_test(recover, recovery_can_be_cut_short_at_any_write);
     tcase_add_test(recover, replay_needs_no_more_space_than_what_it_repeats);
+    tcase_add_test(recover, replay_writes_each_page_once);
+    tcase_add_test(recover, replay_keeps_the_order_of_each_key);
     tcase_add_test(recover, shared_blobs_are_counted_through_a_replay);
     suite_add_tcase(suite, recover);
     return test_run(suite);

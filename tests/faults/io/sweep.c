@@ -6,7 +6,8 @@
  *
  * A point is a kind of fault, whether it lasts, and which request it strikes. Environment:
  * KVFS_POINTS how many of all points to try, evenly spread (0: all); KVFS_SHARE which part of
- * these, "2/6" being the second of six, for as many processes; KVFS_SCALE how much work;
+ * these, "2/6" being the second of six, for as many processes; KVFS_SKIP how many of that part were
+ * tried before, by a run that was cut short ("1000 points tried"); KVFS_SCALE how much work;
  * KVFS_KINDS only these, by name ("EIO,short"); KVFS_POINT one point as a failure names it;
  * KVFS_SEED; KVFS_TMP where the image lies.
  */
@@ -227,10 +228,15 @@ static void try_all(struct sweep *sweep, bool memory)
     const uint64_t wanted = test_env("KVFS_POINTS", 60);
     const uint64_t step = wanted && wanted < total ? total / wanted : 1;
     const uint64_t offset = sweep->config.seed % step;
+    uint64_t skipped = test_env("KVFS_SKIP", 0);
     for (size_t i = 0; i < count; i++)
         for (uint64_t j = 0; j < list[i].count; j++, index++) {
             if (index % step != offset || ++chosen % share.of != share.number % share.of)
                 continue;
+            if (skipped) {
+                skipped--;
+                continue;
+            }
             struct point point = list[i].first;
             point.after = j;
             try_and_count(sweep, point);
