@@ -39,6 +39,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(write),
     SCMP_SYS(writev),
     SCMP_SYS(pwrite64),
+    SCMP_SYS(pwritev),
     SCMP_SYS(lseek),
     SCMP_SYS(close),
     SCMP_SYS(poll),

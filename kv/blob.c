@@ -103,6 +103,7 @@ void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
 int kv_blobs_give(struct kv_blobs *blobs, struct kv_io *ios, size_t ios_max, size_t *count)
 {
     *count = 0;
+    kv_blob_run_flushed(blobs->run);
     return blobs->pending ? kv_blob_pending_give(blobs->pending, ios, ios_max, count) : 0;
 }
 

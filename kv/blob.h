@@ -14,6 +14,7 @@
 #include "kv/blob_frames.h"
 #include "kv/blob_near.h"
 #include "kv/blob_pending.h"
+#include "kv/blob_run.h"
 #include "kv/buffer.h"
 #include "kv/crew.h"
 #include "kv/device.h"
@@ -29,6 +30,7 @@ struct kv_blobs {
     struct kv_blob_cache *cache;     /* NULL: none */
     struct kv_blob_near *near;       /* NULL: nobody comes along; not without a cache */
     struct kv_blob_pending *pending; /* NULL: each blob is on the device when it was written */
+    struct kv_blob_run *run;         /* NULL: every blob finds its own place */
     struct kv_crew *crew;            /* NULL: nobody helps */
     struct kv_codec_spec codec;      /* default */
     bool in_frames;                  /* immutable after open: the image may have such blobs */

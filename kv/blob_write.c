@@ -95,8 +95,13 @@ static int place(struct kv_blobs *blobs, const struct kv_blob_source *source,
                  struct store_plan *plan)
 {
     plan->count = (uint32_t)kv_blocks_for(plan->stored);
-    int err = kv_space_alloc(blobs->space, KV_SPACE_DATA, plan->count, plan->count, &plan->block,
+    if (kv_blob_run_take(blobs->run, plan->count, &plan->block))
+        return 0;
+    int err;
+    do
+        err = kv_space_alloc(blobs->space, KV_SPACE_DATA, plan->count, plan->count, &plan->block,
                              &plan->count);
+    while (err == -ENOSPC && kv_blob_run_release(blobs->run));
     if (err != -ENOSPC)
         return err;
     /* No run is long enough: as much as fits into a shorter one, not packed. */

@@ -8,6 +8,8 @@
  */
 #include "kv/device.h"
 
+#include <sys/mman.h>
+
 void kv_device_close(struct kv_device *device)
 {
     if (!device)
@@ -132,8 +134,14 @@ uint64_t kv_device_room(struct kv_device *device)
     return block_count;
 }
 
-/* How much is written at once where zeroes must be written. */
-#define ZERO_BLOCKS 256u
+bool kv_device_is_written(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    return !in_range(device, block, 1) || block_count > device->block_count - block ||
+           !device->ops->is_written || device->ops->is_written(device, block, block_count);
+}
+
+/* How much is written at once where zeroes must be written: a flush may have to wait for it. */
+#define ZERO_BLOCKS 64u
 
 int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_count)
 {
@@ -146,15 +154,21 @@ int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_coun
 
 int kv_device_write_zeroes(struct kv_device *device, uint64_t block, uint64_t block_count)
 {
-    void *zeroes = kv_device_alloc(ZERO_BLOCKS * (size_t)KV_BLOCK_BYTES);
-    int err = zeroes ? 0 : -ENOMEM;
+    /* All of it is the kernel's one page of zeroes: no memory is filled to be written. */
+    const size_t bytes = (size_t)kv_min_u64(block_count, ZERO_BLOCKS) * KV_BLOCK_BYTES;
+    if (!bytes)
+        return 0;
+    void *const zeroes = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (zeroes == MAP_FAILED)
+        return -ENOMEM;
+    int err = 0;
     while (block_count && !err) {
         const uint32_t now = (uint32_t)kv_min_u64(block_count, ZERO_BLOCKS);
         err = kv_device_write(device, block, now, zeroes);
         block += now;
         block_count -= now;
     }
-    free(zeroes);
+    (void)munmap(zeroes, bytes); /* it was just mapped */
     return err;
 }
 

@@ -59,10 +59,11 @@ struct kv_device_ops {
     int (*submit)(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush);
     int (*discard)(struct kv_device *device, uint64_t block, uint64_t block_count);
     void (*close)(struct kv_device *device);
-    /* The next three may be NULL: see the functions of the same names. */
+    /* The next four may be NULL: see the functions of the same names. */
     int (*reserve)(struct kv_device *device, uint64_t block, uint64_t block_count);
     int (*room)(struct kv_device *device, uint64_t *block_count);
     int (*zero)(struct kv_device *device, uint64_t block, uint64_t block_count);
+    bool (*is_written)(struct kv_device *device, uint64_t block, uint64_t block_count);
     /* NULL: only the device itself can read. The descriptor of kv_device_describe_read. */
     int (*descriptor)(struct kv_device *device);
 };
@@ -140,7 +141,12 @@ KV_MUST_CHECK int kv_device_reserve(struct kv_device *device, uint64_t block, ui
 uint64_t kv_device_room(struct kv_device *device);
 /* Make blocks read as zeroes, without taking room for them where the host can. */
 KV_MUST_CHECK int kv_device_zero(struct kv_device *device, uint64_t block, uint64_t block_count);
-/* The same by writing: then a flush of what is written there later has less to make durable. */
+/*
+ * Were all of the blocks written before, as far as the host can tell? Where not, a flush of what is
+ * written there makes notes of the host's durable, too, and takes longer.
+ */
+bool kv_device_is_written(struct kv_device *device, uint64_t block, uint64_t block_count);
+/* Make blocks read as zeroes by writing: from then on they are. */
 KV_MUST_CHECK int kv_device_write_zeroes(struct kv_device *device, uint64_t block,
                                          uint64_t block_count);
 

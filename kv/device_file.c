@@ -79,6 +79,16 @@ static int zero_file(struct kv_device *device, uint64_t block, uint64_t block_co
     return allocate_file(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, block, block_count);
 }
 
+/* What was only allocated is a hole to the host, too; one that knows no holes has none. */
+static bool file_is_written(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    const struct file_device *file = (const struct file_device *)device;
+    if (file->is_block_device)
+        return true;
+    const off_t hole = lseek(file->fd, (off_t)(block * KV_BLOCK_BYTES), SEEK_HOLE);
+    return hole < 0 || (uint64_t)hole >= (block + block_count) * KV_BLOCK_BYTES;
+}
+
 static void close_file(struct kv_device *device)
 {
     struct file_device *file = (struct file_device *)device;
@@ -104,6 +114,7 @@ static const struct kv_device_ops file_ops = {
     .reserve = reserve_file,
     .room = room_of_file,
     .zero = zero_file,
+    .is_written = file_is_written,
     .descriptor = descriptor_of_file,
 };
 

@@ -243,6 +243,7 @@ int kv_close(struct kv_store *store)
     kv_store_stop_threads(store);
     int err = 0;
     if (!store->read_only && !store->trees_outdated) {
+        (void)kv_blob_run_release(store->blobs.run);
         err = kv_store_checkpoint(store, true, true);
         if (!err)
             err = kv_superblock_write_backup(store->device, &store->checkpoint.superblock);

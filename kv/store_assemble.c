@@ -171,7 +171,12 @@ static int open_pending_blobs(struct kv_store *store)
                                                   .on_failure = on_blob_failure,
                                                   .context = store};
     store->blobs.pending = kv_blob_pending_new(&config);
-    return store->blobs.pending ? 0 : -ENOMEM;
+    if (!store->blobs.pending)
+        return -ENOMEM;
+    if (store->repair) /* which makes up its own mind about what is busy */
+        return 0;
+    store->blobs.run = kv_blob_run_new(store->device, store->space);
+    return store->blobs.run ? 0 : -ENOMEM;
 }
 
 static void close_pages(struct kv_store *store)
@@ -306,6 +311,7 @@ void kv_store_disassemble(struct kv_store *store)
 {
     close_pages(store);
     kv_blob_pending_free(store->blobs.pending);
+    kv_blob_run_free(store->blobs.run);
     kv_wal_close(store->wal);
     kv_space_close(store->space);
     kv_buffers_free(store->buffers);

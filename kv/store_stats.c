@@ -21,10 +21,12 @@ static void stats_of_space(struct kv_store *store, struct kv_stats *stats)
 {
     struct kv_space_stats space;
     kv_space_stats(store->space, &space);
-    const uint64_t free_blocks = space.total_blocks - space.busy_blocks + space.deferred_blocks;
+    const uint32_t run_blocks = kv_blob_run_left(store->blobs.run); /* as good as free */
+    const uint64_t free_blocks =
+        space.total_blocks - space.busy_blocks + space.deferred_blocks + run_blocks;
     stats->total_bytes = space.total_blocks * KV_BLOCK_BYTES;
     stats->free_bytes = free_blocks * KV_BLOCK_BYTES;
-    stats->available_bytes = space.available_blocks * KV_BLOCK_BYTES;
+    stats->available_bytes = (space.available_blocks + run_blocks) * KV_BLOCK_BYTES;
     stats->free_whole_bytes = space.whole_blocks * KV_BLOCK_BYTES;
     stats->free_longest_bytes = space.longest_blocks * KV_BLOCK_BYTES;
     stats->host_is_full = space.host_is_full;

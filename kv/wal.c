@@ -291,10 +291,12 @@ int kv_wal_append(struct kv_wal *wal, const void *body, size_t length, uint64_t 
     wal->records++;
     wal->record_bytes += length;
     *position = next_position(wal);
-    if (!wal->called && !wal->leading && (should_write(wal) || should_flush(wal))) {
+    const bool room = kv_wal_calls_for_room(wal);
+    const bool write = !wal->called && !wal->leading && (should_write(wal) || should_flush(wal));
+    if (write)
         wal->called = true;
+    if (write || room)
         atomic_store_explicit(&wal->behind, true, memory_order_relaxed);
-    }
 out:
     pthread_mutex_unlock(&wal->mutex);
     return err;
@@ -308,6 +310,7 @@ bool kv_wal_is_behind(struct kv_wal *wal)
 
 int kv_wal_write_behind(struct kv_wal *wal)
 {
+    kv_wal_make_room(wal);
     pthread_mutex_lock(&wal->mutex);
     if (!wal->error && !wal->leading && (should_write(wal) || should_flush(wal)))
         lead(wal, should_flush(wal) ? LEAD_FLUSH : LEAD_WRITE);

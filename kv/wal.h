@@ -94,11 +94,12 @@ KV_MUST_CHECK int kv_wal_append(struct kv_wal *wal, const void *body, size_t len
                                 uint64_t *position);
 
 /*
- * Is so much appended and not written, or not durable, that somebody should see to it before who
- * appends has to wait? Says so once, until something was written.
+ * Is so much appended and not written, or not durable, or so little room left that the host has
+ * promised, that somebody should see to it before who appends has to wait? Says so once, until
+ * something was written, or there was more room.
  */
 bool kv_wal_is_behind(struct kv_wal *wal);
-/* Write that, or flush it, unless somebody is at it. 0, or the log's failure. */
+/* See to all of that, unless somebody is at it. 0, or the log's failure. */
 KV_MUST_CHECK int kv_wal_write_behind(struct kv_wal *wal);
 
 /* Where appending is now: syncing to it makes everything appended so far durable. */

@@ -37,15 +37,17 @@ struct kv_wal {
     void *context; /* of these two */
 
     pthread_mutex_t mutex;
-    pthread_cond_t changed; /* durable, written, leading or error changed */
+    pthread_cond_t changed; /* durable, written, leading, backing or error changed */
 
     /* Block p lies at p % buffer_blocks of the buffer, for written <= p < next. */
     uint8_t *buffer;        /* immutable after open */
     uint32_t buffer_blocks; /* immutable after open */
 
-    uint64_t backed_blocks;  /* whoever appends; slots that have room on the host */
-    uint64_t backed_flushes; /* whoever appends; flushes when there came to be so many */
-    bool stuck;              /* whoever appends; that could not grow when it was last wanted */
+    uint64_t backed_blocks;  /* slots that have room on the host */
+    uint64_t backed_flushes; /* flushes when there came to be so many */
+    uint64_t backed_called;  /* so many there were when more were last called for ahead of need */
+    bool backing;            /* somebody asks the host for more */
+    bool stuck;              /* whoever appends; there were no more when they were last needed */
     uint64_t tail, durable, written, sealed;
     uint32_t fill;       /* payload bytes in the block at `sealed`, which is being filled */
     uint64_t epoch;      /* of that block */
@@ -73,6 +75,10 @@ uint64_t kv_wal_block_digest(uint8_t *block);
 uint64_t kv_wal_backed_end(const struct kv_wal *wal);
 /* Is a checkpoint that begins now the time to go back to the start of what is backed? Likewise. */
 bool kv_wal_should_jump(const struct kv_wal *wal);
+/* Is it time for somebody to have room made that will be needed soon? Likewise; says so once. */
+bool kv_wal_calls_for_room(struct kv_wal *wal);
+/* Make it, without the mutex. Should that fail, who appends will try, and hear of it. */
+void kv_wal_make_room(struct kv_wal *wal);
 /* Has the ring room for a record of `length` bytes? With the mutex. */
 bool kv_wal_has_room(const struct kv_wal *wal, size_t length);
 

@@ -1,11 +1,11 @@
 /*
  * kv/wal_room.c: is there room for a record, in the ring and on the host?
  *
- * Owns       backed_blocks and stuck: how much of the ring has room on the host.
+ * Owns       how much of the ring has room on the host.
  * Invariant  a slot is used only when it has room; one is given room only while the log that counts
- *            does not lie there.
- * Locks      wal->mutex for positions; not held while the device is asked. One thread at a time,
- *            whoever appends.
+ *            does not lie there, and it can not come there before it has.
+ * Locks      wal->mutex; not held while the device is asked, which one thread at a time does:
+ *            whoever appends, or who writes behind.
  *
  * Room on the host. On a thin device (kv/device.h) only the first `backed_blocks` slots of the
  * ring are certain to have room, and only these are used. It grows when what is logged between
@@ -17,9 +17,13 @@
  */
 #include "kv/wal_ring.h"
 
-/* The part of the ring that has room on the host doubles, up to 2 MiB at a time: a writer waits
- * for it. */
+/* The part of the ring that has room on the host doubles, up to 2 MiB at a time: a writer may have
+ * to wait for it. */
 #define BACK_BLOCKS_MAX 512u
+/* So that none has to, where zeroes are written it grows when this part of it is left, at most so
+ * many blocks: what is logged while the zeroes are written. */
+#define LEFT_PART       8u
+#define LEFT_BLOCKS_MAX 256u
 /* Between two flushes, so that the first lap may make the host note that blocks are written. */
 #define FLUSHED_SELDOM_BLOCKS 64u
 /* After a jump writers wait for the whole checkpoint: by choice only for one that is short. */
@@ -43,19 +47,23 @@ bool kv_wal_should_jump(const struct kv_wal *wal)
            (wal->stuck || wal->sealed - wal->tail <= JUMP_BLOCKS_MAX);
 }
 
-static uint64_t flushes(struct kv_wal *wal)
-{
-    pthread_mutex_lock(&wal->mutex);
-    const uint64_t count = wal->flushes;
-    pthread_mutex_unlock(&wal->mutex);
-    return count;
-}
-
 /* Lately, since the part with room came to be what it is? Then it has been filled once since. */
-static bool is_flushed_often(struct kv_wal *wal)
+static bool is_flushed_often(const struct kv_wal *wal)
 {
     const uint64_t filled = kv_min_u64(wal->backed_blocks, BACK_BLOCKS_MAX);
-    return (flushes(wal) - wal->backed_flushes) * FLUSHED_SELDOM_BLOCKS > filled;
+    return (wal->flushes - wal->backed_flushes) * FLUSHED_SELDOM_BLOCKS > filled;
+}
+
+/* The mutex is released. */
+static int ask_host(struct kv_wal *wal, uint64_t from, uint64_t to)
+{
+    const bool often = is_flushed_often(wal);
+    pthread_mutex_unlock(&wal->mutex);
+    int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
+    if (!err && often)
+        err = kv_device_write_zeroes(wal->device, wal->first_block + from, to - from);
+    pthread_mutex_lock(&wal->mutex);
+    return err;
 }
 
 /*
@@ -66,29 +74,61 @@ static bool is_flushed_often(struct kv_wal *wal)
  */
 static int back_slots(struct kv_wal *wal, uint64_t wanted)
 {
-    const uint64_t from = wal->backed_blocks;
     const uint64_t to = kv_min_u64(wanted, wal->block_count);
-    if (to <= from)
-        return 0;
+    int err = 0;
     pthread_mutex_lock(&wal->mutex);
-    const bool in_use = wal->tail % wal->block_count + (next_position(wal) - wal->tail) > from;
+    while (wal->backing)
+        pthread_cond_wait(&wal->changed, &wal->mutex);
+    const uint64_t from = wal->backed_blocks;
+    if (to <= from)
+        goto out;
+    err = -EAGAIN;
+    if (wal->tail % wal->block_count + (next_position(wal) - wal->tail) > from)
+        goto out;
+    wal->backing = true;
+    err = ask_host(wal, from, to);
+    wal->backing = false;
+    if (!err) {
+        wal->backed_blocks = to;
+        wal->backed_flushes = wal->flushes;
+    }
+    pthread_cond_broadcast(&wal->changed);
+out:
     pthread_mutex_unlock(&wal->mutex);
-    if (in_use)
-        return -EAGAIN;
-    int err = kv_device_reserve(wal->device, wal->first_block + from, to - from);
-    if (!err && is_flushed_often(wal))
-        err = kv_device_write_zeroes(wal->device, wal->first_block + from, to - from);
-    if (err)
-        return err;
-    wal->backed_blocks = to;
-    wal->backed_flushes = flushes(wal);
-    return 0;
+    return err;
 }
 
-static bool host_has_plenty(const struct kv_wal *wal)
+/* When so many slots have room, will the host spare more? */
+static bool host_has_plenty(const struct kv_wal *wal, uint64_t backed)
 {
-    const uint64_t missing = wal->block_count - wal->backed_blocks;
-    return kv_device_room(wal->device) / BACK_HOST_SHARE >= missing;
+    return kv_device_room(wal->device) / BACK_HOST_SHARE >= wal->block_count - backed;
+}
+
+static uint64_t grown(uint64_t backed)
+{
+    return backed + kv_min_u64(backed, BACK_BLOCKS_MAX);
+}
+
+bool kv_wal_calls_for_room(struct kv_wal *wal)
+{
+    const uint64_t backed = wal->backed_blocks;
+    const bool calls = backed < wal->block_count && wal->backed_called != backed && !wal->backing &&
+                       kv_wal_backed_end(wal) - next_position(wal) <=
+                           kv_min_u64(backed / LEFT_PART, LEFT_BLOCKS_MAX) &&
+                       is_flushed_often(wal);
+    if (calls)
+        wal->backed_called = backed;
+    return calls;
+}
+
+void kv_wal_make_room(struct kv_wal *wal)
+{
+    pthread_mutex_lock(&wal->mutex);
+    const uint64_t backed = wal->backed_blocks;
+    const bool called = backed < wal->block_count && wal->backed_called == backed;
+    pthread_mutex_unlock(&wal->mutex);
+    if (called && host_has_plenty(wal, backed))
+        kv_ignore(back_slots(wal, grown(backed)));
 }
 
 /* Blocks that a record takes when it begins in a fresh one. */
@@ -118,17 +158,15 @@ bool kv_wal_has_room(const struct kv_wal *wal, size_t length)
 static int back_record(struct kv_wal *wal, size_t length)
 {
     const uint64_t wanted = record_blocks(length);
-    const uint64_t backed = wal->backed_blocks;
     pthread_mutex_lock(&wal->mutex);
+    const uint64_t backed = wal->backed_blocks;
     const bool lacking = wanted > kv_wal_backed_end(wal) - next_position(wal);
     pthread_mutex_unlock(&wal->mutex);
     if (wanted > backed / 2)
         return back_slots(wal, 2 * wanted);
     if (!lacking)
         return 0;
-    const int err = host_has_plenty(wal)
-                        ? back_slots(wal, backed + kv_min_u64(backed, BACK_BLOCKS_MAX))
-                        : -ENOSPC;
+    const int err = host_has_plenty(wal, backed) ? back_slots(wal, grown(backed)) : -ENOSPC;
     wal->stuck = err != 0;
     return err == -ENOSPC || err == -EAGAIN ? 0 : err;
 }
@@ -137,14 +175,18 @@ int kv_wal_room(struct kv_wal *wal, size_t length)
 {
     if (length > UINT32_MAX || record_blocks(length) > wal->block_count / 2)
         return -E2BIG;
-    if (wal->backed_blocks < wal->block_count) {
+    pthread_mutex_lock(&wal->mutex);
+    const uint64_t backed = wal->backed_blocks;
+    bool room = kv_wal_has_room(wal, length);
+    pthread_mutex_unlock(&wal->mutex);
+    if (backed < wal->block_count && (!room || record_blocks(length) > backed / 2)) {
         const int err = back_record(wal, length);
         if (err)
             return err;
+        pthread_mutex_lock(&wal->mutex);
+        room = kv_wal_has_room(wal, length);
+        pthread_mutex_unlock(&wal->mutex);
     }
-    pthread_mutex_lock(&wal->mutex);
-    const bool room = kv_wal_has_room(wal, length);
-    pthread_mutex_unlock(&wal->mutex);
     return room ? 0 : -EAGAIN;
 }
 

@@ -1,8 +1,9 @@
 /*
  * tests/faults/io/ring_faults.c: requests to the kernel's ring that fail on order.
  *
- * Owns       the names io_uring_submit_and_wait, io_uring_queue_init, preadv and fdatasync, which
- *            are found here before liburing and libc: all that kv/device_ring.c asks the kernel by.
+ * Owns       the names io_uring_submit_and_wait, io_uring_queue_init, preadv, pwritev and
+ *            fdatasync, which are found here before liburing and libc: all that kv/device_ring.c
+ *            asks the kernel by.
  * Invariant  a request that is to fail goes to the kernel as one that does nothing, which
  *            completes while it is submitted; its completion is rewritten in the ring before
  *            the caller can see it. What is torn is really transferred in part.
@@ -147,7 +148,7 @@ static uint8_t *aligned(size_t length)
     return bytes;
 }
 
-static void remember_replaced(const struct io_uring_sqe *sqe)
+static void remember_replaced(int fd, uint64_t offset, uint32_t length)
 {
     if (replaced_count == replaced_cap) {
         replaced_cap = replaced_cap ? 2 * replaced_cap : 64;
@@ -156,10 +157,10 @@ static void remember_replaced(const struct io_uring_sqe *sqe)
             die("memory");
     }
     struct replaced *const old = &replaced[replaced_count++];
-    *old = (struct replaced){.fd = sqe->fd, .offset = sqe->off, .length = sqe->len};
-    old->bytes = aligned(sqe->len);
-    memset(old->bytes, 0, sqe->len);
-    if (pread(sqe->fd, old->bytes, sqe->len, (off_t)sqe->off) < 0)
+    *old = (struct replaced){.fd = fd, .offset = offset, .length = length};
+    old->bytes = aligned(length);
+    memset(old->bytes, 0, length);
+    if (pread(fd, old->bytes, length, (off_t)offset) < 0)
         die("reading what is replaced");
 }
 
@@ -211,51 +212,31 @@ static void tear(const struct io_uring_sqe *sqe)
         die("a torn transfer");
 }
 
-/* Change a request that is to fail. Returns whether it was diverted. */
-static bool plan_transfer(const struct io_uring *ring, struct io_uring_sqe *sqe)
+/* Change a request that is to fail. */
+static void plan_transfer(const struct io_uring *ring, struct io_uring_sqe *sqe)
 {
     const bool writes = sqe->opcode == IORING_OP_WRITE;
     if (writes && fault.kind == RING_LOST && fault.targets)
-        remember_replaced(sqe);
+        remember_replaced(sqe->fd, sqe->off, sqe->len);
     if (!take(writes ? RING_WRITES : RING_READS))
-        return false;
+        return;
     if (fault.kind == RING_SHORT) {
         const uint32_t length = cut(sqe->len);
         sqe->len = length ? length : sqe->len;
-        return false;
+        return;
     }
     if (fault.kind == RING_TORN)
         tear(sqe);
     divert(ring, sqe, error_of(fault.kind));
-    return true;
 }
 
-/* What a submission has of flushes. */
-struct flushes {
-    bool any, fail;
-    size_t covered; /* of `replaced`: made durable when it succeeds */
-};
-
-static void plan(const struct io_uring *ring, struct flushes *flushes)
+static void plan(const struct io_uring *ring)
 {
     const struct io_uring_sq *const sq = &ring->sq;
-    bool cut_link = false;
     for (unsigned i = sq->sqe_head; i != sq->sqe_tail; i++) {
         struct io_uring_sqe *const sqe = &sq->sqes[i & sq->ring_mask];
-        if (cut_link) {
-            /* As the kernel does with what hangs from a request that failed. */
-            divert(ring, sqe, -ECANCELED);
-            cut_link = false;
-        } else if (sqe->opcode == IORING_OP_READ || sqe->opcode == IORING_OP_WRITE) {
-            const bool linked = sqe->flags & IOSQE_IO_LINK;
-            cut_link = plan_transfer(ring, sqe) && linked;
-        } else if (sqe->opcode == IORING_OP_FSYNC) {
-            flushes->any = true;
-            flushes->covered = replaced_count;
-            flushes->fail = take(RING_FLUSHES);
-            if (flushes->fail)
-                divert(ring, sqe, error_of(fault.kind));
-        }
+        if (sqe->opcode == IORING_OP_READ || sqe->opcode == IORING_OP_WRITE)
+            plan_transfer(ring, sqe);
     }
 }
 
@@ -276,14 +257,6 @@ static void patch_completions(const struct io_uring *ring)
     }
 }
 
-static void end_flush(const struct flushes *flushes)
-{
-    if (flushes->fail && fault.kind == RING_LOST)
-        lose_writes();
-    else if (!flushes->fail)
-        forget_replaced(flushes->covered < replaced_count ? flushes->covered : replaced_count);
-}
-
 /* ---- the names that we stand before ------------------------------------------------- */
 
 static void *next_of(const char *name)
@@ -294,35 +267,54 @@ static void *next_of(const char *name)
     return symbol;
 }
 
+static ssize_t move(uint32_t target, int fd, const struct iovec *piece, size_t length, off_t offset)
+{
+    return target == RING_WRITES ? pwrite(fd, piece->iov_base, length, offset)
+                                 : pread(fd, piece->iov_base, length, offset);
+}
+
 /* As divert and tear do it to a request of the ring. */
-static ssize_t fail_read(int fd, const struct iovec *piece, off_t offset)
+static ssize_t fail_move(uint32_t target, int fd, const struct iovec *piece, off_t offset)
 {
     const uint32_t length =
         fault.kind == RING_SHORT || fault.kind == RING_TORN ? cut((uint32_t)piece->iov_len) : 0;
     if (fault.kind == RING_SHORT)
-        return pread(fd, piece->iov_base, length ? length : piece->iov_len, offset);
-    if (length && pread(fd, piece->iov_base, length, offset) < 0)
+        return move(target, fd, piece, length ? length : piece->iov_len, offset);
+    if (length && move(target, fd, piece, length, offset) < 0)
         die("a torn transfer");
     errno = -error_of(fault.kind);
     return errno ? -1 : 0;
 }
 
-/* Nobody else in a program of ours reads by this name; the kernel is asked by a call that has
- * another. */
-ssize_t preadv64(int fd, const struct iovec *pieces, int count, off_t offset)
+static ssize_t move_or_fail(uint32_t target, int fd, const struct iovec *pieces, int count,
+                            off_t offset)
 {
     if (count != 1)
-        die("preadv of more than one piece");
+        die("a transfer of more than one piece");
     pthread_mutex_lock(&mutex);
     obey();
-    const bool fails = take(RING_READS);
+    if (target == RING_WRITES && fault.kind == RING_LOST && fault.targets)
+        remember_replaced(fd, (uint64_t)offset, (uint32_t)pieces->iov_len);
+    const bool fails = take(target);
     const int held = errno;
-    const ssize_t moved = fails ? fail_read(fd, pieces, offset) : 0;
+    const ssize_t moved = fails ? fail_move(target, fd, pieces, offset) : 0;
     pthread_mutex_unlock(&mutex);
     if (fails)
         return moved;
     errno = held;
-    return pread(fd, pieces->iov_base, pieces->iov_len, offset);
+    return move(target, fd, pieces, pieces->iov_len, offset);
+}
+
+/* Nobody else in a program of ours transfers by these names; the kernel is asked by calls that have
+ * others. */
+ssize_t preadv64(int fd, const struct iovec *pieces, int count, off_t offset)
+{
+    return move_or_fail(RING_READS, fd, pieces, count, offset);
+}
+
+ssize_t pwritev64(int fd, const struct iovec *pieces, int count, off_t offset)
+{
+    return move_or_fail(RING_WRITES, fd, pieces, count, offset);
 }
 
 int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait_nr)
@@ -339,13 +331,12 @@ int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait_nr)
     if (ring->flags & (IORING_SETUP_SQE128 | IORING_SETUP_CQE32))
         return real(ring, wait_nr); /* no device's: the kernel's file system requests */
 
-    struct flushes flushes = {.any = false};
     pthread_mutex_lock(&mutex);
     obey();
     const bool refused = take(RING_SUBMITS);
     const int error = error_of(fault.kind);
     if (!refused)
-        plan(ring, &flushes);
+        plan(ring);
     pthread_mutex_unlock(&mutex);
     if (refused)
         return error;
@@ -354,8 +345,6 @@ int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait_nr)
 
     pthread_mutex_lock(&mutex);
     patch_completions(ring);
-    if (flushes.any)
-        end_flush(&flushes);
     pthread_mutex_unlock(&mutex);
     return taken;
 }
@@ -380,18 +369,21 @@ int fdatasync(int fd)
     memcpy(&real, &symbol, sizeof real);
     pthread_mutex_lock(&mutex);
     obey();
-    const struct flushes flushes = {
-        .any = true, .covered = replaced_count, .fail = take(RING_FLUSHES)};
+    const size_t covered = replaced_count;
+    const bool fails = take(RING_FLUSHES);
     const int error = error_of(fault.kind);
-    const bool skip = flushes.fail || fault.quick;
+    const bool skip = fails || fault.quick;
     pthread_mutex_unlock(&mutex);
 
     const int err = skip ? 0 : real(fd);
     if (err)
         return err;
     pthread_mutex_lock(&mutex);
-    end_flush(&flushes);
+    if (fails && fault.kind == RING_LOST)
+        lose_writes();
+    else if (!fails) /* what a write since has replaced is not covered */
+        forget_replaced(covered < replaced_count ? covered : replaced_count);
     pthread_mutex_unlock(&mutex);
-    errno = flushes.fail ? -error : errno;
-    return flushes.fail ? -1 : 0;
+    errno = fails ? -error : errno;
+    return fails ? -1 : 0;
 }
