@@ -209,11 +209,17 @@ struct parts {
     const struct fs_data *data;
     struct kv_blob_part items[PARTS_MAX];
     uint8_t tables[PARTS_MAX][KV_BLOB_TABLE_MAX]; /* theirs; a record's goes with the record */
+    uint8_t key[FS_DATA_KEY_BYTES];               /* of the first one's record */
     size_t count;
 };
 
+/* One alone may be all of a small file: then others that lie beside it come along. */
 static int fetch_parts(struct parts *parts)
 {
+    if (parts->count == 1) {
+        parts->items[0].key = parts->key;
+        parts->items[0].key_len = sizeof parts->key;
+    }
     const int err =
         parts->count ? kv_blob_read_many(parts->data->store, parts->items, parts->count) : 0;
     parts->count = 0;
@@ -242,6 +248,8 @@ static void note_part(struct parts *parts, const struct fs_data_record *r, uint6
                       uint64_t to, uint8_t *into)
 {
     uint8_t *const table = parts->tables[parts->count];
+    if (!parts->count)
+        fs_data_key(parts->key, r->ino, r->offset);
     struct kv_blob_part *const part = &parts->items[parts->count++];
     *part = part_of(parts->data, r, from, to, into);
     if (!part->table)
@@ -318,7 +326,11 @@ int fs_data_begin_range(const struct fs_data *data, const struct fs_file *file, 
         return -EOPNOTSUPP;
     if (err)
         return err;
-    const struct kv_blob_part part = part_of(data, &record, offset, offset + length, buf);
+    uint8_t key[FS_DATA_KEY_BYTES];
+    struct kv_blob_part part = part_of(data, &record, offset, offset + length, buf);
+    fs_data_key(key, record.ino, record.offset);
+    part.key = key;
+    part.key_len = sizeof key;
     err = kv_blob_read_begin(data->store, &part, reading, transfer);
     if (!err)
         count_long_read(data, length, 1);

@@ -12,6 +12,7 @@
 
 #include "kv/blob_cache.h"
 #include "kv/blob_frames.h"
+#include "kv/blob_near.h"
 #include "kv/blob_pending.h"
 #include "kv/blob_run.h"
 #include "kv/buffer.h"
@@ -27,6 +28,7 @@ struct kv_blobs {
     struct kv_space *space;
     struct kv_buffers *buffers;
     struct kv_blob_cache *cache;     /* NULL: none */
+    struct kv_blob_near *near;       /* NULL: nobody comes along; not without a cache */
     struct kv_blob_pending *pending; /* NULL: each blob is on the device when it was written */
     struct kv_blob_run *run;         /* NULL: every blob finds its own place */
     struct kv_crew *crew;            /* NULL: nobody helps */

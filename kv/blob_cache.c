@@ -30,6 +30,7 @@ struct content {
     uint32_t hash_next;
     uint32_t newer, older; /* in the queue */
     uint32_t pins;
+    bool ahead;    /* it was never used */
     bool used;     /* since the clock passed */
     bool retained; /* the clock passes it by */
 };
@@ -43,8 +44,21 @@ struct kv_blob_cache {
     uint32_t free_chain, free_count;
     uint32_t retained_chunks, retained_max;
     uint32_t newest, oldest, queued;
+    int ahead_credit;      /* for what comes before anybody wants it; within bounds */
+    unsigned ahead_trials; /* looks without credit */
     struct kv_blob_cache_stats stats;
 };
+
+/*
+ * To bring one content along costs a seventh or so of what it costs to read it by itself; so with
+ * one of four used, it pays. So many may come before the first is used, and no more are in hand
+ * later than the most: whoever then reads at random has wasted that, and not all of the memory.
+ */
+#define AHEAD_CREDIT_FIRST 512
+#define AHEAD_CREDIT_MAX   2048
+#define AHEAD_CREDIT_MIN   (-256)
+#define AHEAD_CREDIT_USE   2   /* one that comes costs 1, its first use gives this back */
+#define AHEAD_TRIAL        32u /* one look of so many goes on without credit */
 
 static uint32_t chunks_for(size_t length)
 {
@@ -63,6 +77,7 @@ struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_perc
     if (!cache)
         return NULL;
     pthread_mutex_init(&cache->mutex, NULL);
+    cache->ahead_credit = AHEAD_CREDIT_FIRST;
     cache->chunk_count = (uint32_t)kv_min_u64(bytes_max / per_chunk, NONE / 2);
     cache->retained_max = (uint32_t)((uint64_t)cache->chunk_count * retain_percent / 100);
     uint32_t buckets = 16;
@@ -260,8 +275,12 @@ bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_r
     if (at != NONE && retain)
         mark_retained(cache, at);
     if (at != NONE) {
-        cache->contents[at].pins++;
-        cache->contents[at].used = true;
+        struct content *const content = &cache->contents[at];
+        if (content->ahead && cache->ahead_credit < AHEAD_CREDIT_MAX)
+            cache->ahead_credit += AHEAD_CREDIT_USE;
+        content->ahead = false;
+        content->used = true;
+        content->pins++;
     }
     cache->stats.hits += at != NONE;
     cache->stats.misses += at == NONE;
@@ -286,8 +305,18 @@ uint32_t kv_blob_cache_run(struct kv_blob_cache *cache, const struct kv_disk_blo
     return count;
 }
 
+bool kv_blob_cache_has(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                       uint32_t piece)
+{
+    pthread_mutex_lock(&cache->mutex);
+    const bool has = find(cache, ref, piece) != NONE;
+    pthread_mutex_unlock(&cache->mutex);
+    return has;
+}
+
 void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        uint32_t piece, const uint8_t *content, size_t length, bool retain)
+                        uint32_t piece, const uint8_t *content, size_t length,
+                        enum kv_blob_kept kept)
 {
     pthread_mutex_lock(&cache->mutex);
     const uint32_t first =
@@ -308,13 +337,24 @@ void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_r
         entry->hash_next = *bucket;
         entry->pins = 0;
         entry->used = entry->retained = false;
+        entry->ahead = kept == KV_BLOB_AHEAD;
+        if (entry->ahead && cache->ahead_credit > AHEAD_CREDIT_MIN)
+            cache->ahead_credit--;
         *bucket = first;
         queue_push(cache, first);
-        if (retain)
+        if (kept == KV_BLOB_RETAIN)
             mark_retained(cache, first);
         cache->stats.bytes += length;
     }
     pthread_mutex_unlock(&cache->mutex);
+}
+
+bool kv_blob_cache_ahead_pays(struct kv_blob_cache *cache)
+{
+    pthread_mutex_lock(&cache->mutex);
+    const bool pays = cache->ahead_credit > 0 || ++cache->ahead_trials % AHEAD_TRIAL == 0;
+    pthread_mutex_unlock(&cache->mutex);
+    return pays;
 }
 
 void kv_blob_cache_stats(struct kv_blob_cache *cache, struct kv_blob_cache_stats *stats)

@@ -37,9 +37,21 @@ bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_r
 /* How many of the `most` pieces right before `piece` are here; that changes nothing. */
 uint32_t kv_blob_cache_run(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
                            uint32_t piece, uint32_t most);
+/* Is the piece here? That changes nothing. */
+bool kv_blob_cache_has(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                       uint32_t piece);
+enum kv_blob_kept {
+    KV_BLOB_USED,   /* somebody wanted it */
+    KV_BLOB_RETAIN, /* and it stays, as above */
+    KV_BLOB_AHEAD   /* nobody did, yet */
+};
 /* Keep a copy of a piece, `length` bytes (not 0), if there is room to be made. */
 void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        uint32_t piece, const uint8_t *content, size_t length, bool retain);
+                        uint32_t piece, const uint8_t *content, size_t length,
+                        enum kv_blob_kept kept);
+/* Of the contents that came ahead of their use, is as much used as it takes for
+ * them to be worth it? Now and then true when not, to see whether that has changed. */
+bool kv_blob_cache_ahead_pays(struct kv_blob_cache *cache);
 void kv_blob_cache_stats(struct kv_blob_cache *cache, struct kv_blob_cache_stats *stats);
 
 #endif

@@ -33,9 +33,11 @@ struct load {
     uint32_t first, count; /* frames that are read; count 0: all of the blob, as one */
     const uint8_t *table;  /* if count: the first entry is that of table_first */
     uint32_t table_first;
-    uint32_t stored_at; /* where in the stored bytes `memory` begins */
-    uint8_t *memory;    /* where the device puts them */
+    uint8_t *memory; /* where the device puts what is read */
     size_t room;
+    uint8_t *stored;                 /* in it: the first stored byte that is this blob's */
+    uint32_t stored_at;              /* and which of the blob's that is */
+    struct kv_blob_neighbours *near; /* who else is in `memory`; NULL: nobody */
     bool lent; /* `memory` is the caller's: what is wanted is what is stored */
     const struct kv_blob_part *part; /* what is wanted of it, and the next two are for reading */
     bool ended;                      /* it was verified and given out, or `result` says why not */
@@ -62,6 +64,7 @@ static int begin_request(struct kv_blobs *blobs, uint64_t block, uint32_t count,
     load->memory = target ? target : kv_buffers_take(blobs->buffers, load->room);
     if (!load->memory)
         return -ENOMEM;
+    load->stored = load->memory;
     *io = (struct kv_io){
         .kind = KV_IO_READ, .block = block, .block_count = count, .buf = load->memory};
     return 0;
@@ -71,6 +74,7 @@ static void end_load(struct kv_blobs *blobs, struct load *load)
 {
     if (!load->lent)
         kv_buffers_give(blobs->buffers, load->memory, load->room);
+    free(load->near);
 }
 
 static void count_read(struct kv_blobs *blobs, const struct load *load)
@@ -86,14 +90,14 @@ static int verify_whole(const struct load *load)
     uint64_t digest;
     if (load->frame_bytes) {
         uint8_t table[KV_BLOB_TABLE_MAX];
-        const size_t length = kv_blob_frames_table(&load->disk, load->memory, table);
+        const size_t length = kv_blob_frames_table(&load->disk, load->stored, table);
         if (!length)
             return -EBADMSG; /* what the reference means would have one */
         digest = kv_blob_frames_root(&load->disk, table, length);
     } else {
         const uint64_t seed =
             kv_digest_seed(kv_le64_get(ptr->block), kv_le64_get(ptr->birth_epoch));
-        digest = kv_digest(load->memory, kv_le32_get(ptr->length_bytes), seed);
+        digest = kv_digest(load->stored, kv_le32_get(ptr->length_bytes), seed);
     }
     return digest == kv_le64_get(ptr->digest) || KV_PLANT(blob_checksum_ignored) ? 0 : -EBADMSG;
 }
@@ -162,7 +166,9 @@ static int give_stretch(struct kv_blobs *blobs, const struct load *load,
         memcpy(into, content + (begin - stretch->offset), end - begin);
     if (!err && kept)
         kv_blob_cache_keep(blobs->cache, &load->disk, stretch->piece, content, stretch->length,
-                           load->part->retain);
+                           !part->length  ? KV_BLOB_AHEAD
+                           : part->retain ? KV_BLOB_RETAIN
+                                          : KV_BLOB_USED);
     kv_buffers_give(blobs->buffers, scratch, stretch->length);
     return err;
 }
@@ -175,7 +181,7 @@ static struct stretch stretch_of(const struct load *load, uint32_t index,
     return (struct stretch){.piece = index,
                             .offset = (size_t)index * load->frame_bytes,
                             .length = length,
-                            .stored = load->memory + (frame->at - load->stored_at),
+                            .stored = load->stored + (frame->at - load->stored_at),
                             .stored_length = frame->length_bytes,
                             .packed = load->disk.ptr.codec != KV_CODEC_NONE &&
                                       frame->length_bytes < length};
@@ -186,7 +192,7 @@ static int give_whole(struct kv_blobs *blobs, const struct load *load, bool kept
 {
     if (!load->frame_bytes) {
         const struct stretch stretch = {.length = load->raw,
-                                        .stored = load->memory,
+                                        .stored = load->stored,
                                         .stored_length = kv_le32_get(load->disk.ptr.length_bytes),
                                         .packed = load->disk.ptr.codec != KV_CODEC_NONE};
         return give_stretch(blobs, load, &stretch, kept);
@@ -199,7 +205,7 @@ static int give_whole(struct kv_blobs *blobs, const struct load *load, bool kept
         frame.length_bytes = kv_blob_frame_raw(load->raw, load->frame_bytes, i);
         if (load->disk.ptr.codec != KV_CODEC_NONE) {
             kv_le32 length;
-            memcpy(&length, load->memory + i * sizeof length, sizeof length);
+            memcpy(&length, load->stored + i * sizeof length, sizeof length);
             frame.length_bytes = kv_le32_get(length);
         }
         const struct stretch stretch = stretch_of(load, i, &frame);
@@ -260,7 +266,7 @@ static int read_pending(struct kv_blobs *blobs, struct load *load, bool *found)
     *found = stored != NULL;
     if (!stored)
         return 0;
-    load->memory = (uint8_t *)stored; /* only read */
+    load->stored = (uint8_t *)stored; /* only read */
     const bool packed = load->disk.ptr.codec != KV_CODEC_NONE;
     const int err = give_whole(blobs, load, (packed || load->part->retain) && is_kept(blobs, load));
     kv_blob_pending_unpin(blobs->pending, number);
@@ -320,11 +326,38 @@ static void *target_of(const struct load *load)
     return load->disk.ptr.codec == KV_CODEC_NONE && aligned && wants_all(load) ? part->buf : NULL;
 }
 
+/* One request for all of a small blob and for those that lie beside it. false: they do not come
+ * along. */
+static bool begin_near(struct kv_blobs *blobs, uint64_t block, uint32_t block_count,
+                       struct load *load, struct kv_io *io)
+{
+    const struct kv_blob_part *const part = load->part;
+    if (!blobs->near || !part->key_len || part->length != load->raw ||
+        block_count > KV_BLOB_NEAR_BLOB_BLOCKS || !is_kept(blobs, load))
+        return false;
+    struct kv_blob_neighbours *const near =
+        kv_blob_near_choose(blobs, part->key, part->key_len, block, block_count);
+    if (!near)
+        return false;
+    if (begin_request(blobs, near->block, near->block_count, NULL, load, io)) {
+        free(near); /* less memory may be had */
+        return false;
+    }
+    load->near = near;
+    load->stored = load->memory + (block - near->block) * KV_BLOCK_BYTES;
+    return true;
+}
+
 /* A request for what is wanted. The reference was checked. */
 static int begin_load(struct kv_blobs *blobs, uint64_t block, uint32_t block_count,
                       struct load *load, bool *ahead, struct kv_io *io)
 {
+    const bool may_read_ahead = *ahead;
     int err = choose_frames(blobs, load, ahead);
+    if (!err && !load->count && may_read_ahead && begin_near(blobs, block, block_count, load, io)) {
+        *ahead = true;
+        return 0;
+    }
     if (err || !load->count)
         return err ? err : begin_request(blobs, block, block_count, target_of(load), load, io);
     struct kv_blob_frame frames[KV_BLOB_FRAMES_MAX];
@@ -354,6 +387,21 @@ struct reading {
     bool may_ahead, was_ahead; /* frames that nobody asked for may be read; some were */
 };
 
+/* Who came along stays in memory, if he is sound: whoever wants one that is not will hear of it. */
+static void keep_near(struct kv_blobs *blobs, const struct load *with)
+{
+    const struct kv_blob_neighbours *const near = with->near;
+    for (uint32_t i = 0; i < near->count; i++) {
+        const struct kv_blob_part nothing = {.ref = near->refs[i]};
+        struct load load = {.part = &nothing};
+        describe(&load, &nothing.ref);
+        const uint64_t block = kv_le64_get(load.disk.ptr.block);
+        load.stored = with->memory + (block - near->block) * KV_BLOCK_BYTES;
+        if (!verify_whole(&load))
+            kv_ignore(give_whole(blobs, &load, true));
+    }
+}
+
 /* The bytes are there: verify them, and give out what is wanted. */
 static void end_part(struct kv_blobs *blobs, struct load *load)
 {
@@ -367,6 +415,8 @@ static void end_part(struct kv_blobs *blobs, struct load *load)
     load->result = verify_whole(load);
     if (!load->result && !(load->lent && !kept))
         load->result = give_whole(blobs, load, kept);
+    if (load->near)
+        keep_near(blobs, load);
 }
 
 /* A request is done, maybe while others are under way. */
@@ -550,7 +600,7 @@ int kv_blobs_table(struct kv_blobs *blobs, const struct kv_blob_ref *ref,
         err = verify_whole(&load);
     }
     if (!err)
-        *length = kv_blob_frames_table(&load.disk, load.memory, table);
+        *length = kv_blob_frames_table(&load.disk, load.stored, table);
     end_load(blobs, &load);
     return err;
 }

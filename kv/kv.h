@@ -374,6 +374,10 @@ struct kv_blob_part {
      * NULL: the whole blob is read. */
     const void *table;
     size_t table_from, table_to;
+    /* The key whose value has the reference; length 0: not told. Where small blobs are read that lie
+     * side by side on the device, those of keys beside this one may be read with it, into memory. */
+    const void *key;
+    size_t key_len;
 };
 /* The same for several; the device reads them at the same time. The first error is returned. */
 KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts,

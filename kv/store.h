@@ -158,6 +158,9 @@ void kv_store_stop_threads(struct kv_store *store);
 /* Read a large value: the contents of `count` references. */
 KV_MUST_CHECK int kv_store_read_large(struct kv_store *store, const struct kv_blob_ref *refs,
                                       size_t count, uint8_t *buf);
+/* kv/store_near.c; a kv_blob_find_near_fn, `context` is the store. */
+size_t kv_store_find_near(void *context, const void *key, size_t key_len, uint64_t block,
+                          uint32_t block_count, struct kv_blob_ref *refs, size_t max);
 size_t kv_large_length(const struct kv_blob_ref *refs, size_t count);
 
 #endif

@@ -153,7 +153,8 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     err = kv_pager_open(&config, &store->pager);
     if (!err && blob_share) {
         store->blobs.cache = kv_blob_cache_new(blob_share, options->retain_percent);
-        err = store->blobs.cache ? 0 : -ENOMEM;
+        store->blobs.near = kv_blob_near_new(kv_store_find_near, store);
+        err = store->blobs.cache && store->blobs.near ? 0 : -ENOMEM;
     }
     for (uint8_t i = 0; i < KV_TREE_COUNT && !err; i++)
         err = kv_btree_init(&store->trees[i], store->pager, store->node_bytes,
@@ -182,9 +183,11 @@ static void close_pages(struct kv_store *store)
 {
     for (unsigned i = 0; i < KV_TREE_COUNT; i++)
         kv_btree_release(&store->trees[i]);
+    kv_blob_near_free(store->blobs.near);
     kv_blob_cache_free(store->blobs.cache);
     kv_pager_close(store->pager);
     kv_pagemap_close(store->map);
+    store->blobs.near = NULL;
     store->blobs.cache = NULL;
     store->pager = NULL;
     store->map = NULL;

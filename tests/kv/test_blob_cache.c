@@ -41,7 +41,7 @@ static void keep(struct kv_blob_cache *cache, uint64_t number)
     const uint32_t length = length_of(number);
     const struct kv_disk_blob_ref ref = make_ref(number, length);
     test_fill(content, length, number);
-    kv_blob_cache_keep(cache, &ref, (uint32_t)number % 3, content, length, false);
+    kv_blob_cache_keep(cache, &ref, (uint32_t)number % 3, content, length, KV_BLOB_USED);
 }
 
 /* Is it there? If so, some part of it must be right. */

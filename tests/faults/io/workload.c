@@ -45,6 +45,7 @@ bool tolerable(const struct tolerance *tolerance, const struct kv_store *store, 
 struct kv_open_options workload_open_options(const struct workload_config *config)
 {
     return (struct kv_open_options){.memory_budget_bytes = 8u << 20,
+                                    .blob_percent = 25,
                                     .no_background = true,
                                     .buffered_io = config->buffered_io,
                                     .log = test_log_nothing};
