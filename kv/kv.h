@@ -374,8 +374,9 @@ struct kv_blob_part {
      * NULL: the whole blob is read. */
     const void *table;
     size_t table_from, table_to;
-    /* The key whose value has the reference; length 0: not told. Where small blobs are read that lie
-     * side by side on the device, those of keys beside this one may be read with it, into memory. */
+    /* The key whose value has the reference; length 0: not told. Where small blobs are read that
+     * lie side by side on the device, those of keys beside this one may be read with it, into
+     * memory. */
     const void *key;
     size_t key_len;
 };
