@@ -89,20 +89,30 @@ static void release_ring_workers(struct fs_transport *transport)
 
 /* ---- libfuse's two functions --------------------------------------------- */
 
+/* A connection that was aborted has ended as one that was unmounted has, of which libfuse says
+ * nothing: a worker may find either while the mount goes. */
+static ssize_t read_device(int fd, void *bytes, size_t cap)
+{
+    const ssize_t length = read(fd, bytes, cap);
+    if (length < 0 && errno == ECONNABORTED)
+        errno = ENODEV;
+    return length;
+}
+
 /* Next request for libfuse, over the device. What the hook answers itself never gets there. */
 static ssize_t read_request(int fd, void *bytes, size_t cap, void *userdata)
 {
     (void)userdata;
     struct fs_worker *worker = fs_worker_current;
     if (!worker)
-        return read(fd, bytes, cap);
+        return read_device(fd, bytes, cap);
     for (;;) {
         struct pollfd next = {.fd = worker->fd, .events = POLLIN};
         if (worker->was_last && poll(&next, 1, 0) == 1)
             fs_worker_found_waiting(worker);
         worker->was_last = false;
         atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
-        const ssize_t length = read(worker->fd, bytes, cap);
+        const ssize_t length = read_device(worker->fd, bytes, cap);
         atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
         if (length <= 0)
             return length;
