@@ -195,6 +195,16 @@ static int measure(struct file_device *file, const char *path, const struct stat
     return 0;
 }
 
+/* How the open image is. */
+static int look_at(const struct file_device *file, const char *path, struct stat *image,
+                   struct kv_error *error)
+{
+    const int err = fstat(file->fd, image) ? -errno : 0;
+    if (err)
+        say_open_failed(path, file->read_only, err, error);
+    return err;
+}
+
 /* Open what is at the path now, lock it, and see how it is then. -ESTALE: something else is
  * there by then. */
 static int open_and_lock(struct file_device *file, const char *path, unsigned flags,
@@ -212,6 +222,8 @@ static int open_and_lock(struct file_device *file, const char *path, unsigned fl
     }
     file->is_block_device = S_ISBLK(before.st_mode);
     int err = flags & KV_DEVICE_NO_LOCK ? 0 : kv_owner_begin(path, &file->owner, error);
+    if (err && err != -EBUSY && err != -ENXIO && err != -ENOMEM)
+        say_open_failed(path, file->read_only, err, error);
     if (err)
         return err;
     err = open_direct_or_buffered(file, path, flags, error);
@@ -220,8 +232,9 @@ static int open_and_lock(struct file_device *file, const char *path, unsigned fl
             say_open_failed(path, file->read_only, err, error);
         return err;
     }
-    if (fstat(file->fd, image))
-        return -errno;
+    err = look_at(file, path, image, error);
+    if (err)
+        return err;
     if (image->st_dev != before.st_dev || image->st_ino != before.st_ino)
         return -ESTALE;
     if (!file->owner)
@@ -233,7 +246,7 @@ static int open_and_lock(struct file_device *file, const char *path, unsigned fl
     if (err)
         return err;
     /* Once more: the owner before, while we waited for the lock, may have given it its size. */
-    return fstat(file->fd, image) ? -errno : 0;
+    return look_at(file, path, image, error);
 }
 
 static void let_go(struct file_device *file)

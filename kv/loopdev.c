@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
+#include <linux/major.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -54,14 +55,19 @@ int kv_loop_below(int device_fd, struct kv_loop *loop, int *fd)
     bool is_partition;
     char path[96];
     *fd = -1;
-    if (fstat(device_fd, &device) || !S_ISBLK(device.st_mode) ||
-        ioctl(device_fd, LOOP_GET_STATUS64, &info))
+    if (fstat(device_fd, &device))
+        return -errno;
+    if (!S_ISBLK(device.st_mode))
         return -ENODEV;
+    if (ioctl(device_fd, LOOP_GET_STATUS64, &info))
+        /* A loop device over nothing says ENXIO; what is none does not know the question. */
+        return major(device.st_rdev) == LOOP_MAJOR && errno != ENXIO ? -errno : -ENODEV;
 
     const uint64_t start = partition_start(device.st_rdev, &is_partition);
-    if (kv_add_u64(info.lo_offset, start, &loop->offset_bytes) ||
-        ioctl(device_fd, BLKGETSIZE64, &loop->length_bytes))
-        return -ENODEV;
+    if (kv_add_u64(info.lo_offset, start, &loop->offset_bytes))
+        return -EOVERFLOW;
+    if (ioctl(device_fd, BLKGETSIZE64, &loop->length_bytes))
+        return -errno;
     snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%sloop/backing_file", major(device.st_rdev),
              minor(device.st_rdev), is_partition ? "../" : "");
     if (read_line(path, loop->path, sizeof loop->path)) {

@@ -23,7 +23,8 @@ struct kv_loop {
  * to close.
  *
  * Returns 0; -ENODEV not a loop device; -ENXIO what lies under it can not be reached from here
- * by its path (deleted, or in another mount namespace); loop->path is set all the same.
+ * by its path (deleted, or in another mount namespace); loop->path is set all the same; others:
+ * nobody can tell now.
  */
 KV_MUST_CHECK int kv_loop_below(int device_fd, struct kv_loop *loop, int *fd);
 

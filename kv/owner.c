@@ -256,12 +256,11 @@ int kv_owner_begin(const char *path, struct kv_owner **out, struct kv_error *err
     }
     pthread_mutex_init(&owner->mutex, NULL);
     pthread_cond_init(&owner->changed, NULL);
-    int err = 0;
+    /* Who may not look below must not go on: it would own what somebody else has the bottom of. */
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd >= 0) { /* else the second step says why not */
-        err = lock_all_below(owner, path, fd, 0, error);
+    int err = fd < 0 ? -errno : lock_all_below(owner, path, fd, 0, error);
+    if (fd >= 0)
         close(fd);
-    }
     if (err)
         kv_owner_end(owner);
     else

@@ -15,7 +15,8 @@ struct kv_owner;
  * First step: lock what lies under the image, if that is a loop device.
  *
  * Returns 0; -EBUSY somebody owns it; -ENXIO it can not be reached from here, so that nobody
- * can tell; -ENOMEM. `error` gets the words. Waits for the last I/O of an owner that is dead.
+ * can tell; -ENOMEM: `error` has the words. What open(2) says of the path, without words. Waits for
+ * the last I/O of an owner that is dead.
  */
 KV_MUST_CHECK int kv_owner_begin(const char *path, struct kv_owner **owner, struct kv_error *error);
 

@@ -159,6 +159,13 @@ START_TEST(a_range_outside_the_device_is_refused_and_nothing_is_done)
     ck_assert_int_eq(kv_device_read(device, UINT64_MAX, 2, bytes), -EINVAL);
     ck_assert_int_eq(kv_device_read(device, 3, 0, bytes), -EINVAL);
     ck_assert_int_eq(kv_device_discard(device, IMAGE_BLOCKS, 1), -EINVAL);
+    ck_assert_int_eq(kv_device_zero(device, IMAGE_BLOCKS - 1, 2), -EINVAL);
+    ck_assert_int_eq(kv_device_reserve(device, UINT64_MAX, 1), -EINVAL);
+    ios[1].kind = KV_IO_READ;
+    int descriptor;
+    ck_assert_int_eq(kv_device_describe_read(device, &ios[1], &descriptor), -EINVAL);
+    /* Of what is not there nobody needs to ask the host. */
+    ck_assert(kv_device_is_written(device, IMAGE_BLOCKS - 1, 2));
 
     ck_assert_int_eq(kv_device_read(device, 0, 1, bytes), 0);
     const uint8_t zeros[KV_BLOCK_BYTES] = {0};
