@@ -32,25 +32,18 @@ int kv_backing_open(const struct kv_backing_config *config, struct kv_backing **
     backing->config = *config;
     backing->piece_count =
         (config->block_count + KV_BACKING_PIECE_BLOCKS - 1) / KV_BACKING_PIECE_BLOCKS;
-    int err = -ENOMEM;
     if (config->device->thin) {
         backing->bits = calloc((size_t)(backing->piece_count / 64 + 1), sizeof *backing->bits);
-        if (!backing->bits)
-            goto out_backing;
+        if (!backing->bits) {
+            free(backing);
+            return -ENOMEM;
+        }
     } else {
         backing->backed_count = backing->piece_count;
     }
-    err = -pthread_cond_init(&backing->answered, NULL);
-    if (err)
-        goto out_bits;
+    pthread_cond_init(&backing->answered, NULL); /* does not fail on Linux */
     *out = backing;
     return 0;
-
-out_bits:
-    free(backing->bits);
-out_backing:
-    free(backing);
-    return err;
 }
 
 void kv_backing_close(struct kv_backing *backing)

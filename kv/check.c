@@ -28,16 +28,18 @@ static int checkpoint_now(struct kv_store *store)
 
 /*
  * Before the first checkpoint, which writes both superblocks anew. What a power cut can have
- * torn is no finding.
+ * torn is no finding. -ENOMEM: nothing was looked at.
  */
-static void judge_superblocks(struct kv_walk *walk)
+static int judge_superblocks(struct kv_walk *walk)
 {
     struct kv_disk_superblock superblock;
     enum kv_superblock_twin twin = KV_TWIN_GOOD;
     if (walk->store->superblocks_lost)
-        return;
+        return 0;
     const int err =
         kv_superblock_read(walk->store->device, "the image", false, &superblock, &twin, NULL);
+    if (err == -ENOMEM)
+        return err;
     if (walk->store->superblock_twin == KV_TWIN_TORN)
         kv_walk_report(walk, KV_CHECK_NOTE, "superblock-copy",
                        "one of the two superblocks was torn by a power cut; %s",
@@ -48,19 +50,21 @@ static void judge_superblocks(struct kv_walk *walk)
     else if (twin != KV_TWIN_GOOD || walk->store->superblock_twin == KV_TWIN_DAMAGED)
         kv_walk_report(walk, KV_CHECK_REPAIRABLE, "superblock-copy",
                        "one of the two superblocks is damaged");
+    return 0;
 }
 
 /* The copy at the end is written at the end of a close, where a power cut can tear it. */
-static void judge_backup(struct kv_walk *walk)
+static int judge_backup(struct kv_walk *walk)
 {
     const struct kv_store *store = walk->store;
     const int err = kv_superblock_verify_backup(store->device, &store->checkpoint.superblock);
-    if (!err)
-        return;
+    if (!err || err == -ENOMEM)
+        return err;
     const bool torn = store->info.clean && err == -EBADMSG;
     kv_walk_report(walk, torn ? KV_CHECK_NOTE : KV_CHECK_REPAIRABLE, "superblock-backup",
                    "the backup superblock is damaged%s: %s",
                    torn ? ", or was torn when the image was closed" : "", strerror(-err));
+    return 0;
 }
 
 /* What opening for repair has found; the checkpoints since then have mended it. */
@@ -258,10 +262,11 @@ static int check(struct kv_store *store, const struct kv_check_options *options,
     walk.read_blobs = options->read_blobs;
     walk.show_key = options->show_key;
     walk.show_context = options->context;
-    judge_superblocks(&walk);
-    judge_backup(&walk);
+    err = judge_superblocks(&walk);
+    if (!err)
+        err = judge_backup(&walk);
     judge_opening(&walk);
-    if (!store->trees_outdated) /* else there is nothing that may be made durable */
+    if (!err && !store->trees_outdated) /* else there is nothing that may be made durable */
         err = checkpoint_now(store);
     if (!err)
         err = kv_walk_run(&walk);

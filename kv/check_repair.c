@@ -163,8 +163,10 @@ static int each_leaf(struct kv_btree *btree, int (*visit)(void *context, const u
         err = kv_btree_leaf_at(btree, key, key_len, leaf);
         if (!err)
             err = visit(context, leaf);
+        if (err)
+            break;
         const struct kv_bytes high = kv_node_high(leaf, btree->node_bytes);
-        if (err || !high.data)
+        if (!high.data)
             break;
         memcpy(key, high.data, high.length);
         key_len = high.length;

@@ -336,6 +336,8 @@ static int create(const char *path, const struct kv_create_options *options,
     if (err) {
         undo(*device, path, created, was_empty);
         kv_device_close(*device);
+        if (created && !was_empty) /* perhaps it is, and could not be looked at */
+            remove_empty_file(path);
     }
 out:
     if (err)

@@ -2,7 +2,7 @@
  * kv/recover.c: after a crash: where does the log end, and which blobs does it name?
  *
  * Owns       nothing; runs while a store is opened, by one thread.
- * Invariant  what is applied is a prefix of the batches, in order. A record whose blobs did
+ * Invariant  what it leaves to be applied is a prefix of the batches. A record whose blobs did
  *            not reach the device ends the log, unless a later block vouches that they had:
  *            then it is damage.
  * Locks      none needed; the writer lock is taken where the code that is called expects it.

@@ -233,7 +233,7 @@ int kv_space_new(struct kv_device *device, const struct kv_space_config *config,
         set_bits(group->committed, 0, KV_GROUP_META_BLOCKS);
         kv_space_reset_busy(space, group);
         space->total_blocks += group->block_count - KV_GROUP_META_BLOCKS;
-        for (uint32_t k = 0; k < GROUP_WORDS; k++)
+        for (uint32_t k = 0; k < word_count(group->block_count); k++)
             space->cluster_count +=
                 popcount(whole_clusters_of(group->busy[k], config->cluster_blocks));
     }

@@ -117,7 +117,9 @@ static int open_device(struct kv_store *store, const char *path,
     if (!err && options->read_only) {
         struct kv_device *overlay;
         err = kv_device_overlay(store->device, &overlay);
-        if (!err)
+        if (err)
+            kv_error_set(error, "no memory to open %s", path ? path : "the device");
+        else
             store->device = overlay;
     }
     return err;
@@ -176,14 +178,17 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
     }
     struct kv_store *store = store_for(options);
     if (!store) {
+        kv_error_set(error, "no memory to open %s", name);
         kv_device_close(options->device);
         return -ENOMEM;
     }
     struct kv_disk_superblock superblock;
     struct kv_error inner = {""};
     int err = kv_metrics_init(&store->metrics, options->metrics);
-    if (err)
+    if (err) {
+        kv_error_set(error, "no memory to open %s", name);
         goto fail;
+    }
     err = open_device(store, path, options, error);
     if (err)
         goto fail;
@@ -216,8 +221,12 @@ int kv_open(const char *path, const struct kv_open_options *given, struct kv_sto
                      (unsigned long long)store->log_end.records);
     if (!options->no_background)
         err = kv_start_background(store);
-    if (err)
+    if (err) {
+        kv_error_set(error,
+                     "%s: can not start its threads: %s; raise the limit on them (ulimit -u)", name,
+                     strerror(-err));
         goto fail;
+    }
     *out = store;
     return 0;
 fail:

@@ -223,14 +223,13 @@ static void *run_blob_writer(void *context)
     return NULL;
 }
 
-/* Tell all threads to end; the caller joins those that there are. */
-static void tell_to_stop(struct kv_store *store)
+/* Tell the threads to end, but for the one that writes blobs; the caller joins them. */
+static void set_stopping(struct kv_store *store, bool stopping)
 {
     pthread_mutex_lock(&store->work_mutex);
-    store->stopping = true;
+    store->stopping = stopping;
     pthread_cond_broadcast(&store->work);
     pthread_mutex_unlock(&store->work_mutex);
-    kv_blob_pending_stop(store->blobs.pending);
 }
 
 int kv_store_start_threads(struct kv_store *store)
@@ -252,9 +251,10 @@ int kv_store_start_threads(struct kv_store *store)
     store->threads_running = !err;
     if (!err)
         return 0;
-    tell_to_stop(store);
+    set_stopping(store, true); /* the one that writes blobs would be the last */
     for (size_t i = 0; i < started; i++)
         pthread_join(*threads[i], NULL);
+    set_stopping(store, false); /* they may be started later */
     kv_crew_free(store->blobs.crew);
     store->blobs.crew = NULL;
     return -err;
@@ -264,7 +264,8 @@ void kv_store_stop_threads(struct kv_store *store)
 {
     if (!store->threads_running)
         return;
-    tell_to_stop(store);
+    set_stopping(store, true);
+    kv_blob_pending_stop(store->blobs.pending);
     pthread_join(store->committer, NULL);
     pthread_join(store->checkpointer, NULL);
     pthread_join(store->packer, NULL);

@@ -114,19 +114,36 @@ static int judge_image(const struct kv_device *device, const char *name,
     return 0;
 }
 
-/* Is there a backup superblock at the end of the device, of an image that ends there? */
-static bool read_backup(struct kv_device *device, void *io, struct kv_disk_superblock *backup)
+/*
+ * Read one block into `io`. Once more after an error: the copy that can not be read may be the
+ * newer one, and a store that goes on from the older loses what came between.
+ */
+static int read_copy(struct kv_device *device, uint64_t block, void *io)
 {
-    if (device->block_count <= KV_LOG_FIRST_BLOCK ||
-        kv_device_read(device, device->block_count - 1, 1, io))
-        return false;
-    memcpy(backup, io, sizeof *backup);
-    return !judge_copy(backup) && kv_le64_get(backup->image_blocks) == device->block_count;
+    const int err = kv_device_read(device, block, 1, io);
+    return err ? kv_device_read(device, block, 1, io) : 0;
 }
 
-/* Say why no copy could be used. backup: there is one, which was not asked for. */
+/*
+ * The backup superblock at the end of the device, of an image that ends there. -EMEDIUMTYPE: there
+ * is none; or what reading says.
+ */
+static int read_backup(struct kv_device *device, void *io, struct kv_disk_superblock *backup)
+{
+    if (device->block_count <= KV_LOG_FIRST_BLOCK)
+        return -EMEDIUMTYPE;
+    const int err = read_copy(device, device->block_count - 1, io);
+    if (err)
+        return err;
+    memcpy(backup, io, sizeof *backup);
+    return !judge_copy(backup) && kv_le64_get(backup->image_blocks) == device->block_count
+               ? 0
+               : -EMEDIUMTYPE;
+}
+
+/* Say why no copy could be used. backup: 0, there is one, which was not asked for. */
 static int refuse(const char *name, const int results[2], const struct kv_disk_superblock *any,
-                  bool with_backup, bool backup, struct kv_error *error)
+                  bool with_backup, int backup, struct kv_error *error)
 {
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EPROTONOSUPPORT) {
@@ -134,6 +151,11 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
                          name, kv_le32_get(any[i].version), KV_FORMAT_VERSION);
             return -EPROTONOSUPPORT;
         }
+    if (with_backup && backup != -EMEDIUMTYPE) {
+        kv_error_set(error, "%s: can not read the backup superblock: %s; check the device", name,
+                     strerror(-backup));
+        return backup;
+    }
     for (unsigned i = 0; i < 2; i++)
         if (results[i] == -EBADMSG) {
             kv_error_set(error,
@@ -149,7 +171,7 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
                          strerror(-results[i]));
             return results[i];
         }
-    if (backup) {
+    if (!backup) {
         kv_error_set(
             error,
             "%s: no superblock is where one should be, but there is a backup of one at the "
@@ -204,16 +226,6 @@ static enum kv_superblock_twin judge_twin(struct kv_device *device,
     return KV_TWIN_TORN;
 }
 
-/*
- * Read one block into `io`. Once more after an error: the copy that can not be read may be the
- * newer one, and a store that goes on from the older loses what came between.
- */
-static int read_copy(struct kv_device *device, uint64_t block, void *io)
-{
-    const int err = kv_device_read(device, block, 1, io);
-    return err ? kv_device_read(device, block, 1, io) : 0;
-}
-
 int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
                        struct kv_disk_superblock *out, enum kv_superblock_twin *twin,
                        struct kv_error *error)
@@ -249,13 +261,13 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
             (best < 0 || kv_le64_get(copies[i].sequence) > kv_le64_get(copies[best].sequence)))
             best = i;
     struct kv_disk_superblock backup;
-    const bool has_backup = best < 0 && read_backup(device, io, &backup);
-    if (has_backup && with_backup) {
+    const int backup_err = best < 0 ? read_backup(device, io, &backup) : -EMEDIUMTYPE;
+    if (!backup_err && with_backup) {
         copies[0] = backup;
         best = 0;
     }
     if (best < 0) {
-        err = refuse(name, results, copies, with_backup, has_backup, error);
+        err = refuse(name, results, copies, with_backup, backup_err, error);
     } else {
         *out = copies[best];
         err = judge_image(device, name, out, error);

@@ -215,6 +215,70 @@ START_TEST(map_blocks_pages_and_blobs_are_read_and_a_blobs_key_is_named)
 }
 END_TEST
 
+struct lines {
+    unsigned count;
+    char last[512];
+};
+
+static void keep_line(void *context, enum kv_log_level level, const char *line)
+{
+    struct lines *const lines = context;
+    if (level != KV_LOG_ERROR)
+        return;
+    lines->count++;
+    snprintf(lines->last, sizeof lines->last, "%s", line);
+}
+
+/* The only blob of a store is damaged; its key is whatever it is. */
+static void expect_line(const char *key, size_t key_len, const char *words)
+{
+    struct recorder *const recorder = recorder_new(memory_device_new(BLOCK_COUNT));
+    struct kv_device *const device = recorder_device(recorder);
+    struct lines lines = {.count = 0};
+    const struct kv_open_options options = {.memory_budget_bytes = 8u << 20,
+                                            .no_background = true,
+                                            .log = keep_line,
+                                            .log_context = &lines,
+                                            .device = device};
+    struct scene scene = {.device = device};
+    struct kv_scrub_result result;
+    struct kv_blob_ref ref;
+    uint8_t value[64];
+    size_t length;
+    uint64_t block;
+    uint32_t block_count;
+    char copy[200];
+    ck_assert_uint_lt(key_len, sizeof copy);
+    memcpy(copy, key, key_len);
+    copy[key_len] = '\0';
+    test_create_on(device, 4096, KV_CODEC_LZ4, 1u << 20);
+    ck_assert_int_eq(kv_open("image", &options, &scene.store, NULL), 0);
+    put_blob(scene.store, copy, 5);
+    ck_assert_int_eq(kv_checkpoint(scene.store), 0);
+    ck_assert_int_eq(kv_get(scene.store, copy, key_len, value, sizeof value, &length), 0);
+    memcpy(&ref, value + 4, sizeof ref);
+    ck_assert_int_eq(kv_blobs_extent(&scene.store->blobs, &ref, &block, &block_count), 0);
+    flip(&scene, block, 0);
+
+    ck_assert_int_eq(kv_scrub(scene.store, NULL, &result), 0);
+    ck_assert_uint_eq(result.findings, 1);
+    ck_assert_uint_eq(lines.count, 1);
+    ck_assert_ptr_nonnull(strstr(lines.last, "scrub: blob-damaged: "));
+    ck_assert_msg(strstr(lines.last, words) != NULL, "'%s' does not say '%s'", lines.last, words);
+    kv_abandon(scene.store);
+    recorder_free(recorder);
+}
+
+START_TEST(what_nobody_is_told_goes_to_the_log_with_a_key_that_can_be_read)
+{
+    char long_key[150];
+    memset(long_key, 'k', sizeof long_key);
+    expect_line("blob", 4, "blob");
+    expect_line("a b\\\x7f\xff", 6, "a\\x20b\\x5c\\x7f\\xff");
+    expect_line(long_key, sizeof long_key, "kkk...");
+}
+END_TEST
+
 /* Of a device that can not be read, too: it is found, not failed on. */
 START_TEST(a_page_that_can_not_be_read_is_a_finding)
 {
@@ -377,6 +441,7 @@ int main(void)
     tcase_add_test(tests, a_sound_store_has_no_findings_and_is_read_as_a_whole);
     tcase_add_test(tests, superblocks_bitmaps_and_log_are_read);
     tcase_add_test(tests, map_blocks_pages_and_blobs_are_read_and_a_blobs_key_is_named);
+    tcase_add_test(tests, what_nobody_is_told_goes_to_the_log_with_a_key_that_can_be_read);
     tcase_add_test(tests, a_page_that_can_not_be_read_is_a_finding);
     tcase_add_test(tests, progress_ends_a_scrub_also_while_it_pauses);
     tcase_add_test(tests, one_scrub_at_a_time);

@@ -513,62 +513,8 @@ START_TEST(an_image_tells_what_it_was_made_with)
 }
 END_TEST
 
-/* ---- arguments ---------------------------------------------------------------------------- */
-
-START_TEST(lengths_out_of_range_are_refused)
-{
-    struct test_dir dir;
-    struct kv_cursor *cursor = NULL;
-    struct kv_blob_ref ref = {{0}};
-    size_t length = 0;
-    uint8_t key[KV_KEY_MAX + 1];
-    char byte;
-    uint8_t *const huge = calloc(1, KV_VALUE_MAX + 1);
-    struct kv_batch *const batch = kv_batch_new();
-    ck_assert_ptr_nonnull(huge);
-    ck_assert_ptr_nonnull(batch);
-    memset(key, 'k', sizeof key);
-    test_dir_make(&dir);
-    make_image(&dir, 256u << 20);
-    struct kv_store *const store = open_image(&dir);
-
-    ck_assert_int_eq(kv_put(store, key, 0, "v", 1), -EINVAL);
-    ck_assert_int_eq(kv_put(store, key, sizeof key, "v", 1), -EINVAL);
-    ck_assert_int_eq(kv_put(store, "k", 1, huge, KV_VALUE_MAX + 1), -EINVAL);
-    ck_assert_int_eq(kv_del(store, key, 0), -EINVAL);
-    ck_assert_int_eq(kv_del(store, key, sizeof key), -EINVAL);
-    ck_assert_int_eq(kv_get(store, key, 0, &byte, 1, &length), -EINVAL);
-    ck_assert_int_eq(kv_get(store, key, sizeof key, &byte, 1, &length), -EINVAL);
-    ck_assert_int_eq(kv_batch_put(batch, key, 0, "v", 1), -EINVAL);
-    ck_assert_int_eq(kv_batch_put(batch, "k", 1, huge, KV_VALUE_MAX + 1), -EINVAL);
-    ck_assert_int_eq(kv_batch_patch(batch, "k", 1, KV_VALUE_MAX, "v", 1), -EINVAL);
-    ck_assert_int_eq(kv_batch_patch(batch, "k", 1, SIZE_MAX, "v", 1), -EINVAL);
-    ck_assert_int_eq(
-        kv_batch_put_blob(batch, "k", 1, huge, KV_BLOB_HEAD_MAX + 1, &ref, KV_BLOB_NEW), -EINVAL);
-    ck_assert_uint_eq(kv_batch_count(batch), 0);
-    ck_assert_int_eq(kv_blob_write(store, huge, 0, NULL, &ref, &length), -EINVAL);
-    ck_assert_int_eq(kv_blob_write(store, huge, KV_BLOB_MAX + 1, NULL, &ref, &length), -EINVAL);
-
-    ck_assert_int_eq(kv_cursor_open(store, NULL, 0, NULL, 0, &cursor), 0);
-    ck_assert_int_eq(kv_cursor_first(cursor), -ENOENT);
-    kv_cursor_close(cursor);
-
-    /* The longest and the largest are taken. */
-    huge[KV_VALUE_MAX - 1] = 'e';
-    ck_assert_int_eq(kv_put(store, key, KV_KEY_MAX, huge, KV_VALUE_MAX), 0);
-    ck_assert_int_eq(kv_get(store, key, KV_KEY_MAX, NULL, 0, &length), -ERANGE);
-    ck_assert_uint_eq(length, KV_VALUE_MAX);
-    memset(huge, 1, KV_VALUE_MAX);
-    ck_assert_int_eq(kv_get(store, key, KV_KEY_MAX, huge, KV_VALUE_MAX, &length), 0);
-    ck_assert_uint_eq(huge[0], 0);
-    ck_assert_uint_eq(huge[KV_VALUE_MAX - 1], 'e');
-
-    ck_assert_int_eq(kv_close(store), 0);
-    kv_batch_free(batch);
-    free(huge);
-    test_dir_remove(&dir);
-}
-END_TEST
+/* ---- what may not be asked for
+ * ---------------------------------------------------------------------------- */
 
 START_TEST(blobs_are_read_and_shared_within_bounds)
 {
@@ -953,7 +899,6 @@ static Suite *store_suite(void)
 
     TCase *const arguments = tcase_create("arguments");
     tcase_set_timeout(arguments, 120);
-    tcase_add_test(arguments, lengths_out_of_range_are_refused);
     tcase_add_test(arguments, blobs_are_read_and_shared_within_bounds);
     tcase_add_test(arguments, a_batch_too_big_for_the_log_is_refused_whole);
     tcase_add_test(arguments, a_read_only_store_changes_nothing);

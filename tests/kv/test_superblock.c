@@ -220,6 +220,32 @@ START_TEST(with_both_damaged_only_the_backup_helps)
 }
 END_TEST
 
+/* Else whoever mends the image is told that nothing but a copy of it helps. */
+START_TEST(a_backup_that_can_not_be_read_is_not_taken_for_damaged)
+{
+    struct fixture f;
+    uint64_t taken = 0;
+    bool damaged;
+    fixture_init(&f);
+    write_epoch(&f, 100);
+    ck_assert_int_eq(kv_superblock_write_backup(f.device, &f.superblock), 0);
+    change_block(&f, KV_SUPERBLOCK_A_BLOCK, 50, 1);
+    change_block(&f, KV_SUPERBLOCK_B_BLOCK, 50, 1);
+    struct faulty *const faulty = faulty_new(f.device);
+    f.device = faulty_device(faulty);
+    faulty_arm(faulty,
+               (struct fault){.targets = FAULT_READS, .after = 2, .lasting = true, .error = -EIO});
+    ck_assert_int_eq(take(&f, true, &taken, &damaged), -EIO);
+    ck_assert_ptr_nonnull(strstr(f.error.text, "backup"));
+    ck_assert_ptr_nonnull(strstr(f.error.text, "check the device"));
+    /* One that comes when it is asked for once more is as good. */
+    faulty_arm(faulty, (struct fault){.targets = FAULT_READS, .after = 2, .error = -EIO});
+    ck_assert_int_eq(take(&f, true, &taken, &damaged), 0);
+    ck_assert_uint_eq(taken, 100);
+    faulty_free(faulty);
+}
+END_TEST
+
 START_TEST(what_is_no_image_is_told_from_what_is_damaged)
 {
     struct kv_disk_superblock superblock;
@@ -338,6 +364,7 @@ int main(void)
     tcase_add_test(superblock, the_second_copy_of_a_clean_superblock_may_be_torn);
     tcase_add_test(superblock, a_copy_that_fails_after_a_clean_close_is_damaged);
     tcase_add_test(superblock, with_both_damaged_only_the_backup_helps);
+    tcase_add_test(superblock, a_backup_that_can_not_be_read_is_not_taken_for_damaged);
     tcase_add_test(superblock, what_is_no_image_is_told_from_what_is_damaged);
     tcase_add_test(superblock, no_superblock_passes_with_a_geometry_that_can_not_be);
     tcase_add_test(superblock, random_blocks_are_refused_quietly);
