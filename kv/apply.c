@@ -23,24 +23,17 @@ static bool prefix_has(struct kv_span range_upper, const void *key, size_t key_l
 /* Read the leaves of a range, so that damage shows before anything was changed. */
 static int fault_range(struct kv_store *store, const struct kv_redo *redo, uint64_t *pages)
 {
-    uint8_t *leaf = malloc(store->node_bytes);
     uint8_t at[KV_KEY_MAX];
     size_t at_len = redo->key.length;
-    if (!leaf)
-        return -ENOMEM;
     if (at_len)
         memcpy(at, redo->key.data, at_len);
-    int err;
-    for (;;) {
-        err = kv_btree_leaf_at(&store->trees[KV_TREE_KEYS], at, at_len, leaf);
+    bool more = true;
+    int err = 0;
+    while (!err && more) {
+        err = kv_btree_fault_next(&store->trees[KV_TREE_KEYS], at, at_len, at, &at_len, &more);
         (*pages)++;
-        const struct kv_bytes high = kv_node_high(leaf, store->node_bytes);
-        if (err || !high.data || !prefix_has(redo->value, high.data, high.length))
-            break;
-        memcpy(at, high.data, high.length);
-        at_len = high.length;
+        more = more && prefix_has(redo->value, at, at_len);
     }
-    free(leaf);
     return err;
 }
 
@@ -159,7 +152,7 @@ static int change(struct kv_store *store, const struct kv_record *record, size_t
     return err ? kv_store_fail(store, err, "writing the log") : 0;
 }
 
-#define FEW_LEADS 3u
+#define FEW_LEADS 8u
 
 /* A batch on its way in. */
 struct attempt {
@@ -193,7 +186,7 @@ static int prepare(struct kv_store *store, struct attempt *attempt)
 {
     const size_t count = attempt->batch->count;
     int err = kv_record_build(store, attempt->batch, &attempt->record, &attempt->prepared);
-    if (!err && attempt->record.plain)
+    if (!err && attempt->record.single)
         make_leads(attempt, count);
     if (!err)
         err = fault_record(store, &attempt->record, &attempt->op_count, &attempt->range_pages,
@@ -225,7 +218,11 @@ static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t 
     err = reserve(store, &attempt->record, pages, attempt->urgent);
     if (err)
         return err;
-    err = change(store, &attempt->record, attempt->op_count, &attempt->leads, position);
+    /* Patches may have become fewer operations than the batch has. */
+    const struct kv_btree_leads leads = {.views = attempt->leads.views,
+                                         .count =
+                                             kv_min_u64(attempt->leads.count, attempt->op_count)};
+    err = change(store, &attempt->record, attempt->op_count, &leads, position);
     kv_pager_unreserve(store->pager);
     attempt->want_checkpoint =
         atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) >=

@@ -290,6 +290,17 @@ static int add_patches(struct kv_store *store, struct kv_record *record,
 
 /* ---- the record ------------------------------------------------------------------- */
 
+/* Can the leaf hold a reference with what stands before it, and is that one of a blob? */
+static bool ref_fits(const struct kv_store *store, size_t key_len, struct kv_span value)
+{
+    struct kv_blob_ref ref;
+    uint64_t block;
+    uint32_t count;
+    memcpy(&ref, value.data + value.length - sizeof ref, sizeof ref);
+    return value.length <= kv_node_inline_max(store->node_bytes, key_len) &&
+           !kv_blobs_extent(&store->blobs, &ref, &block, &count);
+}
+
 static int add_op(struct kv_store *store, struct kv_record *record, const struct kv_batch *batch,
                   size_t index, struct prepared *prepared)
 {
@@ -306,15 +317,8 @@ static int add_op(struct kv_store *store, struct kv_record *record, const struct
         const struct kv_redo redo = large_redo(key, &large);
         return err ? err : kv_record_add(record, &redo);
     }
-    if (op->kind == KV_REDO_PUT_REF) {
-        struct kv_blob_ref ref;
-        uint64_t block;
-        uint32_t count;
-        memcpy(&ref, value.data + value.length - sizeof ref, sizeof ref);
-        if (value.length > kv_node_inline_max(store->node_bytes, key.length) ||
-            kv_blobs_extent(&store->blobs, &ref, &block, &count))
-            return -EINVAL;
-    }
+    if (op->kind == KV_REDO_PUT_REF && !ref_fits(store, key.length, value))
+        return -EINVAL;
     return kv_record_add(record, &(struct kv_redo){.kind = op->kind,
                                                    .use = op->use,
                                                    .key = key,
@@ -322,29 +326,35 @@ static int add_op(struct kv_store *store, struct kv_record *record, const struct
                                                    .argument = op->argument});
 }
 
-/* Does the batch say what its record would say? *plain: and each operation is of one key. */
-static bool is_record(const struct kv_store *store, const struct kv_batch *batch, bool *plain)
+/* Does the batch say what its record would say? */
+static bool is_record(const struct kv_store *store, const struct kv_batch *batch)
 {
-    bool ranges = false;
-    *plain = false;
     for (size_t i = 0; i < batch->count; i++) {
         const struct kv_batch_op *op = &batch->ops[i];
         const bool same = op->kind == KV_REDO_DEL || op->kind == KV_REDO_DEL_RANGE ||
+                          (op->kind == KV_REDO_PUT_REF &&
+                           ref_fits(store, op->key_len, kv_batch_value(batch, op))) ||
                           (op->kind == KV_REDO_PUT &&
                            op->value_len <= kv_node_inline_max(store->node_bytes, op->key_len));
         if (!same)
             return false;
-        ranges = ranges || op->kind == KV_REDO_DEL_RANGE;
     }
-    *plain = !ranges;
     return true;
 }
 
 int kv_record_build(struct kv_store *store, const struct kv_batch *batch, struct kv_record *record,
                     struct prepared *prepared)
 {
+    bool refs = false, ranges = false;
+    for (size_t i = 0; i < batch->count; i++) {
+        refs = refs || batch->ops[i].kind == KV_REDO_PUT_REF;
+        ranges = ranges || batch->ops[i].kind == KV_REDO_DEL_RANGE;
+    }
     record->order.count = 0;
-    if (is_record(store, batch, &record->plain)) {
+    record->single = !ranges;
+    record->plain = false;
+    if (is_record(store, batch)) {
+        record->plain = !refs && !ranges;
         record->bytes = batch->bytes;
         record->length = batch->length;
         if (record->plain && batch->count >= KV_ORDERED_MIN)

@@ -4,7 +4,8 @@
  * Owns       nothing; works on the store under its writer lock.
  * Invariant  a blob that one value refers to has no count; the refs tree holds counts of two and
  *            more. In one record all new shares count before any drop, so that a value may move
- *            its blob from one key to another.
+ *            its blob from one key to another. Who cuts an extent shares and drops the same blob:
+ *            counts of shared ones are kept beside the tree until the record ends.
  * Locks      the writer lock, held by the caller.
  */
 #include "kv/store.h"
@@ -48,14 +49,38 @@ static int set_ref_count(struct kv_store *store, uint64_t block, uint64_t count)
                         (struct kv_bytes){&stored, sizeof stored}, nobody);
 }
 
+static struct kv_share *find_share(struct kv_store *store, uint64_t block)
+{
+    for (size_t i = 0; i < store->share_count; i++)
+        if (store->shares[i].block == block)
+            return &store->shares[i];
+    return NULL;
+}
+
+/* One more value is going to refer to the blob. Nothing is changed yet, if there is room to note
+ * it.
+ */
 static int share_ref(struct kv_store *store, const struct kv_blob_ref *ref)
 {
     uint64_t block, count;
     uint32_t block_count;
+    const uint64_t more = KV_PLANT(share_counted_twice) ? 2 : 1;
     int err = kv_blobs_extent(&store->blobs, ref, &block, &block_count);
-    if (!err)
-        err = ref_count(store, block, &count);
-    return err ? err : set_ref_count(store, block, count + (KV_PLANT(share_counted_twice) ? 2 : 1));
+    if (err)
+        return err;
+    struct kv_share *const known = find_share(store, block);
+    if (known) {
+        known->count += more;
+        return 0;
+    }
+    err = ref_count(store, block, &count);
+    if (err)
+        return err;
+    if (store->share_count == KV_SHARES_MAX)
+        return set_ref_count(store, block, count + more);
+    store->shares[store->share_count++] =
+        (struct kv_share){.block = block, .stored = count, .count = count + more};
+    return 0;
 }
 
 static int drop_ref(struct kv_store *store, const struct kv_blob_ref *ref)
@@ -63,14 +88,41 @@ static int drop_ref(struct kv_store *store, const struct kv_blob_ref *ref)
     uint64_t block, count;
     uint32_t block_count;
     int err = kv_blobs_extent(&store->blobs, ref, &block, &block_count);
-    if (!err)
-        err = ref_count(store, block, &count);
     if (err)
         return err;
-    if (count > (KV_PLANT(shared_blob_freed) ? 2 : 1))
+    struct kv_share *const known = find_share(store, block);
+    const uint64_t last = KV_PLANT(shared_blob_freed) ? 2 : 1;
+    if (known && known->count > last) {
+        known->count--;
+        return 0;
+    }
+    if (known) { /* all that shared it are gone, too */
+        count = known->count;
+        if (known->stored != count)
+            err = set_ref_count(store, block, count);
+        *known = store->shares[--store->share_count];
+    } else {
+        err = ref_count(store, block, &count);
+    }
+    if (err)
+        return err;
+    if (count > last)
         return set_ref_count(store, block, count - 1);
     const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
     return kv_space_free(store->space, epoch, block, block_count);
+}
+
+/* The counts that the record has changed, and not back again, are stored. */
+static int settle_shares(struct kv_store *store)
+{
+    int err = 0;
+    for (size_t i = 0; i < store->share_count && !err; i++) {
+        const struct kv_share *const share = &store->shares[i];
+        if (share->count != share->stored)
+            err = set_ref_count(store, share->block, share->count);
+    }
+    store->share_count = 0;
+    return err;
 }
 
 static int commit_ref(struct kv_store *store, const struct kv_blob_ref *ref)
@@ -246,6 +298,7 @@ int kv_store_apply_record(struct kv_store *store, const struct kv_record *record
 {
     struct kv_btree *keys = &store->trees[KV_TREE_KEYS];
     store->dropped_count = 0;
+    store->share_count = 0;
     int err = record->plain ? 0 : share_all(store, record->bytes, record->length);
     struct kv_record_walk walk = {.record = record};
     struct kv_redo redo;
@@ -256,13 +309,13 @@ int kv_store_apply_record(struct kv_store *store, const struct kv_record *record
         err = apply_redo(store, &redo);
     }
     kv_btree_end_puts(keys);
-    return err == -ENOENT ? 0 : err;
+    return err == -ENOENT ? settle_shares(store) : err;
 }
 
 #define PAGES_EACH_OP    4u
 #define PAGES_EACH_BATCH 16u
-_Static_assert(PAGES_EACH_BATCH + 2 * PAGES_EACH_OP <= KV_SPACE_BATCHES_CLUSTERS,
-               "a reference to data and the record of its owner");
+static_assert(PAGES_EACH_BATCH + 2 * PAGES_EACH_OP <= KV_SPACE_BATCHES_CLUSTERS,
+              "a reference to data and the record of its owner");
 
 uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes,
                                uint64_t del_pages)

@@ -18,21 +18,31 @@ struct disk_redo {
     kv_le32 value_bytes;
     kv_le64 argument;
 };
-_Static_assert(sizeof(struct disk_redo) == 16, "redo header is part of the format");
+static_assert(sizeof(struct disk_redo) == 16, "redo header is part of the format");
 
 /* ---- building ---------------------------------------------------------------- */
 
 struct kv_batch *kv_batch_new(void)
 {
-    return calloc(1, sizeof(struct kv_batch));
+    struct kv_batch *batch = malloc(sizeof *batch);
+    if (!batch)
+        return NULL;
+    batch->ops = batch->few_ops;
+    batch->capacity = sizeof batch->few_ops / sizeof batch->few_ops[0];
+    batch->bytes = batch->few_bytes;
+    batch->bytes_capacity = sizeof batch->few_bytes;
+    kv_batch_clear(batch);
+    return batch;
 }
 
 void kv_batch_free(struct kv_batch *batch)
 {
     if (!batch)
         return;
-    free(batch->ops);
-    free(batch->bytes);
+    if (batch->ops != batch->few_ops)
+        free(batch->ops);
+    if (batch->bytes != batch->few_bytes)
+        free(batch->bytes);
     free(batch);
 }
 
@@ -47,20 +57,26 @@ size_t kv_batch_count(const struct kv_batch *batch)
     return batch->count;
 }
 
-#define OPS_FIRST   8u
 #define BYTES_FIRST 1024u
 
-/* Make `array` hold `need` elements; `first` at first, then it doubles. */
-static int grow(void **array, size_t *capacity, size_t need, size_t element_bytes, size_t first)
+/*
+ * Make `array` hold `need` elements; BYTES_FIRST at first, then it doubles. few: what it is as long
+ * as it is not allocated, of which the first `used` are kept; or NULL.
+ */
+static int grow(void **array, size_t *capacity, size_t need, size_t element_bytes, const void *few,
+                size_t used)
 {
     if (need <= *capacity)
         return 0;
-    size_t bigger = *capacity ? 2 * *capacity : first;
+    size_t bigger = *capacity ? 2 * *capacity : BYTES_FIRST;
     while (bigger < need)
         bigger *= 2;
-    void *moved = realloc(*array, bigger * element_bytes);
+    const bool is_few = few && *array == few;
+    void *moved = realloc(is_few ? NULL : *array, bigger * element_bytes);
     if (!moved)
         return -ENOMEM;
+    if (is_few)
+        memcpy(moved, few, used * element_bytes);
     *array = moved;
     *capacity = bigger;
     return 0;
@@ -86,10 +102,10 @@ static int add_op(struct kv_batch *batch, struct kv_redo redo, struct kv_span fi
     redo.value.length += first.length;
     const size_t extra = sizeof(struct disk_redo) + redo.key.length + redo.value.length;
     int err = grow((void **)&batch->ops, &batch->capacity, batch->count + 1, sizeof *batch->ops,
-                   OPS_FIRST);
+                   batch->few_ops, batch->count);
     if (!err)
         err = grow((void **)&batch->bytes, &batch->bytes_capacity, batch->length + extra, 1,
-                   BYTES_FIRST);
+                   batch->few_bytes, batch->length);
     if (err)
         return err;
     const size_t key_at = batch->length + sizeof(struct disk_redo);
@@ -236,7 +252,7 @@ int kv_record_add(struct kv_record *record, const struct kv_redo *redo)
     const size_t need = sizeof(struct disk_redo) + redo->key.length + redo->value.length;
     KV_ASSERT(!record->length || record->bytes == record->own);
     const int err =
-        grow((void **)&record->own, &record->capacity, record->length + need, 1, BYTES_FIRST);
+        grow((void **)&record->own, &record->capacity, record->length + need, 1, NULL, 0);
     if (err)
         return err;
     uint8_t *at = record->own + record->length;

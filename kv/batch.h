@@ -52,6 +52,7 @@ struct kv_record {
     uint8_t *own;
     size_t capacity; /* of own */
     bool plain;      /* each operation is of one key, and none refers to a blob */
+    bool single;     /* each operation is of one key */
     struct kv_record_order order;
 };
 
@@ -93,6 +94,9 @@ struct kv_batch {
     size_t count, capacity;
     uint8_t *bytes;
     size_t length, bytes_capacity;
+    /* Where a small batch lies: with these it is as long as malloc has ready for a thread. */
+    struct kv_batch_op few_ops[4];
+    uint8_t few_bytes[704];
 };
 
 static inline struct kv_span kv_batch_key(const struct kv_batch *batch,

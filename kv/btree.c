@@ -222,20 +222,33 @@ int kv_btree_get_floor(struct kv_btree *btree, const void *key, size_t key_len, 
     }
 }
 
+/* View the leaf, by a hint if that shows one with room. */
+static int view_roomy_leaf(struct kv_btree *btree, const void *key, size_t key_len, size_t room,
+                           enum view_how how, struct kv_page_view *leaf)
+{
+    uint64_t missing;
+    if (kv_btree_hint_view(btree, key, key_len, leaf) &&
+        kv_node_room_racy(leaf->bytes, btree->node_bytes) >= room && kv_pager_view_valid(leaf))
+        return 0;
+    return descend(btree, key, key_len, how, leaf, &missing);
+}
+
 int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len, size_t room,
                    struct kv_page_view *lead)
 {
     struct kv_page_view leaf;
-    uint64_t missing;
-    int err = 0;
-    if (!kv_btree_hint_view(btree, key, key_len, &leaf) ||
-        kv_node_room_racy(leaf.bytes, btree->node_bytes) < room || !kv_pager_view_valid(&leaf))
-        err = descend(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+    const int err = view_roomy_leaf(btree, key, key_len, room, VIEW_LOAD, &leaf);
     if (!err && lead) {
         kv_node_fetch_fences(leaf.bytes, btree->node_bytes);
         *lead = leaf;
     }
     return err;
+}
+
+bool kv_btree_fault_resident(struct kv_btree *btree, const void *key, size_t key_len, size_t room,
+                             struct kv_page_view *leaf)
+{
+    return !view_roomy_leaf(btree, key, key_len, room, VIEW_RESIDENT, leaf);
 }
 
 bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing)
@@ -255,6 +268,32 @@ int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, vo
         kv_node_copy_racy(copy, leaf.bytes, btree->node_bytes);
         if (kv_pager_view_valid(&leaf))
             return kv_node_covers_racy(copy, btree->node_bytes, key, key_len) ? 0 : -EUCLEAN;
+    }
+}
+
+int kv_btree_fault_next(struct kv_btree *btree, const void *key, size_t key_len, void *next,
+                        size_t *next_len, bool *more)
+{
+    for (;;) {
+        struct kv_page_view leaf;
+        uint64_t missing;
+        uint8_t fence[KV_KEY_MAX];
+        size_t length;
+        const int err = view_leaf(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+        if (err)
+            return err;
+        const bool covers = kv_node_covers_racy(leaf.bytes, btree->node_bytes, key, key_len);
+        const bool high = kv_node_high_racy(leaf.bytes, btree->node_bytes, fence, &length);
+        if (!kv_pager_view_valid(&leaf))
+            continue;
+        if (!covers)
+            return -EUCLEAN;
+        *more = high;
+        if (high) {
+            memcpy(next, fence, length);
+            *next_len = length;
+        }
+        return 0;
     }
 }
 

@@ -77,6 +77,9 @@ void kv_btree_get_together(struct kv_btree *btree, struct kv_btree_lookup *looku
  */
 KV_MUST_CHECK int kv_btree_fault(struct kv_btree *btree, const void *key, size_t key_len,
                                  size_t room, struct kv_page_view *lead);
+/* The same as far as memory reaches: the leaf, or false. */
+bool kv_btree_fault_resident(struct kv_btree *btree, const void *key, size_t key_len, size_t room,
+                             struct kv_page_view *leaf);
 /* Is that leaf in memory now? If not, *missing says which page lacks. Damage counts as there: who
  * goes on will meet it. */
 bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, uint64_t *missing);
@@ -95,6 +98,12 @@ KV_MUST_CHECK int kv_btree_fault_together(struct kv_btree *btree, const struct k
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);
+/*
+ * Bring the leaf that covers `key` into memory; next, next_len: out: the first key behind it
+ * (KV_KEY_MAX bytes; may be `key`). *more false: it is the last leaf.
+ */
+KV_MUST_CHECK int kv_btree_fault_next(struct kv_btree *btree, const void *key, size_t key_len,
+                                      void *next, size_t *next_len, bool *more);
 /* Copy the leaf that covers the keys just below `key` (data NULL: the last leaf). `scratch`
  * is node_bytes more of the caller's. -ENOENT: nothing can be below. */
 KV_MUST_CHECK int kv_btree_leaf_before(struct kv_btree *btree, struct kv_bytes key, void *copy,

@@ -201,9 +201,35 @@ static bool share_leaf(struct kv_btree *btree, const struct kv_bytes *keys, size
     return kv_pager_view_valid(leaf);
 }
 
+/* So few keys are looked for one after the other before they go down together. */
+#define FEW_KEYS 8u
+
+/*
+ * Are the leaves of all keys in memory? The operations of a small batch often lie side by side:
+ * then one leaf is looked for.
+ */
+static bool fault_few(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
+                      size_t room, struct kv_page_view *leads)
+{
+    struct kv_page_view leaf = {.frame = NULL};
+    for (size_t i = 0; i < count; i++) {
+        const void *const key = keys[i].data;
+        const size_t length = keys[i].length;
+        if (!(leaf.frame && kv_node_covers_racy(leaf.bytes, btree->node_bytes, key, length) &&
+              kv_pager_view_valid(&leaf)) &&
+            !kv_btree_fault_resident(btree, key, length, room, &leaf))
+            return false;
+        if (leads)
+            leads[i] = leaf;
+    }
+    return true;
+}
+
 int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
                             size_t room, struct kv_page_view *leads)
 {
+    if (count <= FEW_KEYS && fault_few(btree, keys, count, room, leads))
+        return 0;
     for (size_t i = 0; i < count && leads; i++)
         leads[i].frame = NULL;
     /* One by one there is nothing to overlap, and the writer goes down again soon. */

@@ -159,7 +159,7 @@ static void shift_slots(void *node, unsigned slot, unsigned count)
 {
     typedef long long pair __attribute__((vector_size(16), may_alias, aligned(1)));
     typedef uint64_t word __attribute__((may_alias, aligned(1)));
-    _Static_assert(SLOT_BYTES == sizeof(word), "two slots are a pair");
+    static_assert(SLOT_BYTES == sizeof(word), "two slots are a pair");
     uint8_t *const first = (uint8_t *)slot_of_mut(node, slot);
     uint8_t *end = first + SLOT_BYTES * (count - slot);
     for (; end - first >= 32; end -= 32) {

@@ -126,6 +126,11 @@ int kv_node_floor_racy(const void *node, size_t node_bytes, const void *key, siz
                        uint8_t *kind);
 /* Does the node seem to cover `key`, low <= key < high? */
 bool kv_node_covers_racy(const void *node, size_t node_bytes, const void *key, size_t key_len);
+/*
+ * The upper fence of a node: its length, and the bytes in `fence` (KV_KEY_MAX). false: nonsense, or
+ * there is none (*length 0).
+ */
+bool kv_node_high_racy(const void *node, size_t node_bytes, void *fence, size_t *length);
 /* Copy a whole node word by word, into memory that nobody else uses. */
 void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes);
 

@@ -449,6 +449,18 @@ KV_RACY bool kv_node_covers_racy(const void *node, size_t node_bytes, const void
     return high_order < 0 || (high_order == 0 && key_len < high_len);
 }
 
+KV_RACY bool kv_node_high_racy(const void *node, size_t node_bytes, void *fence, size_t *length)
+{
+    struct shape shape;
+    *length = 0;
+    if (!load_shape(node, node_bytes, &shape) || shape.high_infinite ||
+        shape.high_bytes > KV_KEY_MAX)
+        return false;
+    *length = shape.high_bytes;
+    copy_bytes(fence, (const uint8_t *)node + node_bytes - *length, *length);
+    return true;
+}
+
 KV_RACY void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes)
 {
     copy_bytes(dst, node, node_bytes);

@@ -14,6 +14,14 @@
 #define KV_TREE_REFS  1u /* block of a blob -> count, when more than one value refers to it */
 #define KV_TREE_COUNT 2u
 
+/* A blob that a record shares: how many values refer to it. */
+struct kv_share {
+    uint64_t block;
+    uint64_t stored; /* as the tree has it; 1 also if it has nothing */
+    uint64_t count;  /* as the record leaves it */
+};
+#define KV_SHARES_MAX 16u
+
 /*
  * Locks, in order: checkpoint.mutex, writer, pager, page map, log, space. The writer lock is
  * held over the whole application of a batch; readers take none of the first two.
@@ -56,11 +64,13 @@ struct kv_store {
     void *log_context;
 
     pthread_mutex_t writer;
-    uint8_t *value;              /* writer; node_bytes, a value being patched */
-    struct kv_blob_ref *dropped; /* writer; references that the operation gave up */
-    size_t dropped_count;        /* writer */
-    size_t dropped_capacity;     /* as many as a leaf can hold */
-    bool changed;                /* writer; since the last checkpoint's gate */
+    uint8_t *value;                        /* writer; node_bytes, a value being patched */
+    struct kv_blob_ref *dropped;           /* writer; references that the operation gave up */
+    size_t dropped_count;                  /* writer */
+    struct kv_share shares[KV_SHARES_MAX]; /* writer; of the record that is being applied */
+    size_t share_count;                    /* writer */
+    size_t dropped_capacity;               /* as many as a leaf can hold */
+    bool changed;                          /* writer; since the last checkpoint's gate */
 
     /* Weight of records, logged or not; changed by the writer, read without its lock. */
     _Atomic uint64_t log_since_checkpoint; /* since the gate of the last checkpoint */

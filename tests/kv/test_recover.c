@@ -376,6 +376,60 @@ START_TEST(shared_blobs_are_counted_through_a_replay)
 }
 END_TEST
 
+/* One record shares and drops more blobs than are counted beside the tree. */
+START_TEST(many_blobs_change_hands_in_one_record)
+{
+    enum { COUNT = 40 };
+    struct fixture f;
+    static uint8_t bytes[9000];
+    static struct kv_blob_ref refs[COUNT];
+    size_t written;
+    uint8_t back[sizeof refs[0]];
+    struct kv_batch *const batch = kv_batch_new();
+    ck_assert_ptr_nonnull(batch);
+    fixture_init(&f, IMAGE_BLOCKS, 4096, 0);
+    test_fill(bytes, sizeof bytes, 1);
+    for (unsigned i = 0; i < COUNT; i++) {
+        const char key[] = {'a', (char)i};
+        ck_assert_int_eq(kv_blob_write(f.store, bytes, sizeof bytes, NULL, &refs[i], &written), 0);
+        ck_assert_int_eq(kv_batch_put_blob(batch, key, 2, NULL, 0, &refs[i], KV_BLOB_NEW), 0);
+    }
+    ck_assert_int_eq(kv_apply(f.store, batch, 0, NULL), 0);
+    kv_batch_clear(batch);
+    /* Every third one goes back to one holder, every third one to two, the others to three. */
+    for (unsigned i = 0; i < COUNT; i++) {
+        const char own[] = {'a', (char)i}, other[] = {'b', (char)i}, third[] = {'c', (char)i};
+        ck_assert_int_eq(kv_batch_put_blob(batch, other, 2, NULL, 0, &refs[i], KV_BLOB_SHARED), 0);
+        if (i % 3 != 0)
+            ck_assert_int_eq(kv_batch_put_blob(batch, third, 2, NULL, 0, &refs[i], KV_BLOB_SHARED),
+                             0);
+        if (i % 3 != 2)
+            ck_assert_int_eq(kv_batch_del(batch, own, 2), 0);
+    }
+    ck_assert_int_eq(kv_apply(f.store, batch, KV_APPLY_SYNC, NULL), 0);
+    expect_clean(&f);
+    crash(&f);
+    for (unsigned i = 0; i < COUNT; i++) {
+        const char other[] = {'b', (char)i};
+        ck_assert_int_eq(kv_get(f.store, other, 2, back, sizeof back, &written), 0);
+        ck_assert_mem_eq(back, refs[i].bytes, sizeof back);
+    }
+    expect_clean(&f);
+    struct kv_stats before, after;
+    kv_store_stats(f.store, &before);
+    kv_batch_clear(batch);
+    ck_assert_int_eq(kv_batch_del_range(batch, "a", 1, "d", 1), 0);
+    ck_assert_int_eq(kv_apply(f.store, batch, 0, NULL), 0);
+    ck_assert_int_eq(kv_checkpoint(f.store), 0);
+    kv_store_stats(f.store, &after);
+    ck_assert_uint_ge(after.free_bytes, before.free_bytes + 3ull * COUNT * KV_BLOCK_BYTES);
+    expect_clean(&f);
+    ck_assert_int_eq(kv_close(f.store), 0);
+    kv_batch_free(batch);
+    fixture_release(&f);
+}
+END_TEST
+
 int main(void)
 {
     seed_start = test_env("KVFS_SEED", 1);
@@ -392,6 +446,7 @@ int main(void)
     tcase_add_test(recover, replay_writes_each_page_once);
     tcase_add_test(recover, replay_keeps_the_order_of_each_key);
     tcase_add_test(recover, shared_blobs_are_counted_through_a_replay);
+    tcase_add_test(recover, many_blobs_change_hands_in_one_record);
     suite_add_tcase(suite, recover);
     return test_run(suite);
 }
