@@ -108,6 +108,7 @@ static int drop_ref(struct kv_store *store, const struct kv_blob_ref *ref)
         return err;
     if (count > last)
         return set_ref_count(store, block, count - 1);
+    kv_blobs_unwanted(&store->blobs, ref);
     const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
     return kv_space_free(store->space, epoch, block, block_count);
 }

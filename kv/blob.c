@@ -11,7 +11,7 @@
 
 #include "kv/codec.h"
 
-_Static_assert(sizeof(struct kv_blob_ref) == sizeof(struct kv_disk_blob_ref), "one reference");
+static_assert(sizeof(struct kv_blob_ref) == sizeof(struct kv_disk_blob_ref), "one reference");
 
 static struct kv_disk_blob_ref disk_ref(const struct kv_blob_ref *ref)
 {
@@ -88,6 +88,17 @@ bool kv_blob_table_agrees(const struct kv_blob_ref *ref, size_t offset, size_t l
     return kv_blob_frames_root(&disk, table, bytes) == kv_le64_get(disk.ptr.digest);
 }
 
+/* Nothing of it stays in the cache, in whatever form. */
+static void forget(struct kv_blobs *blobs, const struct kv_disk_blob_ref *disk)
+{
+    if (!blobs->cache)
+        return;
+    const uint32_t frame_bytes = frame_bytes_of(disk);
+    kv_blob_cache_drop(blobs->cache, disk,
+                       frame_bytes ? kv_blob_frame_count(kv_le32_get(disk->raw_bytes), frame_bytes)
+                                   : 1);
+}
+
 void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
 {
     uint64_t block;
@@ -97,7 +108,35 @@ void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
     const struct kv_disk_blob_ref disk = disk_ref(ref);
     if (blobs->pending)
         kv_blob_pending_cancel(blobs->pending, &disk);
+    forget(blobs, &disk);
     kv_space_unalloc(blobs->space, block, count);
+}
+
+void kv_blobs_unwanted(struct kv_blobs *blobs, const struct kv_blob_ref *ref)
+{
+    const struct kv_disk_blob_ref disk = disk_ref(ref);
+    if (!blobs->cache)
+        return;
+    if (blobs->pending)
+        kv_blob_pending_unwanted(blobs->pending, &disk);
+    forget(blobs, &disk);
+}
+
+void kv_blobs_keep_written(struct kv_blobs *blobs, const struct kv_disk_blob_ref *ref,
+                           const uint8_t *stored)
+{
+    const uint32_t raw = kv_le32_get(ref->raw_bytes);
+    if (!blobs->cache || raw > KV_BLOB_WRITTEN_MAX)
+        return;
+    if (ref->ptr.codec != KV_CODEC_NONE) {
+        kv_blob_cache_keep(blobs->cache, ref, KV_BLOB_PIECE_STORED, stored,
+                           kv_le32_get(ref->ptr.length_bytes), KV_BLOB_WRITTEN);
+        return;
+    }
+    const uint32_t frame_bytes = frame_bytes_of(ref), step = frame_bytes ? frame_bytes : raw;
+    for (uint32_t at = 0; at < raw; at += step)
+        kv_blob_cache_keep(blobs->cache, ref, at / step, stored + at, kv_min_u64(step, raw - at),
+                           KV_BLOB_WRITTEN);
 }
 
 int kv_blobs_give(struct kv_blobs *blobs, struct kv_io *ios, size_t ios_max, size_t *count)

@@ -51,6 +51,14 @@ KV_MUST_CHECK int kv_blobs_write_many(struct kv_blobs *blobs, struct kv_blob_sou
                                       uint64_t epoch);
 /* As kv_blob_discard of kv.h. */
 void kv_blobs_discard(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
+/* The last reference is gone: memory need not hold it any more. Its blocks are the caller's affair.
+ */
+void kv_blobs_unwanted(struct kv_blobs *blobs, const struct kv_blob_ref *ref);
+/* The stored bytes of what was written; they stay in the cache, if there is room. */
+void kv_blobs_keep_written(struct kv_blobs *blobs, const struct kv_disk_blob_ref *ref,
+                           const uint8_t *stored);
+/* What is written in blobs longer than this goes by. */
+#define KV_BLOB_WRITTEN_MAX 65536u
 /*
  * Bring all that was written before to the device. A flush of the device then makes it durable:
  * whoever makes durable what refers to blobs calls this first.

@@ -1,11 +1,11 @@
 /*
- * kv/blob_cache.c: the contents of blobs that were read lately.
+ * kv/blob_cache.c: the contents of blobs that were read or written lately.
  *
  * Owns       an arena of chunks, which is never given back while the store is open, and who
  *            uses them: a content is a chain of chunks and goes by the number of its first.
- * Invariant  a chunk is in the free chain or in one content. A content is in the hash and in the
- *            queue, or somebody is filling it and nobody else knows of it. One with pins stays
- *            as it is.
+ * Invariant  a chunk is in the free chain or in one content. A content is in the hash and in a
+ *            queue; or in neither, because somebody is filling it and nobody else knows of it, or
+ *            because it was dropped while it had pins. One with pins stays as it is.
  * Locks      cache->mutex guards all but the bytes of chunks. These belong to who fills them
  *            until the content is in the hash, and do not change until nobody pins it.
  *
@@ -13,6 +13,11 @@
  * (second chance), so that one pass over much data leaves what is used again. What is retained goes
  * round as long as all that is takes no more than its share; at least half of the chunks is left to
  * the others.
+ *
+ * What was written and not yet read has a queue of its own, in order of arrival (the small queue of
+ * S3-FIFO, Yang et al. 2023): it takes what is free, but pushes out what was read only up to a
+ * tenth of all, and is the first to leave when it has more than that. Its first use makes it one
+ * that was read.
  */
 #include "kv/blob_cache.h"
 
@@ -28,11 +33,18 @@ struct content {
     uint32_t piece, length_bytes;
     uint32_t next_chunk; /* of the content, or of the free chain */
     uint32_t hash_next;
-    uint32_t newer, older; /* in the queue */
+    uint32_t newer, older; /* in its queue */
     uint32_t pins;
     bool ahead;    /* it was never used */
     bool used;     /* since the clock passed */
     bool retained; /* the clock passes it by */
+    bool written;  /* it is in the queue of these */
+    bool dropped;  /* in none; who unpins it last frees it */
+};
+
+struct queue {
+    uint32_t newest, oldest, count;
+    uint32_t chunk_count; /* of its contents */
 };
 
 struct kv_blob_cache {
@@ -43,7 +55,8 @@ struct kv_blob_cache {
     uint32_t chunk_count, bucket_mask;
     uint32_t free_chain, free_count;
     uint32_t retained_chunks, retained_max;
-    uint32_t newest, oldest, queued;
+    struct queue read, written;
+    uint32_t written_max;  /* immutable: chunks, for which what was read makes room */
     int ahead_credit;      /* for what comes before anybody wants it; within bounds */
     unsigned ahead_trials; /* looks without credit */
     struct kv_blob_cache_stats stats;
@@ -59,6 +72,8 @@ struct kv_blob_cache {
 #define AHEAD_CREDIT_MIN   (-256)
 #define AHEAD_CREDIT_USE   2   /* one that comes costs 1, its first use gives this back */
 #define AHEAD_TRIAL        32u /* one look of so many goes on without credit */
+
+#define WRITTEN_PART 10u /* of the chunks */
 
 static uint32_t chunks_for(size_t length)
 {
@@ -80,6 +95,7 @@ struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_perc
     cache->ahead_credit = AHEAD_CREDIT_FIRST;
     cache->chunk_count = (uint32_t)kv_min_u64(bytes_max / per_chunk, NONE / 2);
     cache->retained_max = (uint32_t)((uint64_t)cache->chunk_count * retain_percent / 100);
+    cache->written_max = cache->chunk_count / WRITTEN_PART;
     uint32_t buckets = 16;
     while (buckets < cache->chunk_count)
         buckets *= 2;
@@ -87,6 +103,9 @@ struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_perc
     void *arena = mmap(NULL, ((size_t)cache->chunk_count + 1) * CHUNK_BYTES, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     cache->arena = arena == MAP_FAILED ? NULL : arena;
+    /* A large page takes one fault instead of 512; a wish only. */
+    if (cache->arena)
+        (void)madvise(cache->arena, ((size_t)cache->chunk_count + 1) * CHUNK_BYTES, MADV_HUGEPAGE);
     cache->contents = calloc((size_t)cache->chunk_count + 1, sizeof *cache->contents);
     cache->buckets = malloc(buckets * sizeof *cache->buckets);
     if (!cache->arena || !cache->contents || !cache->buckets) {
@@ -95,7 +114,9 @@ struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_perc
     }
     for (uint32_t i = 0; i < buckets; i++)
         cache->buckets[i] = NONE;
-    cache->newest = cache->oldest = cache->free_chain = NONE;
+    cache->read.newest = cache->read.oldest = NONE;
+    cache->written = cache->read;
+    cache->free_chain = NONE;
     for (uint32_t i = cache->chunk_count; i-- > 0;) {
         cache->contents[i].next_chunk = cache->free_chain;
         cache->free_chain = i;
@@ -135,28 +156,46 @@ static uint32_t find(const struct kv_blob_cache *cache, const struct kv_disk_blo
     return at;
 }
 
-static void queue_push(struct kv_blob_cache *cache, uint32_t at)
+static struct queue *queue_of(struct kv_blob_cache *cache, const struct content *content)
 {
-    struct content *content = &cache->contents[at];
-    content->newer = NONE;
-    content->older = cache->newest;
-    if (cache->newest != NONE)
-        cache->contents[cache->newest].newer = at;
-    else
-        cache->oldest = at;
-    cache->newest = at;
-    cache->queued++;
+    return content->written ? &cache->written : &cache->read;
 }
 
-static uint32_t queue_pop(struct kv_blob_cache *cache)
+static void queue_push(struct kv_blob_cache *cache, uint32_t at)
 {
-    const uint32_t at = cache->oldest;
-    cache->oldest = cache->contents[at].newer;
-    if (cache->oldest != NONE)
-        cache->contents[cache->oldest].older = NONE;
+    struct content *const content = &cache->contents[at];
+    struct queue *const queue = queue_of(cache, content);
+    content->newer = NONE;
+    content->older = queue->newest;
+    if (queue->newest != NONE)
+        cache->contents[queue->newest].newer = at;
     else
-        cache->newest = NONE;
-    cache->queued--;
+        queue->oldest = at;
+    queue->newest = at;
+    queue->count++;
+    queue->chunk_count += chunks_for(content->length_bytes);
+}
+
+static void queue_remove(struct kv_blob_cache *cache, uint32_t at)
+{
+    const struct content *const content = &cache->contents[at];
+    struct queue *const queue = queue_of(cache, content);
+    if (content->older != NONE)
+        cache->contents[content->older].newer = content->newer;
+    else
+        queue->oldest = content->newer;
+    if (content->newer != NONE)
+        cache->contents[content->newer].older = content->older;
+    else
+        queue->newest = content->older;
+    queue->count--;
+    queue->chunk_count -= chunks_for(content->length_bytes);
+}
+
+static uint32_t queue_pop(struct kv_blob_cache *cache, struct queue *queue)
+{
+    const uint32_t at = queue->oldest;
+    queue_remove(cache, at);
     return at;
 }
 
@@ -171,30 +210,42 @@ static void free_chunks(struct kv_blob_cache *cache, uint32_t first)
     }
 }
 
-static void evict(struct kv_blob_cache *cache, uint32_t at)
+/* Nobody finds it any more. */
+static void hash_remove(struct kv_blob_cache *cache, uint32_t at)
 {
     uint32_t *link = bucket_of(cache, &cache->contents[at].ref, cache->contents[at].piece);
     while (*link != at)
         link = &cache->contents[*link].hash_next;
     *link = cache->contents[at].hash_next;
     cache->stats.bytes -= cache->contents[at].length_bytes;
+}
+
+static void evict(struct kv_blob_cache *cache, uint32_t at)
+{
+    hash_remove(cache, at);
     KV_ASSERT(!cache->contents[at].retained);
     free_chunks(cache, at);
+}
+
+static void end_retaining(struct kv_blob_cache *cache, uint32_t at)
+{
+    struct content *const content = &cache->contents[at];
+    if (content->retained)
+        cache->retained_chunks -= chunks_for(content->length_bytes);
+    content->retained = false;
 }
 
 /* Let go of retained contents, the least used first, until so many chunks more may be. */
 static void make_retained_room(struct kv_blob_cache *cache, uint32_t count)
 {
-    for (uint32_t steps = 2 * cache->queued;
+    for (uint32_t steps = 2 * cache->read.count;
          cache->retained_chunks + count > cache->retained_max && steps; steps--) {
-        const uint32_t at = queue_pop(cache);
+        const uint32_t at = queue_pop(cache, &cache->read);
         struct content *content = &cache->contents[at];
-        if (content->retained && !content->used) {
-            content->retained = false;
-            cache->retained_chunks -= chunks_for(content->length_bytes);
-        } else if (content->retained) {
+        if (content->retained && !content->used)
+            end_retaining(cache, at);
+        else if (content->retained)
             content->used = false;
-        }
         queue_push(cache, at);
     }
 }
@@ -212,12 +263,28 @@ static void mark_retained(struct kv_blob_cache *cache, uint32_t at)
     cache->retained_chunks += count;
 }
 
-/* A chain of `count` chunks, or NONE when what is pinned leaves no room for it. */
-static uint32_t take_chunks(struct kv_blob_cache *cache, uint32_t count)
+/* Who gives way to `count` chunks: of what was only written, what is more than its part comes
+ * first, and more of it makes nothing else leave. */
+static struct queue *leaving_queue(struct kv_blob_cache *cache, uint32_t count, bool written)
 {
+    const bool too_many = cache->written.chunk_count + (written ? count : 0) > cache->written_max;
+    return cache->written.count && (too_many || !cache->read.count) ? &cache->written
+                                                                    : &cache->read;
+}
+
+/* A chain of `count` chunks, or NONE when what is pinned leaves no room for it; for what was only
+ * written also where it would take more than its part. */
+static uint32_t take_chunks(struct kv_blob_cache *cache, uint32_t count, enum kv_blob_kept kept)
+{
+    const bool written = kept == KV_BLOB_WRITTEN;
+    if (cache->free_count < count &&
+        (kept == KV_BLOB_SPARE || (written && count > cache->written_max)))
+        return NONE;
     /* Twice round: the first turn may clear marks that the second then finds cleared. */
-    for (uint32_t steps = 2 * cache->queued; cache->free_count < count && steps; steps--) {
-        const uint32_t at = queue_pop(cache);
+    for (uint32_t steps = 2 * (cache->read.count + cache->written.count);
+         cache->free_count < count && steps; steps--) {
+        struct queue *const queue = leaving_queue(cache, count, written);
+        const uint32_t at = queue_pop(cache, queue);
         struct content *content = &cache->contents[at];
         if (content->pins || content->used || content->retained) {
             content->used = false;
@@ -267,31 +334,85 @@ static void copy_in(const struct kv_blob_cache *cache, uint32_t chunk, const uin
     }
 }
 
+/* Somebody wants it: note that, and keep it from changing until unpin. */
+static void pin(struct kv_blob_cache *cache, uint32_t at, bool retain)
+{
+    struct content *const content = &cache->contents[at];
+    if (content->written) { /* now it is one that was read, once */
+        queue_remove(cache, at);
+        content->written = false;
+        queue_push(cache, at);
+    } else {
+        content->used = true;
+    }
+    if (retain)
+        mark_retained(cache, at);
+    if (content->ahead && cache->ahead_credit < AHEAD_CREDIT_MAX)
+        cache->ahead_credit += AHEAD_CREDIT_USE;
+    content->ahead = false;
+    content->pins++;
+}
+
+static void unpin(struct kv_blob_cache *cache, uint32_t at)
+{
+    struct content *const content = &cache->contents[at];
+    content->pins--;
+    if (content->dropped && !content->pins)
+        free_chunks(cache, at);
+}
+
 bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
                         uint32_t piece, size_t offset, void *buf, size_t length, bool retain)
 {
     pthread_mutex_lock(&cache->mutex);
     const uint32_t at = find(cache, ref, piece);
-    if (at != NONE && retain)
-        mark_retained(cache, at);
-    if (at != NONE) {
-        struct content *const content = &cache->contents[at];
-        if (content->ahead && cache->ahead_credit < AHEAD_CREDIT_MAX)
-            cache->ahead_credit += AHEAD_CREDIT_USE;
-        content->ahead = false;
-        content->used = true;
-        content->pins++;
+    if (at != NONE)
+        pin(cache, at, retain);
+    if (piece != KV_BLOB_PIECE_STORED) {
+        cache->stats.hits += at != NONE;
+        cache->stats.misses += at == NONE;
     }
-    cache->stats.hits += at != NONE;
-    cache->stats.misses += at == NONE;
     pthread_mutex_unlock(&cache->mutex);
     if (at == NONE)
         return false;
     copy_out(cache, at, offset, buf, length);
     pthread_mutex_lock(&cache->mutex);
-    cache->contents[at].pins--;
+    unpin(cache, at);
     pthread_mutex_unlock(&cache->mutex);
     return true;
+}
+
+void kv_blob_cache_was_hit(struct kv_blob_cache *cache)
+{
+    pthread_mutex_lock(&cache->mutex);
+    cache->stats.hits++;
+    cache->stats.misses--;
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+static void drop(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref, uint32_t piece)
+{
+    const uint32_t at = find(cache, ref, piece);
+    if (at == NONE)
+        return;
+    end_retaining(cache, at);
+    queue_remove(cache, at);
+    if (cache->contents[at].pins) {
+        hash_remove(cache, at);
+        cache->contents[at].dropped = true;
+    } else {
+        evict(cache, at);
+    }
+}
+
+void kv_blob_cache_drop(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
+                        uint32_t piece_count)
+{
+    pthread_mutex_lock(&cache->mutex);
+    for (uint32_t piece = 0; piece < piece_count; piece++)
+        drop(cache, ref, piece);
+    drop(cache, ref, KV_BLOB_PIECE_STORED);
+    pthread_mutex_unlock(&cache->mutex);
 }
 
 uint32_t kv_blob_cache_run(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
@@ -320,7 +441,7 @@ void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_r
 {
     pthread_mutex_lock(&cache->mutex);
     const uint32_t first =
-        find(cache, ref, piece) == NONE ? take_chunks(cache, chunks_for(length)) : NONE;
+        find(cache, ref, piece) == NONE ? take_chunks(cache, chunks_for(length), kept) : NONE;
     pthread_mutex_unlock(&cache->mutex);
     if (first == NONE)
         return;
@@ -336,7 +457,8 @@ void kv_blob_cache_keep(struct kv_blob_cache *cache, const struct kv_disk_blob_r
         entry->length_bytes = (uint32_t)length;
         entry->hash_next = *bucket;
         entry->pins = 0;
-        entry->used = entry->retained = false;
+        entry->used = entry->retained = entry->dropped = false;
+        entry->written = kept == KV_BLOB_WRITTEN;
         entry->ahead = kept == KV_BLOB_AHEAD;
         if (entry->ahead && cache->ahead_credit > AHEAD_CREDIT_MIN)
             cache->ahead_credit--;

@@ -18,8 +18,8 @@
 
 #define RAW_FRAMES_MAX    (KV_BLOB_TABLE_MAX / (uint32_t)sizeof(struct kv_disk_blob_frame))
 #define PACKED_FRAMES_MAX (KV_BLOB_TABLE_MAX / (uint32_t)sizeof(struct kv_disk_packed_blob_frame))
-_Static_assert(RAW_FRAMES_MAX <= KV_BLOB_FRAMES_MAX, "frames of a table");
-_Static_assert(PACKED_FRAMES_MAX <= KV_BLOB_FRAMES_MAX, "frames of a table");
+static_assert(RAW_FRAMES_MAX <= KV_BLOB_FRAMES_MAX, "frames of a table");
+static_assert(PACKED_FRAMES_MAX <= KV_BLOB_FRAMES_MAX, "frames of a table");
 
 uint32_t kv_blob_frame_bytes(uint8_t codec, uint32_t raw_bytes)
 {

@@ -90,8 +90,9 @@ static uint64_t worth_of(struct kv_blobs *blobs, const struct kv_blob_ref *ref, 
         block < from || block >= from + KV_BLOB_NEAR_BLOCKS)
         return 0;
     memcpy(&disk, ref, sizeof disk);
-    return kv_blob_cache_has(blobs->cache, &disk, 0) ? 0
-                                                     : bits_of(block - from, block - from + count);
+    const bool has = kv_blob_cache_has(blobs->cache, &disk, 0) ||
+                     kv_blob_cache_has(blobs->cache, &disk, KV_BLOB_PIECE_STORED);
+    return has ? 0 : bits_of(block - from, block - from + count);
 }
 
 /* Let the span reach as far as blocks that are worth it lie close enough. */

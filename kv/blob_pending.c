@@ -35,6 +35,7 @@ struct piece {
     uint32_t hash_next; /* slot of the piece ring */
     uint32_t pins;
     bool filled, cancelled;
+    bool leaves; /* who wants to know has been told, or nobody wants it */
 };
 
 struct kv_blob_pending {
@@ -48,6 +49,7 @@ struct kv_blob_pending {
     pthread_cond_t moved;  /* written, leading, failure, a piece's filled or pins changed */
     pthread_cond_t wanted; /* there is work for who serves */
     uint64_t oldest, written, taken, begun;
+    uint64_t told;        /* who serves has told of the pieces before it; no more than a hint */
     uint64_t head;        /* end of the last piece, counted as `at` is */
     uint32_t ready_count; /* blocks of pieces that are filled and not taken */
     bool leading, serving, stopping;
@@ -293,13 +295,45 @@ static bool has_room(struct kv_blob_pending *pending, uint32_t block_count)
                piece_at(pending, pending->oldest)->at + size;
 }
 
+/* Tell who wants to know of a piece that will be forgotten. The mutex is released meanwhile. */
+static void tell_leaving(struct kv_blob_pending *pending, struct piece *piece)
+{
+    piece->leaves = true;
+    piece->pins++;
+    pthread_mutex_unlock(&pending->mutex);
+    pending->config.on_leave(pending->config.context, &piece->ref, piece_bytes(pending, piece));
+    pthread_mutex_lock(&pending->mutex);
+    piece->pins--;
+    pthread_cond_broadcast(&pending->moved);
+}
+
+/* So that who needs memory finds it ready: tell of the oldest of what is on the device, while half
+ * of the memory is taken by what came later. false: there is no such piece. */
+static bool tell_ahead(struct kv_blob_pending *pending)
+{
+    pending->told = kv_max_u64(pending->told, pending->oldest);
+    for (; pending->told < pending->written; pending->told++) {
+        struct piece *const piece = piece_at(pending, pending->told);
+        if (pending->head - piece->at <= pending->config.block_count / 2)
+            return false;
+        if (!piece->cancelled && !piece->leaves) {
+            tell_leaving(pending, piece);
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Forget what is on the device, the oldest first, until there is room; what is not is written. */
 static int make_room(struct kv_blob_pending *pending, uint32_t block_count)
 {
     while (!pending->failure && !has_room(pending, block_count)) {
-        const struct piece *const piece = piece_at(pending, pending->oldest);
+        struct piece *const piece = piece_at(pending, pending->oldest);
         if (piece->pins) {
             pthread_cond_wait(&pending->moved, &pending->mutex);
+        } else if (pending->oldest < pending->written && pending->config.on_leave &&
+                   !piece->cancelled && !piece->leaves) {
+            tell_leaving(pending, piece);
         } else if (pending->oldest < pending->written) {
             if (!piece->cancelled)
                 hash_remove(pending, slot_of(pending, pending->oldest));
@@ -372,11 +406,21 @@ void kv_blob_pending_unpin(struct kv_blob_pending *pending, uint64_t number)
     pthread_mutex_unlock(&pending->mutex);
 }
 
+void kv_blob_pending_unwanted(struct kv_blob_pending *pending, const struct kv_disk_blob_ref *ref)
+{
+    uint64_t number;
+    pthread_mutex_lock(&pending->mutex);
+    if (find(pending, ref, &number))
+        piece_at(pending, number)->leaves = true;
+    pthread_mutex_unlock(&pending->mutex);
+}
+
 void kv_blob_pending_cancel(struct kv_blob_pending *pending, const struct kv_disk_blob_ref *ref)
 {
     uint64_t number;
     pthread_mutex_lock(&pending->mutex);
     if (find(pending, ref, &number)) {
+        piece_at(pending, number)->leaves = true;
         if (number >= pending->taken) {
             piece_at(pending, number)->cancelled = true;
             hash_remove(pending, slot_of(pending, number));
@@ -424,7 +468,7 @@ void kv_blob_pending_serve(struct kv_blob_pending *pending)
     while (!pending->stopping) {
         if (has_work(pending))
             lead(pending);
-        else
+        else if (!pending->config.on_leave || !tell_ahead(pending))
             pthread_cond_wait(&pending->wanted, &pending->mutex);
     }
     pending->serving = false;

@@ -25,6 +25,9 @@ struct kv_blob_pending_config {
     uint32_t block_count; /* memory, in blocks; at least 2 */
     /* Once, when a write has failed: from then on nothing is written. Under no lock. */
     void (*on_failure)(void *context, int error);
+    /* Before the stored bytes of a blob are forgotten that is on the device; NULL: nobody wants to
+     * know. By who serves or needs the memory, under no lock; he does not wait. */
+    void (*on_leave)(void *context, const struct kv_disk_blob_ref *ref, const uint8_t *stored);
     void *context;
 };
 
@@ -55,6 +58,9 @@ void kv_blob_pending_end(struct kv_blob_pending *pending, const struct kv_blob_s
 const uint8_t *kv_blob_pending_pin(struct kv_blob_pending *pending,
                                    const struct kv_disk_blob_ref *ref, uint64_t *number);
 void kv_blob_pending_unpin(struct kv_blob_pending *pending, uint64_t number);
+
+/* The blob has been dropped: once it is on the device it may be forgotten without a word. */
+void kv_blob_pending_unwanted(struct kv_blob_pending *pending, const struct kv_disk_blob_ref *ref);
 
 /* After it, nothing of the blob will be written any more: its blocks may be somebody else's. */
 void kv_blob_pending_cancel(struct kv_blob_pending *pending, const struct kv_disk_blob_ref *ref);

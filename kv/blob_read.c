@@ -38,6 +38,7 @@ struct load {
     uint8_t *stored;                 /* in it: the first stored byte that is this blob's */
     uint32_t stored_at;              /* and which of the blob's that is */
     struct kv_blob_neighbours *near; /* who else is in `memory`; NULL: nobody */
+    bool in_memory;                  /* its stored bytes were, and stay so for a while */
     bool lent; /* `memory` is the caller's: what is wanted is what is stored */
     const struct kv_blob_part *part; /* what is wanted of it, and the next two are for reading */
     bool ended;                      /* it was verified and given out, or `result` says why not */
@@ -166,9 +167,10 @@ static int give_stretch(struct kv_blobs *blobs, const struct load *load,
         memcpy(into, content + (begin - stretch->offset), end - begin);
     if (!err && kept)
         kv_blob_cache_keep(blobs->cache, &load->disk, stretch->piece, content, stretch->length,
-                           !part->length  ? KV_BLOB_AHEAD
-                           : part->retain ? KV_BLOB_RETAIN
-                                          : KV_BLOB_USED);
+                           !part->length     ? KV_BLOB_AHEAD
+                           : part->retain    ? KV_BLOB_RETAIN
+                           : load->in_memory ? KV_BLOB_SPARE
+                                             : KV_BLOB_USED);
     kv_buffers_give(blobs->buffers, scratch, stretch->length);
     return err;
 }
@@ -257,6 +259,36 @@ static bool is_cached(struct kv_blobs *blobs, const struct load *load)
     return true;
 }
 
+/* What is in memory as it is stored, need it be there unpacked, too? Who wants a part will want
+ * others; who wants all of it is served by unpacking it once more. */
+static bool is_worth_unpacked(const struct load *load)
+{
+    return load->part->length < load->raw;
+}
+
+/* Is all of a packed blob in the cache as it is stored? Then the part of it. *found as below. */
+static int read_stored(struct kv_blobs *blobs, struct load *load, bool *found)
+{
+    const uint32_t length = kv_le32_get(load->disk.ptr.length_bytes);
+    *found = false;
+    if (!blobs->cache || load->disk.ptr.codec == KV_CODEC_NONE || load->raw > KV_BLOB_WRITTEN_MAX ||
+        !kv_blob_cache_has(blobs->cache, &load->disk, KV_BLOB_PIECE_STORED))
+        return 0;
+    uint8_t *const stored = kv_buffers_take(blobs->buffers, length);
+    if (!stored)
+        return -ENOMEM;
+    int err = 0;
+    *found = kv_blob_cache_copy(blobs->cache, &load->disk, KV_BLOB_PIECE_STORED, 0, stored, length,
+                                load->part->retain);
+    if (*found) {
+        load->stored = stored;
+        load->in_memory = true;
+        err = give_whole(blobs, load, is_worth_unpacked(load) && is_kept(blobs, load));
+    }
+    kv_buffers_give(blobs->buffers, stored, length);
+    return err;
+}
+
 /* The part of a blob that waits to be written, or did so lately. *found false: it is not there. */
 static int read_pending(struct kv_blobs *blobs, struct load *load, bool *found)
 {
@@ -267,8 +299,16 @@ static int read_pending(struct kv_blobs *blobs, struct load *load, bool *found)
     if (!stored)
         return 0;
     load->stored = (uint8_t *)stored; /* only read */
+    load->in_memory = load->raw <= KV_BLOB_WRITTEN_MAX;
+    const struct kv_blob_part *const part = load->part;
     const bool packed = load->disk.ptr.codec != KV_CODEC_NONE;
-    const int err = give_whole(blobs, load, (packed || load->part->retain) && is_kept(blobs, load));
+    const bool again = !load->in_memory || is_worth_unpacked(load);
+    int err = 0;
+    if (!packed && !part->retain && part->length &&
+        kv_le32_get(load->disk.ptr.length_bytes) == load->raw)
+        memcpy(part->buf, stored + part->offset, part->length); /* as it is, in frames or not */
+    else
+        err = give_whole(blobs, load, ((packed && again) || part->retain) && is_kept(blobs, load));
     kv_blob_pending_unpin(blobs->pending, number);
     return err;
 }
@@ -441,8 +481,13 @@ static int find_part(struct kv_blobs *blobs, const struct kv_blob_part *part, st
     uint32_t block_count;
     int err = kv_blobs_extent(blobs, &part->ref, &block, &block_count);
     *found = !err && is_cached(blobs, load);
+    const bool missed = !err && !*found && blobs->cache;
+    if (!err && !*found)
+        err = read_stored(blobs, load, found);
     if (!err && !*found)
         err = read_pending(blobs, load, found);
+    if (missed && *found)
+        kv_blob_cache_was_hit(blobs->cache);
     return err || *found ? err : begin_load(blobs, block, block_count, load, ahead, io);
 }
 
@@ -527,14 +572,20 @@ int kv_blobs_read_begin(struct kv_blobs *blobs, const struct kv_blob_part *part,
     *out = NULL;
     if (!blobs->device->ops->descriptor)
         return -EOPNOTSUPP;
-    struct kv_blob_reading *const reading = malloc(sizeof *reading);
-    if (!reading)
-        return -ENOMEM;
+    struct load wanted;
+    struct kv_io io;
     bool ahead = true, found = false;
-    int err = find_part(blobs, part, &reading->load, &ahead, &reading->io, &found);
+    int err = find_part(blobs, part, &wanted, &ahead, &io, &found);
     if (err || found)
-        goto out;
+        return err;
+    struct kv_blob_reading *const reading = malloc(sizeof *reading);
+    if (!reading) {
+        end_load(blobs, &wanted);
+        return -ENOMEM;
+    }
     struct load *const load = &reading->load;
+    *load = wanted;
+    reading->io = io;
     err = kv_device_describe_read(blobs->device, &reading->io, &transfer->descriptor);
     if (err) {
         end_load(blobs, load);

@@ -162,6 +162,12 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     return err;
 }
 
+static void on_blob_leaves(void *context, const struct kv_disk_blob_ref *ref, const uint8_t *stored)
+{
+    struct kv_store *store = context;
+    kv_blobs_keep_written(&store->blobs, ref, stored);
+}
+
 static int open_pending_blobs(struct kv_store *store)
 {
     const uint64_t bytes =
@@ -169,6 +175,8 @@ static int open_pending_blobs(struct kv_store *store)
     const struct kv_blob_pending_config config = {.device = store->device,
                                                   .block_count = (uint32_t)(bytes / KV_BLOCK_BYTES),
                                                   .on_failure = on_blob_failure,
+                                                  .on_leave =
+                                                      store->blobs.cache ? on_blob_leaves : NULL,
                                                   .context = store};
     store->blobs.pending = kv_blob_pending_new(&config);
     if (!store->blobs.pending)

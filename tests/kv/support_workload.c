@@ -26,6 +26,7 @@ int workload_open(struct kv_device *device, enum kv_sync_mode sync, bool read_on
         .read_only = read_only,
         .sync = sync,
         .memory_budget_bytes = 8u << 20,
+        .blob_percent = 25,
         .no_background = true,
         .log = test_log_nothing,
         .device = device,

@@ -11,6 +11,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define DEVICE_BLOCKS 4096u
 #define MEMORY_BLOCKS 64u
@@ -353,6 +354,65 @@ START_TEST(threads_write_read_and_flush_while_another_serves)
 }
 END_TEST
 
+/* ---- telling of what leaves ------------------------------------------------------------- */
+
+#define LEAVING 400u
+
+struct leaving {
+    struct fixture f;
+    _Atomic unsigned told[LEAVING]; /* how often, by identity */
+};
+
+static void on_leave(void *context, const struct kv_disk_blob_ref *ref, const uint8_t *stored)
+{
+    struct fixture *const f = context;
+    struct leaving *const l = (struct leaving *)f; /* its first member */
+    const uint64_t identity = kv_le64_get(ref->ptr.digest);
+    ck_assert_uint_lt(identity, LEAVING);
+    ck_assert(bytes_are(stored, kv_le32_get(ref->raw_bytes) / KV_BLOCK_BYTES, identity));
+    ck_assert(is_on_device(f, kv_le64_get(ref->ptr.block), 1, identity));
+    atomic_fetch_add(&l->told[identity], 1);
+}
+
+/* The loop index: is there somebody who serves? */
+START_TEST(of_what_is_forgotten_each_is_told_once_while_somebody_wants_it)
+{
+    static struct leaving l;
+    pthread_t server;
+    memset(&l, 0, sizeof l);
+    l.f.faulty = faulty_new(memory_device_new(DEVICE_BLOCKS));
+    l.f.device = faulty_device(l.f.faulty);
+    const struct kv_blob_pending_config config = {.device = l.f.device,
+                                                  .block_count = MEMORY_BLOCKS,
+                                                  .on_failure = on_failure,
+                                                  .on_leave = on_leave,
+                                                  .context = &l.f};
+    l.f.pending = kv_blob_pending_new(&config);
+    ck_assert_ptr_nonnull(l.f.pending);
+    if (_i)
+        ck_assert_int_eq(pthread_create(&server, NULL, serve, l.f.pending), 0);
+    for (unsigned i = 0; i < LEAVING; i++) {
+        const struct kv_disk_blob_ref ref = write_one(&l.f, 2 * i, 1, i);
+        if (i % 5 == 1)
+            kv_blob_pending_unwanted(l.f.pending, &ref);
+        if (i % 5 == 2)
+            kv_blob_pending_cancel(l.f.pending, &ref);
+    }
+    if (_i) {
+        kv_blob_pending_stop(l.f.pending);
+        ck_assert_int_eq(pthread_join(server, NULL), 0);
+    }
+    for (unsigned i = 0; i < LEAVING; i++) {
+        ck_assert_uint_le(l.told[i], 1);
+        if (i % 5 == 1 || i % 5 == 2)
+            ck_assert_uint_eq(l.told[i], 0);
+        else if (i < LEAVING - MEMORY_BLOCKS) /* its memory has been another's since */
+            ck_assert_uint_eq(l.told[i], 1);
+    }
+    fixture_release(&l.f);
+}
+END_TEST
+
 int main(void)
 {
     seed_start = test_env("KVFS_SEED", 1);
@@ -369,6 +429,8 @@ int main(void)
     tcase_add_test(pending, when_memory_is_short_the_oldest_go_first);
     tcase_add_test(pending, after_a_failed_write_nothing_is_written_and_everything_readable);
     tcase_add_test(pending, threads_write_read_and_flush_while_another_serves);
+    tcase_add_loop_test(pending, of_what_is_forgotten_each_is_told_once_while_somebody_wants_it, 0,
+                        2);
     suite_add_tcase(suite, pending);
     return test_run(suite);
 }

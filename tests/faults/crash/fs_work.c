@@ -45,6 +45,7 @@ int fs_work_open(struct kv_device *device, enum kv_sync_mode sync, bool read_onl
     const struct kv_open_options options = {.read_only = read_only,
                                             .sync = sync,
                                             .memory_budget_bytes = 8u << 20,
+                                            .blob_percent = 25,
                                             .no_background = true,
                                             .log = test_log_nothing,
                                             .device = device};
