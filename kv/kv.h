@@ -459,6 +459,9 @@ enum kv_apply_flags {
     KV_APPLY_SYNC = 1,  /* durable before the return */
     KV_APPLY_URGENT = 2 /* frees space: may use the reserve that is kept for that */
 };
+/* When an image of 1,024 nodes or more is full, so many operations in an urgent batch have room in
+ * the reserve for certain; more may be refused: then smaller batches are the remedy. */
+#define KV_URGENT_OPS 4u
 
 /*
  * Apply a batch, whole or not at all. The batch is unchanged and may be applied again.
