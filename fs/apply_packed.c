@@ -24,9 +24,9 @@ struct fs_disk_packed_xattr {
     kv_le32 name_len, value_len; /* the first without its zero */
 };
 
-_Static_assert(sizeof(struct fs_disk_packed_header) == 16, "no holes");
-_Static_assert(sizeof(struct fs_disk_packed_change) == 56, "no holes");
-_Static_assert(sizeof(struct fs_disk_packed_xattr) == 8, "no holes");
+static_assert(sizeof(struct fs_disk_packed_header) == 16, "no holes");
+static_assert(sizeof(struct fs_disk_packed_change) == 56, "no holes");
+static_assert(sizeof(struct fs_disk_packed_xattr) == 8, "no holes");
 
 #define XATTRS_MAX (FS_XATTR_LIST_MAX / 2) /* of one inode: each has a name */
 

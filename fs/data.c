@@ -44,7 +44,8 @@ void fs_data_init(struct fs_data *data, struct kv_store *store)
 
 int fs_data_change_init(struct fs_data_change *change, struct kv_store *store)
 {
-    *change = (struct fs_data_change){.store = store};
+    *change = (struct fs_data_change){.store = store, .blob_cap = FS_CHANGE_FEW};
+    change->blobs = change->few;
     /* Before anything is read for the change: of what was not flushed the device may have lost
      * some, and that is not the answer to a change that can not be made anyway. */
     if (kv_store_failure(store))
@@ -82,7 +83,8 @@ void fs_data_change_release(struct fs_data_change *change)
         return;
     fs_data_change_abort(change);
     kv_batch_free(change->batch);
-    free(change->blobs);
+    if (change->blobs != change->few)
+        free(change->blobs);
     *change = (struct fs_data_change){0};
 }
 
@@ -91,10 +93,13 @@ static int write_blobs(struct fs_data_change *change, struct kv_blob_source *sou
                        const struct kv_codec_spec *codec)
 {
     if (change->blob_cap - change->blob_count < count) {
+        const bool few = change->blobs == change->few;
         const size_t cap = 2 * change->blob_cap + count;
-        struct kv_blob_ref *grown = realloc(change->blobs, cap * sizeof *grown);
+        struct kv_blob_ref *grown = realloc(few ? NULL : change->blobs, cap * sizeof *grown);
         if (!grown)
             return -ENOMEM;
+        if (few)
+            memcpy(grown, change->few, sizeof change->few);
         change->blobs = grown;
         change->blob_cap = cap;
     }
@@ -179,21 +184,26 @@ struct span {
 /* So many records of the windows are remembered. */
 #define SURVEY_RECORDS 8u
 
+/* Records that were met. */
+struct met {
+    size_t count;
+    struct fs_data_record records[SURVEY_RECORDS];
+    uint8_t tables[SURVEY_RECORDS][KV_BLOB_TABLE_MAX]; /* theirs */
+};
+
 /* What lies where a write goes, seen in one walk over the packed windows that it touches. */
 struct survey {
+    struct met *met;
     uint64_t met_from, met_to; /* the windows */
     bool met_all;              /* `met` are all records that overlap them; none is packed */
-    size_t met_count;
-    struct fs_data_record met[SURVEY_RECORDS];
-    uint8_t tables[SURVEY_RECORDS][KV_BLOB_TABLE_MAX]; /* theirs */
-    bool any;                                          /* some record overlaps the write */
-    bool solid;                                        /* some record with content overlaps it */
-    uint64_t packed_bytes;                             /* of the write that packed records cover */
-    bool first_has_packed;                             /* in the window where the write begins */
-    bool last_has_packed;                              /* in the window where it ends */
-    uint64_t first_content; /* least offset of content in the first window */
-    uint64_t last_content;  /* end of content in the last window */
-    bool has_host;          /* a packed record that the write lies in or continues */
+    bool any;                  /* some record overlaps the write */
+    bool solid;                /* some record with content overlaps it */
+    uint64_t packed_bytes;     /* of the write that packed records cover */
+    bool first_has_packed;     /* in the window where the write begins */
+    bool last_has_packed;      /* in the window where it ends */
+    uint64_t first_content;    /* least offset of content in the first window */
+    uint64_t last_content;     /* end of content in the last window */
+    bool has_host;             /* a packed record that the write lies in or continues */
     uint64_t host_offset, host_length;
     bool only_host;                   /* nothing else overlaps the write */
     uint64_t small_left, small_right; /* ends of remainders worth taking in, or the write's */
@@ -258,27 +268,30 @@ static void survey_record(struct survey *s, const struct span *span, uint64_t wi
 /* Note a record for fs_data_carve_met; the bytes of a packed one are gone by then. */
 static void note_met(struct survey *s, const struct fs_data_record *r)
 {
-    if (s->met_count == SURVEY_RECORDS || r->kind == FS_DATA_PACKED) {
+    struct met *const met = s->met;
+    if (met->count == SURVEY_RECORDS || r->kind == FS_DATA_PACKED) {
         s->met_all = false;
         return;
     }
-    struct fs_data_record *const met = &s->met[s->met_count];
-    *met = *r;
+    met->records[met->count] = *r;
     if (r->table) {
         size_t at;
-        met->table = s->tables[s->met_count];
-        memcpy(s->tables[s->met_count], r->table,
+        met->records[met->count].table = met->tables[met->count];
+        memcpy(met->tables[met->count], r->table,
                kv_blob_table_range(&r->blob, r->blob_offset, r->length, &at));
     }
-    s->met_count++;
+    met->count++;
 }
 
+/* s->met is the caller's memory. */
 static int survey(struct survey *s, const struct fs_data_edit *edit, const struct span *span)
 {
     const uint64_t window = edit->data->packed_bytes;
     const uint64_t first = align_down(span->offset, window);
     const uint64_t last = align_down(span->end - 1, window);
-    *s = (struct survey){.first_content = span->offset,
+    s->met->count = 0;
+    *s = (struct survey){.met = s->met,
+                         .first_content = span->offset,
                          .last_content = span->end,
                          .met_from = first,
                          .met_to = last + window,
@@ -286,16 +299,17 @@ static int survey(struct survey *s, const struct fs_data_edit *edit, const struc
                          .only_host = true,
                          .small_left = span->offset,
                          .small_right = span->end};
-    if (!edit->before.is_inline && last + window <= edit->before.size) {
+    if (!edit->before.is_inline && last + window <= FS_SIZE_MAX) {
         uint8_t value[FS_DATA_VALUE_MAX];
         struct fs_data_record record;
         const int err =
-            fs_data_find(edit->data, &edit->before, first, last + window, value, &record);
-        if (!err) {
+            fs_data_find(edit->data, &edit->before, last + window - 1, 0, value, &record);
+        const bool alone = !err && record.offset <= first; /* those before it end before that */
+        if (alone && fs_data_record_end(&record) > first) {
             survey_record(s, span, first, last, window, &record);
             note_met(s, &record);
         }
-        if (err != -ENOENT)
+        if (alone || (err && err != -ENOENT))
             return err;
     }
     struct fs_data_walk walk;
@@ -388,20 +402,6 @@ static int span_bytes(const struct fs_data_edit *edit, const struct span *span, 
     return 0;
 }
 
-static int add_fresh(struct fs_data_edit *edit, const struct fs_data_fresh *fresh)
-{
-    if (edit->fresh_count == edit->fresh_cap) {
-        const size_t cap = edit->fresh_cap ? edit->fresh_cap * 2 : 16;
-        struct fs_data_fresh *const grown = realloc(edit->fresh, cap * sizeof *grown);
-        if (!grown)
-            return -ENOMEM;
-        edit->fresh = grown;
-        edit->fresh_cap = cap;
-    }
-    edit->fresh[edit->fresh_count++] = *fresh;
-    return 0;
-}
-
 static int add_fresh_packed(struct fs_data_edit *edit, uint64_t from, uint64_t to)
 {
     const uint64_t window = edit->data->packed_bytes;
@@ -410,7 +410,7 @@ static int add_fresh_packed(struct fs_data_edit *edit, uint64_t from, uint64_t t
         const uint64_t end = kv_min_u64(to, align_down(from, window) + window);
         const struct fs_data_fresh fresh = {
             .offset = from, .length = (uint32_t)(end - from), .packed = true};
-        err = add_fresh(edit, &fresh);
+        err = fs_data_edit_add(edit, &fresh);
         from = end;
     }
     return err;
@@ -430,7 +430,7 @@ static int add_fresh_extent(struct fs_data_edit *edit, uint64_t offset,
     struct fs_data_fresh fresh = {
         .offset = offset, .length = (uint32_t)source->written, .blob = source->ref};
     memcpy(fresh.table, source->table, source->table_length);
-    return add_fresh(edit, &fresh);
+    return fs_data_edit_add(edit, &fresh);
 }
 
 static int write_gathered(struct fs_data_edit *edit, struct gathered *gathered,
@@ -497,22 +497,22 @@ static int add_fresh_extents(struct fs_data_edit *edit, const struct span *span,
     return err;
 }
 
+static int put_one_fresh(struct fs_data_edit *edit, const struct span *span,
+                         const struct fs_data_fresh *f)
+{
+    if (!f->packed)
+        return fs_data_put_extent(edit, f->offset, f->length, 0, &f->blob, f->table, KV_BLOB_NEW);
+    uint8_t scratch[FS_PACKED_MAX];
+    const uint8_t *bytes;
+    const int err = span_bytes(edit, span, f->offset, f->offset + f->length, scratch, &bytes);
+    return err ? err : fs_data_put_packed(edit, f->offset, bytes, f->length);
+}
+
 static int put_fresh(struct fs_data_edit *edit, const struct span *span)
 {
     int err = 0;
-    for (size_t i = 0; !err && i < edit->fresh_count; i++) {
-        const struct fs_data_fresh *const f = &edit->fresh[i];
-        if (!f->packed) {
-            err =
-                fs_data_put_extent(edit, f->offset, f->length, 0, &f->blob, f->table, KV_BLOB_NEW);
-            continue;
-        }
-        uint8_t scratch[FS_PACKED_MAX];
-        const uint8_t *bytes;
-        err = span_bytes(edit, span, f->offset, f->offset + f->length, scratch, &bytes);
-        if (!err)
-            err = fs_data_put_packed(edit, f->offset, bytes, f->length);
-    }
+    for (size_t i = 0; !err && i < edit->fresh_count; i++)
+        err = put_one_fresh(edit, span, &edit->fresh[i]);
     return err;
 }
 
@@ -531,7 +531,8 @@ static int patch_host(struct fs_data_edit *edit, const struct survey *s, const s
 static int write_records(struct fs_data_edit *edit, struct span *span,
                          const struct kv_codec_spec *codec)
 {
-    struct survey s;
+    struct met met;
+    struct survey s = {.met = &met};
     int err = survey(&s, edit, span);
     if (err)
         return err;
@@ -562,7 +563,7 @@ static int write_records(struct fs_data_edit *edit, struct span *span,
     if (s.any || span->from < span->offset || span->to > span->end) {
         uint64_t to = span->to;
         if (s.met_all && span->from >= s.met_from && to <= s.met_to)
-            err = fs_data_carve_met(edit, span->from, to, s.met, s.met_count);
+            err = fs_data_carve_met(edit, span->from, to, met.records, met.count);
         else
             err = fs_data_carve(edit, span->from, &to, SIZE_MAX);
     }

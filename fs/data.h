@@ -71,12 +71,15 @@ struct fs_file {
     uint8_t inline_data[FS_INLINE_MAX];
 };
 
-/* A transaction in progress: operations, and the new blobs that die if it is not applied. */
+#define FS_CHANGE_FEW 2u
+/* A transaction in progress: operations, and the new blobs that die if it is not applied. It stays
+ * where it was made. */
 struct fs_data_change {
-    struct kv_store *store; /* borrowed */
-    struct kv_batch *batch; /* owned by the change; the caller adds its own operations too */
-    struct kv_blob_ref *blobs;
+    struct kv_store *store;    /* borrowed */
+    struct kv_batch *batch;    /* owned by the change; the caller adds its own operations too */
+    struct kv_blob_ref *blobs; /* `few` until there are more */
     size_t blob_count, blob_cap;
+    struct kv_blob_ref few[FS_CHANGE_FEW];
     bool tight; /* space is short: a write of a block or more stores that and nothing else anew */
     bool in_order; /* the file's write before this one ended where this one begins */
 };

@@ -277,9 +277,10 @@ static int read_record(struct parts *parts, const struct fs_data_record *r, uint
     return parts->count == PARTS_MAX ? fetch_parts(parts) : 0;
 }
 
-/* Reads up to this length are mostly of a record or two. */
+/* Reads up to this length are mostly of few records. A cursor costs what finding seven does, and
+ * for each record half of that. */
 #define FS_FIND_BYTES   32768u
-#define FS_FIND_RECORDS 3u
+#define FS_FIND_RECORDS 8u
 
 /* A read of few records without gaps, each found by its key. -ENOENT: it is not that. */
 static int read_found(struct parts *parts, const struct fs_file *file, uint64_t offset,
@@ -297,6 +298,8 @@ static int read_found(struct parts *parts, const struct fs_file *file, uint64_t 
         const uint64_t least = kv_min_u64(end, at - at % step + step);
         int err = fs_data_find(parts->data, file, at, least, value, &record);
         const uint64_t to = err ? at : kv_min_u64(fs_data_record_end(&record), end);
+        if (!err && record.kind == FS_DATA_PACKED && (end - at) / step >= FS_FIND_RECORDS)
+            return -ENOENT; /* there will be too many */
         if (!err)
             err = read_record(parts, &record, at, to, buf + (at - offset));
         if (err)
@@ -376,12 +379,35 @@ int fs_data_read_range(const struct fs_data *data, const struct fs_file *file, u
 void fs_data_edit_init(struct fs_data_edit *edit, const struct fs_data *data, struct fs_file *file,
                        struct fs_data_change *change)
 {
-    *edit = (struct fs_data_edit){.data = data, .before = *file, .file = file, .change = change};
+    edit->data = data;
+    edit->before = *file;
+    edit->file = file;
+    edit->change = change;
+    edit->fresh = edit->few;
+    edit->more = NULL;
+    edit->fresh_count = 0;
+    edit->fresh_cap = FS_DATA_FEW;
 }
 
 void fs_data_edit_release(struct fs_data_edit *edit)
 {
-    free(edit->fresh);
+    free(edit->more);
+}
+
+int fs_data_edit_add(struct fs_data_edit *edit, const struct fs_data_fresh *fresh)
+{
+    if (edit->fresh_count == edit->fresh_cap) {
+        const size_t cap = edit->more ? edit->fresh_cap * 2 : 16;
+        struct fs_data_fresh *const grown = realloc(edit->more, cap * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        if (!edit->more)
+            memcpy(grown, edit->few, sizeof edit->few);
+        edit->more = edit->fresh = grown;
+        edit->fresh_cap = cap;
+    }
+    edit->fresh[edit->fresh_count++] = *fresh;
+    return 0;
 }
 
 int fs_data_put_packed(struct fs_data_edit *edit, uint64_t offset, const uint8_t *bytes,

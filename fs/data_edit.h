@@ -45,8 +45,9 @@ void fs_data_walk_close(struct fs_data_walk *walk);
 /* Step to the next record: 0, or -ENOENT when there is none. */
 KV_MUST_CHECK int fs_data_walk_next(struct fs_data_walk *walk);
 /*
- * The record that covers `offset` of a file that is not inline, if it covers all bytes up to `end`:
- * 0 and the record, whose bytes lie in `value` (FS_DATA_VALUE_MAX bytes); -ENOENT: walk instead.
+ * The last record of a file that is not inline which begins at `offset` or before, if it reaches as
+ * far as `end`: 0 and the record, whose bytes lie in `value` (FS_DATA_VALUE_MAX bytes); -ENOENT:
+ * walk instead.
  */
 KV_MUST_CHECK int fs_data_find(const struct fs_data *data, const struct fs_file *file,
                                uint64_t offset, uint64_t end, uint8_t *value,
@@ -74,18 +75,24 @@ struct fs_data_fresh {
     uint8_t table[KV_BLOB_TABLE_MAX];
 };
 
+#define FS_DATA_FEW 2u
+/* It stays where it was made. */
 struct fs_data_edit {
     const struct fs_data *data;
     struct fs_file before; /* as stored; walks use it */
     struct fs_file *file;  /* becomes what is to be stored */
     struct fs_data_change *change;
-    struct fs_data_fresh *fresh; /* ascending */
+    struct fs_data_fresh *fresh; /* ascending; `few` until there are more, then these: */
+    struct fs_data_fresh *more;  /* owned */
     size_t fresh_count, fresh_cap;
+    struct fs_data_fresh few[FS_DATA_FEW];
 };
 
 void fs_data_edit_init(struct fs_data_edit *edit, const struct fs_data *data, struct fs_file *file,
                        struct fs_data_change *change);
 void fs_data_edit_release(struct fs_data_edit *edit);
+/* Add what a write brings to edit->fresh. */
+KV_MUST_CHECK int fs_data_edit_add(struct fs_data_edit *edit, const struct fs_data_fresh *fresh);
 
 /* The stored count is input: one that is too small must not wrap. fsck mends it. */
 static inline void fs_data_uncount(struct fs_file *file, uint64_t length)

@@ -32,6 +32,17 @@ int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item)
     return item->record.file.ino == ino ? 0 : -EUCLEAN;
 }
 
+int fs_item_load_first(struct fs_volume *volume, uint64_t ino, struct fs_item *item)
+{
+    const struct fs_record *left = fs_lock_left(volume->locks, ino);
+    if (!left)
+        return fs_item_load(volume, ino, item);
+    const int err = fs_inode_table_key(volume->table, ino, &item->key);
+    if (!err)
+        item->record = *left;
+    return err;
+}
+
 int fs_item_find(struct fs_volume *volume, uint64_t directory, const char *name, size_t name_len,
                  struct fs_item *item)
 {
@@ -170,6 +181,8 @@ int fs_change_drop_name(struct fs_data_change *change, struct fs_item *item, int
         err = fs_change_put(change, item);
     if (!err)
         err = fs_inode_table_reserve(record->file.ino, &item->key, move);
+    if (!err)
+        fs_inode_table_hint(move, record->file.blocks);
     return err;
 }
 
@@ -207,7 +220,7 @@ int fs_change_apply(struct fs_volume *volume, struct fs_data_change *change, uns
 
 int fs_directory_load(struct fs_volume *volume, uint64_t directory, struct fs_item *item)
 {
-    int err = fs_item_load(volume, directory, item);
+    int err = fs_item_load_first(volume, directory, item);
     if (err)
         return err;
     if (!S_ISDIR(item->record.mode))

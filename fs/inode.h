@@ -68,6 +68,12 @@ KV_MUST_CHECK int fs_record_load(struct fs_volume *volume, const struct fs_key *
 KV_MUST_CHECK int fs_item_load(struct fs_volume *volume, uint64_t ino, struct fs_item *item);
 
 /*
+ * The same before the caller has changed anything of it: what was left with the lock
+ * (fs_lock_leave) is taken as it is, and the store is not asked.
+ */
+KV_MUST_CHECK int fs_item_load_first(struct fs_volume *volume, uint64_t ino, struct fs_item *item);
+
+/*
  * Fetch what a directory has under a name. item->key is where the record stands: the D key,
  * or the I key if the entry is a link. The caller holds the directory's lock. -ENOENT; also for
  * what has expired.

@@ -26,7 +26,7 @@ struct fs_inode {
     struct fs_cookies *cookies; /* directories that were listed; owned */
     uint64_t ino;
     uint64_t references;
-    uint64_t parent; /* of a D key */
+    uint64_t parent; /* of a D key; of an O key: fs_inode_table_hint */
     uint8_t type;    /* enum fs_key_type: D, I or O */
     uint8_t name_len;
     uint16_t choice;            /* what was decided in ... */
@@ -271,6 +271,14 @@ static struct fs_inode *detach(struct shard *shard, struct fs_inode **link)
 
 bool fs_inode_table_unref(struct fs_inode_table *table, uint64_t ino, uint64_t count)
 {
+    uint64_t units;
+    return fs_inode_table_forget(table, ino, count, &units);
+}
+
+bool fs_inode_table_forget(struct fs_inode_table *table, uint64_t ino, uint64_t count,
+                           uint64_t *units)
+{
+    *units = 0;
     if (ino == FS_ROOT_INO)
         return false;
     struct shard *shard = shard_of(table, ino);
@@ -284,7 +292,9 @@ bool fs_inode_table_unref(struct fs_inode_table *table, uint64_t ino, uint64_t c
         if ((*link)->references == 0) {
             shard->known_count--;
             orphan = (*link)->type == FS_KEY_ORPHAN;
-            if (!orphan)
+            if (orphan)
+                *units = (*link)->parent;
+            else
                 gone = detach(shard, link);
         }
     }
@@ -321,6 +331,12 @@ int fs_inode_table_reserve(uint64_t ino, const struct fs_key *key, struct fs_ino
 {
     move->entry = entry_new(ino, key);
     return move->entry ? 0 : -ENOMEM;
+}
+
+void fs_inode_table_hint(struct fs_inode_move *move, uint64_t units)
+{
+    KV_ASSERT(move->entry->type == FS_KEY_ORPHAN);
+    move->entry->parent = units;
 }
 
 bool fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move)

@@ -41,6 +41,10 @@ KV_MUST_CHECK int fs_inode_table_ref(struct fs_inode_table *table, uint64_t ino,
  */
 bool fs_inode_table_unref(struct fs_inode_table *table, uint64_t ino, uint64_t count);
 
+/* The same; units: out: of an orphan what fs_inode_table_hint said, else 0. */
+bool fs_inode_table_forget(struct fs_inode_table *table, uint64_t ino, uint64_t count,
+                           uint64_t *units);
+
 /* Forget an orphan that nobody refers to. False: somebody does again, or it is none. */
 bool fs_inode_table_drop(struct fs_inode_table *table, uint64_t ino);
 
@@ -60,6 +64,8 @@ struct fs_inode_move {
 };
 KV_MUST_CHECK int fs_inode_table_reserve(uint64_t ino, const struct fs_key *key,
                                          struct fs_inode_move *move);
+/* With an O key: so many units of content it has now, for who deletes it. */
+void fs_inode_table_hint(struct fs_inode_move *move, uint64_t units);
 bool fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *move);
 void fs_inode_table_cancel(struct fs_inode_move *move);
 

@@ -14,7 +14,7 @@
 #ifndef FS_LOCK_H
 #define FS_LOCK_H
 
-#include "kv/base.h"
+#include "fs/record.h"
 
 struct fs_locks;
 
@@ -28,6 +28,7 @@ struct fs_lock_set {
     struct {
         uint32_t stripe;
         bool exclusive;
+        bool leaves; /* fs_lock_leave */
     } wanted[FS_LOCK_SET_MAX];
     uint32_t count;
     bool held;
@@ -44,6 +45,15 @@ void fs_lock_add(struct fs_lock_set *set, uint64_t ino, enum fs_lock_mode mode);
 void fs_lock_take(struct fs_locks *locks, struct fs_lock_set *set);
 /* Give all back and empty the set; nothing happens if it is not held. */
 void fs_lock_drop(struct fs_locks *locks, struct fs_lock_set *set);
+
+/*
+ * Leave a record with the exclusive lock of its inode, for who takes it next: it is what the store
+ * holds, and will not be changed before the lock is dropped. Inodes that share a lock take each
+ * other's place.
+ */
+void fs_lock_leave(struct fs_locks *locks, struct fs_lock_set *set, const struct fs_record *record);
+/* What was left with the lock of an inode, or NULL. The caller holds it and has changed nothing. */
+const struct fs_record *fs_lock_left(const struct fs_locks *locks, uint64_t ino);
 
 /* All there are, exclusively: nobody else reads or changes any inode until they are dropped. */
 void fs_lock_take_all(struct fs_locks *locks);

@@ -13,7 +13,7 @@ int fs_getattr(struct fs_volume *volume, uint64_t ino, struct fs_record *record)
     struct fs_item item;
     fs_lock_add(&locks, ino, FS_LOCK_SHARED);
     fs_lock_take(volume->locks, &locks);
-    const int err = fs_item_load(volume, ino, &item);
+    const int err = fs_item_load_first(volume, ino, &item);
     fs_lock_drop(volume->locks, &locks);
     if (!err)
         *record = item.record;
@@ -118,7 +118,7 @@ static int setattr_once(struct fs_volume *volume, uint64_t ino, const struct fs_
         return err;
     fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
     fs_lock_take(volume->locks, &locks);
-    err = fs_item_load(volume, ino, &item);
+    err = fs_item_load_first(volume, ino, &item);
     if (err)
         goto out;
     const bool shrinks = attr->valid & FS_ATTR_SIZE && attr->size < item.record.file.size;
@@ -127,6 +127,8 @@ static int setattr_once(struct fs_volume *volume, uint64_t ino, const struct fs_
         err = fs_change_put(&change, &item);
     if (!err)
         err = fs_change_apply(volume, &change, shrinks ? KV_APPLY_URGENT : 0);
+    if (!err)
+        fs_lock_leave(volume->locks, &locks, &item.record);
 out:
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);

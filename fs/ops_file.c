@@ -15,7 +15,7 @@
 
 static int load_regular(struct fs_volume *volume, uint64_t ino, struct fs_item *item)
 {
-    int err = fs_item_load(volume, ino, item);
+    int err = fs_item_load_first(volume, ino, item);
     if (err)
         return err;
     if (S_ISDIR(item->record.mode))
@@ -137,6 +137,8 @@ static int write_whole(struct fs_volume *volume, uint64_t ino, uint64_t offset, 
     }
     if (!err)
         err = finish_change(volume, &change, &item, kill_privileges, 0);
+    if (!err)
+        fs_lock_leave(volume->locks, &locks, &item.record);
     fs_lock_drop(volume->locks, &locks);
     fs_data_change_release(&change);
     return err;

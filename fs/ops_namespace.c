@@ -31,8 +31,9 @@ int fs_lookup(struct fs_volume *volume, uint64_t directory, const char *name, si
 
 void fs_forget(struct fs_volume *volume, uint64_t ino, uint64_t count)
 {
-    if (fs_inode_table_unref(volume->table, ino, count) && !volume->read_only)
-        fs_reaper_add(volume, ino);
+    uint64_t units;
+    if (fs_inode_table_forget(volume->table, ino, count, &units) && !volume->read_only)
+        fs_reaper_add_known(volume, ino, units);
 }
 
 /* ---- creating ----------------------------------------------------------------- */
@@ -115,6 +116,8 @@ static int create_once(struct fs_volume *volume, const struct fs_caller *caller,
         goto out_change;
 
     fs_lock_add(&locks, directory, FS_LOCK_EXCLUSIVE);
+    fs_lock_add(&locks, ino,
+                FS_LOCK_EXCLUSIVE); /* nobody wants it yet: to leave the record there */
     fs_lock_take(volume->locks, &locks);
     err = fs_directory_load(volume, directory, &parent);
     if (err)
@@ -134,10 +137,13 @@ static int create_once(struct fs_volume *volume, const struct fs_caller *caller,
     if (err)
         goto out;
     err = fs_change_apply(volume, &change, 0);
-    if (err)
+    if (err) {
         (void)fs_inode_table_unref(volume->table, ino, 1); /* a D key: never an orphan */
-    else
+    } else {
         *record = item.record;
+        fs_lock_leave(volume->locks, &locks, &item.record);
+        fs_lock_leave(volume->locks, &locks, &parent.record);
+    }
 out:
     fs_lock_drop(volume->locks, &locks);
 out_change:
@@ -222,8 +228,9 @@ static int check_removable(struct fs_volume *volume, const struct fs_record *rec
 }
 
 /* Remove a name under the locks. ino: what the locks were chosen for; -EAGAIN: another now. */
-static int remove_locked(struct fs_volume *volume, uint64_t directory, const char *name,
-                         size_t name_len, uint64_t ino, bool as_directory, bool *unused)
+static int remove_locked(struct fs_volume *volume, struct fs_lock_set *locks, uint64_t directory,
+                         const char *name, size_t name_len, uint64_t ino, bool as_directory,
+                         bool *unused)
 {
     struct fs_data_change change;
     struct fs_inode_move move = {NULL};
@@ -259,6 +266,7 @@ static int remove_locked(struct fs_volume *volume, uint64_t directory, const cha
     if (err)
         goto out;
     *unused = !fs_inode_table_move(volume->table, &move) && item.record.nlink == 0;
+    fs_lock_leave(volume->locks, locks, &parent.record);
 out:
     fs_inode_table_cancel(&move);
     fs_data_change_release(&change);
@@ -283,7 +291,7 @@ static int remove_name(struct fs_volume *volume, uint64_t directory, const char 
         fs_lock_add(&locks, directory, FS_LOCK_EXCLUSIVE);
         fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
         fs_lock_take(volume->locks, &locks);
-        err = remove_locked(volume, directory, name, name_len, ino, as_directory, &unused);
+        err = remove_locked(volume, &locks, directory, name, name_len, ino, as_directory, &unused);
         fs_lock_drop(volume->locks, &locks);
         if (err == -EKEYEXPIRED) { /* the directory holds nothing else */
             err = fs_expiry_clear_directory(volume, ino);

@@ -19,7 +19,7 @@ int fs_getxattr(struct fs_volume *volume, uint64_t ino, const char *name, void *
     struct fs_item item;
     fs_lock_add(&locks, ino, FS_LOCK_SHARED);
     fs_lock_take(volume->locks, &locks);
-    int err = fs_item_load(volume, ino, &item);
+    int err = fs_item_load_first(volume, ino, &item);
     if (!err)
         err = strcmp(name, FS_XATTR_TTL) == 0
                   ? fs_ttl_get(volume, &item.record, value, cap, length)
@@ -47,7 +47,7 @@ int fs_listxattr(struct fs_volume *volume, uint64_t ino, bool with_trusted, char
     struct fs_item item;
     fs_lock_add(&locks, ino, FS_LOCK_SHARED);
     fs_lock_take(volume->locks, &locks);
-    int err = fs_item_load(volume, ino, &item);
+    int err = fs_item_load_first(volume, ino, &item);
     if (!err)
         err =
             fs_xattr_list(volume->store, ino, item.record.flags, with_trusted, names, cap, length);

@@ -145,6 +145,7 @@ static void wait_for_users(struct fs_volume *volume, uint64_t ino)
 struct run {
     uint64_t first, last;
     bool has_data, has_xattrs;
+    uint64_t units; /* of content, of this run and those before */
 };
 
 static int del_range(struct kv_batch *batch, enum fs_key_type type, const struct run *run)
@@ -181,11 +182,15 @@ static int add_to_run(struct fs_volume *volume, struct fs_data_change *change, s
     if (ino > FS_INO_MAX || fs_inode_table_references(volume->table, ino) > 0 ||
         load_orphan(volume, ino, &record) || record.file.blocks > FS_REAP_UNITS_EACH)
         return 0;
+    /* What was taken for less when it began to wait must not make the batch longer than that. */
+    if (run->units + record.file.blocks > FS_REAP_UNITS + FS_REAP_UNITS_EACH)
+        return 0;
+    run->units += record.file.blocks;
     *together = true;
     int err = 0;
     if (run->first && run->last + 1 != ino) {
         err = delete_run(change, run);
-        *run = (struct run){0};
+        *run = (struct run){.units = run->units};
     }
     if (!run->first)
         run->first = ino;
@@ -263,9 +268,15 @@ bool fs_reap(struct fs_volume *volume)
 
 void fs_reaper_add(struct fs_volume *volume, uint64_t ino)
 {
-    struct fs_reaper *reaper = volume->reaper;
     struct fs_record record;
-    if (load_orphan(volume, ino, &record) || record.file.blocks > FS_REAP_UNITS_EACH) {
+    const bool known = !load_orphan(volume, ino, &record);
+    fs_reaper_add_known(volume, ino, known ? record.file.blocks : UINT64_MAX);
+}
+
+void fs_reaper_add_known(struct fs_volume *volume, uint64_t ino, uint64_t units)
+{
+    struct fs_reaper *reaper = volume->reaper;
+    if (units > FS_REAP_UNITS_EACH) {
         delete_alone(volume, ino);
         return;
     }
@@ -276,7 +287,7 @@ void fs_reaper_add(struct fs_volume *volume, uint64_t ino)
         added = waiting->count < FS_REAP_FILES;
         if (added) {
             waiting->inos[waiting->count++] = ino;
-            waiting->units += record.file.blocks;
+            waiting->units += units;
         }
         enough = waiting->count == FS_REAP_FILES || waiting->units >= FS_REAP_UNITS;
         pthread_mutex_unlock(&reaper->mutex);

@@ -24,6 +24,8 @@ void fs_reaper_free(struct fs_reaper *reaper);
  * again. Content of more than FS_REAP_UNITS_EACH goes at once.
  */
 void fs_reaper_add(struct fs_volume *volume, uint64_t ino);
+/* The same; `units` of content are a guess, from when it lost its name. */
+void fs_reaper_add_known(struct fs_volume *volume, uint64_t ino, uint64_t units);
 #define FS_REAP_FILES      64u   /* wait at most */
 #define FS_REAP_UNITS_EACH 256u  /* of 512 bytes of content; no file has more records than units */
 #define FS_REAP_UNITS      4096u /* of all that wait */
