@@ -55,6 +55,15 @@ static uint64_t available_bytes(void)
     return status.f_bavail * status.f_frsize;
 }
 
+/* Free, but in no whole place of a page, which are all kept for pages when a volume is full: holes
+ * of a block or two, that no piece of a large file goes into. */
+static uint64_t short_hole_bytes(void)
+{
+    struct kv_stats stats;
+    kv_store_stats(scratch.store, &stats);
+    return stats.free_bytes - stats.free_whole_bytes;
+}
+
 static uint64_t make_file(const char *name)
 {
     const struct fs_new_node node = {.mode = S_IFREG | 0600};
@@ -100,8 +109,8 @@ static uint64_t fill(uint64_t ino, uint64_t *state)
     return size;
 }
 
-/* Three times: what statfs said goes in, but for holes that are too short, and at most a little
- * more. */
+/* Three times: what statfs said goes in, but for the holes that were too short, and at most a
+ * little more. */
 static void fill_and_compare(uint64_t *state)
 {
     for (unsigned round = 0; round < 3; round++) {
@@ -110,7 +119,7 @@ static void fill_and_compare(uint64_t *state)
         const uint64_t written = fill(ino, state);
         printf("promised %llu, written %llu\n", (unsigned long long)promised,
                (unsigned long long)written);
-        ck_assert_uint_ge(written + promised / 50, promised);
+        ck_assert_uint_ge(written + short_hole_bytes() + promised / 100, promised);
         ck_assert_uint_le(written, promised + promised / 50);
         ck_assert_uint_le(available_bytes(), promised / 100);
         remove_file("large", ino);
