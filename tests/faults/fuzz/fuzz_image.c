@@ -7,14 +7,16 @@
  *            change), close; the same without writing; only walk; only put a key; check without
  *            repair; repair, check again; the four large ones of these, one after another. Small
  *            ones are for the number of inputs: each finds in a fraction of the time what opening
- *            and reading meet.
- * Checked    it ends, and nothing is touched that should not be; keys come in order; what a
- *            repair leaves is sound for the next check.
+ *            and reading meet. Or drawn, a large one now and then, by the digest of the whole
+ * input: a search that mutates an input then does not stay with what took long. Checked    it ends,
+ * and nothing is touched that should not be; keys come in order; what a repair leaves is sound for
+ * the next check.
  */
 #include "tests/faults/fuzz/fuzz.h"
 
 #include "fs/fsck.h"
 #include "fs/volume.h"
+#include "kv/codec.h"
 #include "tests/faults/fuzz/image_hostile.h"
 #include "tests/faults/fuzz/image_repair.h"
 #include "tests/faults/fuzz/volume_tour.h"
@@ -22,9 +24,11 @@
 
 #define KEYS_MAX 8192u /* more than any base image has; a walk that goes on is endless */
 
-/* Above the two bits of the base: a bit for checksums only, then three for what is done. */
+/* Above the two bits of the base: a bit for checksums only, three for what is done, one that says
+ * that this is drawn. */
 #define RAW          4u
 #define COURSE_SHIFT 3
+#define DRAWN        0x40u
 enum course {
     COURSE_USE,
     COURSE_READ,
@@ -187,11 +191,22 @@ static void repair_image(struct image_bytes *image)
     kv_abandon(store);
 }
 
+/* Each course that takes long once in 128, and every other time one of the two that do not. */
+static enum course course_of(uint8_t first, const uint8_t *bytes, size_t length)
+{
+    if (!(first & DRAWN))
+        return first >> COURSE_SHIFT & (COURSE_COUNT - 1);
+    const uint64_t draw = kv_digest(bytes, length, 0) % 128;
+    if (draw <= COURSE_ALL)
+        return (enum course)draw;
+    return draw % 2 ? COURSE_WALK : COURSE_PUT;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
     struct fuzz_input input = {bytes, length};
     const uint8_t first = fuzz_u8(&input);
-    const enum course course = first >> COURSE_SHIFT & (COURSE_COUNT - 1);
+    const enum course course = course_of(first, bytes, length);
     struct image_bytes *const image = hostile_image((enum hostile_base)(first % HOSTILE_COUNT));
     hostile_patch(image, &input);
     image_repair(image, !(first & RAW));
