@@ -586,6 +586,8 @@ void tool_config_start(const char *profile_name, const char *path, struct fs_mou
                                                : path       ? find_profile(path)
                                                             : NULL;
     tool_config_defaults(options);
+    options->memory_budget_bytes =
+        tool_memory_modest(options->memory_budget_bytes, tool_memory_bytes());
     for (size_t i = 0; profile && profile->settings[i].key; i++) {
         struct kv_error error;
         const int err =

@@ -15,9 +15,10 @@ void tool_config_defaults(struct fs_mount_options *options);
 void tool_config_release(struct fs_mount_options *options);
 
 /*
- * The same, and then what a profile (tools/profiles.h) says: of that name, or if it is NULL, of the
- * one that the INI file at `path` (NULL: none) names. A name that is not known or a file that is
- * not in order counts for nothing here: tool_config_set and tool_config_read tell.
+ * The same, but no more for the store than a third of the memory there is, and then what a profile
+ * (tools/profiles.h) says: of that name, or if it is NULL, of the one that the INI file at `path`
+ * (NULL: none) names. A name that is not known or a file that is not in order counts for nothing
+ * here: tool_config_set and tool_config_read tell.
  */
 void tool_config_start(const char *profile_name, const char *path,
                        struct fs_mount_options *options);

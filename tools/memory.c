@@ -75,3 +75,9 @@ uint64_t tool_memory_bytes(void)
         pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : FALLBACK_BYTES;
     return tool_memory_limit("/proc/self/cgroup", "/sys/fs/cgroup", machine);
 }
+
+uint64_t tool_memory_modest(uint64_t wanted, uint64_t memory)
+{
+    const uint64_t least = 8u << 20, third = memory / 3 >> 20 << 20;
+    return kv_min_u64(wanted, kv_max_u64(third, least));
+}

@@ -16,4 +16,11 @@ uint64_t tool_memory_bytes(void);
  */
 uint64_t tool_memory_limit(const char *groups, const char *root, uint64_t most);
 
+/*
+ * What a store may be given that was not told: so many bytes, and at most a third of the memory
+ * there is, so that a daemon in a small control group is not ended for what it caches. Whole MiB,
+ * at least 8 MiB.
+ */
+uint64_t tool_memory_modest(uint64_t wanted, uint64_t memory);
+
 #endif

@@ -11,6 +11,7 @@
 #include "fs/policy.h"
 #include "tests/run.h"
 #include "tools/config.h"
+#include "tools/memory.h"
 
 static char dir[] = "/tmp/kvfs-config-XXXXXX";
 static char path[sizeof dir + 16];
@@ -340,6 +341,19 @@ static void start(const char *text, const char *profile, const char *key, const 
         ck_assert_int_eq(tool_config_set(key, value, options, &error), 0);
 }
 
+START_TEST(the_budget_that_nobody_names_fits_the_memory_there_is)
+{
+    struct fs_mount_options defaults, options;
+    tool_config_defaults(&defaults);
+    tool_config_start(NULL, NULL, &options);
+    ck_assert_uint_eq(options.memory_budget_bytes,
+                      tool_memory_modest(defaults.memory_budget_bytes, tool_memory_bytes()));
+
+    start("[memory]\nmemory_budget = 256M\n", NULL, NULL, NULL, &options);
+    ck_assert_uint_eq(options.memory_budget_bytes, 256u << 20);
+}
+END_TEST
+
 START_TEST(a_profile_wins_over_defaults_and_all_else_wins_over_a_profile)
 {
     struct fs_mount_options options;
@@ -499,6 +513,7 @@ int main(void)
     tcase_add_test(tests, too_many_policies_are_refused);
     tcase_add_test(tests, a_file_that_can_not_be_read_is_named);
     tcase_add_test(tests, a_mistake_in_an_option_is_named);
+    tcase_add_test(tests, the_budget_that_nobody_names_fits_the_memory_there_is);
     tcase_add_test(tests, a_profile_wins_over_defaults_and_all_else_wins_over_a_profile);
     tcase_add_test(tests, a_profile_among_the_options_takes_the_place_of_the_files);
     tcase_add_test(tests, a_profile_that_is_not_known_is_refused_with_those_that_are);

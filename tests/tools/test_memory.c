@@ -53,6 +53,18 @@ static uint64_t limit_with(const char *groups)
     return tool_memory_limit(groups_path, root, MACHINE);
 }
 
+START_TEST(what_was_not_told_is_at_most_a_third_of_the_memory)
+{
+    const uint64_t mib = 1u << 20, wanted = 256 * mib;
+    ck_assert_uint_eq(tool_memory_modest(wanted, MACHINE), wanted);
+    ck_assert_uint_eq(tool_memory_modest(wanted, 768 * mib), wanted);
+    ck_assert_uint_eq(tool_memory_modest(wanted, 767 * mib), 255 * mib);
+    ck_assert_uint_eq(tool_memory_modest(wanted, 96 * mib), 32 * mib);
+    ck_assert_uint_eq(tool_memory_modest(wanted, 24 * mib), 8 * mib);
+    ck_assert_uint_eq(tool_memory_modest(wanted, 1), 8 * mib);
+}
+END_TEST
+
 START_TEST(without_groups_the_machine_counts)
 {
     ck_assert_uint_eq(tool_memory_limit("/nowhere", "/nowhere", MACHINE), MACHINE);
@@ -107,6 +119,7 @@ int main(void)
     tcase_add_test(tests, the_least_limit_of_a_group_and_all_above_counts);
     tcase_add_test(tests, version_one_has_a_hierarchy_for_memory);
     tcase_add_test(tests, a_limit_that_makes_no_sense_is_none);
+    tcase_add_test(tests, what_was_not_told_is_at_most_a_third_of_the_memory);
     suite_add_tcase(suite, tests);
     return test_run(suite);
 }
