@@ -1,6 +1,7 @@
 /* bench/kv-compare/comparison.c: see comparison.h. */
 #include "bench/kv-compare/comparison.h"
 
+#include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -37,6 +38,18 @@ int comparison_remove(const char *directory)
 {
     const int err = nftw(directory, remove_entry, 16, FTW_PHYS | FTW_DEPTH);
     return err == -1 ? (errno == ENOENT ? 0 : -errno) : err;
+}
+
+static int forget_file(int fd)
+{
+    return fsync(fd) ? -errno : -posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+/* The kernel's pages of the files: whoever reads one next pays for it with his own memory. */
+static int forget_files(const char *directory)
+{
+    const int err = workload_each_file(directory, forget_file);
+    return err == -1 ? -errno : err;
 }
 
 void comparison_complete_rows(struct comparison *comparison)
@@ -123,7 +136,9 @@ static int run_limited(const struct comparison *comparison, const struct engine_
 {
     char *group = NULL;
     if (work->limited && comparison->limit.parent) {
-        const int err = memory_limit_make(&comparison->limit, limit_bytes, &group);
+        int err = forget_files(directory);
+        if (!err)
+            err = memory_limit_make(&comparison->limit, limit_bytes, &group);
         if (err) {
             (void)snprintf(why, why_cap, "no cgroup: %s", strerror(-err));
             return err;

@@ -39,7 +39,7 @@ static void print_usage(FILE *out)
           "  --engines LIST   likewise (all that are built in)\n"
           "  --seconds S      how long a row runs that has no end, may be a fraction (5)\n"
           "  --dir DIR        where the data goes (/var/tmp); it takes some 30 times of it\n"
-          "  --cgroup DIR     make cgroups for the limited rows there (above our own, in v2)\n"
+          "  --cgroup DIR     make cgroups for the limited rows there (where our own are)\n"
           "  --seed N         values and orders depend on it (1)\n"
           "  --json FILE      write all figures there\n"
           "  --render FILE    print the tables of such a file, measure nothing\n"

@@ -62,29 +62,44 @@ static bool is_v1(const char *directory)
     return !read_text(directory, "memory.limit_in_bytes", text, sizeof text);
 }
 
-/* The nearest group from our own upwards that serves. */
+/* Our own group in a hierarchy, "" for version 2; empty: we are in none. */
+static void own_group(const char *controllers, char *group, size_t group_cap)
+{
+    char text[2048];
+    group[0] = '\0';
+    if (read_text("/proc/self", "cgroup", text, sizeof text))
+        return;
+    char *rest;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char *const names = strchr(line, ':');
+        char *const path = names ? strchr(names + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *path = '\0';
+        if (strcmp(names + 1, controllers) == 0)
+            (void)snprintf(group, group_cap, "%s", path + 1); /* fits: text is no longer */
+    }
+}
+
+/* In version 2 the nearest group from our own upwards that serves, in version 1 our own. */
 static int find_above(struct memory_limit *limit)
 {
-    char text[1024];
-    if (read_text("/proc/self", "cgroup", text, sizeof text))
-        return 0;
-    char *own = strstr(text, "0::/");
-    if (!own)
-        return 0;
-    own += strlen("0::");
-    own[strcspn(own, "\n")] = '\0';
-    for (;;) {
-        char path[2048];
-        (void)snprintf(path, sizeof path, CGROUP_ROOT "%s", own); /* fits: text is shorter */
+    char group[2048], path[2048 + sizeof CGROUP_ROOT "/memory"];
+    own_group("", group, sizeof group);
+    while (group[0]) {
+        (void)snprintf(path, sizeof path, CGROUP_ROOT "%s", group); /* fits, by its size */
         if (hands_out_memory(path)) {
             limit->parent = strdup(path);
             return limit->parent ? 0 : -ENOMEM;
         }
-        char *slash = strrchr(own, '/');
-        if (!slash)
-            return 0;
-        *slash = '\0';
+        *strrchr(group, '/') = '\0';
     }
+    own_group("memory", group, sizeof group);
+    (void)snprintf(path, sizeof path, CGROUP_ROOT "/memory%s", group); /* fits, by its size */
+    limit->v1 = group[0] && is_v1(path) && access(path, W_OK) == 0;
+    if (limit->v1)
+        limit->parent = strdup(path);
+    return limit->v1 && !limit->parent ? -ENOMEM : 0;
 }
 
 int memory_limit_find(const char *named, struct memory_limit *limit)

@@ -4,7 +4,7 @@
  *
  * Only groups of our own are made and removed; nothing is changed in those that are there. A
  * parent serves if it hands out the memory controller already (cgroup v2), or is a directory of
- * the memory hierarchy of cgroup v1 that the user names.
+ * the memory hierarchy of cgroup v1.
  */
 #ifndef BENCH_KV_COMPARE_MEMORY_LIMIT_H
 #define BENCH_KV_COMPARE_MEMORY_LIMIT_H
@@ -21,8 +21,8 @@ struct memory_limit {
 
 /*
  * Find a parent: `named` (NULL: the nearest of the groups above our own, in cgroup v2, under
- * which one can be made). Returns 0 also when there is none and none was named; -EINVAL `named`
- * is no such directory; -ENOMEM.
+ * which one can be made; in v1 our own). Returns 0 also when there is none and none was named;
+ * -EINVAL `named` is no such directory; -ENOMEM.
  */
 KV_MUST_CHECK int memory_limit_find(const char *named, struct memory_limit *limit);
 void memory_limit_release(struct memory_limit *limit);

@@ -248,8 +248,8 @@ static int verify_record(struct scanner *scanner, const uint8_t *key, size_t key
                : complain_value(scanner->count);
 }
 
-static bool visit(void *context, const uint8_t *key, size_t key_len, const uint8_t *value,
-                  size_t value_len)
+static bool count_record(void *context, const uint8_t *key, size_t key_len, const uint8_t *value,
+                         size_t value_len)
 {
     struct scanner *scanner = context;
     const struct engine_value found = {value, value_len};
@@ -264,7 +264,7 @@ static int scan_once(struct worker *worker, bool verify)
 {
     struct scanner scanner = {.worker = worker, .verify = verify};
     start_clock(worker);
-    int err = worker->kind->scan(worker->session, visit, &scanner);
+    int err = worker->kind->scan(worker->session, count_record, &scanner);
     if (!err)
         err = scanner.error;
     if (!err && scanner.count != worker->work->record_count) {
@@ -358,7 +358,9 @@ static int worker_init(struct worker *worker, const struct engine_kind *kind, st
 
 /* ---- flushing and measuring files ------------------------------------------------------ */
 
-static int flush_file(const char *path, const struct stat *info, int kind, struct FTW *place)
+static __thread workload_visit_file_fn *visit_file; /* nftw has no context */
+
+static int open_and_visit(const char *path, const struct stat *info, int kind, struct FTW *place)
 {
     (void)info;
     (void)place;
@@ -367,14 +369,25 @@ static int flush_file(const char *path, const struct stat *info, int kind, struc
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? 0 : -errno; /* the engine removed it */
-    const int err = fdatasync(fd) ? -errno : 0;
-    (void)close(fd); /* only flushed */
+    const int err = visit_file(fd);
+    (void)close(fd); /* nothing was written by it */
     return err;
+}
+
+int workload_each_file(const char *directory, workload_visit_file_fn *visit)
+{
+    visit_file = visit;
+    return nftw(directory, open_and_visit, 16, FTW_PHYS);
+}
+
+static int flush_file(int fd)
+{
+    return fdatasync(fd) ? -errno : 0;
 }
 
 static int flush(const struct engine_kind *kind, struct engine *engine, const char *directory)
 {
-    return kind->flush ? kind->flush(engine) : nftw(directory, flush_file, 16, FTW_PHYS);
+    return kind->flush ? kind->flush(engine) : workload_each_file(directory, flush_file);
 }
 
 static __thread uint64_t walked_bytes; /* nftw has no context */

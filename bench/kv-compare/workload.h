@@ -70,6 +70,11 @@ struct workload_result {
 KV_MUST_CHECK int workload_run(const struct engine_kind *kind, const char *directory,
                                const struct workload *work, struct workload_result *result);
 
+/* Visit each file below a directory, open for reading, until one says other than 0: then that is
+ * returned. -1: the directory can not be walked, errno says why. */
+typedef int workload_visit_file_fn(int fd);
+KV_MUST_CHECK int workload_each_file(const char *directory, workload_visit_file_fn *visit);
+
 /* Bytes that the files below a directory take. */
 KV_MUST_CHECK int workload_disk_bytes(const char *directory, uint64_t *bytes);
 

@@ -21,6 +21,7 @@ SIZES = {
         "fio_small": "64M", "fio_ops": 50000, "fio_fsync_ops": 3000,
         "fio_large": "1G", "fio_disk_ops": 20000, "raw_ops": 3000, "keys": 1000000,
         "image": "16G", "floor_memory": "512M", "rounds": 3,
+        "memory": "384M", "limited_data": "1536M",
     },
     # For a look while working; a few minutes.
     "quick": {
@@ -28,6 +29,7 @@ SIZES = {
         "fio_small": "32M", "fio_ops": 3000, "fio_fsync_ops": 150,
         "fio_large": "128M", "fio_disk_ops": 600, "raw_ops": 300, "keys": 100000,
         "image": "4G", "floor_memory": "256M", "rounds": 1,
+        "memory": "96M", "limited_data": "384M",
     },
     # To see that it works.
     "tiny": {
@@ -35,6 +37,7 @@ SIZES = {
         "fio_small": "1M", "fio_ops": 50, "fio_fsync_ops": 5,
         "fio_large": "4M", "fio_disk_ops": 50, "raw_ops": 5, "keys": 2000,
         "image": "1G", "floor_memory": "16M", "rounds": 1,
+        "memory": "96M", "limited_data": "8M",
     },
 }
 
@@ -54,8 +57,10 @@ def what_is_missing():
 class Rounds:
     """A run: its targets, its samples, and what went wrong."""
 
-    def __init__(self, sizes, targets, rows, scratch, tools, seed, these_works=None):
+    def __init__(self, sizes, targets, rows, scratch, tools, seed, these_works=None,
+                 memory_group=None):
         self.sizes, self.rows, self.scratch, self.tools = sizes, rows, scratch, tools
+        self.memory_group = memory_group  # for works.LIMITED_WORKS
         self.works = these_works or works.WORKS
         self.targets = [target for target in targets if not target.missing]
         self.missing = {target.name: target.missing for target in targets if target.missing}
@@ -86,15 +91,25 @@ class Rounds:
             self.failures.append({"target": target.name, "work": what, "round": round_number,
                                   "words": str(reason)})
         begun = time.monotonic()
-        try:
-            target.mount()
-            function(works.Visit(target, self.sizes, self.material, self.tools,
-                                 self.rows & set(rows), record, fail))
-            target.umount()
-        except (machine.Failed, OSError) as reason:
-            fail(work, reason)
-            self.leave(target)
+        with self.memory_of(work):
+            try:
+                target.mount()
+                function(works.Visit(target, self.sizes, self.material, self.tools,
+                                     self.rows & set(rows), record, fail))
+                target.umount()
+            except (machine.Failed, OSError) as reason:
+                fail(work, reason)
+                self.leave(target)
+            except BaseException:
+                self.leave(target)  # before what it may use ends
+                raise
         say(f"round {round_number}: {work}: {target.name}: {time.monotonic() - begun:.1f} s")
+
+    def memory_of(self, work):
+        """What a work may use, with its target."""
+        if work not in works.LIMITED_WORKS:
+            return contextlib.nullcontext()
+        return self.memory_group.entered(works.bytes_of(self.sizes["memory"]))
 
     def leave(self, target):
         """Away from a target in whatever state it is."""

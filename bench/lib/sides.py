@@ -12,7 +12,8 @@ SIDES = ("A", "B")
 
 def titles(with_store):
     """row -> (title, unit), in the order of the tables."""
-    rows = {row: (about.title, about.unit) for row, about in goals.rows().items()}
+    rows = {row: (about.title, about.unit) for row, about in goals.rows().items()
+            if not row.startswith(goals.LIMITED)}
     if with_store:
         rows.update({f"store/{name}": (f"the store by itself: {title}", "op/s")
                      for name, title in works.STORE_PHASES.items()})

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 
-from lib import machine
+from lib import goals, machine
 from lib.machine import run
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -278,6 +278,41 @@ def fio_disk(visit):
         shutil.rmtree(target.path / "fio", ignore_errors=True)
 
 
+def fio_limited(visit):
+    """On a file of several times all memory."""
+    target, sizes = visit.target, visit.sizes
+    direct = ["--io", "direct", "--size", sizes["fio_large"]]
+    target.settle()
+    visit.fio("fio/seq-write/random", "seq-write", *direct, rate="mib_per_s")
+    visit.fio("fio/seq-read/random", "seq-read", *direct, side="read", rate="mib_per_s")
+    for depth in (1, 16):
+        if visit.wants(f"fio/read/disk/{depth}"):
+            target.remount()
+            visit.fio(f"fio/read/disk/{depth}", "rand-read", *direct, "--depth", depth, "--ops",
+                      sizes["fio_disk_ops"], side="read")
+    for row, options in (
+            ("fio/write/direct/1", [*direct, "--depth", 1, "--ops", sizes["fio_ops"]]),
+            ("fio/write/direct/16", [*direct, "--depth", 16, "--ops", sizes["fio_ops"]]),
+            ("fio/write/buffered", ["--size", sizes["fio_large"], "--ops", sizes["fio_ops"]]),
+            ("fio/write/fsync", ["--size", sizes["fio_large"], "--ops", sizes["fio_fsync_ops"],
+                                 "--fsync", 1])):
+        if visit.wants(row):
+            target.settle()
+            visit.fio(row, "rand-write", *options)
+    shutil.rmtree(target.path / "fio", ignore_errors=True)
+
+
+def limited(function):
+    """A work whose data is that of the limited sizes, and whose rows say so."""
+    def work(visit):
+        data = bytes_of(visit.sizes["limited_data"])
+        sizes = {**visit.sizes, "files": data // 4096, "fio_large": visit.sizes["limited_data"]}
+        function(Visit(visit.target, sizes, visit.material, visit.tools,
+                       {row.removeprefix(goals.LIMITED) for row in visit.wanted},
+                       lambda row, figures: visit.record(goals.LIMITED + row, figures), visit.fail))
+    return work
+
+
 def small_file_rows(label):
     return [f"create/{label}/1", f"create/{label}/4", f"stat/cold/{label}", f"list/cold/{label}",
             f"list/remounted/{label}", f"read/cold/{label}", f"read/remounted/{label}",
@@ -305,6 +340,17 @@ WORKS["large file, cached"] = (
 WORKS["large file, from disk"] = (
     ["fio/seq-write/random", "fio/seq-write/half", "fio/seq-read/random", "fio/seq-read/half",
      "fio/read/disk/1", "fio/read/disk/16"], fio_disk)
+
+
+# The same with four times as much data as all memory, in a control group (lib/memory_group.py).
+LIMITED_WORKS = {
+    "files of 4096, 4 x memory": (
+        [goals.LIMITED + row for row in goals.limited_rows() if not row.startswith("fio/")],
+        limited(lambda visit: small_files(visit, "4k", 4096))),
+    "large file, 4 x memory": (
+        [goals.LIMITED + row for row in goals.limited_rows() if row.startswith("fio/")],
+        limited(fio_limited)),
+}
 
 
 # ---- the store without a kernel -------------------------------------------------------------

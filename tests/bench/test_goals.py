@@ -52,6 +52,18 @@ class Goals(unittest.TestCase):
         self.assertTrue(lines["floor-disk"]["met"])
         self.assertEqual(lines["ext4-fresh"]["floor_ratio"], 0.44)
 
+    def test_with_less_memory_than_data_the_same_row_without_a_limit_counts(self):
+        targets = {"kvfs": {"rate": 70}, "fuse2fs": {"rate": 80}}
+        plain = {"kvfs": {"rate": 100}, "ext4-fresh": {"rate": 500}}
+        result = {"rows": {"4x/unlink/4k": {"title": "", "targets": targets},
+                           "unlink/4k": {"title": "", "targets": plain}},
+                  "targets": {"kvfs": {"kind": "kvfs"}, "fuse2fs": {"kind": "peer"}}}
+        lines = {line["against"]: line for line in report.judge(result)
+                 if line["row"] == "4x/unlink/4k"}
+        self.assertTrue(lines["without limit"]["met"])
+        self.assertEqual(lines["fuse2fs"]["ratio"], 0.875)
+        self.assertEqual(report.verdict(lines["fuse2fs"]), "NOT")
+
 
 if __name__ == "__main__":
     unittest.main()
