@@ -215,7 +215,8 @@ bool kv_value_sane(uint8_t kind, struct kv_bytes value)
     size_t count = 0;
     while (kind == KV_VALUE_LARGE && kv_value_next_ref(kind, value, &count, &ref))
         length += kv_blob_length(&ref);
-    return count <= KV_LARGE_REFS_MAX && length <= KV_VALUE_MAX;
+    return kind != KV_VALUE_LARGE ||
+           (count <= KV_LARGE_REFS_MAX && length && length <= KV_VALUE_MAX);
 }
 
 static int visit_ref(struct kv_walk *walk, uint64_t page_id, const struct kv_blob_ref *ref)

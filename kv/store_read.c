@@ -45,8 +45,10 @@ static int get_refs(struct kv_store *store, const void *key, size_t key_len,
     *count = length / sizeof *refs;
     if (kind != KV_VALUE_LARGE)
         return -EAGAIN;
-    const bool sane = *count <= KV_LARGE_REFS_MAX && kv_large_length(refs, *count) <= KV_VALUE_MAX;
-    return sane ? 0 : -EUCLEAN;
+    if (*count > KV_LARGE_REFS_MAX)
+        return -EUCLEAN;
+    const size_t value_len = kv_large_length(refs, *count);
+    return value_len && value_len <= KV_VALUE_MAX ? 0 : -EUCLEAN; /* what is empty is inline */
 }
 
 /*
