@@ -31,6 +31,7 @@ struct kv_btree {
     struct kv_page_view lead;   /* the writer's; where the leaf of the next key may be */
 };
 
+struct kv_btree_path *kv_btree_path_new(void); /* NULL: no memory; free() it */
 KV_MUST_CHECK int kv_btree_init(struct kv_btree *btree, struct kv_pager *pager, size_t node_bytes,
                                 uint64_t root, uint8_t tree);
 void kv_btree_release(struct kv_btree *btree);

@@ -177,7 +177,7 @@ static size_t choose_key(struct nodes *nodes, struct fuzz_input *input)
     return length;
 }
 
-/* Split as kv/btree.c does, then put both sides together again if they fit. */
+/* Split as kv/btree_change.c does, then put both sides together again if they fit. */
 static void split(struct nodes *nodes, unsigned slot, bool grows, const struct kv_bytes *key,
                   size_t cell_bytes)
 {
