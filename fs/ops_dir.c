@@ -61,8 +61,8 @@ static bool is_damage(int err)
 }
 
 /*
- * One entry. What is damaged is still named, without type and attributes: the rest of the
- * directory stays usable, and whoever looks it up gets the error.
+ * One entry. What is damaged is still named, if it has a name, without type and attributes: the
+ * rest of the directory stays usable, and whoever looks it up gets the error.
  */
 static int list_entry(struct listing *listing, struct fs_cookies *cookies, struct kv_cursor *cursor)
 {
@@ -78,6 +78,8 @@ static int list_entry(struct listing *listing, struct fs_cookies *cookies, struc
     if (!value_err && fs_entry_is_expired(listing->volume, &entry))
         return 0;
     int err = fs_key_entry_parse(key, key_len, &directory, &dirent.name, &dirent.name_len);
+    if (is_damage(err)) /* a name that no program could give back: the check moves it */
+        return 0;
     if (!err)
         err = fs_cookie_of(cookies, dirent.name, dirent.name_len, &dirent.cookie);
     if (err)
@@ -155,10 +157,15 @@ int fs_readdir(struct fs_volume *volume, uint64_t ino, uint64_t cookie, bool wit
     fs_lock_add(&locks, ino, FS_LOCK_SHARED);
     fs_lock_take(volume->locks, &locks);
     int err = fs_directory_load(volume, ino, &item);
+    if (!err) /* the last reference would take the cookies along; to forget takes no lock */
+        err = fs_inode_table_ref(volume->table, ino, &item.key);
+    const bool held = !err;
     if (!err)
         err = list_dots(&listing, cookie);
     if (!err && !listing.full)
         err = list_entries(&listing, cookie);
     fs_lock_drop(volume->locks, &locks);
+    if (held)
+        fs_forget(volume, ino, 1);
     return err;
 }

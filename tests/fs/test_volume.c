@@ -391,6 +391,68 @@ START_TEST(damage_in_one_record_leaves_the_rest_usable)
 }
 END_TEST
 
+/* What no program could have named is passed over by a listing; the check moves it. */
+START_TEST(a_name_that_can_not_be_is_not_listed_and_the_rest_is)
+{
+    static const char *const names[] = {"before", "behind", "f/g", "middle"};
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    struct fs_key key;
+    unsigned count = 0;
+    struct fs_record record;
+    const struct fs_new_node node = {.mode = S_IFREG | 0644};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strchr(names[i], '/'))
+            ck_assert_int_eq(fs_create(volume, &root_caller, FS_ROOT_INO, names[i],
+                                       strlen(names[i]), &node, &record),
+                             0);
+    fs_key_entry(&key, FS_ROOT_INO, "middle", 6);
+    ck_assert_int_eq(kv_get(scratch.store, key.bytes, key.length, value, sizeof value, &length), 0);
+    fs_key_entry(&key, FS_ROOT_INO, "f/g", 3);
+    ck_assert_int_eq(kv_put(scratch.store, key.bytes, key.length, value, length), 0);
+    ck_assert_int_eq(fs_readdir(volume, FS_ROOT_INO, 0, false, ignore_entry, &count), 0);
+    ck_assert_uint_eq(count, 2 + 3);
+    ck_assert_int_eq(kv_del(scratch.store, key.bytes, key.length), 0);
+}
+END_TEST
+
+/* The kernel may forget a directory while it is listed, by a hostile word or since the list is made
+ * for the prefetch. */
+struct forgetting {
+    uint64_t directory;
+    unsigned count;
+};
+
+static bool forget_it(void *context, const struct fs_dirent *entry)
+{
+    struct forgetting *const forgetting = context;
+    (void)entry;
+    if (forgetting->count++ == 2)
+        fs_forget(volume, forgetting->directory, 1);
+    return true;
+}
+
+START_TEST(a_directory_that_is_forgotten_while_it_is_listed_is_listed_to_its_end)
+{
+    struct fs_record record;
+    const struct fs_new_node directory = {.mode = S_IFDIR | 0755}, file = {.mode = S_IFREG | 0644};
+    struct forgetting forgetting = {.count = 0};
+    ck_assert_int_eq(
+        fs_create(volume, &root_caller, FS_ROOT_INO, "directory", 9, &directory, &record), 0);
+    forgetting.directory = record.file.ino;
+    for (unsigned i = 0; i < 100; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "a longer name %u", i);
+        ck_assert_int_eq(fs_create(volume, &root_caller, forgetting.directory, name, strlen(name),
+                                   &file, &record),
+                         0);
+    }
+    ck_assert_int_eq(fs_readdir(volume, forgetting.directory, 0, false, forget_it, &forgetting), 0);
+    ck_assert_uint_eq(forgetting.count, 2 + 100);
+    ck_assert_int_eq(fs_getattr(volume, forgetting.directory, &record), -ESTALE);
+}
+END_TEST
+
 START_TEST(a_directory_does_not_move_into_itself)
 {
     const struct fs_new_node node = {.mode = S_IFDIR | 0755};
@@ -478,6 +540,8 @@ int main(void)
     tcase_add_test(tcase, threads_that_fight_over_names_leave_a_sound_tree);
     tcase_add_test(tcase, an_unknown_inode_is_stale);
     tcase_add_test(tcase, damage_in_one_record_leaves_the_rest_usable);
+    tcase_add_test(tcase, a_name_that_can_not_be_is_not_listed_and_the_rest_is);
+    tcase_add_test(tcase, a_directory_that_is_forgotten_while_it_is_listed_is_listed_to_its_end);
     tcase_add_test(tcase, a_directory_does_not_move_into_itself);
     tcase_add_test(tcase, a_mode_names_a_type_that_there_is);
     tcase_add_test(tcase, what_had_no_name_at_a_crash_is_deleted_at_the_next_open);
