@@ -218,7 +218,8 @@ int fs_change_ttl(struct fs_volume *volume, struct fs_data_change *change, struc
 /* ---- removing what has expired ----------------------------------------------------------------
  */
 
-/* The record of a directory, also of one that the kernel does not know. Under its lock. */
+/* The record of a directory that has an entry, also of one that the kernel does not know. Under its
+ * lock. -EUCLEAN: it has none, or it is none. */
 static int load_directory(struct fs_volume *volume, uint64_t directory, struct fs_item *item)
 {
     struct fs_key stored;
@@ -228,7 +229,7 @@ static int load_directory(struct fs_volume *volume, uint64_t directory, struct f
     const char *name;
     int err = fs_directory_load(volume, directory, item);
     if (err != -ESTALE)
-        return err;
+        return err == -ENOENT || err == -ENOTDIR ? -EUCLEAN : err;
     fs_key_ino(&stored, FS_KEY_PARENT, directory);
     err = kv_get(volume->store, stored.bytes, stored.length, value, sizeof value, &length);
     if (!err)
@@ -243,22 +244,24 @@ static int load_directory(struct fs_volume *volume, uint64_t directory, struct f
 /* An entry of the index, copied: it is over with this name. */
 struct due {
     uint8_t key[FS_EXPIRY_KEY_BYTES];
+    uint8_t place[FS_EXPIRY_VALUE_BYTES]; /* as it is stored, unless by_name */
+    size_t place_len;
     uint64_t expiry_ns, ino, directory;
     char name[FS_NAME_MAX];
     size_t name_len;
     bool by_name; /* found by its name: the record's word is enough */
 };
 
-/* Is the entry in the index as it was copied? 0; -ENOENT; or another error. */
+/* Is the entry in the index as it was copied? 0; -ENOENT; -ESTALE: it names another place now; or
+ * another error. */
 static int look_again(struct fs_volume *volume, const struct due *due)
 {
-    uint8_t now[FS_EXPIRY_VALUE_BYTES], then[FS_EXPIRY_VALUE_BYTES];
+    uint8_t now[FS_EXPIRY_VALUE_BYTES];
     size_t length;
     const int err = kv_get(volume->store, due->key, sizeof due->key, now, sizeof now, &length);
     if (err)
         return err == -ERANGE ? -EUCLEAN : err;
-    const size_t expected = fs_parent_encode(due->directory, due->name, due->name_len, then);
-    return length == expected && !memcmp(now, then, length) ? 0 : -ENOENT;
+    return length == due->place_len && !memcmp(now, due->place, length) ? 0 : -ESTALE;
 }
 
 /* Does the record that the index names say the same of itself? */
@@ -289,7 +292,7 @@ static int put_removal(struct fs_volume *volume, struct fs_data_change *change,
 /*
  * Under the locks of both. Whoever changes the index of an inode holds its lock, so an entry that
  * is still there and does not agree with the record never will: it goes.
- * unused: out: the inode has no name now, and nobody holds it.
+ * unused: out: the inode has no name now, and nobody holds it. -ESTALE: it was renamed meanwhile.
  */
 static int remove_locked(struct fs_volume *volume, const struct due *due, bool *unused)
 {
@@ -418,42 +421,69 @@ void fs_expiry_expect(struct fs_volume *volume, int64_t moment_ns)
     pthread_mutex_unlock(&volume->expiry_mutex);
 }
 
-/* Copy what the cursor is on. sound: out: it names a place. -EUCLEAN: it is no key of the index. */
+/* Copy what the cursor is on, a key of the right length. sound: out: it names a place. */
 static int read_due(struct kv_cursor *cursor, struct due *due, bool *sound)
 {
     size_t key_len, length;
     const void *value;
     const char *name;
     const uint8_t *const key = kv_cursor_key(cursor, &key_len);
-    if (key_len != sizeof due->key)
-        return -EUCLEAN;
-    memcpy(due->key, key, key_len);
+    due->by_name = false;
+    memcpy(due->key, key, sizeof due->key);
     due->expiry_ns = kv_be64_take(key + 1);
     due->ino = kv_be64_take(key + 9);
     const int err = kv_cursor_value(cursor, &value, &length);
     if (err)
         return err;
-    *sound = due->ino && due->ino <= FS_INO_MAX &&
+    *sound = due->ino && due->ino <= FS_INO_MAX && length <= sizeof due->place &&
              fs_parent_decode(value, length, &due->directory, &name, &due->name_len) == 0;
-    if (*sound)
+    if (*sound) {
         memcpy(due->name, name, due->name_len);
+        memcpy(due->place, value, length);
+        due->place_len = length;
+    }
     return 0;
+}
+
+static int drop_key(struct fs_volume *volume, const void *key, size_t key_len)
+{
+    struct fs_data_change change;
+    int err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+    err = kv_batch_del(change.batch, key, key_len);
+    if (!err)
+        err = fs_change_apply(volume, &change, KV_APPLY_URGENT);
+    fs_data_change_release(&change);
+    return err;
 }
 
 /* Nothing is to be had of this entry; what it stood for stays out of sight until the check. */
 static int drop_entry(struct fs_volume *volume, const struct due *due, int why)
 {
-    struct fs_data_change change;
     fs_volume_log(volume, KV_LOG_ERROR,
                   "inode %" PRIu64 " has expired but could not be removed (%s); run fsck.kvfs",
                   due->ino, strerror(-why));
-    int err = fs_data_change_init(&change, volume->store);
-    if (err)
-        return err;
-    err = kv_batch_del(change.batch, due->key, sizeof due->key);
-    if (!err)
-        err = fs_change_apply(volume, &change, KV_APPLY_URGENT);
-    fs_data_change_release(&change);
+    return drop_key(volume, due->key, sizeof due->key);
+}
+
+/* Step to the next key that has the length of an index entry; others are nobody's and go. */
+static int skip_strangers(struct fs_volume *volume, struct kv_cursor *cursor)
+{
+    int err = 0;
+    while (!err) {
+        uint8_t copy[KV_KEY_MAX];
+        size_t key_len;
+        const void *const key = kv_cursor_key(cursor, &key_len);
+        if (key_len == FS_EXPIRY_KEY_BYTES)
+            return 0;
+        memcpy(copy, key, key_len);
+        fs_volume_log(volume, KV_LOG_ERROR,
+                      "the index of what expires had a key of %zu bytes; run fsck.kvfs", key_len);
+        err = drop_key(volume, copy, key_len);
+        if (!err)
+            err = kv_cursor_next(cursor);
+    }
     return err;
 }
 
@@ -465,7 +495,8 @@ static int expire_one(struct fs_volume *volume, const struct due *due, bool soun
     if (expired)
         expired(context, due->directory, due->name, due->name_len);
     const int err = remove_due(volume, due);
-    return err == -EUCLEAN || err == -EBADMSG ? drop_entry(volume, due, err) : err;
+    return err == -EUCLEAN || err == -EBADMSG || err == -ENOENT ? drop_entry(volume, due, err)
+                                                                : err;
 }
 
 int fs_expire(struct fs_volume *volume, uint64_t most, fs_expired_fn *expired, void *context,
@@ -478,24 +509,30 @@ int fs_expire(struct fs_volume *volume, uint64_t most, fs_expired_fn *expired, v
     int err = kv_cursor_open_prefix(volume->store, prefix, sizeof prefix, &cursor);
     if (err)
         return err;
+    int64_t again_ns = INT64_MAX;
     err = kv_cursor_first(cursor);
-    while (!err) {
+    while (!err && !(err = skip_strangers(volume, cursor))) {
         struct due due;
         bool sound;
-        due.by_name = false;
         err = read_due(cursor, &due, &sound);
         if (err)
             break;
+        const int64_t due_ns = (int64_t)kv_min_u64(due.expiry_ns, INT64_MAX);
         if (!is_over(volume, due.expiry_ns) || *count == most) {
-            *next_ns = (int64_t)kv_min_u64(due.expiry_ns, INT64_MAX);
+            *next_ns = due_ns;
             break;
         }
         err = expire_one(volume, &due, sound, expired, context);
-        if (err)
-            break;
-        ++*count;
-        err = kv_cursor_next(cursor);
+        if (err == -ESTALE) { /* renamed since it was read: its turn comes again */
+            again_ns = due_ns < again_ns ? due_ns : again_ns;
+            err = 0;
+        } else if (!err) {
+            ++*count;
+        }
+        if (!err)
+            err = kv_cursor_next(cursor);
     }
     kv_cursor_close(cursor);
+    *next_ns = again_ns < *next_ns ? again_ns : *next_ns;
     return err == -ENOENT ? 0 : err;
 }

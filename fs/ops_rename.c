@@ -31,15 +31,19 @@ struct rename {
     int64_t now;
 };
 
+/* -EAGAIN: it is not as it was peeked at, or has expired since: then a new look clears it away. */
 static int find_side(struct fs_volume *volume, struct side *side)
 {
     fs_key_entry(&side->entry, side->directory, side->name, side->name_len);
-    const int err = fs_item_find(volume, side->directory, side->name, side->name_len, &side->item);
+    const int err =
+        fs_item_find_any(volume, side->directory, side->name, side->name_len, &side->item);
     if (err == -ENOENT)
         return side->ino ? -EAGAIN : 0;
     if (err)
         return err;
-    return side->item.record.file.ino == side->ino ? 0 : -EAGAIN;
+    const bool is_same =
+        side->item.record.file.ino == side->ino && !fs_is_expired(volume, &side->item.record);
+    return is_same ? 0 : -EAGAIN;
 }
 
 static bool is_directory(const struct side *side)

@@ -466,6 +466,90 @@ START_TEST(an_index_that_lies_removes_nothing_and_is_put_away)
 }
 END_TEST
 
+/* What can not be of the index goes, too: what is over behind it must not wait for it. */
+START_TEST(a_key_of_another_length_does_not_hold_up_the_index)
+{
+    static const uint8_t keys[][3] = {{FS_KEY_EXPIRY}, {FS_KEY_EXPIRY, 0, 1}, {FS_KEY_EXPIRY, 9}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        ck_assert_int_eq(kv_put(scratch.store, keys[i], 1 + i, "place", 5), 0);
+    ck_assert_int_eq(set_ttl(make(1, "file", S_IFREG | 0644), "1"), 0);
+    clock_ns += SECOND;
+    ck_assert_uint_eq(expire(100), 1);
+    ck_assert_uint_eq(count_entries(1), 0);
+    ck_assert_uint_eq(index_length(), 0);
+}
+END_TEST
+
+/* The expirer has read where the file is; before it has its locks, the file is elsewhere. */
+static void rename_it(void *context, uint64_t directory, const char *name, size_t name_len)
+{
+    const int64_t now = clock_ns;
+    ck_assert(directory == 1 && name_len == 3 && !memcmp(name, "old", 3));
+    clock_ns -= SECOND; /* it was renamed when it was not over yet */
+    ck_assert_int_eq(rename_in(1, "old", 1, "new", 0), 0);
+    clock_ns = now;
+    ++*(unsigned *)context;
+}
+
+START_TEST(a_file_that_is_renamed_as_it_expires_is_removed_soon)
+{
+    unsigned renames = 0;
+    uint64_t count;
+    int64_t next;
+    ck_assert_int_eq(set_ttl(make(1, "old", S_IFREG | 0644), "1"), 0);
+    ck_assert_int_eq(set_ttl(make(1, "other", S_IFREG | 0644), "100"), 0);
+    clock_ns += SECOND;
+    ck_assert_int_eq(fs_expire(volume, 100, rename_it, &renames, &count, &next), 0);
+    ck_assert_uint_eq(renames, 1);
+    ck_assert_uint_eq(count, 0);
+    ck_assert_int_le(next, clock_ns); /* so the next pass begins at once */
+    ck_assert_uint_eq(expire(100), 1);
+    ck_assert_uint_eq(index_length(), 1);
+    ck_assert_uint_eq(count_entries(1), 1);
+}
+END_TEST
+
+static void set_link_count(const char *name, uint32_t nlink)
+{
+    struct fs_key key;
+    struct fs_record record;
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    fs_volume_close(volume);
+    fs_key_entry(&key, 1, name, strlen(name));
+    ck_assert_int_eq(kv_get(scratch.store, key.bytes, key.length, value, sizeof value, &length), 0);
+    ck_assert_int_eq(fs_record_decode(value, length, &record), 0);
+    record.nlink = nlink;
+    length = fs_record_encode(&record, value);
+    ck_assert_int_eq(kv_put(scratch.store, key.bytes, key.length, value, length), 0);
+    open_volume();
+}
+
+/* A directory that counts no links has entries nevertheless: that is damage, and no reason to try
+ * again and again. */
+START_TEST(what_expires_in_a_directory_without_links_keeps_nobody_busy)
+{
+    for (int way = 0; way < 3; way++) {
+        const uint64_t directory = make(1, "directory", S_IFDIR | 0755);
+        (void)make(1, "other", S_IFDIR | 0755);
+        ck_assert_int_eq(set_ttl(make(directory, "file", S_IFREG | 0644), "1"), 0);
+        set_link_count("directory", 0);
+        clock_ns += SECOND;
+        (void)look(1, "directory");
+        if (way == 0)
+            ck_assert_int_eq(fs_rmdir(volume, 1, "directory", 9), -EUCLEAN);
+        else if (way == 1)
+            ck_assert_int_eq(rename_in(1, "other", 1, "directory", 0), -EUCLEAN);
+        else
+            ck_assert_uint_eq(expire(100), 1); /* the index entry is put away */
+        set_link_count("directory", 2);
+        ck_assert_int_eq(fs_rmdir(volume, 1, "directory", 9), 0);
+        ck_assert_int_eq(fs_rmdir(volume, 1, "other", 5), 0);
+        ck_assert_uint_eq(index_length(), 0);
+    }
+}
+END_TEST
+
 /* ---- at random
  * ------------------------------------------------------------------------------------ */
 
@@ -593,6 +677,9 @@ int main(void)
     tcase_add_test(background, what_is_over_goes_in_order_and_at_most_so_many_at_a_time);
     tcase_add_test(background, the_clock_runs_on_while_nothing_is_mounted);
     tcase_add_test(background, an_index_that_lies_removes_nothing_and_is_put_away);
+    tcase_add_test(background, a_key_of_another_length_does_not_hold_up_the_index);
+    tcase_add_test(background, a_file_that_is_renamed_as_it_expires_is_removed_soon);
+    tcase_add_test(background, what_expires_in_a_directory_without_links_keeps_nobody_busy);
     tcase_add_test(background, names_come_go_and_expire_as_a_model_says);
     suite_add_tcase(s, background);
     return test_run(s);
