@@ -391,6 +391,8 @@ int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
 int kv_blob_write_many(struct kv_store *store, struct kv_blob_source *sources, size_t count,
                        const struct kv_codec_spec *codec)
 {
+    for (size_t i = 0; i < count; i++)
+        sources[i].written = 0;
     if (count > KV_BLOB_SOURCES_MAX)
         return -EINVAL;
     int err = store->read_only ? -EROFS : kv_apply_write_blobs(store, sources, count, codec);

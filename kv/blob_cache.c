@@ -272,17 +272,19 @@ static struct queue *leaving_queue(struct kv_blob_cache *cache, uint32_t count, 
                                                                     : &cache->read;
 }
 
-/* A chain of `count` chunks, or NONE when what is pinned leaves no room for it; for what was only
- * written also where it would take more than its part. */
+/* A chain of `count` chunks, or NONE when there are not so many, or what is pinned or being copied
+ * leaves no room for it; for what was only written also where it would take more than its part. */
 static uint32_t take_chunks(struct kv_blob_cache *cache, uint32_t count, enum kv_blob_kept kept)
 {
     const bool written = kept == KV_BLOB_WRITTEN;
+    if (count > cache->chunk_count)
+        return NONE;
     if (cache->free_count < count &&
         (kept == KV_BLOB_SPARE || (written && count > cache->written_max)))
         return NONE;
     /* Twice round: the first turn may clear marks that the second then finds cleared. */
     for (uint32_t steps = 2 * (cache->read.count + cache->written.count);
-         cache->free_count < count && steps; steps--) {
+         cache->free_count < count && steps && cache->read.count + cache->written.count; steps--) {
         struct queue *const queue = leaving_queue(cache, count, written);
         const uint32_t at = queue_pop(cache, queue);
         struct content *content = &cache->contents[at];

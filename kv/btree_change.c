@@ -516,11 +516,12 @@ int kv_btree_overwrite(struct kv_btree *btree, struct kv_bytes key, size_t offse
     uint8_t kind;
     const unsigned slot =
         kv_node_search(leaf->bytes, btree->node_bytes, key.data, key.length, &exact);
-    KV_ASSERT(exact);
-    const struct kv_bytes value = kv_node_value(leaf->bytes, slot, &kind);
-    KV_ASSERT(kind == KV_VALUE_INLINE);
-    KV_ASSERT(offset + bytes.length <= value.length);
-    err = kv_pager_dirty(btree->pager, leaf);
+    /* In a damaged tree the key may have been found in another leaf that claims it, too. */
+    const size_t length = exact ? kv_node_value(leaf->bytes, slot, &kind).length : 0;
+    if (!exact || kind != KV_VALUE_INLINE || offset + bytes.length > length)
+        err = -EUCLEAN;
+    if (!err)
+        err = kv_pager_dirty(btree->pager, leaf);
     if (!err) {
         kv_pager_latch(btree->pager, leaf);
         kv_node_overwrite(leaf->bytes, slot, offset, bytes.data, bytes.length);

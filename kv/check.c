@@ -294,6 +294,8 @@ int kv_check(struct kv_store *store, const struct kv_check_options *options,
     if (kv_store_failure(store))
         return -EIO;
     pthread_mutex_lock(&store->checkpoint.mutex);
+    if (options->repair) /* what is set aside for blobs is in no tree, so it would count as free */
+        (void)kv_blob_run_release(store->blobs.run);
     const int err = check(store, options, result);
     pthread_mutex_unlock(&store->checkpoint.mutex);
     return err;

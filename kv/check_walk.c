@@ -127,8 +127,9 @@ static int visit_page_ptr(struct kv_walk *walk, uint64_t page_id, const struct k
     const uint64_t block = kv_le64_get(ptr->block);
     const uint64_t count = kv_blocks_for(kv_le32_get(ptr->length_bytes));
     walk->page_count++;
-    /* A pointer to nowhere is seen, and said, when the page is read. */
-    if (kv_space_contains(walk->store->space, block, count) && !mark_blocks(walk, block, count))
+    /* A pointer to nowhere, or to more than a page, is seen, and said, when the page is read. */
+    if (kv_le32_get(ptr->length_bytes) <= walk->store->node_bytes &&
+        kv_space_contains(walk->store->space, block, count) && !mark_blocks(walk, block, count))
         kv_walk_report(walk, KV_CHECK_DAMAGE, "block-shared",
                        "page %llu lies at block %llu, which something else owns too",
                        (unsigned long long)page_id, (unsigned long long)block);

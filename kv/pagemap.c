@@ -213,6 +213,26 @@ static int scan_leaf(struct kv_pagemap *map)
     return 0;
 }
 
+/*
+ * An id behind all that there are. What the superblock says of that is not to be believed: ids that
+ * hold a page are passed over, and those of a leaf that can not be read.
+ */
+static int take_next_id(struct kv_pagemap *map, uint64_t *page_id)
+{
+    while (map->root.page_id_next <= KV_PAGE_ID_MAX) {
+        struct kv_disk_ptr ptr;
+        *page_id = map->root.page_id_next++;
+        const int err = kv_map_get_locked(map, *page_id, &ptr);
+        if (err == -ENOMEM)
+            return err;
+        if (!err && !kv_le64_get(ptr.block))
+            return 0;
+        if (err)
+            map->root.page_id_next = (*page_id / KV_MAP_FANOUT + 1) * KV_MAP_FANOUT;
+    }
+    return -ENOSPC;
+}
+
 int kv_pagemap_take_id(struct kv_pagemap *map, uint64_t *page_id)
 {
     int err = 0;
@@ -223,10 +243,8 @@ int kv_pagemap_take_id(struct kv_pagemap *map, uint64_t *page_id)
             break;
     if (map->free_count)
         *page_id = map->free_ids[--map->free_count];
-    else if (map->root.page_id_next <= KV_PAGE_ID_MAX)
-        *page_id = map->root.page_id_next++;
     else
-        err = -ENOSPC;
+        err = take_next_id(map, page_id);
     map->used_ids += !err;
     pthread_mutex_unlock(&map->mutex);
     return err;

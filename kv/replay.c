@@ -52,7 +52,8 @@ static struct kv_record part_of(const struct kv_batch *batch, const struct kv_re
         return part;
     }
     const size_t start = op_at(batch, first);
-    part.bytes += start;
+    if (start) /* of records that are all empty there are no bytes */
+        part.bytes += start;
     part.length = op_at(batch, first + count) - start;
     return part;
 }

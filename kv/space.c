@@ -184,7 +184,6 @@ void kv_space_close(struct kv_space *space)
     free(space);
 }
 
-/* A space whose groups have nothing but their metadata in use. */
 int kv_space_new(struct kv_device *device, const struct kv_space_config *config,
                  struct kv_space **out)
 {
@@ -220,25 +219,25 @@ int kv_space_new(struct kv_device *device, const struct kv_space_config *config,
         kv_space_close(space);
         return backing_err;
     }
-    for (uint32_t i = 0; i < config->group_count; i++) {
-        struct group *group = &space->groups[i];
-        group->block_count = group_block_count(config, i);
-        group->meta_backed = !device->thin;
-        group->busy = malloc(KV_GROUP_BITMAP_BYTES);
-        group->committed = calloc(1, KV_GROUP_BITMAP_BYTES);
-        if (!group->busy || !group->committed) {
-            kv_space_close(space);
-            return -ENOMEM;
-        }
-        set_bits(group->committed, 0, KV_GROUP_META_BLOCKS);
-        kv_space_reset_busy(space, group);
-        space->total_blocks += group->block_count - KV_GROUP_META_BLOCKS;
-        for (uint32_t k = 0; k < word_count(group->block_count); k++)
-            space->cluster_count +=
-                popcount(whole_clusters_of(group->busy[k], config->cluster_blocks));
-    }
-    kv_space_sum_groups(space);
     *out = space;
+    return 0;
+}
+
+int kv_space_add_group(struct kv_space *space, uint32_t index)
+{
+    struct group *group = &space->groups[index];
+    group->block_count = group_block_count(&space->config, index);
+    group->meta_backed = !space->device->thin;
+    group->busy = malloc(KV_GROUP_BITMAP_BYTES);
+    group->committed = calloc(1, KV_GROUP_BITMAP_BYTES);
+    if (!group->busy || !group->committed)
+        return -ENOMEM;
+    set_bits(group->committed, 0, KV_GROUP_META_BLOCKS);
+    kv_space_reset_busy(space, group);
+    space->total_blocks += group->block_count - KV_GROUP_META_BLOCKS;
+    for (uint32_t k = 0; k < word_count(group->block_count); k++)
+        space->cluster_count +=
+            popcount(whole_clusters_of(group->busy[k], space->config.cluster_blocks));
     return 0;
 }
 
@@ -251,10 +250,16 @@ int kv_space_open_empty(struct kv_device *device, const struct kv_space_config *
         return err;
     KV_ASSERT(space);
     for (uint32_t i = 0; i < config->group_count; i++) {
+        const int group_err = kv_space_add_group(space, i);
+        if (group_err) {
+            kv_space_close(space);
+            return group_err;
+        }
         space->groups[i].active = 1; /* neither; the first checkpoint writes copy 0 */
         space->groups[i].dirty = true;
         space->groups[i].other_unknown = true;
     }
+    kv_space_sum_groups(space);
     *out = space;
     return 0;
 }

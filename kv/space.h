@@ -77,7 +77,8 @@ KV_MUST_CHECK int kv_space_claim(struct kv_space *space, uint64_t block, uint32_
 /* Undo an alloc or claim that was never committed: free at once. */
 void kv_space_unalloc(struct kv_space *space, uint64_t block, uint32_t count);
 
-/* From `epoch` on the run is reachable. It is busy. -ENOMEM. */
+/* From `epoch` on the run is reachable. It is busy. -ENOMEM; -EUCLEAN: a damaged pointer has freed
+ * it meanwhile. */
 KV_MUST_CHECK int kv_space_commit(struct kv_space *space, uint64_t epoch, uint64_t block,
                                   uint32_t count);
 

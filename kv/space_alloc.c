@@ -198,6 +198,12 @@ void kv_space_unalloc(struct kv_space *space, uint64_t block, uint32_t count)
     /* What a damaged pointer shared, and freed, is freed once. */
     if (group->leaving)
         space->deferred_blocks -= clear_bits(group->leaving, first, count);
-    kv_space_mark_free(space, group, first, count);
+    if (all_set(group->busy, first, count)) {
+        kv_space_mark_free(space, group, first, count);
+    } else { /* and what it freed before they had an owner is free already */
+        for (uint32_t i = first; i < first + count; i++)
+            if (all_set(group->busy, i, 1))
+                kv_space_mark_free(space, group, i, 1);
+    }
     pthread_mutex_unlock(&space->mutex);
 }

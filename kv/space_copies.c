@@ -222,6 +222,10 @@ int kv_space_open(struct kv_device *device, const struct kv_space_config *config
             goto out;
         read_err = read_err ? read_err : err;
         for (uint32_t i = base; i < end; i++) {
+            err = kv_space_add_group(space,
+                                     i); /* memory for no more than has been seen to be there */
+            if (err)
+                goto out;
             err = load_group(space, i, epoch, copies[i - base], ios[i - base]);
             if (err)
                 goto out;

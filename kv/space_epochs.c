@@ -74,8 +74,9 @@ int kv_space_commit(struct kv_space *space, uint64_t epoch, uint64_t block, uint
     const bool located = locate(space, block, count, &index, &first);
     KV_ASSERT(located);
     pthread_mutex_lock(&space->mutex);
-    KV_ASSERT(all_set(space->groups[index].busy, first, count));
-    const int err = run_list_add(&changes_of(space, epoch)->commits, block, count);
+    const int err = all_set(space->groups[index].busy, first, count)
+                        ? run_list_add(&changes_of(space, epoch)->commits, block, count)
+                        : -EUCLEAN;
     pthread_mutex_unlock(&space->mutex);
     return err;
 }

@@ -143,9 +143,11 @@ void kv_space_reset_busy(const struct kv_space *space, struct group *group);
 /* What the groups count, for all together. */
 void kv_space_sum_groups(struct kv_space *space);
 
-/* A space whose groups have nothing but their metadata in use. -EUCLEAN; -ENOMEM ... */
+/* A space without groups yet: -EUCLEAN; -ENOMEM. They are added in order, then summed up. */
 KV_MUST_CHECK int kv_space_new(struct kv_device *device, const struct kv_space_config *config,
                                struct kv_space **space);
+/* A group with nothing but its metadata in use. -ENOMEM. */
+KV_MUST_CHECK int kv_space_add_group(struct kv_space *space, uint32_t index);
 
 /* ---- what an open epoch changes (space_epochs.c) -------------------------------- */
 

@@ -69,9 +69,11 @@ static int get_large(struct kv_store *store, const void *key, size_t key_len, vo
         if (!read_err)
             return 0;
         err = get_refs(store, key, key_len, again, &again_count);
-        if (!err && again_count == count && !memcmp(refs, again, count * sizeof *refs))
+        if (err)
+            return err;
+        if (again_count == count && !memcmp(refs, again, count * sizeof *refs))
             return read_err;
-        memcpy(refs, again, sizeof refs);
+        memcpy(refs, again, again_count * sizeof *refs);
         count = again_count;
     }
     return err;
@@ -120,13 +122,17 @@ static int floor_before(struct kv_store *store, const void *key, size_t key_len,
     return err;
 }
 
+/* So often in a row nobody deletes just the key that was found: the leaves contradict each other.
+ */
+#define FLOOR_TRIES_MAX 1000u
+
 int kv_get_floor(struct kv_store *store, const void *key, size_t key_len, void *found,
                  size_t *found_len, void *buf, size_t buf_cap, size_t *value_len)
 {
     if (key_len < 1 || key_len > KV_KEY_MAX)
         return -EINVAL;
     kv_counter_add(&store->gets, 1);
-    for (;;) {
+    for (unsigned tries = 0; tries < FLOOR_TRIES_MAX; tries++) {
         uint8_t kind = KV_VALUE_INLINE;
         int err = kv_btree_get_floor(&store->trees[KV_TREE_KEYS], key, key_len, found, found_len,
                                      buf, buf_cap, value_len, &kind);
@@ -140,6 +146,7 @@ int kv_get_floor(struct kv_store *store, const void *key, size_t key_len, void *
         if (err != -ENOENT) /* it was deleted meanwhile: another one is the last now */
             return err;
     }
+    return -EUCLEAN;
 }
 
 /* ---- many together --------------------------------------------------------------- */

@@ -182,6 +182,25 @@ START_TEST(what_is_larger_than_all_of_it_is_not_kept)
 }
 END_TEST
 
+/* What is there is let go for it in vain. */
+START_TEST(what_is_larger_than_all_of_it_is_not_kept_in_place_of_what_is_there)
+{
+    for (unsigned chunks = 1; chunks < 8; chunks++) {
+        struct kv_blob_cache *const cache = kv_blob_cache_new(chunks * (CHUNK + 200), 0);
+        ck_assert_ptr_nonnull(cache);
+        for (enum kv_blob_kept kept = KV_BLOB_USED; kept <= KV_BLOB_SPARE; kept++) {
+            static uint8_t content[9 * CHUNK];
+            const struct kv_disk_blob_ref small = make_ref(1, 10);
+            const struct kv_disk_blob_ref large = make_ref(2, sizeof content);
+            kv_blob_cache_keep(cache, &small, 0, content, 10, KV_BLOB_AHEAD);
+            kv_blob_cache_keep(cache, &large, 0, content, sizeof content, kept);
+            ck_assert(!kv_blob_cache_has(cache, &large, 0));
+        }
+        kv_blob_cache_free(cache);
+    }
+}
+END_TEST
+
 /* ---- several threads ---------------------------------------------------------------- */
 
 struct worker {
@@ -277,6 +296,7 @@ int main(void)
     tcase_add_test(cache, a_pass_over_much_data_leaves_what_is_used_again);
     tcase_add_test(cache, what_is_retained_stays_within_its_share);
     tcase_add_test(cache, what_is_larger_than_all_of_it_is_not_kept);
+    tcase_add_test(cache, what_is_larger_than_all_of_it_is_not_kept_in_place_of_what_is_there);
     tcase_add_test(cache, threads_find_what_others_kept_and_never_anything_else);
     tcase_add_loop_test(cache, the_second_read_of_a_part_reads_nothing_from_the_device, 0, 2);
     suite_add_tcase(suite, cache);

@@ -181,12 +181,17 @@ static void checkpoint(struct model *model)
                       test_pages_used_blocks(&model->pages));
 }
 
-static void crash(struct model *model)
+static void reopen(struct model *model)
 {
     test_pages_reopen(&model->pages);
     memcpy(model->now, model->durable, sizeof model->now);
     for (size_t i = 0; i < MODEL_IDS; i++)
         model->taken[i] = is_set(&model->now[i]);
+}
+
+static void crash(struct model *model)
+{
+    reopen(model);
     KV_ASSERT(kv_pagemap_used_ids(model->pages.map) == count_taken(model));
 }
 
@@ -240,6 +245,26 @@ START_TEST(ids_that_were_freed_are_found_again_after_opening)
     checkpoint(model);
     expect_all(model);
     model_free(model);
+}
+END_TEST
+
+/* The superblock says that there are fewer ids than hold a page. */
+START_TEST(an_id_that_holds_a_page_is_not_given_out_whatever_the_root_says)
+{
+    static const uint64_t said[] = {1, 2, 129, 2000, 2999};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        struct model *const model = model_new(102);
+        for (unsigned k = 0; k < 3000; k++)
+            set_place(model, take_id(model));
+        checkpoint(model);
+        model->pages.root.page_id_next = said[i];
+        reopen(model);
+        for (unsigned k = 0; k < 1000; k++)
+            set_place(model, take_id(model)); /* asserts that it is free */
+        test_pages_checkpoint(&model->pages);
+        expect_all(model);
+        model_free(model);
+    }
 }
 END_TEST
 
@@ -464,6 +489,7 @@ static Suite *pagemap_suite(void)
     tcase_set_timeout(map, 300);
     tcase_add_loop_test(map, random_changes_checkpoints_and_crashes_agree_with_an_array, 0, 3);
     tcase_add_test(map, ids_that_were_freed_are_found_again_after_opening);
+    tcase_add_test(map, an_id_that_holds_a_page_is_not_given_out_whatever_the_root_says);
     tcase_add_test(map, no_id_is_given_twice_whenever_it_was_freed);
     tcase_add_test(map, moving_a_page_often_in_one_epoch_takes_the_space_of_one);
     tcase_add_test(map, the_tree_grows_by_one_level_and_by_several);

@@ -451,6 +451,28 @@ START_TEST(damaged_pointers_are_refused_and_change_nothing)
 }
 END_TEST
 
+/* A page of a hostile image says that it owns what was just handed out, and is freed. */
+START_TEST(what_a_damaged_pointer_frees_before_it_has_an_owner_is_not_handed_over)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 500, 4);
+    const uint64_t block = alloc_run(&f, KV_SPACE_DATA, 9);
+    const uint64_t other = alloc_run(&f, KV_SPACE_DATA, 9);
+    ck_assert_int_eq(kv_space_free(f.space, 2, block + 2, 3), 0);
+    ck_assert_int_eq(kv_space_free(f.space, 2, other, 9), 0);
+    checkpoint(&f, 2);
+    ck_assert_uint_eq(stats_of(&f).busy_blocks, 6);
+    ck_assert_int_eq(kv_space_commit(f.space, 3, block, 9), -EUCLEAN);
+    kv_space_unalloc(f.space, block, 9);
+    kv_space_unalloc(f.space, other, 9);
+    ck_assert_uint_eq(stats_of(&f).busy_blocks, 0);
+    checkpoint(&f, 3);
+    ck_assert_int_eq(reopen(&f), 0);
+    ck_assert_uint_eq(stats_of(&f).busy_blocks, 0);
+    fixture_release(&f);
+}
+END_TEST
+
 /* ---- running out of space --------------------------------------------------- */
 
 START_TEST(data_never_takes_reserved_clusters_and_pages_always_get_theirs)
@@ -790,6 +812,7 @@ int main(void)
     tcase_add_test(views, freed_blocks_are_used_again_only_after_the_checkpoint);
     tcase_add_test(views, a_block_born_and_freed_in_one_epoch_is_not_in_its_bitmap);
     tcase_add_test(views, damaged_pointers_are_refused_and_change_nothing);
+    tcase_add_test(views, what_a_damaged_pointer_frees_before_it_has_an_owner_is_not_handed_over);
     suite_add_tcase(suite, views);
 
     TCase *room = tcase_create("room");
