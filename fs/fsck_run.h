@@ -106,6 +106,8 @@ struct fs_fsck_node *fs_fsck_find_node(struct fs_fsck *c, uint64_t ino);
 
 /* ---- what belongs to inodes (fs/fsck_owned.c) --------------------------------------- */
 
+/* Learn that an inode has a record, and what that says belongs to it. */
+KV_MUST_CHECK int fs_fsck_learn(struct fs_fsck *c, const struct fs_record *record);
 /*
  * Learn an inode and hold its record against its content. `changed`: the caller has corrected
  * it already. Stores what has been corrected.
