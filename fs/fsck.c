@@ -315,7 +315,8 @@ static int visit_record(struct fs_fsck *c, const struct fs_fsck_item *item, cons
             fs_key_ino(&key, FS_KEY_ORPHAN, ino);
             err = fs_fsck_delete_now(c, key.bytes, key.length);
         }
-        return err; /* the next round sees it without the other */
+        /* The next round sees it without the other; what it owns must still be there then. */
+        return err ? err : fs_fsck_learn(c, &record);
     }
     if (ino == FS_ROOT_INO || fs_ino_set_has(&c->known, ino))
         return visit_taken(c, item, at, &record);

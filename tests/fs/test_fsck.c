@@ -235,6 +235,21 @@ static void expect(struct bench *b, const char *what)
     }
 }
 
+/* A record of a/file reads as what bench_open has written. */
+static void expect_content(struct bench *b, const struct fs_record *record)
+{
+    static uint8_t content[CONTENT_BYTES];
+    size_t length;
+    ck_assert_uint_eq(record->file.size, 70100);
+    ck_assert_int_eq(fs_data_read(&b->data, &record->file, 0, content, sizeof content, &length), 0);
+    ck_assert_uint_eq(length, sizeof content);
+    for (size_t i = 0; i < length; i++)
+        ck_assert_uint_eq(content[i], 'c');
+    ck_assert_int_eq(fs_data_read(&b->data, &record->file, 70000, content, 101, &length), 0);
+    ck_assert_uint_eq(length, 100);
+    ck_assert_uint_eq(content[99], 'c');
+}
+
 static uint64_t lost_found_of(struct bench *b)
 {
     const struct fs_key key = entry_key(1, "lost+found");
@@ -497,6 +512,23 @@ START_TEST(an_orphan_that_has_a_name_stays)
     expect(&b, "orphan-in-use");
     ck_assert(!has_key(&b, &last));
     ck_assert_uint_eq(get_record(&b, &revived).nlink, 1);
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(an_orphan_without_content_takes_none_from_the_file_that_has_a_name)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key orphan = ino_key(FS_KEY_ORPHAN, 4), file = entry_key(2, "file");
+    const struct fs_record record = record_of(4, S_IFREG | 0644, 0);
+    put_record(&b, &orphan, &record);
+    ck_assert_uint_eq(run(&b, false), 1);
+    expect(&b, "orphan-in-use");
+    ck_assert(!has_key(&b, &orphan));
+    const struct fs_record after = get_record(&b, &file);
+    ck_assert_uint_eq(after.flags, FS_RECORD_XATTRS);
+    expect_content(&b, &after);
     bench_close(&b);
 }
 END_TEST
@@ -819,6 +851,7 @@ int main(void)
     tcase_add_test(tcase, a_missing_root_is_replaced_and_keeps_its_entries);
     tcase_add_test(tcase, inode_records_that_are_no_inodes_are_reported);
     tcase_add_test(tcase, an_orphan_that_has_a_name_stays);
+    tcase_add_test(tcase, an_orphan_without_content_takes_none_from_the_file_that_has_a_name);
     tcase_add_test(tcase, orphans_with_links_or_entries_are_mended);
     tcase_add_test(tcase, blocks_and_size_follow_the_content);
     tcase_add_test(tcase, damaged_content_records_become_holes);

@@ -277,7 +277,9 @@ static void inode_record(struct scene *scene, int which)
 static void orphan(struct scene *scene, int which)
 {
     begin(scene);
-    const uint64_t ino = which == 1 ? ino_of(scene, "d01/f01") : STRAY_INO;
+    const uint64_t ino = which == 1   ? ino_of(scene, "d01/f01")
+                         : which == 6 ? ino_of(scene, "big")
+                                      : STRAY_INO;
     const struct fs_key key = scene_ino_key(FS_KEY_ORPHAN, ino);
     struct fs_record record = new_record(ino, S_IFREG | 0600, 0);
     if (which == 3)
@@ -487,6 +489,7 @@ const struct recipe fs_recipes[] = {
     {"orphan that has a name", orphan, 2, "orphan-in-use", 4, 1, 1},
     {"orphan with links", orphan, 3, "orphan-links", 4, 1, 1},
     {"orphan with entries", orphan, 4, "orphan-entries", 4, 1, 1},
+    {"orphan without content, a file with content", orphan, 6, "orphan-in-use", 4, 1, 1},
     {"orphan, nonsense", orphan, 5, "inode-record", 4, 4, 1},
     {"blocks of a file", size, 0, "blocks", 4, 1, 1},
     {"size too small", size, 1, "size", 4, 1, 1},
