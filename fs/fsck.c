@@ -332,17 +332,70 @@ static int visit_record(struct fs_fsck *c, const struct fs_fsck_item *item, cons
     return err ? err : fs_fsck_check_record(c, item, &record, changed);
 }
 
+static int visit_nameless(struct fs_fsck *c, const struct fs_fsck_item *item)
+{
+    struct fs_record record;
+    if (fs_record_decode(item->value, item->value_len, &record) == 0 &&
+        !fs_ino_map_find(&c->nameless, record.file.ino)) { /* the first one keeps the number */
+        struct fs_fsck_nameless *const nameless = fs_ino_map_add(&c->nameless, record.file.ino);
+        if (!nameless)
+            return -ENOMEM;
+        nameless->mode = record.mode;
+        nameless->nlink = record.nlink;
+        nameless->flags = record.flags;
+        nameless->is_inline = record.file.is_inline;
+    }
+    if (!fs_fsck_finding(c, KV_CHECK_DAMAGE, "entry-name",
+                         "an entry under the key %s has no legal name",
+                         fs_fsck_show(item->key, item->key_len).text))
+        return 0;
+    return fs_fsck_rehome_later(c, item->key, item->key_len);
+}
+
+static int learn_nameless(struct fs_fsck *c, const struct fs_fsck_nameless *nameless)
+{
+    const struct fs_record record = {
+        .file = {.ino = nameless->ino, .is_inline = nameless->is_inline},
+        .mode = nameless->mode,
+        .nlink = nameless->nlink,
+        .flags = nameless->flags};
+    const int err = fs_fsck_learn(c, &record);
+    if (err || !S_ISDIR(record.mode))
+        return err;
+    struct fs_fsck_node *const node = fs_ino_map_add(&c->nodes, nameless->ino);
+    if (!node)
+        return -ENOMEM;
+    node->is_directory = true;
+    node->type = S_IFDIR;
+    node->parent = FS_ROOT_INO; /* where lost+found is: it ends every way up */
+    node->nlink = record.nlink;
+    return 0;
+}
+
+/*
+ * When all legal names are known: what has none goes to lost+found with its record, so what stands
+ * under its number is not without an owner. Who has a legal name, too, keeps the number.
+ */
+static int learn_all_nameless(struct fs_fsck *c)
+{
+    int err = 0;
+    for (size_t i = 0; !err && i < c->nameless.count; i++) {
+        const struct fs_fsck_nameless *const nameless = fs_ino_map_at(&c->nameless, i);
+        const struct fs_fsck_node *const node = fs_fsck_find_node(c, nameless->ino);
+        const bool is_orphan = node && node->is_orphan; /* it gives way, as in visit_record */
+        if (nameless->ino != FS_ROOT_INO &&
+            (is_orphan || !fs_ino_set_has(&c->known, nameless->ino)))
+            err = learn_nameless(c, nameless);
+    }
+    return err;
+}
+
 static int visit_entry(struct fs_fsck *c, const struct fs_fsck_item *item)
 {
     struct place at;
     struct fs_entry entry;
-    if (fs_key_entry_parse(item->key, item->key_len, &at.directory, &at.name, &at.name_len)) {
-        if (!fs_fsck_finding(c, KV_CHECK_DAMAGE, "entry-name",
-                             "an entry under the key %s has no legal name",
-                             fs_fsck_show(item->key, item->key_len).text))
-            return 0;
-        return fs_fsck_rehome_later(c, item->key, item->key_len);
-    }
+    if (fs_key_entry_parse(item->key, item->key_len, &at.directory, &at.name, &at.name_len))
+        return visit_nameless(c, item);
     struct fs_fsck_node *const directory = fs_ino_map_add(&c->nodes, at.directory);
     if (!directory)
         return -ENOMEM;
@@ -587,6 +640,7 @@ static void init_tables(struct fs_fsck *c)
     for (size_t i = 0; i < FS_FSCK_ANNOUNCED; i++)
         fs_ino_set_init(&c->flagged[i]);
     fs_ino_map_init(&c->nodes, sizeof(struct fs_fsck_node));
+    fs_ino_map_init(&c->nameless, sizeof(struct fs_fsck_nameless));
     fs_ino_map_init(&c->expiring, sizeof(struct fs_fsck_expiring));
     fs_ino_map_init(&c->fixes, sizeof(struct fs_fsck_flag_fix));
     c->homeless_count = 0;
@@ -602,6 +656,7 @@ static void release_tables(struct fs_fsck *c)
     for (size_t i = 0; i < FS_FSCK_ANNOUNCED; i++)
         fs_ino_set_release(&c->flagged[i]);
     fs_ino_map_release(&c->nodes);
+    fs_ino_map_release(&c->nameless);
     fs_ino_map_release(&c->expiring);
     fs_ino_map_release(&c->fixes);
 }
@@ -618,7 +673,8 @@ static int scan_orphans(struct fs_fsck *c)
 
 static int scan_entries(struct fs_fsck *c)
 {
-    return fs_fsck_scan(c, FS_KEY_ENTRY, visit_entry);
+    const int err = fs_fsck_scan(c, FS_KEY_ENTRY, visit_entry);
+    return err ? err : learn_all_nameless(c);
 }
 
 static int check_tree(struct fs_fsck *c)

@@ -32,6 +32,13 @@ struct fs_fsck_node {
     uint8_t color; /* of the walk up to the root */
 };
 
+/* An inode whose entry has no legal name. */
+struct fs_fsck_nameless {
+    uint64_t ino;
+    uint32_t mode, nlink, flags; /* as recorded */
+    bool is_inline;
+};
+
 struct fs_fsck_expiring {
     uint64_t ino, expiry_ns;
 };
@@ -60,6 +67,7 @@ struct fs_fsck {
     struct fs_ino_set contents;                   /* those whose content is in F records */
     struct fs_ino_set flagged[FS_FSCK_ANNOUNCED]; /* by the flags that announce attributes */
     struct fs_ino_map nodes;                      /* struct fs_fsck_node */
+    struct fs_ino_map nameless;                   /* struct fs_fsck_nameless */
     struct fs_ino_map expiring;                   /* struct fs_fsck_expiring */
     struct fs_ino_map fixes;                      /* struct fs_fsck_flag_fix */
 

@@ -331,6 +331,80 @@ START_TEST(an_inode_under_an_illegal_name_goes_to_lost_found)
 }
 END_TEST
 
+static void expect_owner(const struct fs_record *record, uint32_t mode, int64_t mtime_ns)
+{
+    ck_assert_uint_eq(record->mode, mode);
+    ck_assert_uint_eq(record->uid, 1000);
+    ck_assert_uint_eq(record->gid, 100);
+    ck_assert_int_eq(record->mtime_ns, mtime_ns);
+}
+
+START_TEST(under_an_illegal_name_an_inode_keeps_owner_mode_times_and_what_is_its)
+{
+    struct bench b;
+    size_t length;
+    bench_open(&b);
+    struct kv_store *const store = b.scratch.store;
+    const struct fs_key file = entry_key(2, "file"), directory = entry_key(2, "b");
+    struct fs_record record = get_record(&b, &file);
+    del(&b, &file);
+    record.uid = 1000;
+    record.gid = 100;
+    record.mtime_ns = 4444;
+    put_entry(&b, 2, "fi/le", &record);
+    record = get_record(&b, &directory);
+    del(&b, &directory);
+    record.uid = 1000;
+    record.gid = 100;
+    record.mtime_ns = 3333;
+    put_entry(&b, 2, ".", &record);
+    put_parent(&b, 3, 2, ".");
+
+    run(&b, false);
+    ck_assert(!was_found(&b, "data-ownerless"));
+    ck_assert(!was_found(&b, "directory-missing"));
+    ck_assert(!was_found(&b, "attribute-ownerless"));
+    expect(&b, "entry-name");
+    const uint64_t lost_found = lost_found_of(&b);
+    const struct fs_key found_file = entry_key(lost_found, "#4"),
+                        found_directory = entry_key(lost_found, "#3"), child = entry_key(3, "link");
+    record = get_record(&b, &found_file);
+    expect_owner(&record, S_IFREG | 0644, 4444);
+    expect_content(&b, &record);
+    ck_assert_int_eq(fs_xattr_get(store, 4, record.flags, "user.x", NULL, 0, &length), 0);
+    record = get_record(&b, &found_directory);
+    expect_owner(&record, S_IFDIR | 0755, 3333);
+    ck_assert(has_key(&b, &child));
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(who_has_a_legal_name_keeps_a_number_that_an_illegal_name_claims_too)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file"), orphan = ino_key(FS_KEY_ORPHAN, 4);
+    struct fs_record record = record_of(4, S_IFREG | 0600, 1);
+    put_entry(&b, 1, "x/y", &record); /* comes before the other */
+    expect(&b, "entry-name");
+    record = get_record(&b, &file);
+    expect_content(&b, &record);
+
+    /* But an orphan has no name at all, and of illegal ones the first counts. */
+    del(&b, &file);
+    put_entry(&b, 2, "x/y", &record);
+    record = record_of(4, S_IFREG | 0600, 1);
+    put_entry(&b, 2, "x/z", &record);
+    record = record_of(4, S_IFREG | 0600, 0);
+    put_record(&b, &orphan, &record);
+    expect(&b, "entry-name");
+    const struct fs_key found = entry_key(lost_found_of(&b), "#4");
+    record = get_record(&b, &found);
+    expect_content(&b, &record);
+    bench_close(&b);
+}
+END_TEST
+
 START_TEST(wrong_link_counts_are_corrected)
 {
     struct bench b;
@@ -840,6 +914,8 @@ int main(void)
     tcase_add_test(tcase, a_wrong_volume_record_is_made_anew_above_all_numbers);
     tcase_add_test(tcase, entries_that_can_not_be_decoded_go);
     tcase_add_test(tcase, an_inode_under_an_illegal_name_goes_to_lost_found);
+    tcase_add_test(tcase, under_an_illegal_name_an_inode_keeps_owner_mode_times_and_what_is_its);
+    tcase_add_test(tcase, who_has_a_legal_name_keeps_a_number_that_an_illegal_name_claims_too);
     tcase_add_test(tcase, wrong_link_counts_are_corrected);
     tcase_add_test(tcase, a_link_to_nothing_goes_and_an_inode_without_links_is_found_again);
     tcase_add_test(tcase, a_link_that_says_another_type_is_corrected);

@@ -125,6 +125,24 @@ static void bad_name(struct scene *scene, int which)
     scene_close(scene);
 }
 
+/* A file with content, or 1: a directory with entries, has a name with a slash. */
+static void renamed(struct scene *scene, int which)
+{
+    const char *const path = which == 0 ? "d03/f06" : "d02/sub";
+    begin(scene);
+    const struct fs_key old = key_of(scene, path);
+    const struct fs_record record = scene_record(scene, &old);
+    const struct fs_key key = scene_entry_key(scene_find(scene, path)->parent, "x/y");
+    scene_del(scene, &old);
+    scene_put_record(scene, &key, &record);
+    scene_excuse(scene, path); /* it moves to lost+found */
+    if (which == 1) {
+        scene_put_parent(scene, record.file.ino, scene_find(scene, path)->parent, "x/y");
+        scene_excuse(scene, "d02"); /* has a link less */
+    }
+    scene_close(scene);
+}
+
 static void dangling_entry(struct scene *scene, int argument)
 {
     (void)argument;
@@ -459,6 +477,8 @@ const struct recipe fs_recipes[] = {
     {"name with a slash", bad_name, 0, "entry-name", 4, 4, 1},
     {"directory called ..", bad_name, 1, "entry-name", 4, 4, 1},
     {"file called .", bad_name, 2, "entry-name", 4, 4, 1},
+    {"file with content, a name with a slash", renamed, 0, "entry-name", 4, 4, 1},
+    {"directory with entries, a name with a slash", renamed, 1, "entry-name link-count", 4, 4, 1},
     {"name of nothing", dangling_entry, 0, "entry-dangling", 4, 4, 1},
     {"name that says another type", other_type, 0, "entry-type", 4, 1, 1},
     {"links of a file", link_count, 0, "link-count", 4, 1, 1},
