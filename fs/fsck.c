@@ -643,7 +643,6 @@ static void init_tables(struct fs_fsck *c)
     fs_ino_map_init(&c->nameless, sizeof(struct fs_fsck_nameless));
     fs_ino_map_init(&c->expiring, sizeof(struct fs_fsck_expiring));
     fs_ino_map_init(&c->fixes, sizeof(struct fs_fsck_flag_fix));
-    c->homeless_count = 0;
     c->lost_found = 0;
     c->greatest_ino = FS_ROOT_INO;
     c->found = 0;
@@ -659,6 +658,9 @@ static void release_tables(struct fs_fsck *c)
     fs_ino_map_release(&c->nameless);
     fs_ino_map_release(&c->expiring);
     fs_ino_map_release(&c->fixes);
+    for (size_t i = 0; i < c->homeless_count; i++)
+        free(c->homeless[i]);
+    c->homeless_count = 0;
 }
 
 static int scan_inodes(struct fs_fsck *c)

@@ -39,6 +39,12 @@ struct fs_fsck_nameless {
     bool is_inline;
 };
 
+/* A key, also one that is longer than any that the filesystem makes. */
+struct fs_fsck_key {
+    size_t length;
+    uint8_t bytes[];
+};
+
 struct fs_fsck_expiring {
     uint64_t ino, expiry_ns;
 };
@@ -71,7 +77,7 @@ struct fs_fsck {
     struct fs_ino_map expiring;                   /* struct fs_fsck_expiring */
     struct fs_ino_map fixes;                      /* struct fs_fsck_flag_fix */
 
-    struct fs_key *homeless; /* D and I keys whose inodes go to lost+found */
+    struct fs_fsck_key **homeless; /* D, I and O keys whose inodes go to lost+found; owned */
     size_t homeless_count, homeless_cap;
 };
 

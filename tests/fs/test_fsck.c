@@ -379,6 +379,27 @@ START_TEST(under_an_illegal_name_an_inode_keeps_owner_mode_times_and_what_is_its
 }
 END_TEST
 
+START_TEST(under_a_name_that_is_too_long_an_inode_goes_to_lost_found)
+{
+    struct bench b;
+    uint8_t value[FS_RECORD_BYTES_MAX], key[KV_KEY_MAX];
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file");
+    const struct fs_record before = get_record(&b, &file);
+    memset(key, 'n', sizeof key);
+    memcpy(key, file.bytes, 9);
+    del(&b, &file);
+    ck_assert_int_eq(
+        kv_put(b.scratch.store, key, sizeof key, value, fs_record_encode(&before, value)), 0);
+    expect(&b, "entry-name");
+    const struct fs_key found = entry_key(lost_found_of(&b), "#4");
+    const struct fs_record record = get_record(&b, &found);
+    ck_assert_uint_eq(record.mode, before.mode);
+    expect_content(&b, &record);
+    bench_close(&b);
+}
+END_TEST
+
 START_TEST(who_has_a_legal_name_keeps_a_number_that_an_illegal_name_claims_too)
 {
     struct bench b;
@@ -915,6 +936,7 @@ int main(void)
     tcase_add_test(tcase, entries_that_can_not_be_decoded_go);
     tcase_add_test(tcase, an_inode_under_an_illegal_name_goes_to_lost_found);
     tcase_add_test(tcase, under_an_illegal_name_an_inode_keeps_owner_mode_times_and_what_is_its);
+    tcase_add_test(tcase, under_a_name_that_is_too_long_an_inode_goes_to_lost_found);
     tcase_add_test(tcase, who_has_a_legal_name_keeps_a_number_that_an_illegal_name_claims_too);
     tcase_add_test(tcase, wrong_link_counts_are_corrected);
     tcase_add_test(tcase, a_link_to_nothing_goes_and_an_inode_without_links_is_found_again);
