@@ -108,12 +108,15 @@ static bool decode_numbered(struct fs_fsck *c, const struct fs_fsck_item *item,
 {
     uint64_t ino;
     *err = 0;
-    if (item->key_len == 9 && fs_key_ino_parse(item->key, item->key_len, type, &ino) == 0 &&
-        fs_record_decode(item->value, item->value_len, record) == 0 && record->file.ino == ino)
+    const bool sound =
+        item->key_len == 9 && fs_key_ino_parse(item->key, item->key_len, type, &ino) == 0 &&
+        fs_record_decode(item->value, item->value_len, record) == 0 && record->file.ino == ino;
+    if (sound && fs_fsck_is_possible(c, ino))
         return true;
-    if (fs_fsck_finding(c, KV_CHECK_DAMAGE, "inode-record",
-                        "an inode record under the key %s can not be decoded",
-                        fs_fsck_show(item->key, item->key_len).text))
+    if (fs_fsck_finding(c, KV_CHECK_DAMAGE, sound ? "inode-number" : "inode-record",
+                        "an inode record under the key %s %s",
+                        fs_fsck_show(item->key, item->key_len).text,
+                        sound ? "has a number that was never given" : "can not be decoded"))
         *err = fs_fsck_delete_now(c, item->key, item->key_len);
     return false;
 }
@@ -305,6 +308,8 @@ static int visit_record(struct fs_fsck *c, const struct fs_fsck_item *item, cons
     if (fs_record_decode(item->value, item->value_len, &record))
         return drop_entry(c, item, at, "entry-value", "can not be decoded");
     const uint64_t ino = record.file.ino;
+    if (!fs_fsck_is_possible(c, ino))
+        return drop_entry(c, item, at, "inode-number", "has a number that was never given");
     const struct fs_fsck_node *const node = fs_fsck_find_node(c, ino);
     int err = 0;
     if (node && node->is_orphan) {
@@ -336,6 +341,7 @@ static int visit_nameless(struct fs_fsck *c, const struct fs_fsck_item *item)
 {
     struct fs_record record;
     if (fs_record_decode(item->value, item->value_len, &record) == 0 &&
+        fs_fsck_is_possible(c, record.file.ino) &&
         !fs_ino_map_find(&c->nameless, record.file.ino)) { /* the first one keeps the number */
         struct fs_fsck_nameless *const nameless = fs_ino_map_add(&c->nameless, record.file.ino);
         if (!nameless)
@@ -433,7 +439,7 @@ static int check_undefined(struct fs_fsck *c, const struct fs_fsck_node *node)
     const uint64_t ino = node->ino;
     if (!node->has_entries || ino == FS_ROOT_INO)
         return 0;
-    if (fs_ino_set_has(&c->known, ino) || ino > FS_INO_MAX || ino == 0) {
+    if (fs_ino_set_has(&c->known, ino) || !fs_fsck_is_possible(c, ino)) {
         if (!fs_fsck_finding(
                 c, KV_CHECK_DAMAGE, "directory-none",
                 "there are entries in %llu, which is no directory; they go to " FS_FSCK_LOST_FOUND,

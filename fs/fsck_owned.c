@@ -330,7 +330,7 @@ static int check_content_owner(struct fs_fsck *c, uint64_t ino)
 {
     if (fs_ino_set_has(&c->contents, ino))
         return 0;
-    if (fs_ino_set_has(&c->known, ino) || ino == 0 || ino > FS_INO_MAX) {
+    if (fs_ino_set_has(&c->known, ino) || !fs_fsck_is_possible(c, ino)) {
         if (!fs_fsck_finding(c, KV_CHECK_REPAIRABLE, "data-unused",
                              "there is content for inode %llu, which has none; it is deleted",
                              fs_fsck_ull(ino)))

@@ -118,6 +118,12 @@ KV_MUST_CHECK int fs_fsck_scan(struct fs_fsck *c, enum fs_key_type type, fs_fsck
 /* NULL: none is known. */
 struct fs_fsck_node *fs_fsck_find_node(struct fs_fsck *c, uint64_t ino);
 
+/* Can an inode have this number: was it given, or is it at least within reach? */
+static inline bool fs_fsck_is_possible(const struct fs_fsck *c, uint64_t ino)
+{
+    return ino != 0 && (ino < c->volume.next_ino || ino <= FS_INO_TAKEN_MAX);
+}
+
 /* ---- what belongs to inodes (fs/fsck_owned.c) --------------------------------------- */
 
 /* Learn that an inode has a record, and what that says belongs to it. */

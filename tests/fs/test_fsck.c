@@ -279,23 +279,82 @@ START_TEST(a_store_without_a_filesystem_is_told_and_no_error)
 }
 END_TEST
 
-START_TEST(a_wrong_volume_record_is_made_anew_above_all_numbers)
+static struct fs_volume_record get_volume(struct bench *b)
 {
-    struct bench b;
     struct fs_key key;
     struct fs_disk_volume disk;
     struct fs_volume_record volume;
     size_t length;
+    fs_key_volume(&key);
+    ck_assert_int_eq(kv_get(b->scratch.store, key.bytes, key.length, &disk, sizeof disk, &length),
+                     0);
+    ck_assert_int_eq(fs_volume_record_decode(&disk, length, &volume), 0);
+    return volume;
+}
+
+START_TEST(a_wrong_volume_record_is_made_anew_above_all_numbers)
+{
+    struct bench b;
+    struct fs_key key;
     bench_open(&b);
     fs_key_volume(&key);
     put(&b, &key, "nonsense", 8);
     expect(&b, "volume-record");
-    ck_assert_int_eq(kv_get(b.scratch.store, key.bytes, key.length, &disk, sizeof disk, &length),
-                     0);
-    ck_assert_int_eq(fs_volume_record_decode(&disk, length, &volume), 0);
-    ck_assert_uint_eq(volume.next_ino, 8);
+    ck_assert_uint_eq(get_volume(&b).next_ino, 8);
     put_volume(&b, 4);
     expect(&b, "next-inode");
+    bench_close(&b);
+}
+END_TEST
+
+/* What uses the number stands here: the greatest of all, and others that are as impossible. */
+START_TEST(numbers_that_can_not_have_been_given_are_not_taken_over)
+{
+    static const uint64_t numbers[] = {FS_INO_MAX, FS_INO_MAX - 1, FS_INO_TAKEN_MAX + 1};
+    static const uint8_t packed[100] = {FS_DATA_PACKED};
+    const uint64_t ino = numbers[_i];
+    uint8_t content[FS_DATA_KEY_BYTES];
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key inode = ino_key(FS_KEY_INODE, ino), orphan = ino_key(FS_KEY_ORPHAN, ino);
+    const struct fs_record file = record_of(ino, S_IFREG | 0600, 1),
+                           child = record_of(20, S_IFREG | 0600, 1);
+    put_entry(&b, 2, "named", &file);
+    expect(&b, "inode-number");
+    put_entry(&b, 2, "na/med", &file);
+    expect(&b, "entry-name");
+    put_record(&b, &inode, &file);
+    put_link(&b, 2, "linked", ino);
+    expect(&b, "inode-number");
+    put_record(&b, &orphan, &file);
+    expect(&b, "inode-number");
+    fs_data_key(content, ino, 0);
+    ck_assert_int_eq(kv_put(b.scratch.store, content, sizeof content, packed, sizeof packed), 0);
+    expect(&b, "data-unused");
+    put_entry(&b, ino, "child", &child);
+    expect(&b, "directory-none");
+    const struct fs_key found = entry_key(lost_found_of(&b), "#20");
+    ck_assert(has_key(&b, &found));
+    ck_assert_uint_lt(get_volume(&b).next_ino, 1000);
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(great_numbers_are_taken_over_when_they_have_been_given)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "named"), other = entry_key(2, "other");
+    struct fs_record record = record_of(FS_INO_TAKEN_MAX, S_IFREG | 0600, 1);
+    put_entry(&b, 2, "other", &record);
+    expect(&b, "next-inode");
+    ck_assert_uint_eq(get_volume(&b).next_ino, FS_INO_TAKEN_MAX + 1);
+    put_volume(&b, FS_INO_TAKEN_MAX + 10);
+    record = record_of(FS_INO_TAKEN_MAX + 9, S_IFREG | 0600, 1);
+    put_entry(&b, 2, "named", &record);
+    ck_assert_uint_eq(run(&b, true), 0);
+    ck_assert(has_key(&b, &file));
+    ck_assert(has_key(&b, &other));
     bench_close(&b);
 }
 END_TEST
@@ -933,6 +992,8 @@ int main(void)
     tcase_add_test(tcase, a_sound_tree_has_no_findings_but_its_orphan);
     tcase_add_test(tcase, a_store_without_a_filesystem_is_told_and_no_error);
     tcase_add_test(tcase, a_wrong_volume_record_is_made_anew_above_all_numbers);
+    tcase_add_loop_test(tcase, numbers_that_can_not_have_been_given_are_not_taken_over, 0, 3);
+    tcase_add_test(tcase, great_numbers_are_taken_over_when_they_have_been_given);
     tcase_add_test(tcase, entries_that_can_not_be_decoded_go);
     tcase_add_test(tcase, an_inode_under_an_illegal_name_goes_to_lost_found);
     tcase_add_test(tcase, under_an_illegal_name_an_inode_keeps_owner_mode_times_and_what_is_its);

@@ -46,6 +46,14 @@ static void begin(struct scene *scene)
     make_room_for_inodes(scene);
 }
 
+static void put_data(struct scene *scene, uint64_t ino, uint64_t offset, const void *value,
+                     size_t length)
+{
+    struct fs_key key = {.length = FS_DATA_KEY_BYTES};
+    fs_data_key(key.bytes, ino, offset);
+    scene_put(scene, &key, value, length);
+}
+
 /* ---- the volume ---------------------------------------------------------------------- */
 
 /* 0: nonsense, 1: gone, 2: a number too small. */
@@ -140,6 +148,21 @@ static void renamed(struct scene *scene, int which)
         scene_put_parent(scene, record.file.ino, scene_find(scene, path)->parent, "x/y");
         scene_excuse(scene, "d02"); /* has a link less */
     }
+    scene_close(scene);
+}
+
+/* A number that was never given, with content. */
+static void bad_number(struct scene *scene, int argument)
+{
+    static const uint8_t packed[100] = {FS_DATA_PACKED};
+    (void)argument;
+    begin(scene);
+    struct fs_record record = new_record(FS_INO_MAX, S_IFREG | 0644, 1);
+    record.file.is_inline = false;
+    record.file.size = sizeof packed;
+    const struct fs_key key = scene_entry_key(FS_ROOT_INO, "number");
+    scene_put_record(scene, &key, &record);
+    put_data(scene, FS_INO_MAX, 0, packed, sizeof packed);
     scene_close(scene);
 }
 
@@ -340,14 +363,6 @@ static void size(struct scene *scene, int which)
     scene_close(scene);
 }
 
-static void put_data(struct scene *scene, uint64_t ino, uint64_t offset, const void *value,
-                     size_t length)
-{
-    struct fs_key key = {.length = FS_DATA_KEY_BYTES};
-    fs_data_key(key.bytes, ino, offset);
-    scene_put(scene, &key, value, length);
-}
-
 static void data_record(struct scene *scene, int which)
 {
     static const uint8_t packed[100] = {FS_DATA_PACKED};
@@ -479,6 +494,7 @@ const struct recipe fs_recipes[] = {
     {"file called .", bad_name, 2, "entry-name", 4, 4, 1},
     {"file with content, a name with a slash", renamed, 0, "entry-name", 4, 4, 1},
     {"directory with entries, a name with a slash", renamed, 1, "entry-name link-count", 4, 4, 1},
+    {"number that was never given", bad_number, 0, "data-unused inode-number", 4, 4, 1},
     {"name of nothing", dangling_entry, 0, "entry-dangling", 4, 4, 1},
     {"name that says another type", other_type, 0, "entry-type", 4, 1, 1},
     {"links of a file", link_count, 0, "link-count", 4, 1, 1},
