@@ -114,7 +114,7 @@ static const struct fs_figure store_figures[] = {
 static const struct fs_figure mount_figures[] = {
     {"inodes_known", "Inodes that the kernel knows", KV_METRIC_FUSE, FS_FIGURE_GAUGE,
      MOUNT(inode_count), NULL},
-    {"inodes_memory_bytes", "Memory that they take", KV_METRIC_FUSE, FS_FIGURE_GAUGE,
+    {"inodes_memory_bytes", "Memory that they and listings take", KV_METRIC_FUSE, FS_FIGURE_GAUGE,
      MOUNT(inode_bytes), NULL},
     {"content_read_bytes", "Bytes of content that the kernel read", KV_METRIC_FUSE,
      FS_FIGURE_COUNTER, MOUNT(read_bytes), NULL},

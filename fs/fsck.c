@@ -108,12 +108,15 @@ static bool decode_numbered(struct fs_fsck *c, const struct fs_fsck_item *item,
 {
     uint64_t ino;
     *err = 0;
-    if (item->key_len == 9 && fs_key_ino_parse(item->key, item->key_len, type, &ino) == 0 &&
-        fs_record_decode(item->value, item->value_len, record) == 0 && record->file.ino == ino)
+    const bool sound =
+        item->key_len == 9 && fs_key_ino_parse(item->key, item->key_len, type, &ino) == 0 &&
+        fs_record_decode(item->value, item->value_len, record) == 0 && record->file.ino == ino;
+    if (sound && fs_fsck_is_possible(c, ino))
         return true;
-    if (fs_fsck_finding(c, KV_CHECK_DAMAGE, "inode-record",
-                        "an inode record under the key %s can not be decoded",
-                        fs_fsck_show(item->key, item->key_len).text))
+    if (fs_fsck_finding(c, KV_CHECK_DAMAGE, sound ? "inode-number" : "inode-record",
+                        "an inode record under the key %s %s",
+                        fs_fsck_show(item->key, item->key_len).text,
+                        sound ? "has a number that was never given" : "can not be decoded"))
         *err = fs_fsck_delete_now(c, item->key, item->key_len);
     return false;
 }
@@ -305,6 +308,8 @@ static int visit_record(struct fs_fsck *c, const struct fs_fsck_item *item, cons
     if (fs_record_decode(item->value, item->value_len, &record))
         return drop_entry(c, item, at, "entry-value", "can not be decoded");
     const uint64_t ino = record.file.ino;
+    if (!fs_fsck_is_possible(c, ino))
+        return drop_entry(c, item, at, "inode-number", "has a number that was never given");
     const struct fs_fsck_node *const node = fs_fsck_find_node(c, ino);
     int err = 0;
     if (node && node->is_orphan) {
@@ -315,7 +320,8 @@ static int visit_record(struct fs_fsck *c, const struct fs_fsck_item *item, cons
             fs_key_ino(&key, FS_KEY_ORPHAN, ino);
             err = fs_fsck_delete_now(c, key.bytes, key.length);
         }
-        return err; /* the next round sees it without the other */
+        /* The next round sees it without the other; what it owns must still be there then. */
+        return err ? err : fs_fsck_learn(c, &record);
     }
     if (ino == FS_ROOT_INO || fs_ino_set_has(&c->known, ino))
         return visit_taken(c, item, at, &record);
@@ -331,17 +337,71 @@ static int visit_record(struct fs_fsck *c, const struct fs_fsck_item *item, cons
     return err ? err : fs_fsck_check_record(c, item, &record, changed);
 }
 
+static int visit_nameless(struct fs_fsck *c, const struct fs_fsck_item *item)
+{
+    struct fs_record record;
+    if (fs_record_decode(item->value, item->value_len, &record) == 0 &&
+        fs_fsck_is_possible(c, record.file.ino) &&
+        !fs_ino_map_find(&c->nameless, record.file.ino)) { /* the first one keeps the number */
+        struct fs_fsck_nameless *const nameless = fs_ino_map_add(&c->nameless, record.file.ino);
+        if (!nameless)
+            return -ENOMEM;
+        nameless->mode = record.mode;
+        nameless->nlink = record.nlink;
+        nameless->flags = record.flags;
+        nameless->is_inline = record.file.is_inline;
+    }
+    if (!fs_fsck_finding(c, KV_CHECK_DAMAGE, "entry-name",
+                         "an entry under the key %s has no legal name",
+                         fs_fsck_show(item->key, item->key_len).text))
+        return 0;
+    return fs_fsck_rehome_later(c, item->key, item->key_len);
+}
+
+static int learn_nameless(struct fs_fsck *c, const struct fs_fsck_nameless *nameless)
+{
+    const struct fs_record record = {
+        .file = {.ino = nameless->ino, .is_inline = nameless->is_inline},
+        .mode = nameless->mode,
+        .nlink = nameless->nlink,
+        .flags = nameless->flags};
+    const int err = fs_fsck_learn(c, &record);
+    if (err || !S_ISDIR(record.mode))
+        return err;
+    struct fs_fsck_node *const node = fs_ino_map_add(&c->nodes, nameless->ino);
+    if (!node)
+        return -ENOMEM;
+    node->is_directory = true;
+    node->type = S_IFDIR;
+    node->parent = FS_ROOT_INO; /* where lost+found is: it ends every way up */
+    node->nlink = record.nlink;
+    return 0;
+}
+
+/*
+ * When all legal names are known: what has none goes to lost+found with its record, so what stands
+ * under its number is not without an owner. Who has a legal name, too, keeps the number.
+ */
+static int learn_all_nameless(struct fs_fsck *c)
+{
+    int err = 0;
+    for (size_t i = 0; !err && i < c->nameless.count; i++) {
+        const struct fs_fsck_nameless *const nameless = fs_ino_map_at(&c->nameless, i);
+        const struct fs_fsck_node *const node = fs_fsck_find_node(c, nameless->ino);
+        const bool is_orphan = node && node->is_orphan; /* it gives way, as in visit_record */
+        if (nameless->ino != FS_ROOT_INO &&
+            (is_orphan || !fs_ino_set_has(&c->known, nameless->ino)))
+            err = learn_nameless(c, nameless);
+    }
+    return err;
+}
+
 static int visit_entry(struct fs_fsck *c, const struct fs_fsck_item *item)
 {
     struct place at;
     struct fs_entry entry;
-    if (fs_key_entry_parse(item->key, item->key_len, &at.directory, &at.name, &at.name_len)) {
-        if (!fs_fsck_finding(c, KV_CHECK_DAMAGE, "entry-name",
-                             "an entry under the key %s has no legal name",
-                             fs_fsck_show(item->key, item->key_len).text))
-            return 0;
-        return fs_fsck_rehome_later(c, item->key, item->key_len);
-    }
+    if (fs_key_entry_parse(item->key, item->key_len, &at.directory, &at.name, &at.name_len))
+        return visit_nameless(c, item);
     struct fs_fsck_node *const directory = fs_ino_map_add(&c->nodes, at.directory);
     if (!directory)
         return -ENOMEM;
@@ -379,7 +439,7 @@ static int check_undefined(struct fs_fsck *c, const struct fs_fsck_node *node)
     const uint64_t ino = node->ino;
     if (!node->has_entries || ino == FS_ROOT_INO)
         return 0;
-    if (fs_ino_set_has(&c->known, ino) || ino > FS_INO_MAX || ino == 0) {
+    if (fs_ino_set_has(&c->known, ino) || !fs_fsck_is_possible(c, ino)) {
         if (!fs_fsck_finding(
                 c, KV_CHECK_DAMAGE, "directory-none",
                 "there are entries in %llu, which is no directory; they go to " FS_FSCK_LOST_FOUND,
@@ -586,9 +646,9 @@ static void init_tables(struct fs_fsck *c)
     for (size_t i = 0; i < FS_FSCK_ANNOUNCED; i++)
         fs_ino_set_init(&c->flagged[i]);
     fs_ino_map_init(&c->nodes, sizeof(struct fs_fsck_node));
+    fs_ino_map_init(&c->nameless, sizeof(struct fs_fsck_nameless));
     fs_ino_map_init(&c->expiring, sizeof(struct fs_fsck_expiring));
     fs_ino_map_init(&c->fixes, sizeof(struct fs_fsck_flag_fix));
-    c->homeless_count = 0;
     c->lost_found = 0;
     c->greatest_ino = FS_ROOT_INO;
     c->found = 0;
@@ -601,8 +661,12 @@ static void release_tables(struct fs_fsck *c)
     for (size_t i = 0; i < FS_FSCK_ANNOUNCED; i++)
         fs_ino_set_release(&c->flagged[i]);
     fs_ino_map_release(&c->nodes);
+    fs_ino_map_release(&c->nameless);
     fs_ino_map_release(&c->expiring);
     fs_ino_map_release(&c->fixes);
+    for (size_t i = 0; i < c->homeless_count; i++)
+        free(c->homeless[i]);
+    c->homeless_count = 0;
 }
 
 static int scan_inodes(struct fs_fsck *c)
@@ -617,7 +681,8 @@ static int scan_orphans(struct fs_fsck *c)
 
 static int scan_entries(struct fs_fsck *c)
 {
-    return fs_fsck_scan(c, FS_KEY_ENTRY, visit_entry);
+    const int err = fs_fsck_scan(c, FS_KEY_ENTRY, visit_entry);
+    return err ? err : learn_all_nameless(c);
 }
 
 static int check_tree(struct fs_fsck *c)

@@ -7,7 +7,15 @@
 #ifndef FS_FSCK_H
 #define FS_FSCK_H
 
+#include "fs/record.h"
 #include "kv/kv.h"
+
+/*
+ * The greatest inode number that is believed without the volume record's word for it. Numbers are
+ * given in order, so one above has not been reached: it is damage. Were it taken over, none would
+ * be left for new files, and after FS_INO_MAX comes none that a volume record can name as the next.
+ */
+#define FS_INO_TAKEN_MAX (FS_INO_MAX >> 1)
 
 /*
  * Verify every record of the filesystem in `store`: that each decodes; that an inode number

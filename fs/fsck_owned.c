@@ -135,13 +135,9 @@ static int check_content(struct fs_fsck *c, const struct fs_fsck_item *item,
                               .end = file->inline_len,
                               .covered = file->inline_len};
     *lost = false;
-    if (!file->is_inline) {
-        int err = fs_ino_set_add(&c->contents, file->ino);
-        if (!err)
-            err = measure_content(c, file->ino, &content);
-        if (err)
-            return err;
-    }
+    const int err = file->is_inline ? 0 : measure_content(c, file->ino, &content);
+    if (err)
+        return err;
     if (S_ISLNK(record->mode) && content.covered < file->size) {
         *changed |= fs_fsck_finding(
             c, KV_CHECK_DAMAGE, "symlink-target",
@@ -262,18 +258,26 @@ static int check_announcements(struct fs_fsck *c, struct fs_record *record, bool
     return 0;
 }
 
-int fs_fsck_check_record(struct fs_fsck *c, const struct fs_fsck_item *item,
-                         struct fs_record *record, bool changed)
+int fs_fsck_learn(struct fs_fsck *c, const struct fs_record *record)
 {
     const uint64_t ino = record->file.ino;
-    bool lost = false;
     c->greatest_ino = kv_max_u64(c->greatest_ino, ino);
     int err = fs_ino_set_add(&c->known, ino);
-    if (!err && record->flags)
-        err = check_announcements(c, record, &changed);
+    if (!err && !record->file.is_inline)
+        err = fs_ino_set_add(&c->contents, ino);
     for (size_t i = 0; !err && i < FS_FSCK_ANNOUNCED; i++)
         if (record->flags & announced[i])
             err = fs_ino_set_add(&c->flagged[i], ino);
+    return err;
+}
+
+int fs_fsck_check_record(struct fs_fsck *c, const struct fs_fsck_item *item,
+                         struct fs_record *record, bool changed)
+{
+    bool lost = false;
+    int err = record->flags ? check_announcements(c, record, &changed) : 0;
+    if (!err)
+        err = fs_fsck_learn(c, record);
     if (!err && (S_ISREG(record->mode) || S_ISLNK(record->mode)))
         err = check_content(c, item, record, &changed, &lost);
     if (!err)
@@ -326,7 +330,7 @@ static int check_content_owner(struct fs_fsck *c, uint64_t ino)
 {
     if (fs_ino_set_has(&c->contents, ino))
         return 0;
-    if (fs_ino_set_has(&c->known, ino) || ino == 0 || ino > FS_INO_MAX) {
+    if (fs_ino_set_has(&c->known, ino) || !fs_fsck_is_possible(c, ino)) {
         if (!fs_fsck_finding(c, KV_CHECK_REPAIRABLE, "data-unused",
                              "there is content for inode %llu, which has none; it is deleted",
                              fs_fsck_ull(ino)))

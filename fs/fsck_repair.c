@@ -189,19 +189,21 @@ static int rehome(struct fs_fsck *c, const void *key, size_t key_len)
 
 int fs_fsck_rehome_later(struct fs_fsck *c, const void *key, size_t key_len)
 {
-    if (key_len > sizeof c->homeless->bytes)
-        return fs_fsck_delete_now(c, key, key_len);
     if (c->homeless_count == c->homeless_cap) {
         const size_t cap = c->homeless_cap ? c->homeless_cap * 2 : 16;
-        struct fs_key *const grown = reallocarray(c->homeless, cap, sizeof *grown);
+        struct fs_fsck_key **const grown =
+            reallocarray(c->homeless, cap, sizeof(struct fs_fsck_key *));
         if (!grown)
             return -ENOMEM;
         c->homeless = grown;
         c->homeless_cap = cap;
     }
-    struct fs_key *const kept = &c->homeless[c->homeless_count++];
-    kept->length = (uint16_t)key_len;
+    struct fs_fsck_key *const kept = malloc(sizeof *kept + key_len);
+    if (!kept)
+        return -ENOMEM;
+    kept->length = key_len;
     memcpy(kept->bytes, key, key_len);
+    c->homeless[c->homeless_count++] = kept;
     return 0;
 }
 
@@ -209,7 +211,7 @@ int fs_fsck_rehome_all(struct fs_fsck *c)
 {
     int err = 0;
     for (size_t i = 0; !err && i < c->homeless_count; i++)
-        err = rehome(c, c->homeless[i].bytes, c->homeless[i].length);
+        err = rehome(c, c->homeless[i]->bytes, c->homeless[i]->length);
     return err;
 }
 

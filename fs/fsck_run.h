@@ -32,6 +32,19 @@ struct fs_fsck_node {
     uint8_t color; /* of the walk up to the root */
 };
 
+/* An inode whose entry has no legal name. */
+struct fs_fsck_nameless {
+    uint64_t ino;
+    uint32_t mode, nlink, flags; /* as recorded */
+    bool is_inline;
+};
+
+/* A key, also one that is longer than any that the filesystem makes. */
+struct fs_fsck_key {
+    size_t length;
+    uint8_t bytes[];
+};
+
 struct fs_fsck_expiring {
     uint64_t ino, expiry_ns;
 };
@@ -60,10 +73,11 @@ struct fs_fsck {
     struct fs_ino_set contents;                   /* those whose content is in F records */
     struct fs_ino_set flagged[FS_FSCK_ANNOUNCED]; /* by the flags that announce attributes */
     struct fs_ino_map nodes;                      /* struct fs_fsck_node */
+    struct fs_ino_map nameless;                   /* struct fs_fsck_nameless */
     struct fs_ino_map expiring;                   /* struct fs_fsck_expiring */
     struct fs_ino_map fixes;                      /* struct fs_fsck_flag_fix */
 
-    struct fs_key *homeless; /* D and I keys whose inodes go to lost+found */
+    struct fs_fsck_key **homeless; /* D, I and O keys whose inodes go to lost+found; owned */
     size_t homeless_count, homeless_cap;
 };
 
@@ -104,8 +118,16 @@ KV_MUST_CHECK int fs_fsck_scan(struct fs_fsck *c, enum fs_key_type type, fs_fsck
 /* NULL: none is known. */
 struct fs_fsck_node *fs_fsck_find_node(struct fs_fsck *c, uint64_t ino);
 
+/* Can an inode have this number: was it given, or is it at least within reach? */
+static inline bool fs_fsck_is_possible(const struct fs_fsck *c, uint64_t ino)
+{
+    return ino != 0 && (ino < c->volume.next_ino || ino <= FS_INO_TAKEN_MAX);
+}
+
 /* ---- what belongs to inodes (fs/fsck_owned.c) --------------------------------------- */
 
+/* Learn that an inode has a record, and what that says belongs to it. */
+KV_MUST_CHECK int fs_fsck_learn(struct fs_fsck *c, const struct fs_record *record);
 /*
  * Learn an inode and hold its record against its content. `changed`: the caller has corrected
  * it already. Stores what has been corrected.

@@ -4,8 +4,8 @@
  * Owns       the entries, in FS_SHARD_COUNT hash tables with chains.
  * Invariant  an entry is in the table while it has references, or is an orphan that is being
  *            deleted; the root is never in it.
- * Locks      each shard's mutex guards its table and the entries in it. Innermost: nothing
- *            else is taken under it.
+ * Locks      each shard's mutex guards its table, the entries in it and the list of listings.
+ *            Nothing else is taken under it, but the mutex of a cookie dictionary to measure it.
  */
 #include "fs/inode_table.h"
 
@@ -21,9 +21,15 @@
 #define FS_SHARD_SHIFT 58u /* the shard is the top 6 bits of the hash */
 static_assert(FS_SHARD_COUNT == 1u << (64u - FS_SHARD_SHIFT), "shard bits");
 
+/* What a directory has that was listed. */
+struct listing {
+    struct listing *next, **link; /* among those of its shard */
+    struct fs_cookies *cookies;   /* owned */
+};
+
 struct fs_inode {
-    struct fs_inode *next;      /* in its bucket */
-    struct fs_cookies *cookies; /* directories that were listed; owned */
+    struct fs_inode *next;   /* in its bucket */
+    struct listing *listing; /* of a directory that was listed; owned */
     uint64_t ino;
     uint64_t references;
     uint64_t parent; /* of a D key; of an O key: fs_inode_table_hint */
@@ -37,6 +43,7 @@ struct fs_inode {
 struct shard {
     pthread_mutex_t mutex;
     struct fs_inode **buckets;
+    struct listing *listings;
     size_t bucket_count; /* a power of two, or 0 */
     size_t inode_count;
     size_t known_count; /* of these, with references */
@@ -98,11 +105,40 @@ static struct fs_inode *entry_new(uint64_t ino, const struct fs_key *key)
     return entry;
 }
 
+/* NULL: no memory. */
+static struct listing *listing_new(struct shard *shard)
+{
+    struct listing *listing = malloc(sizeof *listing);
+    if (!listing)
+        return NULL;
+    *listing = (struct listing){
+        .next = shard->listings, .link = &shard->listings, .cookies = fs_cookies_new()};
+    if (!listing->cookies) {
+        free(listing);
+        return NULL;
+    }
+    if (listing->next)
+        listing->next->link = &listing->next;
+    shard->listings = listing;
+    return listing;
+}
+
+/* Take it out of its shard; who frees it does so after the mutex. */
+static void listing_unlink(struct listing *listing)
+{
+    *listing->link = listing->next;
+    if (listing->next)
+        listing->next->link = listing->link;
+}
+
+/* An entry that has left the table, with what it owns. */
 static void entry_free(struct fs_inode *entry)
 {
     if (!entry)
         return;
-    fs_cookies_free(entry->cookies);
+    if (entry->listing)
+        fs_cookies_free(entry->listing->cookies);
+    free(entry->listing);
     free(entry);
 }
 
@@ -265,6 +301,8 @@ static struct fs_inode *detach(struct shard *shard, struct fs_inode **link)
     *link = entry->next;
     shard->inode_count--;
     shard->memory_bytes -= entry_bytes(entry);
+    if (entry->listing)
+        listing_unlink(entry->listing);
     shrink(shard);
     return entry;
 }
@@ -352,8 +390,8 @@ bool fs_inode_table_move(struct fs_inode_table *table, struct fs_inode_move *mov
         old = *link;
         fresh->next = old->next;
         fresh->references = old->references;
-        fresh->cookies = old->cookies;
-        old->cookies = NULL;
+        fresh->listing = old->listing;
+        old->listing = NULL;
         shard->memory_bytes += entry_bytes(fresh);
         shard->memory_bytes -= entry_bytes(old);
         *link = fresh;
@@ -404,11 +442,10 @@ struct fs_cookies *fs_inode_table_cookies(struct fs_inode_table *table, uint64_t
     struct fs_cookies *cookies = NULL;
     pthread_mutex_lock(&shard->mutex);
     struct fs_inode **link = find_link(shard, ino);
-    if (link) {
-        if (!(*link)->cookies)
-            (*link)->cookies = fs_cookies_new();
-        cookies = (*link)->cookies;
-    }
+    if (link && !(*link)->listing)
+        (*link)->listing = listing_new(shard);
+    if (link && (*link)->listing)
+        cookies = (*link)->listing->cookies;
     pthread_mutex_unlock(&shard->mutex);
     return cookies;
 }
@@ -417,12 +454,14 @@ void fs_inode_table_usage(struct fs_inode_table *table, uint64_t *inode_count,
                           uint64_t *memory_bytes)
 {
     *inode_count = 0;
-    *memory_bytes = sizeof *table;
+    *memory_bytes = sizeof *table + fs_cookies_memory(table->root_cookies);
     for (size_t i = 0; i < FS_SHARD_COUNT; i++) {
         struct shard *shard = &table->shards[i];
         pthread_mutex_lock(&shard->mutex);
         *inode_count += shard->known_count;
         *memory_bytes += shard->memory_bytes + shard->bucket_count * sizeof(struct fs_inode *);
+        for (const struct listing *at = shard->listings; at; at = at->next)
+            *memory_bytes += sizeof *at + fs_cookies_memory(at->cookies);
         pthread_mutex_unlock(&shard->mutex);
     }
 }

@@ -84,7 +84,10 @@ void fs_inode_table_choose(struct fs_inode_table *table, uint64_t ino, uint32_t 
  */
 struct fs_cookies *fs_inode_table_cookies(struct fs_inode_table *table, uint64_t ino);
 
-/* How many inodes have references, and the bytes that all take. */
+/*
+ * How many inodes have references, and the bytes that all take, listing cookies included. It goes
+ * through all directories that were listed.
+ */
 void fs_inode_table_usage(struct fs_inode_table *table, uint64_t *inode_count,
                           uint64_t *memory_bytes);
 

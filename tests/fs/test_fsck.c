@@ -235,6 +235,21 @@ static void expect(struct bench *b, const char *what)
     }
 }
 
+/* A record of a/file reads as what bench_open has written. */
+static void expect_content(struct bench *b, const struct fs_record *record)
+{
+    static uint8_t content[CONTENT_BYTES];
+    size_t length;
+    ck_assert_uint_eq(record->file.size, 70100);
+    ck_assert_int_eq(fs_data_read(&b->data, &record->file, 0, content, sizeof content, &length), 0);
+    ck_assert_uint_eq(length, sizeof content);
+    for (size_t i = 0; i < length; i++)
+        ck_assert_uint_eq(content[i], 'c');
+    ck_assert_int_eq(fs_data_read(&b->data, &record->file, 70000, content, 101, &length), 0);
+    ck_assert_uint_eq(length, 100);
+    ck_assert_uint_eq(content[99], 'c');
+}
+
 static uint64_t lost_found_of(struct bench *b)
 {
     const struct fs_key key = entry_key(1, "lost+found");
@@ -264,23 +279,82 @@ START_TEST(a_store_without_a_filesystem_is_told_and_no_error)
 }
 END_TEST
 
-START_TEST(a_wrong_volume_record_is_made_anew_above_all_numbers)
+static struct fs_volume_record get_volume(struct bench *b)
 {
-    struct bench b;
     struct fs_key key;
     struct fs_disk_volume disk;
     struct fs_volume_record volume;
     size_t length;
+    fs_key_volume(&key);
+    ck_assert_int_eq(kv_get(b->scratch.store, key.bytes, key.length, &disk, sizeof disk, &length),
+                     0);
+    ck_assert_int_eq(fs_volume_record_decode(&disk, length, &volume), 0);
+    return volume;
+}
+
+START_TEST(a_wrong_volume_record_is_made_anew_above_all_numbers)
+{
+    struct bench b;
+    struct fs_key key;
     bench_open(&b);
     fs_key_volume(&key);
     put(&b, &key, "nonsense", 8);
     expect(&b, "volume-record");
-    ck_assert_int_eq(kv_get(b.scratch.store, key.bytes, key.length, &disk, sizeof disk, &length),
-                     0);
-    ck_assert_int_eq(fs_volume_record_decode(&disk, length, &volume), 0);
-    ck_assert_uint_eq(volume.next_ino, 8);
+    ck_assert_uint_eq(get_volume(&b).next_ino, 8);
     put_volume(&b, 4);
     expect(&b, "next-inode");
+    bench_close(&b);
+}
+END_TEST
+
+/* What uses the number stands here: the greatest of all, and others that are as impossible. */
+START_TEST(numbers_that_can_not_have_been_given_are_not_taken_over)
+{
+    static const uint64_t numbers[] = {FS_INO_MAX, FS_INO_MAX - 1, FS_INO_TAKEN_MAX + 1};
+    static const uint8_t packed[100] = {FS_DATA_PACKED};
+    const uint64_t ino = numbers[_i];
+    uint8_t content[FS_DATA_KEY_BYTES];
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key inode = ino_key(FS_KEY_INODE, ino), orphan = ino_key(FS_KEY_ORPHAN, ino);
+    const struct fs_record file = record_of(ino, S_IFREG | 0600, 1),
+                           child = record_of(20, S_IFREG | 0600, 1);
+    put_entry(&b, 2, "named", &file);
+    expect(&b, "inode-number");
+    put_entry(&b, 2, "na/med", &file);
+    expect(&b, "entry-name");
+    put_record(&b, &inode, &file);
+    put_link(&b, 2, "linked", ino);
+    expect(&b, "inode-number");
+    put_record(&b, &orphan, &file);
+    expect(&b, "inode-number");
+    fs_data_key(content, ino, 0);
+    ck_assert_int_eq(kv_put(b.scratch.store, content, sizeof content, packed, sizeof packed), 0);
+    expect(&b, "data-unused");
+    put_entry(&b, ino, "child", &child);
+    expect(&b, "directory-none");
+    const struct fs_key found = entry_key(lost_found_of(&b), "#20");
+    ck_assert(has_key(&b, &found));
+    ck_assert_uint_lt(get_volume(&b).next_ino, 1000);
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(great_numbers_are_taken_over_when_they_have_been_given)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "named"), other = entry_key(2, "other");
+    struct fs_record record = record_of(FS_INO_TAKEN_MAX, S_IFREG | 0600, 1);
+    put_entry(&b, 2, "other", &record);
+    expect(&b, "next-inode");
+    ck_assert_uint_eq(get_volume(&b).next_ino, FS_INO_TAKEN_MAX + 1);
+    put_volume(&b, FS_INO_TAKEN_MAX + 10);
+    record = record_of(FS_INO_TAKEN_MAX + 9, S_IFREG | 0600, 1);
+    put_entry(&b, 2, "named", &record);
+    ck_assert_uint_eq(run(&b, true), 0);
+    ck_assert(has_key(&b, &file));
+    ck_assert(has_key(&b, &other));
     bench_close(&b);
 }
 END_TEST
@@ -312,6 +386,101 @@ START_TEST(an_inode_under_an_illegal_name_goes_to_lost_found)
     ck_assert_uint_eq(get_record(&b, &file).file.ino, 20);
     const struct fs_key moved = entry_key(lost_found_of(&b), "#21");
     ck_assert_uint_eq(get_record(&b, &moved).file.ino, 21);
+    bench_close(&b);
+}
+END_TEST
+
+static void expect_owner(const struct fs_record *record, uint32_t mode, int64_t mtime_ns)
+{
+    ck_assert_uint_eq(record->mode, mode);
+    ck_assert_uint_eq(record->uid, 1000);
+    ck_assert_uint_eq(record->gid, 100);
+    ck_assert_int_eq(record->mtime_ns, mtime_ns);
+}
+
+START_TEST(under_an_illegal_name_an_inode_keeps_owner_mode_times_and_what_is_its)
+{
+    struct bench b;
+    size_t length;
+    bench_open(&b);
+    struct kv_store *const store = b.scratch.store;
+    const struct fs_key file = entry_key(2, "file"), directory = entry_key(2, "b");
+    struct fs_record record = get_record(&b, &file);
+    del(&b, &file);
+    record.uid = 1000;
+    record.gid = 100;
+    record.mtime_ns = 4444;
+    put_entry(&b, 2, "fi/le", &record);
+    record = get_record(&b, &directory);
+    del(&b, &directory);
+    record.uid = 1000;
+    record.gid = 100;
+    record.mtime_ns = 3333;
+    put_entry(&b, 2, ".", &record);
+    put_parent(&b, 3, 2, ".");
+
+    run(&b, false);
+    ck_assert(!was_found(&b, "data-ownerless"));
+    ck_assert(!was_found(&b, "directory-missing"));
+    ck_assert(!was_found(&b, "attribute-ownerless"));
+    expect(&b, "entry-name");
+    const uint64_t lost_found = lost_found_of(&b);
+    const struct fs_key found_file = entry_key(lost_found, "#4"),
+                        found_directory = entry_key(lost_found, "#3"), child = entry_key(3, "link");
+    record = get_record(&b, &found_file);
+    expect_owner(&record, S_IFREG | 0644, 4444);
+    expect_content(&b, &record);
+    ck_assert_int_eq(fs_xattr_get(store, 4, record.flags, "user.x", NULL, 0, &length), 0);
+    record = get_record(&b, &found_directory);
+    expect_owner(&record, S_IFDIR | 0755, 3333);
+    ck_assert(has_key(&b, &child));
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(under_a_name_that_is_too_long_an_inode_goes_to_lost_found)
+{
+    struct bench b;
+    uint8_t value[FS_RECORD_BYTES_MAX], key[KV_KEY_MAX];
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file");
+    const struct fs_record before = get_record(&b, &file);
+    memset(key, 'n', sizeof key);
+    memcpy(key, file.bytes, 9);
+    del(&b, &file);
+    ck_assert_int_eq(
+        kv_put(b.scratch.store, key, sizeof key, value, fs_record_encode(&before, value)), 0);
+    expect(&b, "entry-name");
+    const struct fs_key found = entry_key(lost_found_of(&b), "#4");
+    const struct fs_record record = get_record(&b, &found);
+    ck_assert_uint_eq(record.mode, before.mode);
+    expect_content(&b, &record);
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(who_has_a_legal_name_keeps_a_number_that_an_illegal_name_claims_too)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file"), orphan = ino_key(FS_KEY_ORPHAN, 4);
+    struct fs_record record = record_of(4, S_IFREG | 0600, 1);
+    put_entry(&b, 1, "x/y", &record); /* comes before the other */
+    expect(&b, "entry-name");
+    record = get_record(&b, &file);
+    expect_content(&b, &record);
+
+    /* But an orphan has no name at all, and of illegal ones the first counts. */
+    del(&b, &file);
+    put_entry(&b, 2, "x/y", &record);
+    record = record_of(4, S_IFREG | 0600, 1);
+    put_entry(&b, 2, "x/z", &record);
+    record = record_of(4, S_IFREG | 0600, 0);
+    put_record(&b, &orphan, &record);
+    expect(&b, "entry-name");
+    const struct fs_key found = entry_key(lost_found_of(&b), "#4");
+    record = get_record(&b, &found);
+    expect_content(&b, &record);
     bench_close(&b);
 }
 END_TEST
@@ -497,6 +666,23 @@ START_TEST(an_orphan_that_has_a_name_stays)
     expect(&b, "orphan-in-use");
     ck_assert(!has_key(&b, &last));
     ck_assert_uint_eq(get_record(&b, &revived).nlink, 1);
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(an_orphan_without_content_takes_none_from_the_file_that_has_a_name)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key orphan = ino_key(FS_KEY_ORPHAN, 4), file = entry_key(2, "file");
+    const struct fs_record record = record_of(4, S_IFREG | 0644, 0);
+    put_record(&b, &orphan, &record);
+    ck_assert_uint_eq(run(&b, false), 1);
+    expect(&b, "orphan-in-use");
+    ck_assert(!has_key(&b, &orphan));
+    const struct fs_record after = get_record(&b, &file);
+    ck_assert_uint_eq(after.flags, FS_RECORD_XATTRS);
+    expect_content(&b, &after);
     bench_close(&b);
 }
 END_TEST
@@ -806,8 +992,13 @@ int main(void)
     tcase_add_test(tcase, a_sound_tree_has_no_findings_but_its_orphan);
     tcase_add_test(tcase, a_store_without_a_filesystem_is_told_and_no_error);
     tcase_add_test(tcase, a_wrong_volume_record_is_made_anew_above_all_numbers);
+    tcase_add_loop_test(tcase, numbers_that_can_not_have_been_given_are_not_taken_over, 0, 3);
+    tcase_add_test(tcase, great_numbers_are_taken_over_when_they_have_been_given);
     tcase_add_test(tcase, entries_that_can_not_be_decoded_go);
     tcase_add_test(tcase, an_inode_under_an_illegal_name_goes_to_lost_found);
+    tcase_add_test(tcase, under_an_illegal_name_an_inode_keeps_owner_mode_times_and_what_is_its);
+    tcase_add_test(tcase, under_a_name_that_is_too_long_an_inode_goes_to_lost_found);
+    tcase_add_test(tcase, who_has_a_legal_name_keeps_a_number_that_an_illegal_name_claims_too);
     tcase_add_test(tcase, wrong_link_counts_are_corrected);
     tcase_add_test(tcase, a_link_to_nothing_goes_and_an_inode_without_links_is_found_again);
     tcase_add_test(tcase, a_link_that_says_another_type_is_corrected);
@@ -819,6 +1010,7 @@ int main(void)
     tcase_add_test(tcase, a_missing_root_is_replaced_and_keeps_its_entries);
     tcase_add_test(tcase, inode_records_that_are_no_inodes_are_reported);
     tcase_add_test(tcase, an_orphan_that_has_a_name_stays);
+    tcase_add_test(tcase, an_orphan_without_content_takes_none_from_the_file_that_has_a_name);
     tcase_add_test(tcase, orphans_with_links_or_entries_are_mended);
     tcase_add_test(tcase, blocks_and_size_follow_the_content);
     tcase_add_test(tcase, damaged_content_records_become_holes);

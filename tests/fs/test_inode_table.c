@@ -142,6 +142,62 @@ START_TEST(a_million_inodes_take_less_than_120_bytes_each)
 }
 END_TEST
 
+static uint64_t memory_of(struct fs_inode_table *table)
+{
+    uint64_t known, bytes;
+    fs_inode_table_usage(table, &known, &bytes);
+    return bytes;
+}
+
+/* Names that have nothing in common: each is a frame of its own. */
+static void list_names(struct fs_cookies *cookies)
+{
+    uint64_t state = test_seed();
+    char name[64];
+    for (int i = 0; i < 1000; i++) {
+        uint64_t cookie;
+        snprintf(name, sizeof name, "%016llx-%016llx", (unsigned long long)test_random(&state),
+                 (unsigned long long)test_random(&state));
+        ck_assert_int_eq(fs_cookie_of(cookies, name, strlen(name), &cookie), 0);
+    }
+}
+
+START_TEST(the_memory_of_listings_is_counted_until_they_go)
+{
+    struct fs_inode_table *table = fs_inode_table_new();
+    const struct fs_key keys[] = {named(1, "one"), named(1, "two")}, other = named(2, "new");
+    struct fs_cookies *cookies[2];
+    struct fs_inode_move move;
+    for (uint64_t i = 0; i < 2; i++)
+        ck_assert_int_eq(fs_inode_table_ref(table, 5 + i, &keys[i]), 0);
+    const uint64_t before = memory_of(table);
+    for (uint64_t i = 0; i < 2; i++) {
+        cookies[i] = fs_inode_table_cookies(table, 5 + i);
+        list_names(cookies[i]);
+    }
+    const uint64_t each = fs_cookies_memory(cookies[0]);
+    ck_assert_uint_gt(each, 1000 * 30);
+    ck_assert_uint_ge(memory_of(table), before + 2 * each);
+
+    /* With its directory one moves, and in the end it goes. */
+    ck_assert_int_eq(fs_inode_table_reserve(5, &other, &move), 0);
+    ck_assert(fs_inode_table_move(table, &move));
+    ck_assert_ptr_eq(fs_inode_table_cookies(table, 5), cookies[0]);
+    ck_assert_uint_ge(memory_of(table), before + 2 * each);
+    (void)fs_inode_table_unref(table, 5, 1);
+    ck_assert_uint_lt(memory_of(table), before + 2 * each);
+    ck_assert_uint_ge(memory_of(table), before - 100 + each);
+    (void)fs_inode_table_unref(table, 6, 1);
+    ck_assert_uint_le(memory_of(table), before);
+
+    struct fs_cookies *const root = fs_inode_table_cookies(table, FS_ROOT_INO);
+    const uint64_t without = memory_of(table) - fs_cookies_memory(root);
+    list_names(root);
+    ck_assert_uint_eq(memory_of(table), without + fs_cookies_memory(root));
+    fs_inode_table_free(table);
+}
+END_TEST
+
 static void *ref_and_unref(void *argument)
 {
     struct fs_inode_table *table = argument;
@@ -149,9 +205,13 @@ static void *ref_and_unref(void *argument)
     for (int i = 0; i < 20000; i++) {
         const uint64_t ino = 2 + (uint64_t)(i % 50);
         struct fs_key found;
+        uint64_t cookie;
         if (fs_inode_table_ref(table, ino, &key) || fs_inode_table_key(table, ino, &found) ||
+            fs_cookie_of(fs_inode_table_cookies(table, ino), "some-long-name", 14, &cookie) ||
             fs_inode_table_unref(table, ino, 1))
             return argument;
+        if (i % 100 == 0)
+            (void)memory_of(table);
     }
     return NULL;
 }
@@ -170,6 +230,7 @@ START_TEST(threads_share_the_table)
     uint64_t known, bytes;
     fs_inode_table_usage(table, &known, &bytes);
     ck_assert_uint_eq(known, 0);
+    ck_assert_uint_lt(bytes, 64u << 10);
     fs_inode_table_free(table);
 }
 END_TEST
@@ -183,6 +244,7 @@ int main(void)
     tcase_add_test(tcase, an_orphan_stays_until_it_is_dropped);
     tcase_add_test(tcase, the_root_is_always_known);
     tcase_add_test(tcase, a_million_inodes_take_less_than_120_bytes_each);
+    tcase_add_test(tcase, the_memory_of_listings_is_counted_until_they_go);
     tcase_add_test(tcase, threads_share_the_table);
     suite_add_tcase(suite, tcase);
     return test_run(suite);

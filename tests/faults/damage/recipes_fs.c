@@ -46,6 +46,14 @@ static void begin(struct scene *scene)
     make_room_for_inodes(scene);
 }
 
+static void put_data(struct scene *scene, uint64_t ino, uint64_t offset, const void *value,
+                     size_t length)
+{
+    struct fs_key key = {.length = FS_DATA_KEY_BYTES};
+    fs_data_key(key.bytes, ino, offset);
+    scene_put(scene, &key, value, length);
+}
+
 /* ---- the volume ---------------------------------------------------------------------- */
 
 /* 0: nonsense, 1: gone, 2: a number too small. */
@@ -122,6 +130,39 @@ static void bad_name(struct scene *scene, int which)
         which == 1 ? new_record(STRAY_INO, S_IFDIR | 0700, 2) : new_record(STRAY_INO, S_IFREG, 1);
     const struct fs_key key = scene_entry_key(FS_ROOT_INO, names[which]);
     scene_put_record(scene, &key, &record);
+    scene_close(scene);
+}
+
+/* A file with content, or 1: a directory with entries, has a name with a slash. */
+static void renamed(struct scene *scene, int which)
+{
+    const char *const path = which == 0 ? "d03/f06" : "d02/sub";
+    begin(scene);
+    const struct fs_key old = key_of(scene, path);
+    const struct fs_record record = scene_record(scene, &old);
+    const struct fs_key key = scene_entry_key(scene_find(scene, path)->parent, "x/y");
+    scene_del(scene, &old);
+    scene_put_record(scene, &key, &record);
+    scene_excuse(scene, path); /* it moves to lost+found */
+    if (which == 1) {
+        scene_put_parent(scene, record.file.ino, scene_find(scene, path)->parent, "x/y");
+        scene_excuse(scene, "d02"); /* has a link less */
+    }
+    scene_close(scene);
+}
+
+/* A number that was never given, with content. */
+static void bad_number(struct scene *scene, int argument)
+{
+    static const uint8_t packed[100] = {FS_DATA_PACKED};
+    (void)argument;
+    begin(scene);
+    struct fs_record record = new_record(FS_INO_MAX, S_IFREG | 0644, 1);
+    record.file.is_inline = false;
+    record.file.size = sizeof packed;
+    const struct fs_key key = scene_entry_key(FS_ROOT_INO, "number");
+    scene_put_record(scene, &key, &record);
+    put_data(scene, FS_INO_MAX, 0, packed, sizeof packed);
     scene_close(scene);
 }
 
@@ -277,7 +318,9 @@ static void inode_record(struct scene *scene, int which)
 static void orphan(struct scene *scene, int which)
 {
     begin(scene);
-    const uint64_t ino = which == 1 ? ino_of(scene, "d01/f01") : STRAY_INO;
+    const uint64_t ino = which == 1   ? ino_of(scene, "d01/f01")
+                         : which == 6 ? ino_of(scene, "big")
+                                      : STRAY_INO;
     const struct fs_key key = scene_ino_key(FS_KEY_ORPHAN, ino);
     struct fs_record record = new_record(ino, S_IFREG | 0600, 0);
     if (which == 3)
@@ -318,14 +361,6 @@ static void size(struct scene *scene, int which)
         scene_excuse(scene, "big");
     scene_put_record(scene, &key, &record);
     scene_close(scene);
-}
-
-static void put_data(struct scene *scene, uint64_t ino, uint64_t offset, const void *value,
-                     size_t length)
-{
-    struct fs_key key = {.length = FS_DATA_KEY_BYTES};
-    fs_data_key(key.bytes, ino, offset);
-    scene_put(scene, &key, value, length);
 }
 
 static void data_record(struct scene *scene, int which)
@@ -457,6 +492,9 @@ const struct recipe fs_recipes[] = {
     {"name with a slash", bad_name, 0, "entry-name", 4, 4, 1},
     {"directory called ..", bad_name, 1, "entry-name", 4, 4, 1},
     {"file called .", bad_name, 2, "entry-name", 4, 4, 1},
+    {"file with content, a name with a slash", renamed, 0, "entry-name", 4, 4, 1},
+    {"directory with entries, a name with a slash", renamed, 1, "entry-name link-count", 4, 4, 1},
+    {"number that was never given", bad_number, 0, "data-unused inode-number", 4, 4, 1},
     {"name of nothing", dangling_entry, 0, "entry-dangling", 4, 4, 1},
     {"name that says another type", other_type, 0, "entry-type", 4, 1, 1},
     {"links of a file", link_count, 0, "link-count", 4, 1, 1},
@@ -487,6 +525,7 @@ const struct recipe fs_recipes[] = {
     {"orphan that has a name", orphan, 2, "orphan-in-use", 4, 1, 1},
     {"orphan with links", orphan, 3, "orphan-links", 4, 1, 1},
     {"orphan with entries", orphan, 4, "orphan-entries", 4, 1, 1},
+    {"orphan without content, a file with content", orphan, 6, "orphan-in-use", 4, 1, 1},
     {"orphan, nonsense", orphan, 5, "inode-record", 4, 4, 1},
     {"blocks of a file", size, 0, "blocks", 4, 1, 1},
     {"size too small", size, 1, "size", 4, 1, 1},
