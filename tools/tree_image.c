@@ -66,7 +66,7 @@ static int read_xattrs(struct source *source, const struct fs_record *record,
     size_t total = 0;
     int err = 0;
     tree_xattrs_clear(&source->xattrs);
-    if (record->flags & FS_RECORD_XATTRS)
+    if ((record->flags & FS_RECORD_XATTRS) || record->expiry_ns) /* user.kvfs.ttl is no record */
         err = fs_listxattr(source->volume, ino, true, source->names, FS_XATTR_LIST_MAX, &total);
     for (const char *name = source->names; !err && name < source->names + total;
          name += strlen(name) + 1) {

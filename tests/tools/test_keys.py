@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """tests/tools/test_keys.py: kvfs scan, apply, import, export, info, stat, plan, warm and stress.
 
-    test_keys.py BIN
+    test_keys.py BIN [TEST...]
 
-On an image, and on a mount where the kernel lets us. What scan prints is held against a sorted
+All tests, or those that are named. On an image, and on a mount where the kernel lets us. What scan prints is held against a sorted
 list of keys, an imported tree against its source, a batch that is killed against all or nothing.
 KVFS_SEED is where the random numbers start (printed). Everything happens in a temporary directory;
 mounts in it are gone at the end.
@@ -458,6 +458,30 @@ def test_bad_trees():
     check_image(image)
 
 
+def ttls(target):
+    """Whatever expires in a target, and the seconds that it has left, as an export tells them."""
+    lines = run('export', '--format', 'json', target).splitlines()
+    items = {item['key']: item.get('xattrs', {}) for item in map(json.loads, lines)}
+    return {key: int(x['user.kvfs.ttl']) for key, x in items.items() if 'user.kvfs.ttl' in x}
+
+
+def test_expiring_trees():
+    """What expires does so in a copy, too; what is there for good is so in a copy, too."""
+    image = make_image('image')
+    run('put', '--ttl', '1h', image, 's/tok', stdin=b'hi')
+    run('put', image, 's/good', stdin=b'here to stay')
+    found = ttls(image)
+    same('an_export_has_the_time_that_is_left', list(found), ['s/tok'])
+    same('and_no_other', 3500 < found.get('s/tok', 0) <= 3600, True)
+    for form in ('tar', 'json'):
+        out = run('export', '--format', form, image)
+        run('import', '--format', form, make_image('other'), stdin=out)
+        check_image('other')
+        found = ttls('other')
+        same(f'a_copy_through_{form}_expires', list(found), ['s/tok'])
+        same(f'and_as_soon_through_{form}', 3400 < found.get('s/tok', 0) <= 3600, True)
+
+
 def test_kill_import():
     """An import that is killed, and run again, is as a whole one."""
     os.makedirs('source')
@@ -597,7 +621,9 @@ def test_help():
 
 try:
     for test in (test_help, test_scan, test_apply, test_kill_apply, test_trees, test_bad_trees,
-                 test_kill_import, test_figures, test_plan):
+                 test_expiring_trees, test_kill_import, test_figures, test_plan):
+        if sys.argv[2:] and test.__name__ not in sys.argv[2:]:
+            continue
         started = time.monotonic()
         test()
         print(f'{test.__name__}: {time.monotonic() - started:.1f} s', flush=True)
