@@ -32,7 +32,9 @@ typedef int tree_read_fn(void *context, struct tree_piece *piece);
 struct tree_item {
     const char *path; /* a key; "" the top itself, which is a directory */
     struct fs_apply_attributes attributes;
-    uint64_t size; /* of regular files */
+    bool ttl_waits; /* of directories: not yet what user.kvfs.ttl says, for what is to come has its
+                       own time or none */
+    uint64_t size;  /* of regular files */
     bool may_have_holes;
     const char *target; /* of symlinks */
     const char *link;   /* not NULL: one more name of what came before at this path */

@@ -13,6 +13,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "fs/expiry.h"
 #include "fs/xattr.h"
 #include "kv/base.h"
 #include "tools/keys_backend.h"
@@ -258,13 +259,26 @@ static bool is_linked(struct sink *sink, const struct stat *there, const struct 
     return linked;
 }
 
+/* What the directory gives to all that is made in it is not for what comes from the source. */
+static int drop_ttl(int fd, const struct fs_apply_attributes *to)
+{
+    bool has_one = false;
+    for (size_t i = 0; i < to->xattr_count; i++)
+        has_one |= strcmp(to->xattrs[i].name, FS_XATTR_TTL) == 0;
+    if (!has_one || fremovexattr(fd, FS_XATTR_TTL) == 0 || errno == ENODATA || errno == ENOTSUP ||
+        errno == EPERM || errno == EACCES) /* the end will tell of these two */
+        return 0;
+    return -errno;
+}
+
 static int put_directory(struct sink *sink, const struct tree_item *item)
 {
     const int fd = open_directory(sink, item->path);
     if (fd < 0)
         return fd;
+    const int err = drop_ttl(fd, &item->attributes);
     close(fd);
-    return tree_directories_add(sink->directories, item);
+    return err ? err : tree_directories_add(sink->directories, item);
 }
 
 static int put(struct tree_sink *base, const struct tree_item *item)

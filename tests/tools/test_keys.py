@@ -63,12 +63,12 @@ def check_image(name):
         problem(f'fsck.kvfs {name}: {done.returncode}: {done.stdout}')
 
 
-def mount(image):
+def mount(image, *options):
     """The directory that the image is mounted on, or None where that can not be."""
     os.makedirs('mnt', exist_ok=True)
     if os.geteuid() != 0 or not os.path.exists('/dev/fuse'):
         return None
-    done = subprocess.run([os.path.join(BIN, 'mount.kvfs'), image, 'mnt'], capture_output=True)
+    done = subprocess.run([os.path.join(BIN, 'mount.kvfs'), *options, image, 'mnt'], capture_output=True)
     if done.returncode != 0:
         problem(f'mount.kvfs: {done.stderr}')
         return None
@@ -480,6 +480,45 @@ def test_expiring_trees():
         found = ttls('other')
         same(f'a_copy_through_{form}_expires', list(found), ['s/tok'])
         same(f'and_as_soon_through_{form}', 3400 < found.get('s/tok', 0) <= 3600, True)
+    # A directory's default is for what is made in it later, not for what came with it: whether
+    # that is in the same batch, a later one, or large enough to be written by itself.
+    stream = b''.join(json.dumps(line).encode() + b'\n' for line in (
+        {'key': 'd', 'type': 'directory', 'mtime': '2026-01-31T12:00:00Z',
+         'xattrs': {'user.kvfs.ttl': '7200', 'user.x': 'y'}},
+        {'key': 'd/small', 'value': 'a'},
+        {'key': 'd/sub', 'type': 'directory'},
+        {'key': 'd/short', 'value': 'b', 'xattrs': {'user.kvfs.ttl': '600'}},
+        {'key': 'd/big', 'value': 'x' * 1100000},
+        {'key': 'd/late', 'value': 'c'},
+        {'key': 'd/sub/late', 'value': 'd'},
+        {'key': 'd/sub/big', 'value': 'x' * 1100000},
+        {'key': 'd/sub/link', 'link': 'd/late'},
+        {'key': 'empty', 'type': 'directory', 'mtime': '2026-01-31T12:00:00Z',
+         'xattrs': {'user.kvfs.ttl': '1h'}}))
+
+    def check_copy(where, target):
+        found = ttls(target)
+        same(f'only_that_expires_{where}_which_does_in_the_source', sorted(found),
+             ['d', 'd/short', 'empty'])
+        same(f'the_default_is_that_of_the_source_{where}', (found.get('d'), found.get('empty')),
+             (7200, 3600))
+        lines = map(json.loads, run('export', '--format', 'json', target).splitlines())
+        same(f'directories_keep_their_time_{where}',
+             [item['mtime'] for item in lines if item['key'] in ('d', 'empty')],
+             ['2026-01-31T12:00:00.000000000Z'] * 2)
+
+    image = make_image('image')
+    for _ in range(2):
+        run('import', '--format', 'json', image, stdin=stream)
+        check_image(image)
+        check_copy('in_an_image', image)
+    for options, where in ((), 'by_the_daemon'), (('-o', 'control=none'), 'by_the_kernel'):
+        if mount(make_image('other'), *options):
+            for _ in range(2):
+                run('import', '--format', 'json', 'mnt', stdin=stream)
+                check_copy(where, 'mnt')
+            umount()
+            check_image('other')
 
 
 def test_kill_import():
