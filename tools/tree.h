@@ -101,6 +101,18 @@ struct tree_sink *tree_to_json(struct tree_job *job, FILE *out);
 
 /* ---- for sources and sinks ------------------------------------------------------------ */
 
+/*
+ * The permissions of what has this owner. setuid and setgid lend the rights of the owner that it
+ * has in the source: who can not make it his does not let it lend anyone else's, as cp and tar do
+ * not.
+ */
+static inline uint32_t tree_permissions(const struct fs_apply_attributes *attributes, uid_t uid,
+                                        gid_t gid)
+{
+    const bool is_his = uid == attributes->uid && gid == attributes->gid;
+    return attributes->mode & (is_his || S_ISDIR(attributes->mode) ? 07777u : 01777u);
+}
+
 /* Extended attributes that were read, one after the other in one buffer. */
 struct tree_xattrs {
     struct fs_apply_xattr *items;

@@ -43,8 +43,11 @@ static int close_last(struct sink *sink)
     return 0;
 }
 
-/* Open the directory `path`, which may have to be made. A descriptor to be closed, or an error. */
-static int open_directory(struct sink *sink, const char *path)
+/*
+ * Open the directory `path`, which may have to be made, and so may those on the way; the last one
+ * with this mode. A descriptor to be closed, or an error.
+ */
+static int open_directory_as(struct sink *sink, const char *path, mode_t mode)
 {
     int at = fcntl(sink->top_fd, F_DUPFD_CLOEXEC, 0);
     if (at < 0)
@@ -54,7 +57,8 @@ static int open_directory(struct sink *sink, const char *path)
         const char *slash = strchrnul(path, '/');
         snprintf(name, sizeof name, "%.*s", (int)(slash - path), path);
         int next = openat(at, name, OPEN_DIRECTORY);
-        if (next < 0 && errno == ENOENT && (mkdirat(at, name, 0777) == 0 || errno == EEXIST))
+        if (next < 0 && errno == ENOENT &&
+            (mkdirat(at, name, *slash ? 0777 : mode) == 0 || errno == EEXIST))
             next = openat(at, name, OPEN_DIRECTORY);
         const int err = next < 0 ? -errno : 0;
         close(at);
@@ -64,6 +68,11 @@ static int open_directory(struct sink *sink, const char *path)
         path = *slash ? slash + 1 : slash;
     }
     return at;
+}
+
+static int open_directory(struct sink *sink, const char *path)
+{
+    return open_directory_as(sink, path, 0777);
 }
 
 /* The directory that an item is put into, and its name there. A borrowed descriptor or an error. */
@@ -116,6 +125,23 @@ static int drop_acl(int fd, const char *path, const char *name,
     return failed && errno != ENODATA && errno != ENOTSUP ? -errno : 0;
 }
 
+static int set_permissions(struct sink *sink, int fd, const char *path,
+                           const struct fs_apply_attributes *to)
+{
+    mode_t permissions = to->mode & 07777u;
+    struct stat there;
+    const int flags = AT_SYMLINK_NOFOLLOW;
+    if (!sink->is_root && (permissions & 06000u)) {
+        if (fd >= 0 ? fstat(fd, &there) : fstatat(AT_FDCWD, path, &there, flags))
+            return -errno;
+        permissions = tree_permissions(to, there.st_uid, there.st_gid);
+        sink->job->not_kept += permissions != (to->mode & 07777u);
+    }
+    return (fd >= 0 ? fchmod(fd, permissions) : fchmodat(AT_FDCWD, path, permissions, flags))
+               ? -errno
+               : 0;
+}
+
 /* Owner, mode, attributes, times, in this order: each may change what comes after it. */
 static int set_attributes(struct sink *sink, int fd, const char *path,
                           const struct fs_apply_attributes *to)
@@ -130,11 +156,10 @@ static int set_attributes(struct sink *sink, int fd, const char *path,
         err = drop_acl(fd, path, FS_XATTR_DEFAULT_ACL, to);
     if (!err && !S_ISLNK(to->mode) && (sink->inherits || S_ISDIR(to->mode)))
         err = drop_acl(fd, path, FS_XATTR_ACCESS_ACL, to);
+    if (!err && !S_ISLNK(to->mode))
+        err = set_permissions(sink, fd, path, to);
     if (err)
         return err;
-    if (!S_ISLNK(to->mode) &&
-        (fd >= 0 ? fchmod(fd, to->mode & 07777) : chmod(path, to->mode & 07777)))
-        return -errno;
     for (size_t i = 0; i < to->xattr_count; i++) {
         err = set_xattr(sink, fd, path, &to->xattrs[i]);
         if (err)
@@ -147,7 +172,9 @@ static bool is_same(const struct sink *sink, const struct stat *there, const str
 {
     const struct fs_apply_attributes *wanted = &item->attributes;
     const bool special = S_ISCHR(there->st_mode) || S_ISBLK(there->st_mode);
-    return there->st_mode == wanted->mode && fs_time_ns(&there->st_mtim) == wanted->mtime_ns &&
+    return (there->st_mode & S_IFMT) == (wanted->mode & S_IFMT) &&
+           (there->st_mode & 07777) == tree_permissions(wanted, there->st_uid, there->st_gid) &&
+           fs_time_ns(&there->st_mtim) == wanted->mtime_ns &&
            (!S_ISREG(there->st_mode) || (uint64_t)there->st_size == item->size) &&
            (!special || there->st_rdev == wanted->rdev) &&
            (!sink->is_root || (there->st_uid == wanted->uid && there->st_gid == wanted->gid));
@@ -199,7 +226,7 @@ static int make_other(struct sink *sink, int directory, const char *name,
     const mode_t mode = item->attributes.mode;
     const int failed =
         S_ISLNK(mode) ? symlinkat(item->target, directory, name)
-                      : mknodat(directory, name, mode & (S_IFMT | 07777), item->attributes.rdev);
+                      : mknodat(directory, name, (mode & S_IFMT) | 0600, item->attributes.rdev);
     if (failed)
         return -errno;
     snprintf(path, sizeof path, "/proc/self/fd/%d/%.255s", directory, name);
@@ -273,7 +300,8 @@ static int drop_ttl(int fd, const struct fs_apply_attributes *to)
 
 static int put_directory(struct sink *sink, const struct tree_item *item)
 {
-    const int fd = open_directory(sink, item->path);
+    /* It is opened to others when it has its mode: in the end, when what is in it has its own. */
+    const int fd = open_directory_as(sink, item->path, 0700);
     if (fd < 0)
         return fd;
     const int err = drop_ttl(fd, &item->attributes);

@@ -47,12 +47,17 @@ static int flush(void *context, const struct fs_apply_change *changes, size_t co
     return err;
 }
 
-/* Leave out what this user may not set. `kept` is the item's until the next one. */
+/* Leave out what this user may not set, as all is his. `kept` is the item's until the next one. */
 static int drop_privileged(struct sink *sink, struct tree_item *item)
 {
     struct fs_apply_attributes *attributes = &item->attributes;
     size_t count = 0;
-    if (sink->is_root || attributes->xattr_count == 0)
+    if (sink->is_root)
+        return 0;
+    const uint32_t permissions = tree_permissions(attributes, geteuid(), getegid());
+    sink->job->not_kept += permissions != (attributes->mode & 07777u);
+    attributes->mode = (attributes->mode & S_IFMT) | permissions;
+    if (attributes->xattr_count == 0)
         return 0;
     if (attributes->xattr_count > sink->kept_capacity) {
         struct fs_apply_xattr *kept =
