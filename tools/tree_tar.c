@@ -8,6 +8,8 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -73,7 +75,33 @@ static const char *key_of(char *path)
     return *path && tool_check_key(path, &error) ? NULL : path;
 }
 
-/* ACLs as libarchive keeps them, in the form of an attribute. */
+/* Whom an entry of an ACL is about: tar --acls gives a name only, which may not be known here. */
+static bool find_id(enum fs_acl_tag tag, int given, const char *name, uint32_t *id)
+{
+    *id = given == -1 ? FS_ACL_NO_ID : (uint32_t)given;
+    if (tag != FS_ACL_USER && tag != FS_ACL_GROUP)
+        *id = FS_ACL_NO_ID;
+    else if (given == -1 && name && tag == FS_ACL_USER) {
+        const struct passwd *user = getpwnam(name);
+        *id = user ? user->pw_uid : FS_ACL_NO_ID;
+    } else if (given == -1 && name) {
+        const struct group *group = getgrnam(name);
+        *id = group ? group->gr_gid : FS_ACL_NO_ID;
+    }
+    return *id != FS_ACL_NO_ID || (tag != FS_ACL_USER && tag != FS_ACL_GROUP);
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    const uint32_t one = kv_le32_get(((const struct fs_disk_acl_entry *)a)->id);
+    const uint32_t other = kv_le32_get(((const struct fs_disk_acl_entry *)b)->id);
+    return (one > other) - (one < other);
+}
+
+/*
+ * ACLs as libarchive keeps them, in the form of an attribute. Without those that are about someone
+ * unknown, the mask stays: the group may not do more than before.
+ */
 static int add_acl(struct source *source, struct archive_entry *entry, int type, const char *name)
 {
     static const struct {
@@ -95,20 +123,27 @@ static int add_acl(struct source *source, struct archive_entry *entry, int type,
         return -ENOMEM;
     acl->header.version = kv_le32_of(FS_ACL_VERSION);
     size_t made = 0;
-    int found, permissions, tag, id;
+    int found, permissions, tag, given;
     const char *who;
-    /* By tag, and within one by number: so the form wants it. Names are the sender's. */
+    /* By tag, and within one by number: so the form wants it. */
     for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++) {
+        const size_t first = made;
         (void)archive_entry_acl_reset(entry, type); /* the count is known */
         while (made < (size_t)count && archive_entry_acl_next(entry, type, &found, &permissions,
-                                                              &tag, &id, &who) == ARCHIVE_OK)
-            if (tag == tags[i].theirs)
-                acl->entries[made++] = (struct fs_disk_acl_entry){
-                    .tag = kv_le16_of((uint16_t)tags[i].ours),
-                    .perm = kv_le16_of((uint16_t)(permissions & 7)),
-                    .id = kv_le32_of(tags[i].ours == FS_ACL_USER || tags[i].ours == FS_ACL_GROUP
-                                         ? (uint32_t)id
-                                         : FS_ACL_NO_ID)};
+                                                              &tag, &given, &who) == ARCHIVE_OK) {
+            uint32_t id;
+            if (tag != tags[i].theirs)
+                continue;
+            if (!find_id(tags[i].ours, given, who, &id)) {
+                source->job->not_kept++;
+                continue;
+            }
+            acl->entries[made++] =
+                (struct fs_disk_acl_entry){.tag = kv_le16_of((uint16_t)tags[i].ours),
+                                           .perm = kv_le16_of((uint16_t)(permissions & 7)),
+                                           .id = kv_le32_of(id)};
+        }
+        qsort(acl->entries + first, made - first, sizeof acl->entries[0], compare_ids);
     }
     const int err = tree_xattrs_add(source->job, &source->xattrs, name, acl,
                                     sizeof acl->header + made * sizeof acl->entries[0]);

@@ -8,7 +8,8 @@ list of keys, an imported tree against its source, a batch that is killed agains
 KVFS_SEED is where the random numbers start (printed). Everything happens in a temporary directory;
 mounts in it are gone at the end.
 """
-import hashlib, json, os, random, shutil, signal, stat, subprocess, sys, tempfile, time
+import grp, hashlib, io, json, os, pwd, random, shutil, signal, stat, struct, subprocess, sys
+import tarfile, tempfile, time
 
 BIN = os.path.abspath(sys.argv[1])
 KVFS = os.path.join(BIN, 'kvfs')
@@ -442,7 +443,6 @@ def test_bad_trees():
             stdin=b'{"key":"../x","value":"1"}\n')
     refuses('a_bad_time', 1, b'line 1: a time is', 'import', '--format', 'json', image,
             stdin=b'{"key":"x","value":"1","mtime":"noon"}\n')
-    import io, tarfile
     evil = io.BytesIO()
     with tarfile.open(fileobj=evil, mode='w') as archive:
         entry = tarfile.TarInfo('../../escaped')
@@ -458,10 +458,58 @@ def test_bad_trees():
     check_image(image)
 
 
+def tar_stream(*entries):
+    """A tar of empty files: names, each with its pax headers."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode='w', format=tarfile.PAX_FORMAT) as archive:
+        for name, headers in entries:
+            entry = tarfile.TarInfo(name)
+            entry.pax_headers = headers
+            archive.addfile(entry)
+    return stream.getvalue()
+
+
+def exported(target):
+    """What an export says of each key."""
+    lines = run('export', '--format', 'json', target).splitlines()
+    return {item['key']: item for item in map(json.loads, lines)}
+
+
+def test_acls_of_tar():
+    """tar --acls gives the names of users and groups and no numbers."""
+    users = {'root': pwd.getpwnam('root').pw_uid, 'nobody': pwd.getpwnam('nobody').pw_uid}
+    group = grp.getgrgid(0)
+
+    def entry(tag, permissions, number=0xffffffff):
+        return struct.pack('<HHI', tag, permissions, number)
+
+    image = make_image('image')
+    run('import', '--format', 'tar', image, stdin=tar_stream(
+        ('known', {'SCHILY.acl.access':
+                   'user::rw-\nuser:nobody:rw-\nuser:root:r--\nuser:77:--x\nuser:nobody-at-all:rwx\n'
+                   f'group::r--\ngroup:{group.gr_name}:-w-\ngroup:none-at-all:rwx\n'
+                   'mask::rw-\nother::r--\n'}),
+        ('unknown', {'SCHILY.acl.access': 'user::rw-\nuser:nobody-at-all:rwx\ngroup::rw-\n'
+                                          'mask::r--\nother::---\n'})))
+    same('who_is_not_known_here_is_told', b'3 attributes or entries were left out' in run.err, True)
+    check_image(image)
+    items = exported(image)
+    named = sorted([(users['root'], 4), (users['nobody'], 6), (77, 1)])
+    for key, acl, mode in (
+            ('known', [entry(1, 6)] + [entry(2, p, n) for n, p in named] + [entry(4, 4),
+             entry(8, 2, 0), entry(16, 6), entry(32, 4)], '0664'),
+            # The mask stays: without it the group could do more than before.
+            ('unknown', [entry(1, 6), entry(4, 6), entry(16, 4), entry(32, 0)], '0640')):
+        item = items.get(key, {})
+        found = item.get('xattrs', {}).get('system.posix_acl_access', '')
+        same(f'acl_{key}', found.encode('utf-8', 'surrogateescape'),
+             b'\x02\0\0\0' + b''.join(acl))
+        same(f'mode_{key}', item.get('mode'), mode)
+
+
 def ttls(target):
     """Whatever expires in a target, and the seconds that it has left, as an export tells them."""
-    lines = run('export', '--format', 'json', target).splitlines()
-    items = {item['key']: item.get('xattrs', {}) for item in map(json.loads, lines)}
+    items = {key: item.get('xattrs', {}) for key, item in exported(target).items()}
     return {key: int(x['user.kvfs.ttl']) for key, x in items.items() if 'user.kvfs.ttl' in x}
 
 
@@ -502,9 +550,9 @@ def test_expiring_trees():
              ['d', 'd/short', 'empty'])
         same(f'the_default_is_that_of_the_source_{where}', (found.get('d'), found.get('empty')),
              (7200, 3600))
-        lines = map(json.loads, run('export', '--format', 'json', target).splitlines())
+        items = exported(target)
         same(f'directories_keep_their_time_{where}',
-             [item['mtime'] for item in lines if item['key'] in ('d', 'empty')],
+             [items[key]['mtime'] for key in ('d', 'empty')],
              ['2026-01-31T12:00:00.000000000Z'] * 2)
 
     image = make_image('image')
@@ -602,7 +650,6 @@ def test_figures():
 
 
 def tree_stream(count, size):
-    import io, tarfile
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode='w', format=tarfile.PAX_FORMAT) as archive:
         for i in range(count):
@@ -660,7 +707,7 @@ def test_help():
 
 try:
     for test in (test_help, test_scan, test_apply, test_kill_apply, test_trees, test_bad_trees,
-                 test_expiring_trees, test_kill_import, test_figures, test_plan):
+                 test_acls_of_tar, test_expiring_trees, test_kill_import, test_figures, test_plan):
         if sys.argv[2:] and test.__name__ not in sys.argv[2:]:
             continue
         started = time.monotonic()
