@@ -61,16 +61,21 @@ static int read_piece(void *context, struct tree_piece *piece)
     return offset < 0 ? -EUCLEAN : 0;
 }
 
-/* "./a/b/" is the key "a/b"; `path` is changed. NULL: it is none. */
+/* "./a//b/." is the key "a/b"; `path` is changed. NULL: it is none. */
 static const char *key_of(char *path)
 {
-    size_t length = strlen(path);
-    while (length > 0 && path[length - 1] == '/')
-        path[--length] = '\0';
-    while (path[0] == '/' || (path[0] == '.' && path[1] == '/'))
-        path += path[0] == '/' ? 1 : 2;
-    if (strcmp(path, ".") == 0)
-        return "";
+    char *end = path;
+    size_t length;
+    for (const char *name = path; *name; name += length + (name[length] == '/')) {
+        length = strcspn(name, "/");
+        if (length == 0 || (length == 1 && *name == '.'))
+            continue;
+        if (end > path)
+            *end++ = '/';
+        memmove(end, name, length);
+        end += length;
+    }
+    *end = '\0';
     struct kv_error error;
     return *path && tool_check_key(path, &error) ? NULL : path;
 }

@@ -450,6 +450,9 @@ def test_bad_trees():
         archive.addfile(entry, io.BytesIO(b'evil'))
     refuses('a_tar_that_leads_out', 1, b'must not lead out', 'import', '--format', 'tar', image,
             stdin=evil.getvalue())
+    for name in ('..', 'a/..', 'a/../b', '/..', './..//b'):
+        refuses(f'a_tar_with_{name}', 1, b'must not lead out', 'import', '--format', 'tar', image,
+                stdin=tar_stream((name, {})))
     refuses('export_of_what_is_not_there', 1, b'nothere', 'export', '--from', 'nothere', image,
             'out2')
     run('import', '--format', 'json', image,
@@ -473,6 +476,16 @@ def exported(target):
     """What an export says of each key."""
     lines = run('export', '--format', 'json', target).splitlines()
     return {item['key']: item for item in map(json.loads, lines)}
+
+
+def test_names_of_tar():
+    """Slashes and dots that mean nothing are of no importance."""
+    stream = tar_stream(('.//a//b', {}), ('x/./y', {}), ('/././top', {}), ('in/here/.', {}),
+                        ('././/last//.', {}), ('...', {}), ('.hidden/..x', {}))
+    image = make_image('image')
+    run('import', '--format', 'tar', image, stdin=stream)
+    same('keys_of_a_tar', run('scan', image).split(),
+         [b'...', b'.hidden/..x', b'a/b', b'in/here', b'last', b'top', b'x/y'])
 
 
 def test_acls_of_tar():
@@ -707,7 +720,8 @@ def test_help():
 
 try:
     for test in (test_help, test_scan, test_apply, test_kill_apply, test_trees, test_bad_trees,
-                 test_acls_of_tar, test_expiring_trees, test_kill_import, test_figures, test_plan):
+                 test_names_of_tar, test_acls_of_tar, test_expiring_trees, test_kill_import,
+                 test_figures, test_plan):
         if sys.argv[2:] and test.__name__ not in sys.argv[2:]:
             continue
         started = time.monotonic()
