@@ -27,6 +27,9 @@ struct tree_piece {
     uint64_t offset;
 };
 typedef int tree_read_fn(void *context, struct tree_piece *piece);
+/* The data at *offset or next behind it: *offset to *end; none is left: both are the file's size.
+ */
+typedef int tree_find_fn(void *context, uint64_t *offset, uint64_t *end);
 
 /* An inode under one of its names. All is borrowed for the call. */
 struct tree_item {
@@ -39,7 +42,8 @@ struct tree_item {
     const char *target; /* of symlinks */
     const char *link;   /* not NULL: one more name of what came before at this path */
     tree_read_fn *read; /* of regular files; may be left unused */
-    void *read_context;
+    tree_find_fn *find; /* may be called before `read`; NULL: only reading tells where holes are */
+    void *read_context; /* of both */
 };
 
 struct tree_sink {

@@ -33,25 +33,36 @@ struct reading {
     bool has_holes;
 };
 
+/* tree_find_fn */
+static int find_data(void *context, uint64_t *offset, uint64_t *end)
+{
+    const struct reading *reading = context;
+    struct fs_volume *volume = reading->source->volume;
+    const uint64_t from = *offset;
+    *end = reading->size;
+    if (!reading->has_holes || from >= reading->size)
+        return 0;
+    int err = fs_seek(volume, reading->ino, from, SEEK_DATA, offset);
+    if (!err)
+        err = fs_seek(volume, reading->ino, *offset, SEEK_HOLE, end);
+    if (err == -ENXIO)
+        *offset = *end = reading->size;
+    return err == -ENXIO ? 0 : err;
+}
+
 static int read_piece(void *context, struct tree_piece *piece)
 {
     struct reading *reading = context;
     struct fs_volume *volume = reading->source->volume;
+    uint64_t end;
     piece->length = 0;
-    if (reading->offset >= reading->size)
-        return 0;
-    uint64_t end = reading->size;
-    if (reading->has_holes) {
-        int err = fs_seek(volume, reading->ino, reading->offset, SEEK_DATA, &reading->offset);
-        if (!err)
-            err = fs_seek(volume, reading->ino, reading->offset, SEEK_HOLE, &end);
-        if (err)
-            return err == -ENXIO ? 0 : err;
-    }
+    int err = find_data(reading, &reading->offset, &end);
+    if (err || reading->offset >= end)
+        return err;
     const uint64_t aligned = (reading->offset / PIECE_BYTES + 1) * PIECE_BYTES;
     const size_t wanted = (size_t)(kv_min_u64(end, aligned) - reading->offset);
-    const int err = fs_read(volume, reading->ino, reading->offset, reading->source->buffer, wanted,
-                            &piece->length);
+    err = fs_read(volume, reading->ino, reading->offset, reading->source->buffer, wanted,
+                  &piece->length);
     piece->bytes = reading->source->buffer;
     piece->offset = reading->offset;
     reading->offset += piece->length;
@@ -114,6 +125,7 @@ static int put_inode(struct source *source, const struct fs_record *record, cons
         err = fs_readlink(source->volume, record->file.ino, target);
     item.target = target;
     item.read = read_piece;
+    item.find = find_data;
     item.read_context = &reading;
     return err ? err : tree_put(source->job, &item);
 }

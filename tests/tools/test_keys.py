@@ -8,8 +8,8 @@ list of keys, an imported tree against its source, a batch that is killed agains
 KVFS_SEED is where the random numbers start (printed). Everything happens in a temporary directory;
 mounts in it are gone at the end.
 """
-import grp, hashlib, io, json, os, pwd, random, shutil, signal, stat, struct, subprocess, sys
-import tarfile, tempfile, time
+import grp, hashlib, io, json, os, pwd, random, resource, shutil, signal, stat, struct
+import subprocess, sys, tarfile, tempfile, time
 
 BIN = os.path.abspath(sys.argv[1])
 KVFS = os.path.join(BIN, 'kvfs')
@@ -28,11 +28,12 @@ def problem(text):
     print('FAILED: ' + text)
 
 
-def run(*args, stdin=None, status=0, sentence=''):
-    """Run kvfs; the exit status must be `status`. Returns what it printed, as bytes."""
+def run(*args, stdin=None, status=0, sentence='', before=None):
+    """Run kvfs, `before` in its process first; the exit status must be `status`. Returns what it
+    printed, as bytes."""
     global cases
     cases += 1
-    done = subprocess.run([KVFS, *args], input=stdin, capture_output=True)
+    done = subprocess.run([KVFS, *args], input=stdin, capture_output=True, preexec_fn=before)
     if done.returncode != status:
         problem(f'{sentence or args}: exit status {done.returncode}, not {status}: {done.stderr}')
     run.err = done.stderr
@@ -478,6 +479,33 @@ def exported(target):
     return {item['key']: item for item in map(json.loads, lines)}
 
 
+def test_holes_of_tar():
+    """Files with holes go into a stream as they are: no file is written for it anywhere."""
+    def write_no_file():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    os.makedirs('holes')
+    for name, size, parts in (('all', 3 << 20, []), ('begin', 5 << 20, [1 << 20, 3 << 20]),
+                              ('end', 4 << 20, [0, 2500000, (4 << 20) - 70000])):
+        with open(f'holes/{name}', 'wb') as out:
+            out.truncate(size)
+            for part in parts:
+                out.seek(part)
+                out.write(rng.randbytes(70000))
+    wanted = describe('holes')
+    image = make_image('image')
+    run('import', image, 'holes')
+    stream = run('export', '--format', 'tar', image, before=write_no_file)
+    same('holes_take_no_place', len(stream) < 1000000, True)
+    run('import', '--format', 'tar', make_image('other'), stdin=stream)
+    compare('holes_through_tar', export_and_describe('other'), wanted)
+    if mount('other'):
+        stream = run('export', '--format', 'tar', 'mnt', before=write_no_file)
+        umount()
+        run('import', '--format', 'tar', make_image('other'), stdin=stream)
+        compare('holes_of_a_mount_through_tar', export_and_describe('other'), wanted)
+
+
 def test_names_of_tar():
     """Slashes and dots that mean nothing are of no importance."""
     stream = tar_stream(('.//a//b', {}), ('x/./y', {}), ('/././top', {}), ('in/here/.', {}),
@@ -720,8 +748,8 @@ def test_help():
 
 try:
     for test in (test_help, test_scan, test_apply, test_kill_apply, test_trees, test_bad_trees,
-                 test_names_of_tar, test_acls_of_tar, test_expiring_trees, test_kill_import,
-                 test_figures, test_plan):
+                 test_holes_of_tar, test_names_of_tar, test_acls_of_tar, test_expiring_trees,
+                 test_kill_import, test_figures, test_plan):
         if sys.argv[2:] and test.__name__ not in sys.argv[2:]:
             continue
         started = time.monotonic()
