@@ -2,9 +2,9 @@
  * tools/tree_into_directory.c: a directory as a sink of trees, by plain system calls.
  *
  * Owns       a descriptor of the directory, and of the one that was put into last.
- * Invariant  no symlink is followed on the way, whatever the tree says. A file gets its time last:
- *            one that is not whole differs in it from the source. What replaces another is made
- *            under another name first.
+ * Invariant  no symlink is followed on the way, whatever the tree says. A regular file, and what
+ *            replaces another, is made under a name of its own first, always the same for the same
+ *            file: what one that was interrupted has left goes when it is made again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,8 @@
 #include "tools/tree.h"
 
 #define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-#define TEMPORARY_NAME ".kvfs-import.tmp"
+#define TEMPORARY_MAX  64u
+#define ENDING_MAX     32u
 
 struct sink {
     struct tree_sink base;
@@ -258,15 +259,32 @@ static int make(struct sink *sink, int directory, const char *name, const struct
                                           : make_other(sink, directory, name, item);
 }
 
+/*
+ * A name for what is not whole yet, unlike that of any other file: FNV-1a of the final one. It ends
+ * as the final one does: policies of a mount that go by that hold for what is written.
+ */
+static void temporary_name(const char *final, char name[TEMPORARY_MAX])
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const char *at = final; *at; at++)
+        hash = (hash ^ (uint8_t)*at) * 0x100000001b3u;
+    const char *const dot = strrchr(final, '.');
+    snprintf(name, TEMPORARY_MAX, ".kvfs-import-%016llx%s", (unsigned long long)hash,
+             dot && strlen(dot) <= ENDING_MAX ? dot : "");
+}
+
+/* Make it, in place of what may be there. */
 static int replace(struct sink *sink, int directory, const char *name, const struct tree_item *item)
 {
-    if (unlinkat(directory, TEMPORARY_NAME, 0) && errno != ENOENT)
-        return -errno;
-    int err = make(sink, directory, TEMPORARY_NAME, item);
-    if (!err && renameat(directory, TEMPORARY_NAME, directory, name))
+    char temporary[TEMPORARY_MAX];
+    temporary_name(name, temporary);
+    int err = make(sink, directory, temporary, item);
+    if (err == -EEXIST) /* from one that was interrupted */
+        err = unlinkat(directory, temporary, 0) ? -errno : make(sink, directory, temporary, item);
+    if (!err && renameat(directory, temporary, directory, name))
         err = -errno;
     if (err)
-        (void)unlinkat(directory, TEMPORARY_NAME, 0); /* the first error is the one to tell */
+        (void)unlinkat(directory, temporary, 0); /* the first error is the one to tell */
     return err;
 }
 
@@ -319,8 +337,12 @@ static int put(struct tree_sink *base, const struct tree_item *item)
     const int directory = place(sink, item->path, &name);
     if (directory < 0)
         return directory;
-    if (fstatat(directory, name, &there, AT_SYMLINK_NOFOLLOW))
-        return errno == ENOENT ? make(sink, directory, name, item) : -errno;
+    if (fstatat(directory, name, &there, AT_SYMLINK_NOFOLLOW)) {
+        if (errno != ENOENT)
+            return -errno;
+        return S_ISREG(item->attributes.mode) && !item->link ? replace(sink, directory, name, item)
+                                                             : make(sink, directory, name, item);
+    }
     if (S_ISDIR(there.st_mode))
         return -EISDIR;
     if (item->link ? is_linked(sink, &there, item) : is_same(sink, &there, item)) {

@@ -3,6 +3,7 @@
  * a directory.
  */
 #include <check.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/run.h"
@@ -55,18 +57,20 @@ static struct stat look(const char *name)
     return status;
 }
 
-/* Content of one piece; `meanwhile` is called before it is given. */
+/* Content of one piece; `meanwhile` is called before it is given, and may say that there is none.
+ */
 struct content {
     const char *bytes;
     bool is_read;
-    void (*meanwhile)(void);
+    int (*meanwhile)(void);
 };
 
 static int read_content(void *context, struct tree_piece *piece)
 {
     struct content *content = context;
-    if (content->meanwhile)
-        content->meanwhile();
+    const int err = content->meanwhile ? content->meanwhile() : 0;
+    if (err)
+        return err;
     *piece = (struct tree_piece){.bytes = content->bytes,
                                  .length = content->is_read ? 0 : strlen(content->bytes)};
     content->is_read = true;
@@ -170,6 +174,110 @@ START_TEST(a_mode_is_not_given_to_what_a_symlink_names)
 }
 END_TEST
 
+/* ---- names --------------------------------------------------------------------------------- */
+
+/* What is in the directory, each name with a slash behind it. */
+static const char *names(void)
+{
+    static char text[1024];
+    struct dirent **entries;
+    *text = '\0';
+    const int count = scandir(top, &entries, NULL, alphasort);
+    ck_assert_int_ge(count, 0);
+    for (int i = 0; i < count; i++) {
+        if (strcmp(entries[i]->d_name, ".") != 0 && strcmp(entries[i]->d_name, "..") != 0) {
+            strcat(text, entries[i]->d_name);
+            strcat(text, "/");
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    return text;
+}
+
+static int is_not_there_yet(void)
+{
+    ck_assert_int_ne(access(below("new.log"), F_OK), 0);
+    /* What policies say of the ending of its name holds for it. */
+    ck_assert_msg(strstr(names(), ".log/") != NULL, "%s", names());
+    return 0;
+}
+
+START_TEST(a_file_gets_its_name_when_it_is_whole)
+{
+    struct content content = {.bytes = "content", .meanwhile = is_not_there_yet};
+    open_sink();
+    ck_assert_int_eq(put("new.log", S_IFREG | 0644, getuid(), getgid(), &content), 0);
+    close_sink();
+    ck_assert_uint_eq((uint64_t)look("new.log").st_size, strlen("content"));
+    ck_assert_str_eq(names(), "new.log/");
+}
+END_TEST
+
+static int fail_to_read(void)
+{
+    return -EIO;
+}
+
+START_TEST(nothing_is_left_of_a_file_that_can_not_be_read)
+{
+    struct content content = {.bytes = "content", .meanwhile = fail_to_read};
+    open_sink();
+    ck_assert_int_eq(put("new", S_IFREG | 0644, getuid(), getgid(), &content), -EIO);
+    job.sink->free(job.sink);
+    ck_assert_str_eq(names(), "");
+}
+END_TEST
+
+static int be_killed(void)
+{
+    _exit(0);
+}
+
+START_TEST(nothing_is_left_of_one_that_was_killed_when_it_is_done_again)
+{
+    struct content content = {.bytes = "content", .meanwhile = be_killed};
+    const pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        open_sink();
+        (void)put("new", S_IFREG | 0644, getuid(), getgid(), &content);
+        _exit(1);
+    }
+    int status;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(status, 0);
+    ck_assert_str_ne(names(), "");
+    open_sink();
+    ck_assert_int_eq(put_file("new", 0644, getuid(), getgid()), 0);
+    close_sink();
+    ck_assert_str_eq(names(), "new/");
+}
+END_TEST
+
+static int put_another(void)
+{
+    struct tree_job *const outer = &job;
+    const struct tree_job kept = *outer;
+    open_sink();
+    ck_assert_int_eq(put_file("other", 0644, getuid(), getgid()), 0);
+    close_sink();
+    *outer = kept;
+    return 0;
+}
+
+START_TEST(two_may_write_into_a_directory_at_once)
+{
+    struct content content = {.bytes = "content", .meanwhile = put_another};
+    open_sink();
+    ck_assert_int_eq(put("new", S_IFREG | 0644, getuid(), getgid(), &content), 0);
+    close_sink();
+    ck_assert_str_eq(names(), "new/other/");
+    ck_assert_uint_eq((uint64_t)look("new").st_size, strlen("content"));
+    ck_assert_uint_eq((uint64_t)look("other").st_size, strlen("content"));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("tree_into_directory");
@@ -178,6 +286,10 @@ int main(void)
     tcase_add_test(cases, a_directory_is_nobody_elses_before_it_has_its_mode);
     tcase_add_test(cases, setuid_goes_where_the_owner_can_not_be_kept);
     tcase_add_test(cases, a_mode_is_not_given_to_what_a_symlink_names);
+    tcase_add_test(cases, a_file_gets_its_name_when_it_is_whole);
+    tcase_add_test(cases, nothing_is_left_of_a_file_that_can_not_be_read);
+    tcase_add_test(cases, nothing_is_left_of_one_that_was_killed_when_it_is_done_again);
+    tcase_add_test(cases, two_may_write_into_a_directory_at_once);
     suite_add_tcase(suite, cases);
     return test_run(suite);
 }
