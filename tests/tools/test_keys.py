@@ -430,6 +430,25 @@ def test_trees():
     check_image(image)
 
 
+def test_export_to_a_file():
+    """It has its name when it is whole, and nothing else is touched on the way."""
+    image = make_image('image')
+    run('put', image, 'key', stdin=b'value')
+    os.makedirs('files')
+    write('files/victim', b'untouched')
+    write('files/out.json', b'old')
+    os.symlink('victim', 'files/out.json.part')
+    run('export', image, 'files/out.json')
+    same('a_stranger_is_left_alone', open('files/victim', 'rb').read(), b'untouched')
+    same('the_file_is_replaced', b'"value":"value"' in open('files/out.json', 'rb').read(), True)
+    refuses('export_of_no_such_key', 1, b'nothere', 'export', '--from', 'nothere', image,
+            'files/out.tar')
+    same('nothing_is_left_after_a_failure', sorted(os.listdir('files')),
+         ['out.json', 'out.json.part', 'victim'])
+    run('export', '--format', 'json', image, '/dev/null')
+    same('a_device_stays_one', stat.S_ISCHR(os.stat('/dev/null').st_mode), True)
+
+
 def test_bad_trees():
     image = make_image('image')
     os.makedirs('control/.kvfs')
@@ -748,8 +767,8 @@ def test_help():
 
 try:
     for test in (test_help, test_scan, test_apply, test_kill_apply, test_trees, test_bad_trees,
-                 test_holes_of_tar, test_names_of_tar, test_acls_of_tar, test_expiring_trees,
-                 test_kill_import, test_figures, test_plan):
+                 test_export_to_a_file, test_holes_of_tar, test_names_of_tar, test_acls_of_tar,
+                 test_expiring_trees, test_kill_import, test_figures, test_plan):
         if sys.argv[2:] and test.__name__ not in sys.argv[2:]:
             continue
         started = time.monotonic()
