@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/expiry.h"
 #include "fs/namespace.h"
 #include "fs/volume.h"
 #include "fs/walk.h"
@@ -69,6 +70,7 @@ static int read_piece(void *context, struct tree_piece *piece)
     return err;
 }
 
+/* -ENOENT: it has expired since it was looked up. */
 static int read_xattrs(struct source *source, const struct fs_record *record,
                        struct tree_item *item)
 {
@@ -83,6 +85,8 @@ static int read_xattrs(struct source *source, const struct fs_record *record,
          name += strlen(name) + 1) {
         size_t length;
         err = fs_getxattr(source->volume, ino, name, value, FS_XATTR_VALUE_MAX, &length);
+        if (!err && length == 1 && *value == '0' && strcmp(name, FS_XATTR_TTL) == 0)
+            err = -ENOENT;
         if (!err)
             err = tree_xattrs_add(source->job, &source->xattrs, name, value, length);
     }
@@ -158,6 +162,8 @@ static int take_name(void *context, const char *name, size_t name_len,
             err = walk(source, found.file.ino, below);
         fs_forget(source->volume, found.file.ino, 1);
     }
+    if (err == -ENOENT && !*source->job->error.text)
+        err = 0; /* expired meanwhile */
     if (err)
         err = tree_failed(source->job, below, err);
     free(below);
