@@ -55,7 +55,8 @@ static void content_make(struct content *content, unsigned data_percent)
     for (size_t i = 0; i < PARTS; i++)
         content->is_data[i] = (unsigned)random() % 100 < data_percent;
     for (size_t i = 0; i < SIZE; i++)
-        content->bytes[i] = content->is_data[i / PART] ? (char)(1 + random() % 255) : 0;
+        if (content->is_data[i / PART])
+            content->bytes[i] = (char)(1 + random() % 127);
 }
 
 static FILE *pack(struct content *content)
