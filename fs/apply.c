@@ -226,13 +226,25 @@ static int mkdir_entry(struct apply_state *state, const struct fs_apply_change *
     return entry->now ? -EEXIST : make_directory(state, entry);
 }
 
-/* Is what is there the same as what is to be stored, as far as size, times and owner tell? */
+/* Has a directory the default time that it is to have, if one is given? */
+static bool has_ttl(const struct fs_record *record, const struct fs_apply_attributes *to)
+{
+    const struct fs_apply_xattr *const ttl = apply_ttl_of(to);
+    uint64_t seconds = 0;
+    return !ttl || ((ttl->length == 0 || !fs_ttl_parse(ttl->value, ttl->length, &seconds)) &&
+                    record->expiry_ns == seconds * FS_NS_PER_SECOND);
+}
+
+/*
+ * Is what is there the same as what is to be stored, as far as size, times and owner tell? And of a
+ * directory the default time, which an import gives it when all is in it.
+ */
 static bool is_same(const struct fs_record *record, const struct fs_apply_change *change)
 {
     const struct fs_apply_attributes *to = change->attributes;
     return record->mode == to->mode && record->uid == to->uid && record->gid == to->gid &&
            record->rdev == to->rdev && record->mtime_ns == to->mtime_ns &&
-           (S_ISDIR(record->mode) || record->file.size == change->length);
+           (S_ISDIR(record->mode) ? has_ttl(record, to) : record->file.size == change->length);
 }
 
 /* May an inode of this mode have the attribute? */
@@ -262,6 +274,15 @@ static int check_xattrs(const struct fs_apply_attributes *attributes)
     return names_bytes > FS_XATTR_LIST_MAX ? -EOPNOTSUPP : 0;
 }
 
+static void give_attributes(struct apply_node *node, const struct fs_apply_attributes *attributes)
+{
+    const struct fs_apply_xattr *const ttl = apply_ttl_of(attributes);
+    if (ttl && ttl->length == 0 && is_directory(node))
+        node->item.record.expiry_ns = 0;
+    node->attributes = attributes;
+    node->is_dirty = true;
+}
+
 /* The inode of an entry is as it is elsewhere from here on. */
 static int store_at(struct apply_state *state, const struct fs_apply_change *change,
                     struct apply_entry *entry)
@@ -281,8 +302,7 @@ static int store_at(struct apply_state *state, const struct fs_apply_change *cha
         node->content = change->bytes;
         node->content_len = change->length;
     }
-    node->attributes = attributes;
-    node->is_dirty = true;
+    give_attributes(node, attributes);
     return 0;
 }
 
@@ -297,8 +317,7 @@ static int store(struct apply_state *state, const struct fs_apply_change *change
     if (!*change->path || strcmp(change->path, "/") == 0) { /* of the root, its attributes */
         if (!S_ISDIR(change->attributes->mode))
             return -EISDIR;
-        state->root->attributes = change->attributes;
-        state->root->is_dirty = true;
+        give_attributes(state->root, change->attributes);
         return 0;
     }
     err = walk(state, change->path, true, NULL, &entry);

@@ -48,7 +48,11 @@ struct fs_apply_xattr {
     size_t length;
 };
 
-/* What FS_APPLY_STORE stores besides the content; of a directory that is there, it changes it. */
+/*
+ * What FS_APPLY_STORE stores besides the content; of a directory that is there, it changes it. The
+ * default time of a directory, user.kvfs.ttl, holds for what other batches make in it; empty: there
+ * is none, from here on.
+ */
 struct fs_apply_attributes {
     uint32_t mode; /* type and permissions */
     uint32_t uid, gid;
@@ -56,7 +60,8 @@ struct fs_apply_attributes {
     int64_t atime_ns, mtime_ns;
     const struct fs_apply_xattr *xattrs;
     size_t xattr_count;
-    bool keep_same; /* what has this type, size, mtime, mode and owner already is left alone */
+    bool keep_same; /* what has this type, size, mtime, mode and owner already is left alone; a
+                       directory only if it has the user.kvfs.ttl, too, if one is given */
 };
 
 /* One change. All that it points to is borrowed for the call. */

@@ -240,11 +240,12 @@ static int write_expiry(struct apply_state *state, struct fs_data_change *change
 {
     if (item->record.nlink == 0)
         return fs_change_end_expiry(change, &item->record);
-    for (size_t i = 0; node->attributes && i < node->attributes->xattr_count; i++) {
-        const struct fs_apply_xattr *xattr = &node->attributes->xattrs[i];
-        if (strcmp(xattr->name, FS_XATTR_TTL) == 0)
-            return fs_change_ttl(state->volume, change, item, xattr->value, xattr->length, 0);
-    }
+    const struct fs_apply_xattr *const ttl =
+        node->attributes ? apply_ttl_of(node->attributes) : NULL;
+    if (ttl && ttl->length == 0 && S_ISDIR(item->record.mode))
+        return 0; /* it has none */
+    if (ttl)
+        return fs_change_ttl(state->volume, change, item, ttl->value, ttl->length, 0);
     const bool gets_name = (node->is_new || moves) && !S_ISDIR(item->record.mode);
     uint64_t ttl_ns;
     if (gets_name && !item->record.expiry_ns) {

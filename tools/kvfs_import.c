@@ -16,6 +16,7 @@
 #include "tools/keys.h"
 #include "tools/keys_backend.h"
 #include "tools/options.h"
+#include "tools/outlet.h"
 #include "tools/tree.h"
 
 enum form { FORM_DIRECTORY, FORM_TAR, FORM_JSON };
@@ -213,65 +214,29 @@ static int run_import(const struct tool_arguments *arguments)
 
 /* ---- export ------------------------------------------------------------------------------ */
 
-/* Where an export goes to. */
-struct outlet {
-    int fd;
-    FILE *stream;
-    char *temporary; /* that is renamed when it is whole; owned */
-};
-
+/* outlet: out: to be closed, whatever is returned. */
 static struct tree_sink *export_sink(struct tree_job *job, const char *path, enum form form,
-                                     struct outlet *outlet)
+                                     struct tool_outlet *outlet)
 {
-    *outlet = (struct outlet){.fd = -1};
-    if (form == FORM_DIRECTORY) {
-        const int err = make_directories(path);
-        if (err) {
-            (void)tree_failed(job, path, err); /* the words are all that is wanted */
-            return NULL;
-        }
+    const bool is_stream = form != FORM_DIRECTORY;
+    int err = tool_outlet_open(outlet, is_stream ? path : "-");
+    if (!err && !is_stream)
+        err = make_directories(path);
+    if (!err && form == FORM_JSON && !tool_outlet_stream(outlet))
+        err = -errno;
+    if (err) {
+        (void)tree_failed(job, path, err); /* the words are all that is wanted */
+        return NULL;
+    }
+    switch (form) {
+    case FORM_DIRECTORY:
         return tree_to_directory(job, path);
-    }
-    if (strcmp(path, "-") == 0)
-        return form == FORM_TAR ? tree_to_tar(job, STDOUT_FILENO) : tree_to_json(job, stdout);
-    struct stat status;
-    const bool is_special = stat(path, &status) == 0 && !S_ISREG(status.st_mode);
-    if (!is_special && asprintf(&outlet->temporary, "%s.part", path) < 0)
-        outlet->temporary = NULL;
-    outlet->fd = open(outlet->temporary ? outlet->temporary : path,
-                      O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (outlet->fd < 0) {
-        (void)tree_failed(job, path, -errno); /* likewise */
-        return NULL;
-    }
-    if (form == FORM_TAR)
+    case FORM_TAR:
         return tree_to_tar(job, outlet->fd);
-    outlet->stream = fdopen(outlet->fd, "w");
-    if (!outlet->stream) {
-        (void)tree_failed(job, path, -errno); /* likewise */
-        return NULL;
+    case FORM_JSON:
+        break;
     }
-    return tree_to_json(job, outlet->stream);
-}
-
-/* Durable and under its name, or gone if `err` says that it is not whole. */
-static int outlet_close(struct outlet *outlet, const char *path, int err)
-{
-    if (!err && outlet->fd >= 0 && fsync(outlet->fd) && errno != EINVAL && errno != EROFS)
-        err = -errno;
-    const int failed = outlet->stream    ? fclose(outlet->stream)
-                       : outlet->fd >= 0 ? close(outlet->fd)
-                                         : 0;
-    if (!err && failed)
-        err = -errno;
-    if (outlet->temporary) {
-        if (!err && rename(outlet->temporary, path))
-            err = -errno;
-        if (err)
-            (void)unlink(outlet->temporary); /* the first error is the one to tell */
-    }
-    free(outlet->temporary);
-    return err;
+    return tree_to_json(job, tool_outlet_stream(outlet));
 }
 
 static int run_export(const struct tool_arguments *arguments)
@@ -280,7 +245,7 @@ static int run_export(const struct tool_arguments *arguments)
     const char *format = tool_value(arguments, 'F');
     struct tree_job job = {.sink = NULL};
     struct place place;
-    struct outlet outlet;
+    struct tool_outlet outlet;
     enum form form;
     if (!choose_form(path, format, false, &form))
         return TOOL_USAGE;
@@ -300,7 +265,7 @@ static int run_export(const struct tool_arguments *arguments)
         err = job.sink->finish(job.sink);
     if (job.sink)
         job.sink->free(job.sink);
-    err = outlet_close(&outlet, path, err);
+    err = tool_outlet_close(&outlet, err);
     if (err)
         (void)tree_failed(&job, path, err); /* the words are all that is wanted */
     tool_progress_clear(&job.progress);
@@ -332,11 +297,15 @@ const struct tool_command tool_command_import = {
         "or\n"
         "standard input. Contents, modes, owners, times, attributes, ACLs, links, devices and "
         "holes\n"
-        "are as they are there. What the target has already, by type, size, time, mode and owner,\n"
-        "is left alone, and a file is there only when it is whole: an import that was interrupted\n"
-        "is completed by running it again. In a mount the daemon makes the files, if this user "
-        "may\n"
-        "use its control directory; else the kernel does, which takes several times as long.\n"
+        "are as they are there. In a mount, who is not root owns what he imports, without setuid "
+        "and\n"
+        "setgid of files that were another's. What the target has already, by type, size, time, "
+        "mode\n"
+        "and owner, is left alone, and a file is there only when it is whole: an import that was\n"
+        "interrupted is completed by running it again. In a mount the daemon makes the files, if "
+        "this\n"
+        "user may use its control directory; else the kernel does, which takes several times as "
+        "long.\n"
         "\n"
         "  -F, --format FORM  directory, tar or json, where SOURCE does not show it\n"
         "  -i, --into KEY     below KEY, not at the top\n"
@@ -378,7 +347,9 @@ const struct tool_command tool_command_export = {
         "of JSON, as kvfs import reads them; or to standard output. In a directory, what is there\n"
         "already is left alone, so an export that was interrupted is completed by running it "
         "again;\n"
-        "a file gets its name when it is whole.\n"
+        "a file gets its name when it is whole. Who is not root owns what he exports there, "
+        "without\n"
+        "setuid and setgid of files that were another's.\n"
         "\n"
         "  -F, --format FORM  directory, tar or json, where TARGET does not show it\n"
         "  -f, --from KEY     what is below KEY, not all\n"

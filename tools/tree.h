@@ -27,17 +27,23 @@ struct tree_piece {
     uint64_t offset;
 };
 typedef int tree_read_fn(void *context, struct tree_piece *piece);
+/* The data at *offset or next behind it: *offset to *end; none is left: both are the file's size.
+ */
+typedef int tree_find_fn(void *context, uint64_t *offset, uint64_t *end);
 
 /* An inode under one of its names. All is borrowed for the call. */
 struct tree_item {
     const char *path; /* a key; "" the top itself, which is a directory */
     struct fs_apply_attributes attributes;
-    uint64_t size; /* of regular files */
+    bool ttl_waits; /* of directories: not yet what user.kvfs.ttl says, for what is to come has its
+                       own time or none */
+    uint64_t size;  /* of regular files */
     bool may_have_holes;
     const char *target; /* of symlinks */
     const char *link;   /* not NULL: one more name of what came before at this path */
     tree_read_fn *read; /* of regular files; may be left unused */
-    void *read_context;
+    tree_find_fn *find; /* may be called before `read`; NULL: only reading tells where holes are */
+    void *read_context; /* of both */
 };
 
 struct tree_sink {
@@ -98,6 +104,18 @@ struct tree_sink *tree_to_tar(struct tree_job *job, int fd);
 struct tree_sink *tree_to_json(struct tree_job *job, FILE *out);
 
 /* ---- for sources and sinks ------------------------------------------------------------ */
+
+/*
+ * The permissions of what has this owner. setuid and setgid lend the rights of the owner that it
+ * has in the source: who can not make it his does not let it lend anyone else's, as cp and tar do
+ * not.
+ */
+static inline uint32_t tree_permissions(const struct fs_apply_attributes *attributes, uid_t uid,
+                                        gid_t gid)
+{
+    const bool is_his = uid == attributes->uid && gid == attributes->gid;
+    return attributes->mode & (is_his || S_ISDIR(attributes->mode) ? 07777u : 01777u);
+}
 
 /* Extended attributes that were read, one after the other in one buffer. */
 struct tree_xattrs {

@@ -43,25 +43,30 @@ struct reading {
     bool has_holes;
 };
 
+/* tree_find_fn */
+static int find_data(void *context, uint64_t *offset, uint64_t *end)
+{
+    const struct reading *reading = context;
+    *end = reading->size;
+    if (!reading->has_holes || *offset >= reading->size)
+        return 0;
+    const off_t data = lseek(reading->fd, (off_t)*offset, SEEK_DATA);
+    const off_t hole = data < 0 ? data : lseek(reading->fd, data, SEEK_HOLE);
+    if (hole < 0 && errno != ENXIO)
+        return -errno;
+    *offset = hole < 0 ? reading->size : kv_min_u64((uint64_t)data, reading->size);
+    *end = hole < 0 ? reading->size : kv_min_u64((uint64_t)hole, reading->size);
+    return 0;
+}
+
 static int read_piece(void *context, struct tree_piece *piece)
 {
     struct reading *reading = context;
+    uint64_t end;
     piece->length = 0;
-    if (reading->has_holes && reading->offset < reading->size) {
-        const off_t data = lseek(reading->fd, (off_t)reading->offset, SEEK_DATA);
-        if (data < 0)
-            return errno == ENXIO ? 0 : -errno;
-        reading->offset = (uint64_t)data;
-    }
-    if (reading->offset >= reading->size)
-        return 0;
-    uint64_t end = reading->size;
-    if (reading->has_holes) {
-        const off_t hole = lseek(reading->fd, (off_t)reading->offset, SEEK_HOLE);
-        if (hole < 0)
-            return -errno;
-        end = kv_min_u64(end, (uint64_t)hole);
-    }
+    const int err = find_data(reading, &reading->offset, &end);
+    if (err || reading->offset >= end)
+        return err;
     /* Whole pieces lie where a target's own pieces do. */
     const uint64_t aligned = (reading->offset / PIECE_BYTES + 1) * PIECE_BYTES;
     const size_t wanted = (size_t)(kv_min_u64(end, aligned) - reading->offset);
@@ -140,6 +145,7 @@ static int put_regular(struct source *source, int directory, const char *name,
         .source = source, .fd = fd, .size = item->size, .has_holes = item->may_have_holes};
     int err = read_xattrs(source, fd, NULL, item);
     item->read = read_piece;
+    item->find = find_data;
     item->read_context = &reading;
     if (!err)
         err = tree_put(source->job, item);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/expiry.h"
 #include "kv/base.h"
 #include "tools/keys_backend.h"
 
@@ -86,9 +87,10 @@ static int copy_attributes(struct tree_gather *gather, const struct tree_item *i
         return -ENOMEM;
     for (size_t i = 0; i < to->xattr_count; i++) {
         const struct fs_apply_xattr *from = &item->attributes.xattrs[i];
+        const bool waits = item->ttl_waits && strcmp(from->name, FS_XATTR_TTL) == 0;
+        xattrs[i].length = waits ? 0 : from->length;
         xattrs[i].name = take_copy(gather, from->name, strlen(from->name) + 1);
-        xattrs[i].value = take_copy(gather, from->value, from->length);
-        xattrs[i].length = from->length;
+        xattrs[i].value = take_copy(gather, from->value, xattrs[i].length);
         if (!xattrs[i].name || !xattrs[i].value)
             return -ENOMEM;
     }

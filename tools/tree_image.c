@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/expiry.h"
 #include "fs/namespace.h"
 #include "fs/volume.h"
 #include "fs/walk.h"
@@ -33,31 +34,43 @@ struct reading {
     bool has_holes;
 };
 
+/* tree_find_fn */
+static int find_data(void *context, uint64_t *offset, uint64_t *end)
+{
+    const struct reading *reading = context;
+    struct fs_volume *volume = reading->source->volume;
+    const uint64_t from = *offset;
+    *end = reading->size;
+    if (!reading->has_holes || from >= reading->size)
+        return 0;
+    int err = fs_seek(volume, reading->ino, from, SEEK_DATA, offset);
+    if (!err)
+        err = fs_seek(volume, reading->ino, *offset, SEEK_HOLE, end);
+    if (err == -ENXIO)
+        *offset = *end = reading->size;
+    return err == -ENXIO ? 0 : err;
+}
+
 static int read_piece(void *context, struct tree_piece *piece)
 {
     struct reading *reading = context;
     struct fs_volume *volume = reading->source->volume;
+    uint64_t end;
     piece->length = 0;
-    if (reading->offset >= reading->size)
-        return 0;
-    uint64_t end = reading->size;
-    if (reading->has_holes) {
-        int err = fs_seek(volume, reading->ino, reading->offset, SEEK_DATA, &reading->offset);
-        if (!err)
-            err = fs_seek(volume, reading->ino, reading->offset, SEEK_HOLE, &end);
-        if (err)
-            return err == -ENXIO ? 0 : err;
-    }
+    int err = find_data(reading, &reading->offset, &end);
+    if (err || reading->offset >= end)
+        return err;
     const uint64_t aligned = (reading->offset / PIECE_BYTES + 1) * PIECE_BYTES;
     const size_t wanted = (size_t)(kv_min_u64(end, aligned) - reading->offset);
-    const int err = fs_read(volume, reading->ino, reading->offset, reading->source->buffer, wanted,
-                            &piece->length);
+    err = fs_read(volume, reading->ino, reading->offset, reading->source->buffer, wanted,
+                  &piece->length);
     piece->bytes = reading->source->buffer;
     piece->offset = reading->offset;
     reading->offset += piece->length;
     return err;
 }
 
+/* -ENOENT: it has expired since it was looked up. */
 static int read_xattrs(struct source *source, const struct fs_record *record,
                        struct tree_item *item)
 {
@@ -66,12 +79,14 @@ static int read_xattrs(struct source *source, const struct fs_record *record,
     size_t total = 0;
     int err = 0;
     tree_xattrs_clear(&source->xattrs);
-    if (record->flags & FS_RECORD_XATTRS)
+    if ((record->flags & FS_RECORD_XATTRS) || record->expiry_ns) /* user.kvfs.ttl is no record */
         err = fs_listxattr(source->volume, ino, true, source->names, FS_XATTR_LIST_MAX, &total);
     for (const char *name = source->names; !err && name < source->names + total;
          name += strlen(name) + 1) {
         size_t length;
         err = fs_getxattr(source->volume, ino, name, value, FS_XATTR_VALUE_MAX, &length);
+        if (!err && length == 1 && *value == '0' && strcmp(name, FS_XATTR_TTL) == 0)
+            err = -ENOENT;
         if (!err)
             err = tree_xattrs_add(source->job, &source->xattrs, name, value, length);
     }
@@ -114,6 +129,7 @@ static int put_inode(struct source *source, const struct fs_record *record, cons
         err = fs_readlink(source->volume, record->file.ino, target);
     item.target = target;
     item.read = read_piece;
+    item.find = find_data;
     item.read_context = &reading;
     return err ? err : tree_put(source->job, &item);
 }
@@ -146,6 +162,8 @@ static int take_name(void *context, const char *name, size_t name_len,
             err = walk(source, found.file.ino, below);
         fs_forget(source->volume, found.file.ino, 1);
     }
+    if (err == -ENOENT && !*source->job->error.text)
+        err = 0; /* expired meanwhile */
     if (err)
         err = tree_failed(source->job, below, err);
     free(below);

@@ -2,9 +2,9 @@
  * tools/tree_into_directory.c: a directory as a sink of trees, by plain system calls.
  *
  * Owns       a descriptor of the directory, and of the one that was put into last.
- * Invariant  no symlink is followed on the way, whatever the tree says. A file gets its time last:
- *            one that is not whole differs in it from the source. What replaces another is made
- *            under another name first.
+ * Invariant  no symlink is followed on the way, whatever the tree says. A regular file, and what
+ *            replaces another, is made under a name of its own first, always the same for the same
+ *            file: what one that was interrupted has left goes when it is made again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,13 +13,15 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "fs/expiry.h"
 #include "fs/xattr.h"
 #include "kv/base.h"
 #include "tools/keys_backend.h"
 #include "tools/tree.h"
 
 #define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-#define TEMPORARY_NAME ".kvfs-import.tmp"
+#define TEMPORARY_MAX  64u
+#define ENDING_MAX     32u
 
 struct sink {
     struct tree_sink base;
@@ -42,8 +44,11 @@ static int close_last(struct sink *sink)
     return 0;
 }
 
-/* Open the directory `path`, which may have to be made. A descriptor to be closed, or an error. */
-static int open_directory(struct sink *sink, const char *path)
+/*
+ * Open the directory `path`, which may have to be made, and so may those on the way; the last one
+ * with this mode. A descriptor to be closed, or an error.
+ */
+static int open_directory_as(struct sink *sink, const char *path, mode_t mode)
 {
     int at = fcntl(sink->top_fd, F_DUPFD_CLOEXEC, 0);
     if (at < 0)
@@ -53,7 +58,8 @@ static int open_directory(struct sink *sink, const char *path)
         const char *slash = strchrnul(path, '/');
         snprintf(name, sizeof name, "%.*s", (int)(slash - path), path);
         int next = openat(at, name, OPEN_DIRECTORY);
-        if (next < 0 && errno == ENOENT && (mkdirat(at, name, 0777) == 0 || errno == EEXIST))
+        if (next < 0 && errno == ENOENT &&
+            (mkdirat(at, name, *slash ? 0777 : mode) == 0 || errno == EEXIST))
             next = openat(at, name, OPEN_DIRECTORY);
         const int err = next < 0 ? -errno : 0;
         close(at);
@@ -63,6 +69,11 @@ static int open_directory(struct sink *sink, const char *path)
         path = *slash ? slash + 1 : slash;
     }
     return at;
+}
+
+static int open_directory(struct sink *sink, const char *path)
+{
+    return open_directory_as(sink, path, 0777);
 }
 
 /* The directory that an item is put into, and its name there. A borrowed descriptor or an error. */
@@ -115,6 +126,23 @@ static int drop_acl(int fd, const char *path, const char *name,
     return failed && errno != ENODATA && errno != ENOTSUP ? -errno : 0;
 }
 
+static int set_permissions(struct sink *sink, int fd, const char *path,
+                           const struct fs_apply_attributes *to)
+{
+    mode_t permissions = to->mode & 07777u;
+    struct stat there;
+    const int flags = AT_SYMLINK_NOFOLLOW;
+    if (!sink->is_root && (permissions & 06000u)) {
+        if (fd >= 0 ? fstat(fd, &there) : fstatat(AT_FDCWD, path, &there, flags))
+            return -errno;
+        permissions = tree_permissions(to, there.st_uid, there.st_gid);
+        sink->job->not_kept += permissions != (to->mode & 07777u);
+    }
+    return (fd >= 0 ? fchmod(fd, permissions) : fchmodat(AT_FDCWD, path, permissions, flags))
+               ? -errno
+               : 0;
+}
+
 /* Owner, mode, attributes, times, in this order: each may change what comes after it. */
 static int set_attributes(struct sink *sink, int fd, const char *path,
                           const struct fs_apply_attributes *to)
@@ -129,11 +157,10 @@ static int set_attributes(struct sink *sink, int fd, const char *path,
         err = drop_acl(fd, path, FS_XATTR_DEFAULT_ACL, to);
     if (!err && !S_ISLNK(to->mode) && (sink->inherits || S_ISDIR(to->mode)))
         err = drop_acl(fd, path, FS_XATTR_ACCESS_ACL, to);
+    if (!err && !S_ISLNK(to->mode))
+        err = set_permissions(sink, fd, path, to);
     if (err)
         return err;
-    if (!S_ISLNK(to->mode) &&
-        (fd >= 0 ? fchmod(fd, to->mode & 07777) : chmod(path, to->mode & 07777)))
-        return -errno;
     for (size_t i = 0; i < to->xattr_count; i++) {
         err = set_xattr(sink, fd, path, &to->xattrs[i]);
         if (err)
@@ -146,7 +173,9 @@ static bool is_same(const struct sink *sink, const struct stat *there, const str
 {
     const struct fs_apply_attributes *wanted = &item->attributes;
     const bool special = S_ISCHR(there->st_mode) || S_ISBLK(there->st_mode);
-    return there->st_mode == wanted->mode && fs_time_ns(&there->st_mtim) == wanted->mtime_ns &&
+    return (there->st_mode & S_IFMT) == (wanted->mode & S_IFMT) &&
+           (there->st_mode & 07777) == tree_permissions(wanted, there->st_uid, there->st_gid) &&
+           fs_time_ns(&there->st_mtim) == wanted->mtime_ns &&
            (!S_ISREG(there->st_mode) || (uint64_t)there->st_size == item->size) &&
            (!special || there->st_rdev == wanted->rdev) &&
            (!sink->is_root || (there->st_uid == wanted->uid && there->st_gid == wanted->gid));
@@ -198,7 +227,7 @@ static int make_other(struct sink *sink, int directory, const char *name,
     const mode_t mode = item->attributes.mode;
     const int failed =
         S_ISLNK(mode) ? symlinkat(item->target, directory, name)
-                      : mknodat(directory, name, mode & (S_IFMT | 07777), item->attributes.rdev);
+                      : mknodat(directory, name, (mode & S_IFMT) | 0600, item->attributes.rdev);
     if (failed)
         return -errno;
     snprintf(path, sizeof path, "/proc/self/fd/%d/%.255s", directory, name);
@@ -230,15 +259,32 @@ static int make(struct sink *sink, int directory, const char *name, const struct
                                           : make_other(sink, directory, name, item);
 }
 
+/*
+ * A name for what is not whole yet, unlike that of any other file: FNV-1a of the final one. It ends
+ * as the final one does: policies of a mount that go by that hold for what is written.
+ */
+static void temporary_name(const char *final, char name[TEMPORARY_MAX])
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const char *at = final; *at; at++)
+        hash = (hash ^ (uint8_t)*at) * 0x100000001b3u;
+    const char *const dot = strrchr(final, '.');
+    snprintf(name, TEMPORARY_MAX, ".kvfs-import-%016llx%s", (unsigned long long)hash,
+             dot && strlen(dot) <= ENDING_MAX ? dot : "");
+}
+
+/* Make it, in place of what may be there. */
 static int replace(struct sink *sink, int directory, const char *name, const struct tree_item *item)
 {
-    if (unlinkat(directory, TEMPORARY_NAME, 0) && errno != ENOENT)
-        return -errno;
-    int err = make(sink, directory, TEMPORARY_NAME, item);
-    if (!err && renameat(directory, TEMPORARY_NAME, directory, name))
+    char temporary[TEMPORARY_MAX];
+    temporary_name(name, temporary);
+    int err = make(sink, directory, temporary, item);
+    if (err == -EEXIST) /* from one that was interrupted */
+        err = unlinkat(directory, temporary, 0) ? -errno : make(sink, directory, temporary, item);
+    if (!err && renameat(directory, temporary, directory, name))
         err = -errno;
     if (err)
-        (void)unlinkat(directory, TEMPORARY_NAME, 0); /* the first error is the one to tell */
+        (void)unlinkat(directory, temporary, 0); /* the first error is the one to tell */
     return err;
 }
 
@@ -258,13 +304,27 @@ static bool is_linked(struct sink *sink, const struct stat *there, const struct 
     return linked;
 }
 
+/* What the directory gives to all that is made in it is not for what comes from the source. */
+static int drop_ttl(int fd, const struct fs_apply_attributes *to)
+{
+    bool has_one = false;
+    for (size_t i = 0; i < to->xattr_count; i++)
+        has_one |= strcmp(to->xattrs[i].name, FS_XATTR_TTL) == 0;
+    if (!has_one || fremovexattr(fd, FS_XATTR_TTL) == 0 || errno == ENODATA || errno == ENOTSUP ||
+        errno == EPERM || errno == EACCES) /* the end will tell of these two */
+        return 0;
+    return -errno;
+}
+
 static int put_directory(struct sink *sink, const struct tree_item *item)
 {
-    const int fd = open_directory(sink, item->path);
+    /* It is opened to others when it has its mode: in the end, when what is in it has its own. */
+    const int fd = open_directory_as(sink, item->path, 0700);
     if (fd < 0)
         return fd;
+    const int err = drop_ttl(fd, &item->attributes);
     close(fd);
-    return tree_directories_add(sink->directories, item);
+    return err ? err : tree_directories_add(sink->directories, item);
 }
 
 static int put(struct tree_sink *base, const struct tree_item *item)
@@ -277,8 +337,12 @@ static int put(struct tree_sink *base, const struct tree_item *item)
     const int directory = place(sink, item->path, &name);
     if (directory < 0)
         return directory;
-    if (fstatat(directory, name, &there, AT_SYMLINK_NOFOLLOW))
-        return errno == ENOENT ? make(sink, directory, name, item) : -errno;
+    if (fstatat(directory, name, &there, AT_SYMLINK_NOFOLLOW)) {
+        if (errno != ENOENT)
+            return -errno;
+        return S_ISREG(item->attributes.mode) && !item->link ? replace(sink, directory, name, item)
+                                                             : make(sink, directory, name, item);
+    }
     if (S_ISDIR(there.st_mode))
         return -EISDIR;
     if (item->link ? is_linked(sink, &there, item) : is_same(sink, &there, item)) {

@@ -4,7 +4,8 @@
  * Owns       the batch that is being gathered.
  * Invariant  what is large or has holes is written by itself, after the batch before it: under no
  *            name at first, and published when it is whole. A directory gets its attributes with
- *            its name, and once more in the end if its batch was not the last that put into it.
+ *            its name, and once more in the end if its batch was not the last that put into it; a
+ *            time for what is made in it only then, for what is imported has its own or none.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -124,13 +125,14 @@ static int write_alone(struct sink *sink, const struct tree_item *item)
 static int put(struct tree_sink *base, const struct tree_item *item)
 {
     struct sink *sink = (struct sink *)base;
-    int err = 0;
-    if (S_ISDIR(item->attributes.mode))
-        err = tree_directories_add(sink->directories, item);
-    if (err)
-        return err;
-    return tree_gather_leaves(item) ? write_alone(sink, item)
-                                    : tree_flusher_add(sink->flusher, item, &sink->job->error);
+    if (tree_gather_leaves(item))
+        return write_alone(sink, item);
+    if (!S_ISDIR(item->attributes.mode))
+        return tree_flusher_add(sink->flusher, item, &sink->job->error);
+    struct tree_item first = *item;
+    first.ttl_waits = true;
+    const int err = tree_directories_add(sink->directories, item);
+    return err ? err : tree_flusher_add(sink->flusher, &first, &sink->job->error);
 }
 
 static int finish(struct tree_sink *base)

@@ -4,7 +4,8 @@
  *
  * Owns       the batch that is being gathered, and a sink for the directory as such.
  * Invariant  what is large or has holes goes through the kernel, after the batch before it. What
- *            was sent is there, and the kernel knows; it is durable at the end.
+ *            was sent is there, and the kernel knows; it is durable at the end. A directory gets a
+ *            time for what is made in it in the end: what is imported has its own or none.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -46,12 +47,17 @@ static int flush(void *context, const struct fs_apply_change *changes, size_t co
     return err;
 }
 
-/* Leave out what this user may not set. `kept` is the item's until the next one. */
+/* Leave out what this user may not set, as all is his. `kept` is the item's until the next one. */
 static int drop_privileged(struct sink *sink, struct tree_item *item)
 {
     struct fs_apply_attributes *attributes = &item->attributes;
     size_t count = 0;
-    if (sink->is_root || attributes->xattr_count == 0)
+    if (sink->is_root)
+        return 0;
+    const uint32_t permissions = tree_permissions(attributes, geteuid(), getegid());
+    sink->job->not_kept += permissions != (attributes->mode & 07777u);
+    attributes->mode = (attributes->mode & S_IFMT) | permissions;
+    if (attributes->xattr_count == 0)
         return 0;
     if (attributes->xattr_count > sink->kept_capacity) {
         struct fs_apply_xattr *kept =
@@ -80,14 +86,16 @@ static int gather(struct sink *sink, const struct tree_item *given)
 static int put(struct tree_sink *base, const struct tree_item *item)
 {
     struct sink *sink = (struct sink *)base;
-    int err = 0;
     if (tree_gather_leaves(item)) {
-        err = tree_flusher_drain(sink->flusher, &sink->job->error);
+        const int err = tree_flusher_drain(sink->flusher, &sink->job->error);
         return err ? err : sink->plain->put(sink->plain, item);
     }
-    if (S_ISDIR(item->attributes.mode) && !item->link)
-        err = tree_directories_add(sink->directories, item);
-    return err ? err : gather(sink, item);
+    if (!S_ISDIR(item->attributes.mode) || item->link)
+        return gather(sink, item);
+    struct tree_item first = *item;
+    first.ttl_waits = true;
+    const int err = tree_directories_add(sink->directories, item);
+    return err ? err : gather(sink, &first);
 }
 
 static int finish(struct tree_sink *base)

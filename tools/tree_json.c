@@ -253,8 +253,8 @@ int tree_from_json(struct tree_job *job, FILE *in)
         if (is_file)
             tool_progress_step(&job->progress, done, (uint64_t)status.st_size);
     }
-    if (!err && ferror(in))
-        err = -EIO;
+    if (!err && !feof(in)) /* the last line was not the end: no memory for the next, it may be */
+        err = ferror(in) ? -EIO : -ENOMEM;
     free(line);
     tree_xattrs_release(&source.xattrs);
     return err ? tree_failed(job, "", err) : 0;

@@ -8,6 +8,8 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -59,21 +61,52 @@ static int read_piece(void *context, struct tree_piece *piece)
     return offset < 0 ? -EUCLEAN : 0;
 }
 
-/* "./a/b/" is the key "a/b"; `path` is changed. NULL: it is none. */
+/* "./a//b/." is the key "a/b"; `path` is changed. NULL: it is none. */
 static const char *key_of(char *path)
 {
-    size_t length = strlen(path);
-    while (length > 0 && path[length - 1] == '/')
-        path[--length] = '\0';
-    while (path[0] == '/' || (path[0] == '.' && path[1] == '/'))
-        path += path[0] == '/' ? 1 : 2;
-    if (strcmp(path, ".") == 0)
-        return "";
+    char *end = path;
+    size_t length;
+    for (const char *name = path; *name; name += length + (name[length] == '/')) {
+        length = strcspn(name, "/");
+        if (length == 0 || (length == 1 && *name == '.'))
+            continue;
+        if (end > path)
+            *end++ = '/';
+        memmove(end, name, length);
+        end += length;
+    }
+    *end = '\0';
     struct kv_error error;
     return *path && tool_check_key(path, &error) ? NULL : path;
 }
 
-/* ACLs as libarchive keeps them, in the form of an attribute. */
+/* Whom an entry of an ACL is about: tar --acls gives a name only, which may not be known here. */
+static bool find_id(enum fs_acl_tag tag, int given, const char *name, uint32_t *id)
+{
+    *id = given == -1 ? FS_ACL_NO_ID : (uint32_t)given;
+    if (tag != FS_ACL_USER && tag != FS_ACL_GROUP)
+        *id = FS_ACL_NO_ID;
+    else if (given == -1 && name && tag == FS_ACL_USER) {
+        const struct passwd *user = getpwnam(name);
+        *id = user ? user->pw_uid : FS_ACL_NO_ID;
+    } else if (given == -1 && name) {
+        const struct group *group = getgrnam(name);
+        *id = group ? group->gr_gid : FS_ACL_NO_ID;
+    }
+    return *id != FS_ACL_NO_ID || (tag != FS_ACL_USER && tag != FS_ACL_GROUP);
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    const uint32_t one = kv_le32_get(((const struct fs_disk_acl_entry *)a)->id);
+    const uint32_t other = kv_le32_get(((const struct fs_disk_acl_entry *)b)->id);
+    return (one > other) - (one < other);
+}
+
+/*
+ * ACLs as libarchive keeps them, in the form of an attribute. Without those that are about someone
+ * unknown, the mask stays: the group may not do more than before.
+ */
 static int add_acl(struct source *source, struct archive_entry *entry, int type, const char *name)
 {
     static const struct {
@@ -95,20 +128,27 @@ static int add_acl(struct source *source, struct archive_entry *entry, int type,
         return -ENOMEM;
     acl->header.version = kv_le32_of(FS_ACL_VERSION);
     size_t made = 0;
-    int found, permissions, tag, id;
+    int found, permissions, tag, given;
     const char *who;
-    /* By tag, and within one by number: so the form wants it. Names are the sender's. */
+    /* By tag, and within one by number: so the form wants it. */
     for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++) {
+        const size_t first = made;
         (void)archive_entry_acl_reset(entry, type); /* the count is known */
         while (made < (size_t)count && archive_entry_acl_next(entry, type, &found, &permissions,
-                                                              &tag, &id, &who) == ARCHIVE_OK)
-            if (tag == tags[i].theirs)
-                acl->entries[made++] = (struct fs_disk_acl_entry){
-                    .tag = kv_le16_of((uint16_t)tags[i].ours),
-                    .perm = kv_le16_of((uint16_t)(permissions & 7)),
-                    .id = kv_le32_of(tags[i].ours == FS_ACL_USER || tags[i].ours == FS_ACL_GROUP
-                                         ? (uint32_t)id
-                                         : FS_ACL_NO_ID)};
+                                                              &tag, &given, &who) == ARCHIVE_OK) {
+            uint32_t id;
+            if (tag != tags[i].theirs)
+                continue;
+            if (!find_id(tags[i].ours, given, who, &id)) {
+                source->job->not_kept++;
+                continue;
+            }
+            acl->entries[made++] =
+                (struct fs_disk_acl_entry){.tag = kv_le16_of((uint16_t)tags[i].ours),
+                                           .perm = kv_le16_of((uint16_t)(permissions & 7)),
+                                           .id = kv_le32_of(id)};
+        }
+        qsort(acl->entries + first, made - first, sizeof acl->entries[0], compare_ids);
     }
     const int err = tree_xattrs_add(source->job, &source->xattrs, name, acl,
                                     sizeof acl->header + made * sizeof acl->entries[0]);
@@ -255,46 +295,6 @@ struct sink {
     uint8_t *zeroes; /* READ_BYTES */
 };
 
-/* Pieces of a file that were read already, to tell the archive where the holes are. */
-struct map {
-    struct {
-        uint64_t offset, length;
-    } * parts;
-    size_t count, capacity;
-};
-
-/*
- * The header wants the holes before the content comes. A source gives its pieces once: what has
- * holes is kept in an unnamed file until it is known.
- */
-static int map_holes(const struct tree_item *item, FILE *kept, struct map *map)
-{
-    struct tree_piece piece;
-    int err;
-    while (!(err = item->read(item->read_context, &piece)) && piece.length > 0) {
-        if (fwrite(piece.bytes, 1, piece.length, kept) != piece.length)
-            return errno ? -errno : -EIO;
-        const bool goes_on =
-            map->count > 0 &&
-            map->parts[map->count - 1].offset + map->parts[map->count - 1].length == piece.offset;
-        if (goes_on) {
-            map->parts[map->count - 1].length += piece.length;
-            continue;
-        }
-        if (map->count == map->capacity) {
-            const size_t capacity = map->capacity ? map->capacity * 2 : 16;
-            void *parts = reallocarray(map->parts, capacity, sizeof *map->parts);
-            if (!parts)
-                return -ENOMEM;
-            map->parts = parts;
-            map->capacity = capacity;
-        }
-        map->parts[map->count].offset = piece.offset;
-        map->parts[map->count++].length = piece.length;
-    }
-    return err ? err : fflush(kept) ? -errno : 0;
-}
-
 static int write_bytes(struct sink *sink, const void *bytes, size_t length, const char *path)
 {
     while (length > 0) {
@@ -339,46 +339,27 @@ static int write_plain(struct sink *sink, const struct tree_item *item)
     return err ? err : write_zeroes(sink, item->size - kv_min_u64(at, item->size), item->path);
 }
 
-/* The parts from the file they were kept in, and zeroes, which the archive leaves out, between. */
-static int write_parts(struct sink *sink, const struct tree_item *item, FILE *kept,
-                       const struct map *map)
-{
-    uint8_t *buffer = malloc(READ_BYTES);
-    uint64_t at = 0;
-    int err = buffer ? 0 : -ENOMEM;
-    rewind(kept);
-    for (size_t i = 0; !err && i < map->count; i++) {
-        err = write_zeroes(sink, map->parts[i].offset - at, item->path);
-        for (uint64_t left = map->parts[i].length; !err && left > 0;) {
-            const size_t step = fread(buffer, 1, (size_t)kv_min_u64(left, READ_BYTES), kept);
-            err = step > 0 ? write_bytes(sink, buffer, step, item->path) : -EIO;
-            left -= step;
-        }
-        at = map->parts[i].offset + map->parts[i].length;
-    }
-    free(buffer);
-    return err ? err : write_zeroes(sink, item->size - at, item->path);
-}
-
+/*
+ * The header wants the holes before the content comes, and the archive then leaves out what lies in
+ * them. In a mount both may change meanwhile: then what is written is as torn as of any file that
+ * changes while it is read, but well formed.
+ */
 static int write_sparse(struct sink *sink, const struct tree_item *item)
 {
-    struct map map = {0};
-    FILE *kept = tmpfile();
-    if (!kept)
-        return -errno;
-    int err = map_holes(item, kept, &map);
-    for (size_t i = 0; !err && i < map.count; i++)
-        archive_entry_sparse_add_entry(sink->entry, (int64_t)map.parts[i].offset,
-                                       (int64_t)map.parts[i].length);
-    if (!err && map.count == 0) /* nothing but a hole */
+    uint64_t offset = 0, end = 0;
+    bool has_data = false; /* not by archive_entry_sparse_count: that drops a part that is all */
+    int err = 0;
+    while (!err && offset < item->size) {
+        err = item->find(item->read_context, &offset, &end);
+        if (!err && offset < end) {
+            archive_entry_sparse_add_entry(sink->entry, (int64_t)offset, (int64_t)(end - offset));
+            has_data = true;
+        }
+        offset = end;
+    }
+    if (!err && !has_data) /* nothing but a hole */
         archive_entry_sparse_add_entry(sink->entry, (int64_t)item->size, 0);
-    if (!err)
-        err = write_header(sink, item->path);
-    if (!err)
-        err = write_parts(sink, item, kept, &map);
-    free(map.parts);
-    (void)fclose(kept); /* of no use any more */
-    return err;
+    return err ? err : write_plain(sink, item);
 }
 
 static void describe(struct archive_entry *entry, const struct tree_item *item)
@@ -416,7 +397,7 @@ static int put(struct tree_sink *base, const struct tree_item *item)
     describe(sink->entry, item);
     if (item->link || !S_ISREG(item->attributes.mode))
         return write_header(sink, item->path);
-    return item->may_have_holes ? write_sparse(sink, item) : write_plain(sink, item);
+    return item->may_have_holes && item->find ? write_sparse(sink, item) : write_plain(sink, item);
 }
 
 static int finish(struct tree_sink *base)

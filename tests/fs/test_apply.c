@@ -320,6 +320,58 @@ START_TEST(what_expires_does_so_through_batches)
 }
 END_TEST
 
+/* A directory like that of before in all but its default time, which is `ttl`. */
+static struct fs_apply_change directory_with_ttl(const char *path, const char *ttl,
+                                                 struct fs_apply_xattr *xattr,
+                                                 struct fs_apply_attributes *attributes)
+{
+    *xattr = (struct fs_apply_xattr){FS_XATTR_TTL, ttl, strlen(ttl)};
+    *attributes = (struct fs_apply_attributes){.mode = S_IFDIR | 0755,
+                                               .mtime_ns = 1000,
+                                               .xattrs = xattr,
+                                               .xattr_count = 1,
+                                               .keep_same = true};
+    return (struct fs_apply_change){.kind = FS_APPLY_STORE, .path = path, .attributes = attributes};
+}
+
+START_TEST(the_default_time_of_a_directory_is_stored_though_all_else_is_the_same)
+{
+    static const char *const ttls[] = {"100", "200", "200", "", "1m"};
+    static const uint64_t seconds[] = {100, 200, 200, 0, 60};
+    struct fs_apply_xattr xattr;
+    struct fs_apply_attributes attributes;
+    struct fs_record record;
+    for (size_t i = 0; i < sizeof ttls / sizeof ttls[0]; i++) {
+        const struct fs_apply_change change = directory_with_ttl("d", ttls[i], &xattr, &attributes);
+        ck_assert_int_eq(fs_apply(a.volume, &caller, &change, 1, 0, NULL, &result), 0);
+        ck_assert_int_eq(fs_path_stat(a.volume, "d", &record), 0);
+        ck_assert_uint_eq(record.expiry_ns, seconds[i] * FS_NS_PER_SECOND);
+        ck_assert_int_eq(record.mtime_ns, 1000);
+    }
+}
+END_TEST
+
+START_TEST(an_empty_default_time_is_none_for_what_comes_after)
+{
+    struct fs_apply_xattr xattrs[2];
+    struct fs_apply_attributes attributes[3];
+    struct fs_record record;
+    struct fs_apply_change changes[3] = {
+        directory_with_ttl("d", "100", &xattrs[0], &attributes[0])};
+    ck_assert_int_eq(fs_apply(a.volume, &caller, changes, 1, 0, NULL, &result), 0);
+    changes[0] = directory_with_ttl("d", "", &xattrs[0], &attributes[0]);
+    changes[1] = directory_with_ttl("d/in", "", &xattrs[1], &attributes[1]);
+    attributes[2] = (struct fs_apply_attributes){.mode = S_IFREG | 0644};
+    changes[2] = (struct fs_apply_change){
+        .kind = FS_APPLY_STORE, .path = "d/in/file", .attributes = &attributes[2]};
+    ck_assert_int_eq(fs_apply(a.volume, &caller, changes, 3, 0, NULL, &result), 0);
+    for (size_t i = 0; i < 3; i++) {
+        ck_assert_int_eq(fs_path_stat(a.volume, changes[i].path, &record), 0);
+        ck_assert_uint_eq(record.expiry_ns, 0);
+    }
+}
+END_TEST
+
 struct seen {
     size_t entries, inodes;
 };
@@ -652,6 +704,8 @@ int main(void)
     tcase_add_test(cases, a_large_value_is_stored_as_it_is);
     tcase_add_test(cases, a_new_value_inherits_the_default_acl_through_new_directories);
     tcase_add_test(cases, what_expires_does_so_through_batches);
+    tcase_add_test(cases, the_default_time_of_a_directory_is_stored_though_all_else_is_the_same);
+    tcase_add_test(cases, an_empty_default_time_is_none_for_what_comes_after);
     tcase_add_test(cases, the_observer_sees_what_a_cache_must_forget);
     tcase_add_test(cases, a_batch_is_as_its_changes_one_by_one);
     tcase_add_test(cases, words_are_binary_safe);

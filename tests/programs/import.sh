@@ -98,10 +98,12 @@ mkdir "$mnt/nobody"
 chown 65534:65534 "$mnt/nobody"
 rm -rf "$tmp/plain" && cp -a "$source/many" "$tmp/plain"
 chown -R 65534:65534 "$tmp/plain"
+install -m 6755 /bin/true "$tmp/plain/roots"
 setpriv --reuid 65534 --regid 65534 --clear-groups \
     "$bin/kvfs" import --into nobody "$mnt" "$tmp/plain"
 diff -r "$tmp/plain" "$mnt/nobody"
 [ "$(find "$mnt/nobody" -mindepth 1 ! -uid 65534 | wc -l)" = 0 ] || fail "not all is nobody's"
+[ "$(stat -c %a "$mnt/nobody/roots")" = 755 ] || fail "setuid is left, and it is another's now"
 refused 1 "only root and who mounted it may" setpriv --reuid 65534 --regid 65534 --clear-groups \
     "$bin/kvfs" apply "$mnt/nobody" <<<"put x y"
 umount_image
@@ -116,6 +118,7 @@ mkdir -p "$tmp/small/d"
 echo content >"$tmp/small/d/file"
 ln "$tmp/small/d/file" "$tmp/small/d/link"
 setfattr -n user.x -v y "$tmp/small/d/file"
+install -m 6755 /bin/true "$tmp/small/d/roots"
 cp -a "$tmp/small" "$tmp/device"
 mknod "$tmp/device/null" c 1 3
 cat >"$tmp/as-user" <<'EOF'
@@ -131,6 +134,7 @@ as "$bin/kvfs" import "$mnt" "$tmp/small"
 [ "$(as cat "$mnt/d/link")" = content ]
 [ "$(as stat -c %u:%g:%h "$mnt/d/file")" = 65534:65534:2 ]
 [ "$(as getfattr --absolute-names -n user.x --only-values "$mnt/d/file")" = y ]
+[ "$(as stat -c %a "$mnt/d/roots")" = 755 ]
 grep -qx 'state done' <<<"$(as cat "$mnt/.kvfs/apply")"
 ! as "$bin/kvfs" import "$mnt" "$tmp/device" 2>"$tmp/out"
 grep -q "devices and trusted or security attributes are for root" "$tmp/out"

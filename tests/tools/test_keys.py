@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """tests/tools/test_keys.py: kvfs scan, apply, import, export, info, stat, plan, warm and stress.
 
-    test_keys.py BIN
+    test_keys.py BIN [TEST...]
 
-On an image, and on a mount where the kernel lets us. What scan prints is held against a sorted
+All tests, or those that are named. On an image, and on a mount where the kernel lets us. What scan prints is held against a sorted
 list of keys, an imported tree against its source, a batch that is killed against all or nothing.
 KVFS_SEED is where the random numbers start (printed). Everything happens in a temporary directory;
 mounts in it are gone at the end.
 """
-import hashlib, json, os, random, shutil, signal, stat, subprocess, sys, tempfile, time
+import grp, hashlib, io, json, os, pwd, random, resource, shutil, signal, stat, struct
+import subprocess, sys, tarfile, tempfile, time
 
 BIN = os.path.abspath(sys.argv[1])
 KVFS = os.path.join(BIN, 'kvfs')
@@ -27,11 +28,12 @@ def problem(text):
     print('FAILED: ' + text)
 
 
-def run(*args, stdin=None, status=0, sentence=''):
-    """Run kvfs; the exit status must be `status`. Returns what it printed, as bytes."""
+def run(*args, stdin=None, status=0, sentence='', before=None):
+    """Run kvfs, `before` in its process first; the exit status must be `status`. Returns what it
+    printed, as bytes."""
     global cases
     cases += 1
-    done = subprocess.run([KVFS, *args], input=stdin, capture_output=True)
+    done = subprocess.run([KVFS, *args], input=stdin, capture_output=True, preexec_fn=before)
     if done.returncode != status:
         problem(f'{sentence or args}: exit status {done.returncode}, not {status}: {done.stderr}')
     run.err = done.stderr
@@ -63,12 +65,12 @@ def check_image(name):
         problem(f'fsck.kvfs {name}: {done.returncode}: {done.stdout}')
 
 
-def mount(image):
+def mount(image, *options):
     """The directory that the image is mounted on, or None where that can not be."""
     os.makedirs('mnt', exist_ok=True)
     if os.geteuid() != 0 or not os.path.exists('/dev/fuse'):
         return None
-    done = subprocess.run([os.path.join(BIN, 'mount.kvfs'), image, 'mnt'], capture_output=True)
+    done = subprocess.run([os.path.join(BIN, 'mount.kvfs'), *options, image, 'mnt'], capture_output=True)
     if done.returncode != 0:
         problem(f'mount.kvfs: {done.stderr}')
         return None
@@ -428,6 +430,25 @@ def test_trees():
     check_image(image)
 
 
+def test_export_to_a_file():
+    """It has its name when it is whole, and nothing else is touched on the way."""
+    image = make_image('image')
+    run('put', image, 'key', stdin=b'value')
+    os.makedirs('files')
+    write('files/victim', b'untouched')
+    write('files/out.json', b'old')
+    os.symlink('victim', 'files/out.json.part')
+    run('export', image, 'files/out.json')
+    same('a_stranger_is_left_alone', open('files/victim', 'rb').read(), b'untouched')
+    same('the_file_is_replaced', b'"value":"value"' in open('files/out.json', 'rb').read(), True)
+    refuses('export_of_no_such_key', 1, b'nothere', 'export', '--from', 'nothere', image,
+            'files/out.tar')
+    same('nothing_is_left_after_a_failure', sorted(os.listdir('files')),
+         ['out.json', 'out.json.part', 'victim'])
+    run('export', '--format', 'json', image, '/dev/null')
+    same('a_device_stays_one', stat.S_ISCHR(os.stat('/dev/null').st_mode), True)
+
+
 def test_bad_trees():
     image = make_image('image')
     os.makedirs('control/.kvfs')
@@ -442,7 +463,6 @@ def test_bad_trees():
             stdin=b'{"key":"../x","value":"1"}\n')
     refuses('a_bad_time', 1, b'line 1: a time is', 'import', '--format', 'json', image,
             stdin=b'{"key":"x","value":"1","mtime":"noon"}\n')
-    import io, tarfile
     evil = io.BytesIO()
     with tarfile.open(fileobj=evil, mode='w') as archive:
         entry = tarfile.TarInfo('../../escaped')
@@ -450,12 +470,163 @@ def test_bad_trees():
         archive.addfile(entry, io.BytesIO(b'evil'))
     refuses('a_tar_that_leads_out', 1, b'must not lead out', 'import', '--format', 'tar', image,
             stdin=evil.getvalue())
+    for name in ('..', 'a/..', 'a/../b', '/..', './..//b'):
+        refuses(f'a_tar_with_{name}', 1, b'must not lead out', 'import', '--format', 'tar', image,
+                stdin=tar_stream((name, {})))
     refuses('export_of_what_is_not_there', 1, b'nothere', 'export', '--from', 'nothere', image,
             'out2')
     run('import', '--format', 'json', image,
         stdin=b'{"key":"min/imal","value":"v"}\n\n{"key":"l","link":"min/imal"}\n')
     same('a_short_line_is_enough', run('scan', '-v', image), b'l\tv\nmin/imal\tv\n')
     check_image(image)
+
+
+def tar_stream(*entries):
+    """A tar of empty files: names, each with its pax headers."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode='w', format=tarfile.PAX_FORMAT) as archive:
+        for name, headers in entries:
+            entry = tarfile.TarInfo(name)
+            entry.pax_headers = headers
+            archive.addfile(entry)
+    return stream.getvalue()
+
+
+def exported(target):
+    """What an export says of each key."""
+    lines = run('export', '--format', 'json', target).splitlines()
+    return {item['key']: item for item in map(json.loads, lines)}
+
+
+def test_holes_of_tar():
+    """Files with holes go into a stream as they are: no file is written for it anywhere."""
+    def write_no_file():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    os.makedirs('holes')
+    for name, size, parts in (('all', 3 << 20, []), ('begin', 5 << 20, [1 << 20, 3 << 20]),
+                              ('end', 4 << 20, [0, 2500000, (4 << 20) - 70000])):
+        with open(f'holes/{name}', 'wb') as out:
+            out.truncate(size)
+            for part in parts:
+                out.seek(part)
+                out.write(rng.randbytes(70000))
+    wanted = describe('holes')
+    image = make_image('image')
+    run('import', image, 'holes')
+    stream = run('export', '--format', 'tar', image, before=write_no_file)
+    same('holes_take_no_place', len(stream) < 1000000, True)
+    run('import', '--format', 'tar', make_image('other'), stdin=stream)
+    compare('holes_through_tar', export_and_describe('other'), wanted)
+    if mount('other'):
+        stream = run('export', '--format', 'tar', 'mnt', before=write_no_file)
+        umount()
+        run('import', '--format', 'tar', make_image('other'), stdin=stream)
+        compare('holes_of_a_mount_through_tar', export_and_describe('other'), wanted)
+
+
+def test_names_of_tar():
+    """Slashes and dots that mean nothing are of no importance."""
+    stream = tar_stream(('.//a//b', {}), ('x/./y', {}), ('/././top', {}), ('in/here/.', {}),
+                        ('././/last//.', {}), ('...', {}), ('.hidden/..x', {}))
+    image = make_image('image')
+    run('import', '--format', 'tar', image, stdin=stream)
+    same('keys_of_a_tar', run('scan', image).split(),
+         [b'...', b'.hidden/..x', b'a/b', b'in/here', b'last', b'top', b'x/y'])
+
+
+def test_acls_of_tar():
+    """tar --acls gives the names of users and groups and no numbers."""
+    users = {'root': pwd.getpwnam('root').pw_uid, 'nobody': pwd.getpwnam('nobody').pw_uid}
+    group = grp.getgrgid(0)
+
+    def entry(tag, permissions, number=0xffffffff):
+        return struct.pack('<HHI', tag, permissions, number)
+
+    image = make_image('image')
+    run('import', '--format', 'tar', image, stdin=tar_stream(
+        ('known', {'SCHILY.acl.access':
+                   'user::rw-\nuser:nobody:rw-\nuser:root:r--\nuser:77:--x\nuser:nobody-at-all:rwx\n'
+                   f'group::r--\ngroup:{group.gr_name}:-w-\ngroup:none-at-all:rwx\n'
+                   'mask::rw-\nother::r--\n'}),
+        ('unknown', {'SCHILY.acl.access': 'user::rw-\nuser:nobody-at-all:rwx\ngroup::rw-\n'
+                                          'mask::r--\nother::---\n'})))
+    same('who_is_not_known_here_is_told', b'3 attributes or entries were left out' in run.err, True)
+    check_image(image)
+    items = exported(image)
+    named = sorted([(users['root'], 4), (users['nobody'], 6), (77, 1)])
+    for key, acl, mode in (
+            ('known', [entry(1, 6)] + [entry(2, p, n) for n, p in named] + [entry(4, 4),
+             entry(8, 2, 0), entry(16, 6), entry(32, 4)], '0664'),
+            # The mask stays: without it the group could do more than before.
+            ('unknown', [entry(1, 6), entry(4, 6), entry(16, 4), entry(32, 0)], '0640')):
+        item = items.get(key, {})
+        found = item.get('xattrs', {}).get('system.posix_acl_access', '')
+        same(f'acl_{key}', found.encode('utf-8', 'surrogateescape'),
+             b'\x02\0\0\0' + b''.join(acl))
+        same(f'mode_{key}', item.get('mode'), mode)
+
+
+def ttls(target):
+    """Whatever expires in a target, and the seconds that it has left, as an export tells them."""
+    items = {key: item.get('xattrs', {}) for key, item in exported(target).items()}
+    return {key: int(x['user.kvfs.ttl']) for key, x in items.items() if 'user.kvfs.ttl' in x}
+
+
+def test_expiring_trees():
+    """What expires does so in a copy, too; what is there for good is so in a copy, too."""
+    image = make_image('image')
+    run('put', '--ttl', '1h', image, 's/tok', stdin=b'hi')
+    run('put', image, 's/good', stdin=b'here to stay')
+    found = ttls(image)
+    same('an_export_has_the_time_that_is_left', list(found), ['s/tok'])
+    same('and_no_other', 3500 < found.get('s/tok', 0) <= 3600, True)
+    for form in ('tar', 'json'):
+        out = run('export', '--format', form, image)
+        run('import', '--format', form, make_image('other'), stdin=out)
+        check_image('other')
+        found = ttls('other')
+        same(f'a_copy_through_{form}_expires', list(found), ['s/tok'])
+        same(f'and_as_soon_through_{form}', 3400 < found.get('s/tok', 0) <= 3600, True)
+    # A directory's default is for what is made in it later, not for what came with it: whether
+    # that is in the same batch, a later one, or large enough to be written by itself.
+    stream = b''.join(json.dumps(line).encode() + b'\n' for line in (
+        {'key': 'd', 'type': 'directory', 'mtime': '2026-01-31T12:00:00Z',
+         'xattrs': {'user.kvfs.ttl': '7200', 'user.x': 'y'}},
+        {'key': 'd/small', 'value': 'a'},
+        {'key': 'd/sub', 'type': 'directory'},
+        {'key': 'd/short', 'value': 'b', 'xattrs': {'user.kvfs.ttl': '600'}},
+        {'key': 'd/big', 'value': 'x' * 1100000},
+        {'key': 'd/late', 'value': 'c'},
+        {'key': 'd/sub/late', 'value': 'd'},
+        {'key': 'd/sub/big', 'value': 'x' * 1100000},
+        {'key': 'd/sub/link', 'link': 'd/late'},
+        {'key': 'empty', 'type': 'directory', 'mtime': '2026-01-31T12:00:00Z',
+         'xattrs': {'user.kvfs.ttl': '1h'}}))
+
+    def check_copy(where, target):
+        found = ttls(target)
+        same(f'only_that_expires_{where}_which_does_in_the_source', sorted(found),
+             ['d', 'd/short', 'empty'])
+        same(f'the_default_is_that_of_the_source_{where}', (found.get('d'), found.get('empty')),
+             (7200, 3600))
+        items = exported(target)
+        same(f'directories_keep_their_time_{where}',
+             [items[key]['mtime'] for key in ('d', 'empty')],
+             ['2026-01-31T12:00:00.000000000Z'] * 2)
+
+    image = make_image('image')
+    for _ in range(2):
+        run('import', '--format', 'json', image, stdin=stream)
+        check_image(image)
+        check_copy('in_an_image', image)
+    for options, where in ((), 'by_the_daemon'), (('-o', 'control=none'), 'by_the_kernel'):
+        if mount(make_image('other'), *options):
+            for _ in range(2):
+                run('import', '--format', 'json', 'mnt', stdin=stream)
+                check_copy(where, 'mnt')
+            umount()
+            check_image('other')
 
 
 def test_kill_import():
@@ -539,7 +710,6 @@ def test_figures():
 
 
 def tree_stream(count, size):
-    import io, tarfile
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode='w', format=tarfile.PAX_FORMAT) as archive:
         for i in range(count):
@@ -597,7 +767,10 @@ def test_help():
 
 try:
     for test in (test_help, test_scan, test_apply, test_kill_apply, test_trees, test_bad_trees,
-                 test_kill_import, test_figures, test_plan):
+                 test_export_to_a_file, test_holes_of_tar, test_names_of_tar, test_acls_of_tar,
+                 test_expiring_trees, test_kill_import, test_figures, test_plan):
+        if sys.argv[2:] and test.__name__ not in sys.argv[2:]:
+            continue
         started = time.monotonic()
         test()
         print(f'{test.__name__}: {time.monotonic() - started:.1f} s', flush=True)
