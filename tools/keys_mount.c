@@ -18,6 +18,7 @@
 
 #include "fs/apply.h"
 #include "fs/expiry.h"
+#include "fs/xattr.h"
 #include "kv/base.h"
 #include "tools/command.h"
 #include "tools/keys_backend.h"
@@ -380,16 +381,110 @@ static int set_ttl(int fd, uint64_t ttl_seconds)
     return fsetxattr(fd, FS_XATTR_TTL, text, (size_t)length, 0) ? -errno : 0;
 }
 
-/* Fill the new file from in_fd and make it durable, like the old one in mode and owner. */
-static int fill(int fd, int in_fd, uint64_t ttl_seconds, const struct stat *old)
+/* The path of what a descriptor, maybe of O_PATH, stands for; it may be given to anything. */
+struct fd_path {
+    char text[40];
+};
+
+static struct fd_path path_of(int fd)
+{
+    struct fd_path path;
+    snprintf(path.text, sizeof path.text, "/proc/self/fd/%d", fd);
+    return path;
+}
+
+/* What the new value gets of its own, or may not have: a capability was given to a content. */
+static bool goes_with_content(const char *name)
+{
+    return strcmp(name, FS_XATTR_TTL) == 0 || strcmp(name, FS_XATTR_CAPABILITY) == 0;
+}
+
+/* Whoever may not read or give one of these can not keep it, and puts the value all the same. */
+static bool is_not_allowed(int err)
+{
+    return err == -EPERM || err == -EACCES || err == -EOPNOTSUPP;
+}
+
+/* value: FS_XATTR_VALUE_MAX bytes of room. */
+static int copy_attribute(int old_fd, int fd, const char *name, void *value)
+{
+    const ssize_t length = getxattr(path_of(old_fd).text, name, value, FS_XATTR_VALUE_MAX);
+    if (length < 0)
+        return errno == ENODATA ? 0 : -errno; /* removed meanwhile */
+    return fsetxattr(fd, name, value, (size_t)length, 0) ? -errno : 0;
+}
+
+/* All attributes but lists, which go with the mode. */
+static int copy_attributes(int old_fd, int fd, void *value)
+{
+    char *names = malloc(FS_XATTR_LIST_MAX);
+    if (!names)
+        return -ENOMEM;
+    const ssize_t length = listxattr(path_of(old_fd).text, names, FS_XATTR_LIST_MAX);
+    int err = length >= 0 || errno == EOPNOTSUPP ? 0 : -errno;
+    for (const char *name = names; !err && name < names + length; name += strlen(name) + 1) {
+        if (!goes_with_content(name) && strcmp(name, FS_XATTR_ACCESS_ACL) != 0)
+            err = copy_attribute(old_fd, fd, name, value);
+        if (is_not_allowed(err))
+            err = 0;
+    }
+    free(names);
+    return err;
+}
+
+/*
+ * Let those have access who had it to the old file. The file is its owner's alone until here; its
+ * directory's list comes off before the mode opens it. With an owner or a list that we may not give
+ * it stays ours alone: the mode's other bits were meant for others.
+ */
+static int copy_access(int old_fd, int fd, const struct stat *old, void *value)
+{
+    int err = fchown(fd, old->st_uid, old->st_gid) ? -errno : 0;
+    if (!err && fremovexattr(fd, FS_XATTR_ACCESS_ACL) && errno != ENODATA && errno != EOPNOTSUPP)
+        err = -errno;
+    if (!err)
+        err = copy_attribute(old_fd, fd, FS_XATTR_ACCESS_ACL, value);
+    if (err == -EOPNOTSUPP) /* a mount without lists: nobody has access by one */
+        err = 0;
+    if (err && !is_not_allowed(err))
+        return err;
+    return fchmod(fd, old->st_mode & (err ? 0700 : 07777)) ? -errno : 0;
+}
+
+static int copy_all(int old_fd, int fd, const struct stat *old)
+{
+    void *value = malloc(FS_XATTR_VALUE_MAX);
+    int err = value ? copy_attributes(old_fd, fd, value) : -ENOMEM;
+    if (!err)
+        err = copy_access(old_fd, fd, old, value);
+    free(value);
+    return err;
+}
+
+/* The file that is about to be replaced: a descriptor of O_PATH, -ENOENT if there is none. */
+static int open_old(int dir, const char *name, struct stat *old)
+{
+    const int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int err = fstat(fd, old) ? -errno : 0;
+    if (!err && !S_ISREG(old->st_mode)) /* whose mode says nothing of a value */
+        err = -ENOENT;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    return fd;
+}
+
+/* Fill the new file from in_fd and make it durable. */
+static int fill(int fd, int in_fd, uint64_t ttl_seconds, int old_fd, const struct stat *old)
 {
     int err = copy(in_fd, write_to, &fd);
     if (!err && ttl_seconds)
         err = set_ttl(fd, ttl_seconds);
-    /* An owner that we may not give is no reason to refuse the value; the mode then stays ours. */
-    if (!err && old && fchown(fd, old->st_uid, old->st_gid) == 0 &&
-        fchmod(fd, old->st_mode & 07777))
-        err = -errno;
+    if (!err && old_fd >= 0)
+        err = copy_all(old_fd, fd, old);
     if (!err && fsync(fd))
         err = -errno;
     return err;
@@ -399,15 +494,21 @@ static int fill(int fd, int in_fd, uint64_t ttl_seconds, const struct stat *old)
 static int replace(int dir, const char *name, int in_fd, uint64_t ttl_seconds)
 {
     struct stat old;
-    const bool has_old = fstatat(dir, name, &old, AT_SYMLINK_NOFOLLOW) == 0;
     char temporary[TEMPORARY_BYTES];
+    const int old_fd = open_old(dir, name, &old);
+    if (old_fd < 0 && old_fd != -ENOENT)
+        return old_fd;
     temporary_name(name, temporary);
-    const int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return -errno;
-    int err = fill(fd, in_fd, ttl_seconds, has_old ? &old : NULL);
-    if (close(fd) && !err)
+    /* Until it has the old one's access rights it is nobody else's. */
+    const int fd =
+        openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, old_fd >= 0 ? 0600 : 0666);
+    int err = fd < 0 ? -errno : fill(fd, in_fd, ttl_seconds, old_fd, &old);
+    if (fd >= 0 && close(fd) && !err)
         err = -errno;
+    if (old_fd >= 0)
+        close(old_fd);
+    if (fd < 0)
+        return err;
     if (!err && renameat(dir, temporary, dir, name))
         err = -errno;
     if (err) {
