@@ -440,6 +440,9 @@ START_TEST(bad_options_make_no_image)
     } cases[] = {
         {{.size_bytes = KV_IMAGE_BYTES_MIN - 4096}, -ENOSPC},
         {{.size_bytes = 4096}, -ENOSPC},
+        {{.size_bytes = KV_IMAGE_BYTES_MAX + 4096}, -EFBIG},
+        {{.size_bytes = 1ull << 63}, -EFBIG},
+        {{.size_bytes = UINT64_MAX}, -EFBIG},
         {{.size_bytes = IMAGE_BYTES, .node_bytes = 5000}, -EINVAL},
         {{.size_bytes = IMAGE_BYTES, .node_bytes = 2048}, -EINVAL},
         {{.size_bytes = IMAGE_BYTES, .node_bytes = 131072}, -EINVAL},

@@ -95,6 +95,9 @@ unchanged mkfs_leaves_an_image image \
 works  mkfs_overwrites_when_forced      mkfs.kvfs -q -f -s 64M -L first -U 01234567-89ab-cdef-0123-456789abcdef image
 refuses mkfs_wants_a_size_for_a_new_file 1 'absent: .*-s'      mkfs.kvfs absent
 refuses mkfs_wants_the_least_size       1 'small: .*16'        mkfs.kvfs -s 1M small
+refuses mkfs_names_a_size_and_its_limit 1 'of 9223372036854775808 bytes.*the most is [0-9]{19}$' mkfs.kvfs -s 8E small
+refuses mkfs_names_the_hosts_limit      1 'a file of 67108864 bytes is beyond the limit of the file system' \
+    bash -c "trap '' XFSZ; ulimit -f 1000; mkfs.kvfs -s 64M small"
 [ ! -e small ] || problem "mkfs_leaves_no_file_behind_when_it_fails"
 refuses mkfs_wants_a_directory_that_is_there 1 'nowhere/image' mkfs.kvfs -s 64M nowhere/image
 refuses mkfs_wants_an_image             2 'IMAGE'              mkfs.kvfs -s 64M
