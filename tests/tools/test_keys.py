@@ -622,6 +622,14 @@ def test_figures():
         same('stat_of_a_mount', len(json.loads(run('stat', '--json', 'mnt'))) > 3, True)
         same('warm_takes_globs', json.loads(run('warm', '--json', 'mnt', '*arge', 'x/**')),
              {'files': 1, 'bytes': 520000})
+        for name in ('b', 'x/b', 'x/y/b', '.z/b', 'x.b'):
+            run('put', 'mnt', f'warm/{name}', stdin=b'12345')
+        for glob, files in (('warm/**/b', 4), ('warm/*', 2), ('warm/*/b', 2), ('**/x/*', 1),
+                            ('warm/**/*b', 5), ('/warm/b', 1), ('b', 4), ('warm/**', 5)):
+            same(f'warm {glob}', json.loads(run('warm', '--json', 'mnt', glob))['files'], files)
+        refuses('warm_names_a_mistake', 2, b'GLOB warm//b: it is no name or path', 'warm', 'mnt',
+                'warm//b')
+        run('rm', '-r', 'mnt', 'warm')
         result = json.loads(run('stress', '--json', '--duration', '1s', '--files', '40', '--threads',
                                 '2', 'mnt'))
         same('stress_verifies', result['good'] and result['verified'] > 0, True)
