@@ -22,16 +22,19 @@
 #include "kv/base.h"
 #include "tools/command.h"
 #include "tools/keys_backend.h"
+#include "tools/keys_directory.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
 
-#define CHUNK_BYTES    (1u << 20)
-#define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+#define CHUNK_BYTES (1u << 20)
+/* Walks in each other, each with its directory open; those in them have the names in memory. */
+#define WALKS_OPEN_MAX 64u
 
 struct keys_backend {
     int root_fd;
     char mount_dir[PATH_MAX];
     char below[PATH_MAX]; /* the directory, from there; "" the same */
+    unsigned walks;       /* that are under way, each in the one before */
 };
 
 /* Where in the mount the directory is. */
@@ -95,14 +98,14 @@ static int mount_close(struct keys_backend *backend)
 /* Open the directory `name` in `dir`; make: it may have to be made. Returns it or an error. */
 static int enter(int dir, const char *name, bool make)
 {
-    int fd = openat(dir, name, OPEN_DIRECTORY);
+    int fd = openat(dir, name, KEYS_OPEN_DIRECTORY);
     if (fd >= 0)
         return fd;
     if (errno != ENOENT || !make)
         return -errno;
     if (mkdirat(dir, name, 0777) && errno != EEXIST) /* someone else may be faster */
         return -errno;
-    fd = openat(dir, name, OPEN_DIRECTORY);
+    fd = openat(dir, name, KEYS_OPEN_DIRECTORY);
     return fd < 0 ? -errno : fd;
 }
 
@@ -117,7 +120,7 @@ static int enter(int dir, const char *name, bool make)
 static int walk(const struct keys_backend *backend, const char *path, bool make, const char **last)
 {
     *last = ".";
-    int at = openat(backend->root_fd, ".", OPEN_DIRECTORY);
+    int at = openat(backend->root_fd, ".", KEYS_OPEN_DIRECTORY);
     if (at < 0)
         return -errno;
     const char *component = path;
@@ -161,36 +164,6 @@ static int mount_look(struct keys_backend *backend, const char *path,
     return err;
 }
 
-/* The next entry but "." and ".."; NULL at the end or with *err set. */
-static const char *next_name(DIR *stream, int *err)
-{
-    for (;;) {
-        errno = 0;
-        const struct dirent *entry = readdir(stream);
-        if (!entry) {
-            *err = -errno; /* 0 at the end */
-            return NULL;
-        }
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            return entry->d_name;
-    }
-}
-
-/* Open the directory `name` in `dir` for reading. NULL: errno says why not. */
-static DIR *open_stream(int dir, const char *name)
-{
-    const int fd = openat(dir, name, OPEN_DIRECTORY);
-    if (fd < 0)
-        return NULL;
-    DIR *stream = fdopendir(fd);
-    if (!stream) {
-        const int err = errno;
-        close(fd);
-        errno = err;
-    }
-    return stream;
-}
-
 static int mount_list(struct keys_backend *backend, const char *path, keys_name_fn *visit,
                       void *context)
 {
@@ -198,12 +171,12 @@ static int mount_list(struct keys_backend *backend, const char *path, keys_name_
     const int dir = walk(backend, path, false, &last);
     if (dir < 0)
         return dir;
-    DIR *stream = open_stream(dir, last);
+    DIR *stream = keys_open_stream(dir, last);
     int err = stream ? 0 : -errno;
     close(dir);
     if (!stream)
         return err;
-    for (const char *name; !err && (name = next_name(stream, &err));) {
+    for (const char *name; !err && (name = keys_next_name(stream, &err));) {
         struct keys_attributes attributes;
         err = look_at(dirfd(stream), name, &attributes);
         if (err == -ENOENT) /* removed meanwhile */
@@ -234,7 +207,7 @@ static int find_pieces(DIR *stream, const char *before, struct pieces *pieces)
     size_t names = 0;
     for (;;) {
         const long at = telldir(stream);
-        const char *name = next_name(stream, &err);
+        const char *name = keys_next_name(stream, &err);
         if (!name || (*before && strcmp(name, before) >= 0))
             return err;
         if (names++ % PIECE_NAMES != 0)
@@ -269,7 +242,7 @@ static int visit_piece(DIR *stream, long start, const char *before, char (*names
     int err = 0;
     seekdir(stream, start);
     while (count < PIECE_NAMES) {
-        const char *name = next_name(stream, &err);
+        const char *name = keys_next_name(stream, &err);
         if (!name || (*before && strcmp(name, before) >= 0) ||
             (*first && strcmp(name, first) >= 0)) /* visited with the piece behind this */
             break;
@@ -295,6 +268,55 @@ static int walk_backwards(DIR *stream, const char *before, keys_name_fn *visit, 
     return err;
 }
 
+static int walk_forwards(DIR *stream, const char *from, keys_name_fn *visit, void *context)
+{
+    int err = 0;
+    for (const char *name; !err && (name = keys_next_name(stream, &err));)
+        if (strcmp(name, from) >= 0)
+            err = visit_name(stream, name, visit, context);
+    return err;
+}
+
+/* Names that were visited, to be visited again. */
+struct kept {
+    struct {
+        char *name; /* owned */
+        struct keys_attributes attributes;
+    } * items; /* owned */
+    size_t count, capacity;
+};
+
+static int keep(void *context, const char *name, const struct keys_attributes *attributes)
+{
+    struct kept *kept = context;
+    if (kept->count == kept->capacity) {
+        const size_t capacity = kept->capacity ? kept->capacity * 2 : 64;
+        void *items = reallocarray(kept->items, capacity, sizeof *kept->items);
+        if (!items)
+            return -ENOMEM;
+        kept->items = items;
+        kept->capacity = capacity;
+    }
+    char *copy = strdup(name);
+    if (!copy)
+        return -ENOMEM;
+    kept->items[kept->count].name = copy;
+    kept->items[kept->count++].attributes = *attributes;
+    return 0;
+}
+
+/* Visit what was kept, or only free it after an error. */
+static int visit_kept(struct kept *kept, int err, keys_name_fn *visit, void *context)
+{
+    for (size_t i = 0; i < kept->count; i++) {
+        if (!err)
+            err = visit(context, kept->items[i].name, &kept->items[i].attributes);
+        free(kept->items[i].name);
+    }
+    free(kept->items);
+    return err;
+}
+
 static int mount_walk(struct keys_backend *backend, const char *path, bool reverse,
                       const char *from, keys_name_fn *visit, void *context)
 {
@@ -302,19 +324,23 @@ static int mount_walk(struct keys_backend *backend, const char *path, bool rever
     const int dir = walk(backend, path, false, &last);
     if (dir < 0)
         return dir;
-    DIR *stream = open_stream(dir, last);
+    DIR *stream = keys_open_stream(dir, last);
     int err = stream ? 0 : -errno;
     close(dir);
     if (!stream)
         return err;
-    if (reverse) {
-        err = walk_backwards(stream, from, visit, context);
-    } else {
-        for (const char *name; !err && (name = next_name(stream, &err));)
-            if (strcmp(name, from) >= 0)
-                err = visit_name(stream, name, visit, context);
-    }
+    /* However deep directories lie in each other, so many are open and no more. */
+    const bool keeps = backend->walks >= WALKS_OPEN_MAX;
+    struct kept kept = {.items = NULL};
+    keys_name_fn *const meet = keeps ? keep : visit;
+    void *const with = keeps ? &kept : context;
+    backend->walks++;
+    err = reverse ? walk_backwards(stream, from, meet, with)
+                  : walk_forwards(stream, from, meet, with);
     (void)closedir(stream); /* only read */
+    if (keeps)
+        err = visit_kept(&kept, err, visit, context);
+    backend->walks--;
     return err;
 }
 
@@ -532,41 +558,13 @@ static int mount_put(struct keys_backend *backend, const char *path, int in_fd,
 
 /* ---- removing ------------------------------------------------------------------------ */
 
-static int remove_entry(int dir, const char *name, bool recursive);
-
-/* Remove what is in the directory `name`, then itself. */
-static int remove_directory(int dir, const char *name)
-{
-    DIR *stream = open_stream(dir, name);
-    if (!stream)
-        return -errno;
-    int err = 0;
-    for (const char *entry; !err && (entry = next_name(stream, &err));)
-        err = remove_entry(dirfd(stream), entry, true);
-    (void)closedir(stream); /* only read */
-    if (!err && unlinkat(dir, name, AT_REMOVEDIR))
-        err = -errno;
-    return err;
-}
-
-static int remove_entry(int dir, const char *name, bool recursive)
-{
-    struct keys_attributes attributes = {0};
-    const int err = look_at(dir, name, &attributes);
-    if (err)
-        return err;
-    if (S_ISDIR(attributes.mode))
-        return recursive ? remove_directory(dir, name) : -EISDIR;
-    return unlinkat(dir, name, 0) ? -errno : 0;
-}
-
 static int mount_remove(struct keys_backend *backend, const char *path, bool recursive)
 {
     const char *name;
     const int dir = walk(backend, path, false, &name);
     if (dir < 0)
         return dir;
-    int err = remove_entry(dir, name, recursive);
+    int err = keys_remove_at(dir, name, recursive);
     if (!err && fsync(dir))
         err = -errno;
     close(dir);

@@ -360,6 +360,52 @@ def test_put():
     check_image(image)
 
 
+# ---- deep trees -----------------------------------------------------------------------------
+
+
+def make_deep(top, depth):
+    """Directories in each other, a value in each and a second one behind what is deeper."""
+    at = os.open(top, os.O_RDONLY)
+    for level in range(depth):
+        os.mkdir('d', dir_fd=at)
+        below = os.open('d', os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+        for name in ('a', 'z'):
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+
+
+def test_deep():
+    """A tree on a mount may be deeper than descriptors go around."""
+    import resource
+    image = make_image('image')
+    if not mount(image):
+        return
+    depth = 300
+    make_deep('mnt', depth)
+    keys = sorted(b'd/' * level + name for level in range(1, depth + 1) for name in (b'a', b'z'))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        same('scan_of_a_deep_tree', scan('mnt', ''), keys)
+        same('scan_of_a_deep_tree_backwards', scan('mnt', '-r', ''), keys[::-1])
+        run('rm', '-r', 'mnt', 'd')
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    same('a_deep_tree_is_removed', sorted(set(os.listdir('mnt')) - {'.kvfs'}), [])
+    os.makedirs('mnt/d/e')
+    os.makedirs('outside')
+    write('outside/kept', b'x')
+    os.symlink(os.path.abspath('outside'), 'mnt/d/link')
+    os.mkfifo('mnt/d/e/fifo')
+    refuses('a_directory_is_removed_if_asked', 1, b'd: ', 'rm', 'mnt', 'd')
+    run('rm', '-r', 'mnt', 'd')
+    same('what_a_symlink_leads_to_stays', os.listdir('outside'), ['kept'])
+    umount()
+    check_image(image)
+
+
 # ---- trees -----------------------------------------------------------------------------------
 
 def write(path, content):
@@ -696,7 +742,7 @@ def test_help():
 
 
 try:
-    for test in (test_help, test_scan, test_put, test_apply, test_kill_apply, test_trees,
+    for test in (test_help, test_scan, test_put, test_deep, test_apply, test_kill_apply, test_trees,
                  test_bad_trees, test_kill_import, test_figures, test_plan):
         started = time.monotonic()
         test()
