@@ -463,9 +463,12 @@ static int copy_attributes(int old_fd, int fd, void *value)
  * directory's list comes off before the mode opens it. With an owner or a list that we may not give
  * it stays ours alone: the mode's other bits were meant for others.
  */
-static int copy_access(int old_fd, int fd, const struct stat *old, void *value)
+static int copy_access(int old_fd, int fd, void *value)
 {
-    int err = fchown(fd, old->st_uid, old->st_gid) ? -errno : 0;
+    struct stat old;
+    if (fstat(old_fd, &old))
+        return -errno;
+    int err = fchown(fd, old.st_uid, old.st_gid) ? -errno : 0;
     if (!err && fremovexattr(fd, FS_XATTR_ACCESS_ACL) && errno != ENODATA && errno != EOPNOTSUPP)
         err = -errno;
     if (!err)
@@ -474,27 +477,28 @@ static int copy_access(int old_fd, int fd, const struct stat *old, void *value)
         err = 0;
     if (err && !is_not_allowed(err))
         return err;
-    return fchmod(fd, old->st_mode & (err ? 0700 : 07777)) ? -errno : 0;
+    return fchmod(fd, old.st_mode & (err ? 0700 : 07777)) ? -errno : 0;
 }
 
-static int copy_all(int old_fd, int fd, const struct stat *old)
+static int copy_all(int old_fd, int fd)
 {
     void *value = malloc(FS_XATTR_VALUE_MAX);
     int err = value ? copy_attributes(old_fd, fd, value) : -ENOMEM;
     if (!err)
-        err = copy_access(old_fd, fd, old, value);
+        err = copy_access(old_fd, fd, value);
     free(value);
     return err;
 }
 
 /* The file that is about to be replaced: a descriptor of O_PATH, -ENOENT if there is none. */
-static int open_old(int dir, const char *name, struct stat *old)
+static int open_old(int dir, const char *name)
 {
+    struct stat status;
     const int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int err = fstat(fd, old) ? -errno : 0;
-    if (!err && !S_ISREG(old->st_mode)) /* whose mode says nothing of a value */
+    int err = fstat(fd, &status) ? -errno : 0;
+    if (!err && !S_ISREG(status.st_mode)) /* whose mode says nothing of a value */
         err = -ENOENT;
     if (err) {
         close(fd);
@@ -504,13 +508,13 @@ static int open_old(int dir, const char *name, struct stat *old)
 }
 
 /* Fill the new file from in_fd and make it durable. */
-static int fill(int fd, int in_fd, uint64_t ttl_seconds, int old_fd, const struct stat *old)
+static int fill(int fd, int in_fd, uint64_t ttl_seconds, int old_fd)
 {
     int err = copy(in_fd, write_to, &fd);
     if (!err && ttl_seconds)
         err = set_ttl(fd, ttl_seconds);
     if (!err && old_fd >= 0)
-        err = copy_all(old_fd, fd, old);
+        err = copy_all(old_fd, fd);
     if (!err && fsync(fd))
         err = -errno;
     return err;
@@ -519,16 +523,15 @@ static int fill(int fd, int in_fd, uint64_t ttl_seconds, int old_fd, const struc
 /* Replace `name` in `dir`, or make it. */
 static int replace(int dir, const char *name, int in_fd, uint64_t ttl_seconds)
 {
-    struct stat old;
     char temporary[TEMPORARY_BYTES];
-    const int old_fd = open_old(dir, name, &old);
+    const int old_fd = open_old(dir, name);
     if (old_fd < 0 && old_fd != -ENOENT)
         return old_fd;
     temporary_name(name, temporary);
     /* Until it has the old one's access rights it is nobody else's. */
     const int fd =
         openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, old_fd >= 0 ? 0600 : 0666);
-    int err = fd < 0 ? -errno : fill(fd, in_fd, ttl_seconds, old_fd, &old);
+    int err = fd < 0 ? -errno : fill(fd, in_fd, ttl_seconds, old_fd);
     if (fd >= 0 && close(fd) && !err)
         err = -errno;
     if (old_fd >= 0)
