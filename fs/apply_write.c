@@ -148,48 +148,6 @@ static int set_attributes(struct apply_state *state, struct fs_data_change *chan
     return set_xattrs(state, change, node);
 }
 
-/* All attributes of another inode but what its content alone had. */
-static int copy_xattrs(struct apply_state *state, struct fs_data_change *change,
-                       struct fs_record *record, const struct fs_record *from)
-{
-    record->flags = from->flags & ~(uint32_t)FS_RECORD_CAPABILITY;
-    if (!(from->flags & FS_RECORD_XATTRS))
-        return 0;
-    struct fs_key prefix;
-    struct kv_cursor *cursor;
-    bool any = false;
-    fs_key_ino(&prefix, FS_KEY_XATTR, from->file.ino);
-    int err = kv_cursor_open_prefix(state->volume->store, prefix.bytes, prefix.length, &cursor);
-    if (err)
-        return err;
-    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
-        size_t key_len, value_len, name_len;
-        const void *value, *key = kv_cursor_key(cursor, &key_len);
-        const char *name;
-        uint64_t ino;
-        struct fs_key to;
-        err = fs_xattr_key_parse(key, key_len, &ino, &name, &name_len);
-        if (err)
-            break;
-        if (name_len == strlen(FS_XATTR_CAPABILITY) &&
-            memcmp(name, FS_XATTR_CAPABILITY, name_len) == 0)
-            continue;
-        err = kv_cursor_value(cursor, &value, &value_len);
-        if (err)
-            break;
-        fs_key_ino(&to, FS_KEY_XATTR, record->file.ino);
-        memcpy(to.bytes + to.length, name, name_len);
-        any = true;
-        err = kv_batch_put(change->batch, to.bytes, to.length + name_len, value, value_len);
-        if (err)
-            break;
-    }
-    kv_cursor_close(cursor);
-    if (!any)
-        record->flags &= ~(uint32_t)FS_RECORD_XATTRS;
-    return err == -ENOENT ? 0 : err;
-}
-
 static int complete(struct apply_state *state, struct fs_data_change *change,
                     struct apply_node *node)
 {
@@ -203,7 +161,7 @@ static int complete(struct apply_state *state, struct fs_data_change *change,
     if (!node->is_new)
         return 0;
     if (node->replaces)
-        return copy_xattrs(state, change, record, &node->replaces->item.record);
+        return fs_change_copy_xattrs(state->volume, change, record, &node->replaces->item.record);
     const struct apply_node *from = node->inherits;
     return fs_change_inherit_acl(state->volume, change,
                                  from && !from->attributes ? &from->item.record : &plain,

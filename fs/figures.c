@@ -313,7 +313,7 @@ int fs_categories_parse(const char *text, unsigned *categories)
 {
     unsigned found = 0;
     for (const char *word = text;;) {
-        const size_t length = strcspn(word, ",");
+        const size_t length = strcspn(word, ",+");
         size_t i = 0;
         while (i < COUNT_OF(categories_table) &&
                (strlen(categories_table[i].name) != length ||

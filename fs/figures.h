@@ -73,7 +73,8 @@ const struct fs_distribution *fs_distribution_at(unsigned id); /* NULL: no such 
 /* A category's word, "cache"; NULL past the last. */
 const char *fs_category_name(size_t index, unsigned *bit);
 /*
- * "cache,wal" as enum kv_metric_category; "all" and "none" are words, too. -EINVAL another word.
+ * "cache,wal" as enum kv_metric_category; "all" and "none" are words, too. "cache+wal" is the same,
+ * for options, whose list is cut at commas. -EINVAL another word.
  */
 KV_MUST_CHECK int fs_categories_parse(const char *text, unsigned *categories);
 /* The other way round; cap: at least FS_CATEGORIES_TEXT. */

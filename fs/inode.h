@@ -133,6 +133,13 @@ KV_MUST_CHECK int fs_change_inherit_acl(struct fs_volume *volume, struct fs_data
                                         const struct fs_record *parent, uint32_t umask,
                                         struct fs_record *record);
 
+/*
+ * The attributes of another inode, lists among them, in place of its own; but not what was said of
+ * the other's content, its capability. The mode that goes with an access list is the caller's.
+ */
+KV_MUST_CHECK int fs_change_copy_xattrs(struct fs_volume *volume, struct fs_data_change *change,
+                                        struct fs_record *record, const struct fs_record *from);
+
 /* Apply; deletions pass KV_APPLY_URGENT. The change is empty afterwards, to be used again. */
 KV_MUST_CHECK int fs_change_apply(struct fs_volume *volume, struct fs_data_change *change,
                                   unsigned flags);

@@ -200,23 +200,17 @@ static int fill(struct fs_volume *volume, uint64_t ino, fs_source_fn *source, vo
     return err;
 }
 
-/* What is about to be replaced hands on owner and mode. */
+/* What is about to be replaced hands on who may do what with it, and its attributes. */
 static int inherit(struct fs_volume *volume, const struct walk *walk, uint64_t ino)
 {
-    struct fs_record old, changed;
+    struct fs_record old;
     int err = fs_lookup(volume, walk->directory, walk->name, walk->name_len, &old);
     if (err)
         return err == -ENOENT ? 0 : err;
-    const struct fs_attr_change attr = {
-        .valid = FS_ATTR_MODE | FS_ATTR_UID | FS_ATTR_GID,
-        .mode = old.mode,
-        .uid = old.uid,
-        .gid = old.gid,
-    };
     if (S_ISDIR(old.mode))
         err = -EISDIR;
     else if (S_ISREG(old.mode))
-        err = fs_setattr(volume, ino, &attr, &changed);
+        err = fs_copy_attributes(volume, ino, old.file.ino);
     fs_forget(volume, old.file.ino, 1);
     return err;
 }

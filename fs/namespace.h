@@ -28,7 +28,7 @@ KV_MUST_CHECK int fs_path_read(struct fs_volume *volume, const char *path, fs_si
 
 /*
  * Make or replace a file: whole or not at all. Directories on the way are made. What is
- * replaced hands on its owner and mode. -EISDIR.
+ * replaced hands on what fs_copy_attributes copies. -EISDIR.
  */
 KV_MUST_CHECK int fs_path_write(struct fs_volume *volume, const struct fs_caller *caller,
                                 const char *path, fs_source_fn *source, void *context);

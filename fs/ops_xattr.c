@@ -199,6 +199,90 @@ int fs_removexattr(struct fs_volume *volume, uint64_t ino, const char *name)
     return change_attribute(volume, ino, &request);
 }
 
+/* ---- all that another has ------------------------------------------------------- */
+
+int fs_change_copy_xattrs(struct fs_volume *volume, struct fs_data_change *change,
+                          struct fs_record *record, const struct fs_record *from)
+{
+    struct fs_key prefix;
+    struct kv_cursor *cursor;
+    bool any = false;
+    int err =
+        record->flags & FS_RECORD_XATTRS ? fs_xattr_delete_all(record->file.ino, change->batch) : 0;
+    record->flags = from->flags & ~(uint32_t)FS_RECORD_CAPABILITY;
+    if (err || !(from->flags & FS_RECORD_XATTRS))
+        return err;
+    fs_key_ino(&prefix, FS_KEY_XATTR, from->file.ino);
+    err = kv_cursor_open_prefix(volume->store, prefix.bytes, prefix.length, &cursor);
+    if (err)
+        return err;
+    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        size_t key_len, value_len, name_len;
+        const void *value, *key = kv_cursor_key(cursor, &key_len);
+        const char *name;
+        uint64_t ino;
+        struct fs_key to;
+        err = fs_xattr_key_parse(key, key_len, &ino, &name, &name_len);
+        if (err)
+            break;
+        if (name_len == strlen(FS_XATTR_CAPABILITY) &&
+            memcmp(name, FS_XATTR_CAPABILITY, name_len) == 0)
+            continue;
+        err = kv_cursor_value(cursor, &value, &value_len);
+        if (err)
+            break;
+        fs_key_ino(&to, FS_KEY_XATTR, record->file.ino);
+        memcpy(to.bytes + to.length, name, name_len);
+        any = true;
+        err = kv_batch_put(change->batch, to.bytes, to.length + name_len, value, value_len);
+        if (err)
+            break;
+    }
+    kv_cursor_close(cursor);
+    if (!any)
+        record->flags &= ~(uint32_t)FS_RECORD_XATTRS;
+    return err == -ENOENT ? 0 : err;
+}
+
+static int copy_attributes_once(struct fs_volume *volume, uint64_t ino, uint64_t from_ino)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_data_change change;
+    struct fs_item item, from;
+    int err = fs_data_change_init(&change, volume->store);
+    if (err)
+        return err;
+    fs_lock_add(&locks, ino, FS_LOCK_EXCLUSIVE);
+    fs_lock_add(&locks, from_ino, FS_LOCK_SHARED);
+    fs_lock_take(volume->locks, &locks);
+    err = fs_item_load(volume, ino, &item);
+    if (!err)
+        err = fs_item_load(volume, from_ino, &from);
+    if (!err)
+        err = fs_change_copy_xattrs(volume, &change, &item.record, &from.record);
+    if (!err) {
+        item.record.mode = (item.record.mode & S_IFMT) | (from.record.mode & 07777u);
+        item.record.uid = from.record.uid;
+        item.record.gid = from.record.gid;
+        item.record.ctime_ns = fs_time_now();
+        err = fs_change_put(&change, &item);
+    }
+    if (!err)
+        err = fs_change_apply(volume, &change, 0);
+    fs_lock_drop(volume->locks, &locks);
+    fs_data_change_release(&change);
+    return err;
+}
+
+int fs_copy_attributes(struct fs_volume *volume, uint64_t ino, uint64_t from_ino)
+{
+    int err;
+    do
+        err = copy_attributes_once(volume, ino, from_ino);
+    while (err == -ENOSPC && fs_reap(volume));
+    return err;
+}
+
 /* ---- ACLs of other operations ---------------------------------------------------- */
 
 /* Fetch a list into memory that the caller frees. */

@@ -24,6 +24,55 @@ bool fs_pattern_is_any_depth(const char *pattern, size_t length)
     return length == 2 && pattern[0] == '*' && pattern[1] == '*';
 }
 
+/* The component behind this one; NULL: this is the last. */
+static const char *behind(const char *component)
+{
+    const char *const slash = strchr(component, '/');
+    return slash ? slash + 1 : NULL;
+}
+
+static bool matches_component(const char *pattern, const char *path, enum fs_pattern_dots dots)
+{
+    char name[FS_NAME_MAX + 1];
+    const size_t length = strcspn(path, "/");
+    if (length > FS_NAME_MAX)
+        return false;
+    memcpy(name, path, length);
+    name[length] = '\0';
+    return fs_pattern_matches(pattern, strcspn(pattern, "/"), name, dots);
+}
+
+/*
+ * From the left; where that fails the last `**` takes one name more. No earlier one need, since the
+ * last can take whatever an earlier one would leave it.
+ */
+bool fs_pattern_matches_path(const char *pattern, const char *path, enum fs_pattern_dots dots)
+{
+    const char *pattern_again = NULL, *path_again = NULL;
+    if (!strchr(pattern, '/')) {
+        const char *const slash = strrchr(path, '/');
+        return matches_component(pattern, slash ? slash + 1 : path, dots);
+    }
+    pattern += *pattern == '/';
+    while (path) {
+        if (pattern && fs_pattern_is_any_depth(pattern, strcspn(pattern, "/"))) {
+            pattern = pattern_again = behind(pattern);
+            path_again = path;
+            if (!pattern) /* the last component takes all names there are */
+                return true;
+        } else if (pattern && matches_component(pattern, path, dots)) {
+            pattern = behind(pattern);
+            path = behind(path);
+        } else if (pattern_again) {
+            pattern = pattern_again;
+            path = path_again = behind(path_again);
+        } else {
+            return false;
+        }
+    }
+    return !pattern;
+}
+
 bool fs_pattern_is_path(const char *pattern, size_t length)
 {
     if (!length || memchr(pattern, '\0', length))

@@ -21,6 +21,13 @@ bool fs_pattern_matches(const char *pattern, size_t pattern_len, const char *nam
                         enum fs_pattern_dots dots);
 /* Is the component `**`? */
 bool fs_pattern_is_any_depth(const char *pattern, size_t length);
+/*
+ * Does a path match a whole pattern? One without a slash is for the last name of the path; a slash
+ * that begins it only makes it one for the whole path. What policies match (fs/policy.h), for who
+ * has whole paths and few patterns. path: names of 1 to FS_NAME_MAX bytes with single slashes
+ * between.
+ */
+bool fs_pattern_matches_path(const char *pattern, const char *path, enum fs_pattern_dots dots);
 /* Components with single slashes between them, of 1 to FS_NAME_MAX bytes, no "." or "..", no NUL?
  */
 bool fs_pattern_is_path(const char *pattern, size_t length);

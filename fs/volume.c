@@ -70,8 +70,15 @@ static int explain_open(struct kv_error *error, int err)
                    "newer one");
     case -ENOMEM:
         return say(error, err, "not enough memory to open the filesystem");
-    default:
+    case -EBADMSG:
+    case -EUCLEAN:
         return say(error, err, "the filesystem's own records are damaged; run fsck.kvfs");
+    default:
+        if (error)
+            (void)snprintf(error->text, sizeof error->text,
+                           "the filesystem's own records can not be read: %s%s", strerror(-err),
+                           err == -EIO ? "; check the device" : "");
+        return err;
     }
 }
 
@@ -150,9 +157,10 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     if (!volume->read_only && !KV_PLANT(orphans_kept_at_mount)) {
         const int orphan_err = run_orphans(volume);
         if (orphan_err)
-            fs_volume_log(volume, KV_LOG_WARNING,
-                          "some deleted files could not be cleared away (%s); run fsck.kvfs",
-                          strerror(-orphan_err));
+            fs_volume_log(
+                volume, KV_LOG_WARNING, "some deleted files could not be cleared away (%s)%s",
+                strerror(-orphan_err),
+                orphan_err == -EBADMSG || orphan_err == -EUCLEAN ? "; run fsck.kvfs" : "");
     }
     *volume_out = volume;
 out:

@@ -240,6 +240,13 @@ KV_MUST_CHECK int fs_removexattr(struct fs_volume *volume, uint64_t ino, const c
 KV_MUST_CHECK int fs_listxattr(struct fs_volume *volume, uint64_t ino, bool with_trusted,
                                char *names, size_t cap, size_t *length);
 
+/*
+ * Let an inode have owner, mode, access list and attributes of another in place of its own: so that
+ * who may do what stays as it was when it takes the other's name. What goes with the other's
+ * content is not copied (security.capability, times), nor when it expires.
+ */
+KV_MUST_CHECK int fs_copy_attributes(struct fs_volume *volume, uint64_t ino, uint64_t from_ino);
+
 /* ---- the whole ------------------------------------------------------------------------ */
 
 /*

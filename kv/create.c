@@ -58,16 +58,26 @@ static int check_options(const struct kv_create_options *options, struct kv_erro
     return 0;
 }
 
+/* Is the image neither too small nor too large? */
+static int check_size(uint64_t size_bytes, struct kv_error *error)
+{
+    if (size_bytes >= KV_IMAGE_BYTES_MIN && size_bytes <= KV_IMAGE_BYTES_MAX)
+        return 0;
+    const bool small = size_bytes < KV_IMAGE_BYTES_MIN;
+    kv_error_set(error, "an image of %llu bytes is too %s; the %s is %llu",
+                 (unsigned long long)size_bytes, small ? "small" : "large",
+                 small ? "least" : "most",
+                 (unsigned long long)(small ? KV_IMAGE_BYTES_MIN : KV_IMAGE_BYTES_MAX));
+    return small ? -ENOSPC : -EFBIG;
+}
+
 /* Divide the image: superblocks, log, groups, backup. */
 static int lay_out(struct kv_disk_superblock *sb, uint64_t image_blocks, uint64_t log_bytes,
                    struct kv_error *error)
 {
-    if (image_blocks * KV_BLOCK_BYTES < KV_IMAGE_BYTES_MIN) {
-        kv_error_set(error, "an image of %llu bytes is too small; the least is %llu",
-                     (unsigned long long)(image_blocks * KV_BLOCK_BYTES),
-                     (unsigned long long)KV_IMAGE_BYTES_MIN);
-        return -ENOSPC;
-    }
+    const int err = check_size(image_blocks * KV_BLOCK_BYTES, error);
+    if (err)
+        return err;
     if (!log_bytes)
         log_bytes = kv_min_u64(image_blocks * KV_BLOCK_BYTES / 8, LOG_DEFAULT);
     const uint64_t log_blocks = log_bytes / KV_BLOCK_BYTES;
@@ -83,8 +93,6 @@ static int lay_out(struct kv_disk_superblock *sb, uint64_t image_blocks, uint64_
     uint64_t groups = span / KV_GROUP_BLOCKS;
     if (span % KV_GROUP_BLOCKS >= least)
         groups++;
-    if (groups > UINT32_MAX)
-        return -EFBIG;
     sb->image_blocks = kv_le64_of(image_blocks);
     sb->log_first_block = kv_le64_of(KV_LOG_FIRST_BLOCK);
     sb->log_block_count = kv_le64_of(log_blocks);
@@ -291,7 +299,13 @@ static int fit_file(struct kv_device *device, const char *path, uint64_t size, b
         kv_error_set(error, "it is there with another size; use -f to overwrite it");
         return -EEXIST;
     }
-    return kv_device_resize(device, size);
+    const int err = kv_device_resize(device, size);
+    if (err == -EFBIG || err == -EINVAL) /* each says so of a size beyond its limit */
+        kv_error_set(error,
+                     "a file of %llu bytes is beyond the limit of the file system that is to hold "
+                     "it (%s)",
+                     (unsigned long long)size, strerror(-err));
+    return err;
 }
 
 /*
@@ -315,12 +329,8 @@ static int create(const char *path, const struct kv_create_options *options,
     struct kv_error inner = {""}, words = {""};
     bool created = false, was_empty;
     int err = check_options(options, &inner);
-    if (!err && options->size_bytes && options->size_bytes < KV_IMAGE_BYTES_MIN) {
-        kv_error_set(&inner, "an image of %llu bytes is too small; the least is %llu",
-                     (unsigned long long)options->size_bytes,
-                     (unsigned long long)KV_IMAGE_BYTES_MIN);
-        err = -ENOSPC;
-    }
+    if (!err && options->size_bytes)
+        err = check_size(options->size_bytes, &inner);
     const uint64_t size = options->size_bytes / KV_BLOCK_BYTES * KV_BLOCK_BYTES;
     if (!err)
         err = own_file(path, size, device, &created, &inner, &words);

@@ -25,4 +25,21 @@ static inline bool kv_error_is_damage(int error)
     return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
 }
 
+/* Does the image contradict itself? Only then it is to be mended. */
+static inline bool kv_error_is_contradiction(int error)
+{
+    return error == -EBADMSG || error == -EUCLEAN;
+}
+
+/*
+ * What to do about an error, to end the words about it with: what the device does not give, or
+ * there is no memory for, may be whole, and to mend it would lose it.
+ */
+static inline const char *kv_error_remedy(int error)
+{
+    if (error == -EIO)
+        return "; check the device";
+    return kv_error_is_contradiction(error) ? "; run fsck.kvfs -y" : "";
+}
+
 #endif

@@ -37,6 +37,7 @@
 #define KV_TREE_DEPTH_MAX 24u /* levels; more is damage */
 
 #define KV_IMAGE_BYTES_MIN (16ull << 20)
+#define KV_IMAGE_BYTES_MAX ((uint64_t)UINT32_MAX * KV_GROUP_BLOCKS * KV_BLOCK_BYTES)
 #define KV_LOG_BYTES_MIN   (1ull << 20)
 
 /*

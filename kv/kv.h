@@ -74,8 +74,8 @@ struct kv_create_options {
  * Make an empty image at `path` (created if it is not there and a size is given).
  *
  * Returns 0; -EINVAL a bad option; -EEXIST something is there and force is not set;
- * -EBUSY in use; -ENOSPC smaller than the least image; or what open, ftruncate or
- * writing say. `error` (may be NULL) gets the words.
+ * -EBUSY in use; -ENOSPC smaller than the least image; -EFBIG larger than the largest; or what
+ * open, ftruncate or writing say. `error` (may be NULL) gets the words.
  */
 KV_MUST_CHECK int kv_create(const char *path, const struct kv_create_options *options,
                             struct kv_error *error);

@@ -261,7 +261,8 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         }
     }
     if (err) {
-        kv_error_set(error, "the log can not be replayed (%s); run fsck.kvfs -y", strerror(-err));
+        kv_error_set(error, "the log can not be replayed (%s)%s", strerror(-err),
+                     kv_error_remedy(err));
         return err;
     }
     if (store->read_only)
@@ -280,7 +281,6 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         return 0;
     if (kv_store_failure(store))
         err = kv_store_failure(store);
-    kv_error_set(error, "the first checkpoint failed (%s)%s", strerror(-err),
-                 err == -ENOMEM ? "" : "; check the device");
+    kv_error_set(error, "the first checkpoint failed (%s)%s", strerror(-err), kv_error_remedy(err));
     return err;
 }

@@ -42,8 +42,9 @@ static void on_pager_failure(void *context, int error, const char *what)
 
 static void on_page_damage(void *context, uint64_t page_id, int error)
 {
-    kv_store_log(context, KV_LOG_ERROR, "page %llu can not be read: %s; run fsck.kvfs",
-                 (unsigned long long)page_id, strerror(-error));
+    kv_store_log(context, KV_LOG_ERROR, "page %llu can not be read: %s; %s",
+                 (unsigned long long)page_id, strerror(-error),
+                 error == -EIO ? "check the device" : "run fsck.kvfs");
 }
 
 static void on_blob_failure(void *context, int error)
@@ -253,11 +254,10 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     }
     if (err) {
         kv_error_set(error,
-                     err == -ENOMEM ? "the allocation bitmaps can not be read (%s)"
-                     : err == -EIO  ? "the allocation bitmaps can not be read (%s); check the "
-                                      "device, or run fsck.kvfs -y"
-                                    : "the allocation bitmaps are damaged (%s); run fsck.kvfs -y",
-                     strerror(-err));
+                     kv_error_is_contradiction(err)
+                         ? "the allocation bitmaps are damaged (%s)%s"
+                         : "the allocation bitmaps can not be read (%s)%s",
+                     strerror(-err), kv_error_remedy(err));
         return err;
     }
     store->blobs.device = store->device;
@@ -296,8 +296,10 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
     store->epoch_first = epoch;
     err = open_pages(store, sb, options, epoch);
     if (err) {
-        kv_error_set(error, "the page map's root is damaged (%s); run fsck.kvfs -y",
-                     strerror(-err));
+        kv_error_set(error,
+                     kv_error_is_contradiction(err) ? "the page map's root is damaged (%s)%s"
+                                                    : "the trees can not be opened (%s)%s",
+                     strerror(-err), kv_error_remedy(err));
         return err;
     }
     if (!store->read_only)

@@ -152,8 +152,8 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
             return -EPROTONOSUPPORT;
         }
     if (with_backup && backup != -EMEDIUMTYPE) {
-        kv_error_set(error, "%s: can not read the backup superblock: %s; check the device", name,
-                     strerror(-backup));
+        kv_error_set(error, "%s: can not read the backup superblock: %s%s", name, strerror(-backup),
+                     kv_error_remedy(backup));
         return backup;
     }
     for (unsigned i = 0; i < 2; i++)
@@ -167,8 +167,8 @@ static int refuse(const char *name, const int results[2], const struct kv_disk_s
         }
     for (unsigned i = 0; i < 2; i++)
         if (results[i] != -EMEDIUMTYPE) {
-            kv_error_set(error, "%s: can not read the superblock: %s; check the device", name,
-                         strerror(-results[i]));
+            kv_error_set(error, "%s: can not read the superblock: %s%s", name,
+                         strerror(-results[i]), kv_error_remedy(results[i]));
             return results[i];
         }
     if (!backup) {
@@ -226,6 +226,11 @@ static enum kv_superblock_twin judge_twin(struct kv_device *device,
     return KV_TWIN_TORN;
 }
 
+static void say_no_memory(struct kv_error *error, const char *name)
+{
+    kv_error_set(error, "%s: no memory to read the superblock", name);
+}
+
 int kv_superblock_read(struct kv_device *device, const char *name, bool with_backup,
                        struct kv_disk_superblock *out, enum kv_superblock_twin *twin,
                        struct kv_error *error)
@@ -234,8 +239,10 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
     const uint64_t blocks[2] = {KV_SUPERBLOCK_A_BLOCK, KV_SUPERBLOCK_B_BLOCK};
     int results[2];
     void *io = kv_device_alloc(KV_BLOCK_BYTES);
-    if (!io)
+    if (!io) {
+        say_no_memory(error, name);
         return -ENOMEM;
+    }
     for (unsigned i = 0; i < 2; i++) {
         results[i] = -EMEDIUMTYPE;
         memset(&copies[i], 0, sizeof copies[i]);
@@ -243,6 +250,7 @@ int kv_superblock_read(struct kv_device *device, const char *name, bool with_bac
             continue;
         results[i] = read_copy(device, blocks[i], io);
         if (results[i] == -ENOMEM) {
+            say_no_memory(error, name);
             free(io);
             return -ENOMEM;
         }

@@ -83,7 +83,8 @@ KV_MUST_CHECK int tool_keys_scan(struct tool_keys *keys, const struct tool_scan 
 
 /*
  * Store what a descriptor gives until its end. Directories on the way are made; an old value
- * is replaced as a whole, keeping its mode and owner: others see the old one or the new one.
+ * is replaced as a whole, keeping its mode, owner, access list and attributes: others see the old
+ * one or the new one.
  *
  * ttl_seconds  the value expires so long from now (fs/expiry.h); 0: as its directory and policies
  *              say.

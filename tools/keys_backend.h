@@ -35,7 +35,8 @@ struct keys_backend_ops {
     int (*walk)(struct keys_backend *backend, const char *path, bool reverse, const char *from,
                 keys_name_fn *visit, void *context);
     int (*get)(struct keys_backend *backend, const char *path, tool_sink_fn *sink, void *context);
-    /* Makes the directories on the way; replaces as a whole, handing on owner and mode. */
+    /* Makes the directories on the way; replaces as a whole, handing on owner, mode, access list
+     * and attributes. */
     int (*put)(struct keys_backend *backend, const char *path, int in_fd, uint64_t ttl_seconds);
     /* A directory only if recursive, and with what is in it; else -EISDIR. */
     int (*remove)(struct keys_backend *backend, const char *path, bool recursive);

@@ -18,19 +18,23 @@
 
 #include "fs/apply.h"
 #include "fs/expiry.h"
+#include "fs/xattr.h"
 #include "kv/base.h"
 #include "tools/command.h"
 #include "tools/keys_backend.h"
+#include "tools/keys_directory.h"
 #include "tools/mounts.h"
 #include "tools/options.h"
 
-#define CHUNK_BYTES    (1u << 20)
-#define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+#define CHUNK_BYTES (1u << 20)
+/* Walks in each other, each with its directory open; those in them have the names in memory. */
+#define WALKS_OPEN_MAX 64u
 
 struct keys_backend {
     int root_fd;
     char mount_dir[PATH_MAX];
     char below[PATH_MAX]; /* the directory, from there; "" the same */
+    unsigned walks;       /* that are under way, each in the one before */
 };
 
 /* Where in the mount the directory is. */
@@ -94,14 +98,14 @@ static int mount_close(struct keys_backend *backend)
 /* Open the directory `name` in `dir`; make: it may have to be made. Returns it or an error. */
 static int enter(int dir, const char *name, bool make)
 {
-    int fd = openat(dir, name, OPEN_DIRECTORY);
+    int fd = openat(dir, name, KEYS_OPEN_DIRECTORY);
     if (fd >= 0)
         return fd;
     if (errno != ENOENT || !make)
         return -errno;
     if (mkdirat(dir, name, 0777) && errno != EEXIST) /* someone else may be faster */
         return -errno;
-    fd = openat(dir, name, OPEN_DIRECTORY);
+    fd = openat(dir, name, KEYS_OPEN_DIRECTORY);
     return fd < 0 ? -errno : fd;
 }
 
@@ -116,7 +120,7 @@ static int enter(int dir, const char *name, bool make)
 static int walk(const struct keys_backend *backend, const char *path, bool make, const char **last)
 {
     *last = ".";
-    int at = openat(backend->root_fd, ".", OPEN_DIRECTORY);
+    int at = openat(backend->root_fd, ".", KEYS_OPEN_DIRECTORY);
     if (at < 0)
         return -errno;
     const char *component = path;
@@ -160,36 +164,6 @@ static int mount_look(struct keys_backend *backend, const char *path,
     return err;
 }
 
-/* The next entry but "." and ".."; NULL at the end or with *err set. */
-static const char *next_name(DIR *stream, int *err)
-{
-    for (;;) {
-        errno = 0;
-        const struct dirent *entry = readdir(stream);
-        if (!entry) {
-            *err = -errno; /* 0 at the end */
-            return NULL;
-        }
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            return entry->d_name;
-    }
-}
-
-/* Open the directory `name` in `dir` for reading. NULL: errno says why not. */
-static DIR *open_stream(int dir, const char *name)
-{
-    const int fd = openat(dir, name, OPEN_DIRECTORY);
-    if (fd < 0)
-        return NULL;
-    DIR *stream = fdopendir(fd);
-    if (!stream) {
-        const int err = errno;
-        close(fd);
-        errno = err;
-    }
-    return stream;
-}
-
 static int mount_list(struct keys_backend *backend, const char *path, keys_name_fn *visit,
                       void *context)
 {
@@ -197,12 +171,12 @@ static int mount_list(struct keys_backend *backend, const char *path, keys_name_
     const int dir = walk(backend, path, false, &last);
     if (dir < 0)
         return dir;
-    DIR *stream = open_stream(dir, last);
+    DIR *stream = keys_open_stream(dir, last);
     int err = stream ? 0 : -errno;
     close(dir);
     if (!stream)
         return err;
-    for (const char *name; !err && (name = next_name(stream, &err));) {
+    for (const char *name; !err && (name = keys_next_name(stream, &err));) {
         struct keys_attributes attributes;
         err = look_at(dirfd(stream), name, &attributes);
         if (err == -ENOENT) /* removed meanwhile */
@@ -233,7 +207,7 @@ static int find_pieces(DIR *stream, const char *before, struct pieces *pieces)
     size_t names = 0;
     for (;;) {
         const long at = telldir(stream);
-        const char *name = next_name(stream, &err);
+        const char *name = keys_next_name(stream, &err);
         if (!name || (*before && strcmp(name, before) >= 0))
             return err;
         if (names++ % PIECE_NAMES != 0)
@@ -268,7 +242,7 @@ static int visit_piece(DIR *stream, long start, const char *before, char (*names
     int err = 0;
     seekdir(stream, start);
     while (count < PIECE_NAMES) {
-        const char *name = next_name(stream, &err);
+        const char *name = keys_next_name(stream, &err);
         if (!name || (*before && strcmp(name, before) >= 0) ||
             (*first && strcmp(name, first) >= 0)) /* visited with the piece behind this */
             break;
@@ -294,6 +268,55 @@ static int walk_backwards(DIR *stream, const char *before, keys_name_fn *visit, 
     return err;
 }
 
+static int walk_forwards(DIR *stream, const char *from, keys_name_fn *visit, void *context)
+{
+    int err = 0;
+    for (const char *name; !err && (name = keys_next_name(stream, &err));)
+        if (strcmp(name, from) >= 0)
+            err = visit_name(stream, name, visit, context);
+    return err;
+}
+
+/* Names that were visited, to be visited again. */
+struct kept {
+    struct {
+        char *name; /* owned */
+        struct keys_attributes attributes;
+    } * items; /* owned */
+    size_t count, capacity;
+};
+
+static int keep(void *context, const char *name, const struct keys_attributes *attributes)
+{
+    struct kept *kept = context;
+    if (kept->count == kept->capacity) {
+        const size_t capacity = kept->capacity ? kept->capacity * 2 : 64;
+        void *items = reallocarray(kept->items, capacity, sizeof *kept->items);
+        if (!items)
+            return -ENOMEM;
+        kept->items = items;
+        kept->capacity = capacity;
+    }
+    char *copy = strdup(name);
+    if (!copy)
+        return -ENOMEM;
+    kept->items[kept->count].name = copy;
+    kept->items[kept->count++].attributes = *attributes;
+    return 0;
+}
+
+/* Visit what was kept, or only free it after an error. */
+static int visit_kept(struct kept *kept, int err, keys_name_fn *visit, void *context)
+{
+    for (size_t i = 0; i < kept->count; i++) {
+        if (!err)
+            err = visit(context, kept->items[i].name, &kept->items[i].attributes);
+        free(kept->items[i].name);
+    }
+    free(kept->items);
+    return err;
+}
+
 static int mount_walk(struct keys_backend *backend, const char *path, bool reverse,
                       const char *from, keys_name_fn *visit, void *context)
 {
@@ -301,19 +324,23 @@ static int mount_walk(struct keys_backend *backend, const char *path, bool rever
     const int dir = walk(backend, path, false, &last);
     if (dir < 0)
         return dir;
-    DIR *stream = open_stream(dir, last);
+    DIR *stream = keys_open_stream(dir, last);
     int err = stream ? 0 : -errno;
     close(dir);
     if (!stream)
         return err;
-    if (reverse) {
-        err = walk_backwards(stream, from, visit, context);
-    } else {
-        for (const char *name; !err && (name = next_name(stream, &err));)
-            if (strcmp(name, from) >= 0)
-                err = visit_name(stream, name, visit, context);
-    }
+    /* However deep directories lie in each other, so many are open and no more. */
+    const bool keeps = backend->walks >= WALKS_OPEN_MAX;
+    struct kept kept = {.items = NULL};
+    keys_name_fn *const meet = keeps ? keep : visit;
+    void *const with = keeps ? &kept : context;
+    backend->walks++;
+    err = reverse ? walk_backwards(stream, from, meet, with)
+                  : walk_forwards(stream, from, meet, with);
     (void)closedir(stream); /* only read */
+    if (keeps)
+        err = visit_kept(&kept, err, visit, context);
+    backend->walks--;
     return err;
 }
 
@@ -380,16 +407,114 @@ static int set_ttl(int fd, uint64_t ttl_seconds)
     return fsetxattr(fd, FS_XATTR_TTL, text, (size_t)length, 0) ? -errno : 0;
 }
 
-/* Fill the new file from in_fd and make it durable, like the old one in mode and owner. */
-static int fill(int fd, int in_fd, uint64_t ttl_seconds, const struct stat *old)
+/* The path of what a descriptor, maybe of O_PATH, stands for; it may be given to anything. */
+struct fd_path {
+    char text[40];
+};
+
+static struct fd_path path_of(int fd)
+{
+    struct fd_path path;
+    snprintf(path.text, sizeof path.text, "/proc/self/fd/%d", fd);
+    return path;
+}
+
+/* What the new value gets of its own, or may not have: a capability was given to a content. */
+static bool goes_with_content(const char *name)
+{
+    return strcmp(name, FS_XATTR_TTL) == 0 || strcmp(name, FS_XATTR_CAPABILITY) == 0;
+}
+
+/* Whoever may not read or give one of these can not keep it, and puts the value all the same. */
+static bool is_not_allowed(int err)
+{
+    return err == -EPERM || err == -EACCES || err == -EOPNOTSUPP;
+}
+
+/* value: FS_XATTR_VALUE_MAX bytes of room. */
+static int copy_attribute(int old_fd, int fd, const char *name, void *value)
+{
+    const ssize_t length = getxattr(path_of(old_fd).text, name, value, FS_XATTR_VALUE_MAX);
+    if (length < 0)
+        return errno == ENODATA ? 0 : -errno; /* removed meanwhile */
+    return fsetxattr(fd, name, value, (size_t)length, 0) ? -errno : 0;
+}
+
+/* All attributes but lists, which go with the mode. */
+static int copy_attributes(int old_fd, int fd, void *value)
+{
+    char *names = malloc(FS_XATTR_LIST_MAX);
+    if (!names)
+        return -ENOMEM;
+    const ssize_t length = listxattr(path_of(old_fd).text, names, FS_XATTR_LIST_MAX);
+    int err = length >= 0 || errno == EOPNOTSUPP ? 0 : -errno;
+    for (const char *name = names; !err && name < names + length; name += strlen(name) + 1) {
+        if (!goes_with_content(name) && strcmp(name, FS_XATTR_ACCESS_ACL) != 0)
+            err = copy_attribute(old_fd, fd, name, value);
+        if (is_not_allowed(err))
+            err = 0;
+    }
+    free(names);
+    return err;
+}
+
+/*
+ * Let those have access who had it to the old file. The file is its owner's alone until here; its
+ * directory's list comes off before the mode opens it. With an owner or a list that we may not give
+ * it stays ours alone: the mode's other bits were meant for others.
+ */
+static int copy_access(int old_fd, int fd, void *value)
+{
+    struct stat old;
+    if (fstat(old_fd, &old))
+        return -errno;
+    int err = fchown(fd, old.st_uid, old.st_gid) ? -errno : 0;
+    if (!err && fremovexattr(fd, FS_XATTR_ACCESS_ACL) && errno != ENODATA && errno != EOPNOTSUPP)
+        err = -errno;
+    if (!err)
+        err = copy_attribute(old_fd, fd, FS_XATTR_ACCESS_ACL, value);
+    if (err == -EOPNOTSUPP) /* a mount without lists: nobody has access by one */
+        err = 0;
+    if (err && !is_not_allowed(err))
+        return err;
+    return fchmod(fd, old.st_mode & (err ? 0700 : 07777)) ? -errno : 0;
+}
+
+static int copy_all(int old_fd, int fd)
+{
+    void *value = malloc(FS_XATTR_VALUE_MAX);
+    int err = value ? copy_attributes(old_fd, fd, value) : -ENOMEM;
+    if (!err)
+        err = copy_access(old_fd, fd, value);
+    free(value);
+    return err;
+}
+
+/* The file that is about to be replaced: a descriptor of O_PATH, -ENOENT if there is none. */
+static int open_old(int dir, const char *name)
+{
+    struct stat status;
+    const int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int err = fstat(fd, &status) ? -errno : 0;
+    if (!err && !S_ISREG(status.st_mode)) /* whose mode says nothing of a value */
+        err = -ENOENT;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    return fd;
+}
+
+/* Fill the new file from in_fd and make it durable. */
+static int fill(int fd, int in_fd, uint64_t ttl_seconds, int old_fd)
 {
     int err = copy(in_fd, write_to, &fd);
     if (!err && ttl_seconds)
         err = set_ttl(fd, ttl_seconds);
-    /* An owner that we may not give is no reason to refuse the value; the mode then stays ours. */
-    if (!err && old && fchown(fd, old->st_uid, old->st_gid) == 0 &&
-        fchmod(fd, old->st_mode & 07777))
-        err = -errno;
+    if (!err && old_fd >= 0)
+        err = copy_all(old_fd, fd);
     if (!err && fsync(fd))
         err = -errno;
     return err;
@@ -398,16 +523,21 @@ static int fill(int fd, int in_fd, uint64_t ttl_seconds, const struct stat *old)
 /* Replace `name` in `dir`, or make it. */
 static int replace(int dir, const char *name, int in_fd, uint64_t ttl_seconds)
 {
-    struct stat old;
-    const bool has_old = fstatat(dir, name, &old, AT_SYMLINK_NOFOLLOW) == 0;
     char temporary[TEMPORARY_BYTES];
+    const int old_fd = open_old(dir, name);
+    if (old_fd < 0 && old_fd != -ENOENT)
+        return old_fd;
     temporary_name(name, temporary);
-    const int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return -errno;
-    int err = fill(fd, in_fd, ttl_seconds, has_old ? &old : NULL);
-    if (close(fd) && !err)
+    /* Until it has the old one's access rights it is nobody else's. */
+    const int fd =
+        openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, old_fd >= 0 ? 0600 : 0666);
+    int err = fd < 0 ? -errno : fill(fd, in_fd, ttl_seconds, old_fd);
+    if (fd >= 0 && close(fd) && !err)
         err = -errno;
+    if (old_fd >= 0)
+        close(old_fd);
+    if (fd < 0)
+        return err;
     if (!err && renameat(dir, temporary, dir, name))
         err = -errno;
     if (err) {
@@ -431,41 +561,13 @@ static int mount_put(struct keys_backend *backend, const char *path, int in_fd,
 
 /* ---- removing ------------------------------------------------------------------------ */
 
-static int remove_entry(int dir, const char *name, bool recursive);
-
-/* Remove what is in the directory `name`, then itself. */
-static int remove_directory(int dir, const char *name)
-{
-    DIR *stream = open_stream(dir, name);
-    if (!stream)
-        return -errno;
-    int err = 0;
-    for (const char *entry; !err && (entry = next_name(stream, &err));)
-        err = remove_entry(dirfd(stream), entry, true);
-    (void)closedir(stream); /* only read */
-    if (!err && unlinkat(dir, name, AT_REMOVEDIR))
-        err = -errno;
-    return err;
-}
-
-static int remove_entry(int dir, const char *name, bool recursive)
-{
-    struct keys_attributes attributes = {0};
-    const int err = look_at(dir, name, &attributes);
-    if (err)
-        return err;
-    if (S_ISDIR(attributes.mode))
-        return recursive ? remove_directory(dir, name) : -EISDIR;
-    return unlinkat(dir, name, 0) ? -errno : 0;
-}
-
 static int mount_remove(struct keys_backend *backend, const char *path, bool recursive)
 {
     const char *name;
     const int dir = walk(backend, path, false, &name);
     if (dir < 0)
         return dir;
-    int err = remove_entry(dir, name, recursive);
+    int err = keys_remove_at(dir, name, recursive);
     if (!err && fsync(dir))
         err = -errno;
     close(dir);

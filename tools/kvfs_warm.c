@@ -4,11 +4,11 @@
 #include "tools/command.h"
 
 #include <errno.h>
-#include <fnmatch.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "fs/pattern.h"
 #include "tools/json.h"
 #include "tools/keys.h"
 #include "tools/keys_backend.h"
@@ -29,19 +29,28 @@ static int swallow(void *context, const void *bytes, size_t length)
     return 0;
 }
 
-/* A glob with a slash is for whole keys, ** in it for any number of components; else for names. */
 static bool matches(const struct warming *warming, const char *key)
 {
-    const char *slash = strrchr(key, '/');
     if (!*warming->globs)
         return true;
-    for (char **glob = warming->globs; *glob; glob++) {
-        const bool is_whole = strchr(*glob, '/') != NULL;
-        const int flags = is_whole && !strstr(*glob, "**") ? FNM_PATHNAME : 0;
-        if (fnmatch(*glob, is_whole ? key : slash ? slash + 1 : key, flags) == 0)
+    for (char **glob = warming->globs; *glob; glob++)
+        if (fs_pattern_matches_path(*glob, key, FS_PATTERN_DOTS_PLAIN))
             return true;
-    }
     return false;
+}
+
+/* Is each glob one that can match? Complains. */
+static bool check_globs(char **globs)
+{
+    for (; *globs; globs++) {
+        const char *const path = *globs + (**globs == '/');
+        const char *const fault = fs_pattern_fault(path, strlen(path));
+        if (fault) {
+            tool_complain("GLOB %s: %s", *globs, fault);
+            return false;
+        }
+    }
+    return true;
 }
 
 static int take(void *context, const struct tool_entry *entry)
@@ -64,6 +73,8 @@ static int run_warm(const struct tool_arguments *arguments)
     struct kv_error error = {""};
     struct warming warming = {.globs = arguments->operands + 1, .error = &error};
     const struct tool_scan scan = {.limit = 0};
+    if (!check_globs(warming.globs))
+        return TOOL_USAGE;
     int err = tool_keys_open(target, TOOL_KEYS_READ, &warming.keys, &error);
     if (err)
         return tool_failed(err, &error);
@@ -99,8 +110,8 @@ const struct tool_command tool_command_warm = {
     .name = "warm",
     .synopsis = "[--json] DIR [GLOB]...",
     .help = "Read all files below DIR, or those that match a GLOB, so that they are in memory.\n"
-            "A GLOB with a slash in it is for whole keys, ** for any number of components; one\n"
-            "without is for names.\n"
+            "A GLOB without a slash is for names, one with a slash for whole keys: a component **\n"
+            "stands for any number of them, also none, and * is within one. As in policies.\n"
             "\n"
             "  -j, --json  how many files and bytes, as one JSON object\n"
             "\n"

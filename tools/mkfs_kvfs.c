@@ -20,22 +20,25 @@
 enum { STATUS_FAILED = 1, STATUS_USAGE = 2 };
 
 static const char usage[] =
-    "usage: mkfs.kvfs [-f] [-q] [-s SIZE] [-n NODE_SIZE] [-l LOG_SIZE] [-L LABEL] [-U UUID]\n"
-    "                 [-c none|lz4|zstd[:LEVEL]] IMAGE\n"
+    "usage: mkfs.kvfs [-f] [-q] [-s SIZE] [-n NODE_SIZE] [-e EXTENT_SIZE] [-l LOG_SIZE]\n"
+    "                 [-L LABEL] [-U UUID] [-c none|lz4|zstd[:LEVEL]] IMAGE\n"
     "\n"
     "Make an empty filesystem in IMAGE, a file or a block device.\n"
     "\n"
-    "  -s, --size SIZE        of the image, e.g. 64G; a file becomes sparse. Without it an "
-    "existing\n"
-    "                         file or device is used whole\n"
-    "  -n, --node-size SIZE   of a tree page: a power of two from 4K to 64K (16K)\n"
-    "  -l, --log-size SIZE    of the redo log (1/8 of the image, at most 256M)\n"
-    "  -L, --label LABEL      at most 63 bytes\n"
-    "  -U, --uuid UUID        instead of a random one\n"
-    "  -c, --codec CODEC      how pages and data are packed: none, lz4, zstd or zstd:1 to zstd:19\n"
-    "                         (lz4)\n"
-    "  -f, --force            overwrite what is there\n"
-    "  -q, --quiet            say nothing but errors\n"
+    "  -s, --size SIZE         of the image, e.g. 64G; a file becomes sparse. Without it an\n"
+    "                          existing file or device is used whole\n"
+    "  -n, --node-size SIZE    of a tree page: a power of two from 4K to 64K (16K)\n"
+    "  -e, --extent-size SIZE  longest piece of a large file that is packed and stored: a power "
+    "of\n"
+    "                          two from 4K to 1M (128K)\n"
+    "  -l, --log-size SIZE     of the redo log (1/8 of the image, at most 256M)\n"
+    "  -L, --label LABEL       at most 63 bytes\n"
+    "  -U, --uuid UUID         instead of a random one\n"
+    "  -c, --codec CODEC       how pages and data are packed: none, lz4, zstd or zstd:1 to "
+    "zstd:19\n"
+    "                          (lz4)\n"
+    "  -f, --force             overwrite what is there\n"
+    "  -q, --quiet             say nothing but errors\n"
     "  -h, --help  -V, --version\n"
     "\n"
     "Exit status: 0 made, 1 failed, 2 usage.\n"
@@ -48,11 +51,20 @@ struct request {
     struct kv_create_options create;
 };
 
+/* A size that is a power of two within bounds. */
+static bool take_power(const char *value, uint64_t least, uint64_t most, uint32_t *bytes)
+{
+    uint64_t size;
+    if (tool_parse_size(value, &size) || size < least || size > most || (size & (size - 1)))
+        return false;
+    *bytes = (uint32_t)size;
+    return true;
+}
+
 /* Take one option; false: it was complained about. */
 static bool take_option(int option, const char *value, struct request *request)
 {
     struct kv_create_options *create = &request->create;
-    uint64_t size = 0;
     switch (option) {
     case 'f':
         create->force = true;
@@ -66,12 +78,14 @@ static bool take_option(int option, const char *value, struct request *request)
         tool_complain("-s %s: not a size; write for instance 64G", value);
         return false;
     case 'n':
-        if (tool_parse_size(value, &size) == 0 && size >= 4096 && size <= 65536 &&
-            (size & (size - 1)) == 0) {
-            create->node_bytes = (uint32_t)size;
+        if (take_power(value, 4096, 65536, &create->node_bytes))
             return true;
-        }
         tool_complain("-n %s: not a power of two from 4K to 64K", value);
+        return false;
+    case 'e':
+        if (take_power(value, 4096, KV_BLOB_MAX, &create->extent_bytes))
+            return true;
+        tool_complain("-e %s: not a power of two from 4K to 1M", value);
         return false;
     case 'l':
         if (tool_parse_size(value, &create->log_bytes) == 0 && create->log_bytes > 0)
@@ -105,6 +119,7 @@ static int parse(int argc, char **argv, struct request *request)
     static const struct option options[] = {
         {"size", required_argument, NULL, 's'},
         {"node-size", required_argument, NULL, 'n'},
+        {"extent-size", required_argument, NULL, 'e'},
         {"log-size", required_argument, NULL, 'l'},
         {"label", required_argument, NULL, 'L'},
         {"uuid", required_argument, NULL, 'U'},
@@ -115,7 +130,8 @@ static int parse(int argc, char **argv, struct request *request)
         {"version", no_argument, NULL, 'V'},
         {0},
     };
-    for (int option; (option = getopt_long(argc, argv, "fqs:n:l:L:U:c:hV", options, NULL)) != -1;) {
+    for (int option;
+         (option = getopt_long(argc, argv, "fqs:n:e:l:L:U:c:hV", options, NULL)) != -1;) {
         if (option == 'h') {
             fputs(usage, stdout);
             return 0;

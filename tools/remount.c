@@ -101,6 +101,34 @@ static int parse_command_line(char *text, size_t length, struct tool_remount *re
     return err;
 }
 
+/*
+ * Is a process ours through and through? Whoever mounts says himself which image it is that he
+ * serves, so it may be any process that has that one locked; and its program is run with our
+ * rights. All its users count: one that became root by its program was started by somebody else.
+ */
+static int check_user(pid_t pid, struct kv_error *error)
+{
+    char path[64], line[256];
+    unsigned users[4];
+    bool found = false;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return say(-errno, error, path);
+    while (!found && fgets(line, sizeof line, file))
+        found = sscanf(line, "Uid: %u %u %u %u", &users[0], &users[1], &users[2], &users[3]) == 4;
+    (void)fclose(file); /* only read */
+    for (unsigned i = 0; found && i < 4; i++)
+        found = users[i] == geteuid();
+    if (found)
+        return 0;
+    snprintf(error->text, sizeof error->text,
+             "process %d, which has the image open, is not run by user %u; kill only what you have "
+             "mounted yourself",
+             (int)pid, (unsigned)geteuid());
+    return -EPERM;
+}
+
 static int find_program(struct tool_remount *remount, struct kv_error *error)
 {
     char path[64];
@@ -132,7 +160,9 @@ int tool_remount_learn(const struct tool_mount *mount, struct tool_remount *remo
                  (int)remount->daemon, tool_error_text(errno));
         return -errno;
     }
-    int err = find_program(remount, error);
+    int err = check_user(remount->daemon, error);
+    if (!err)
+        err = find_program(remount, error);
     if (err)
         return err;
 

@@ -27,7 +27,7 @@ struct tool_remount {
  * its command line. What was changed since through the control directory is not seen.
  *
  * Returns 0; otherwise `error` says why: -ESRCH no process that can be seen from here serves it;
- * -EPERM it is somebody else's; -EINVAL its command line has unknown options, or names the file of
+ * -EPERM it is somebody else's, also for root; -EINVAL its command line has unknown options, or names the file of
  * settings relative to a directory that is not known; -ENOENT its program is gone; -ENOMEM; what
  * reading /proc says.
  */

@@ -465,6 +465,17 @@ START_TEST(categories_are_words_with_commas)
 }
 END_TEST
 
+START_TEST(categories_of_an_option_are_words_with_plus_signs)
+{
+    static const char *const wrong[] = {"+", "cache+", "+wal", "cache+,wal", "cache++wal"};
+    unsigned categories;
+    ck_assert_int_eq(fs_categories_parse("cache+wal", &categories), 0);
+    ck_assert_uint_eq(categories, KV_METRIC_CACHE | KV_METRIC_WAL);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        ck_assert_int_eq(fs_categories_parse(wrong[i], &categories), -EINVAL);
+}
+END_TEST
+
 START_TEST(metrics_leave_out_what_is_off)
 {
     static char text[262144];
@@ -508,6 +519,7 @@ int main(void)
     tcase_add_test(tcase, packed_changes_come_in_pieces);
     tcase_add_test(tcase, health_compares_figures_with_its_alerts);
     tcase_add_test(tcase, categories_are_words_with_commas);
+    tcase_add_test(tcase, categories_of_an_option_are_words_with_plus_signs);
     tcase_add_test(tcase, metrics_leave_out_what_is_off);
     suite_add_tcase(suite, tcase);
 

@@ -117,6 +117,69 @@ START_TEST(what_is_replaced_hands_on_its_mode)
 }
 END_TEST
 
+/* The value of an attribute of a path; its length, or an error. */
+static int attribute(const char *path, const char *name, void *value, size_t cap)
+{
+    struct fs_record record;
+    size_t length;
+    ck_assert_int_eq(fs_lookup(volume, FS_ROOT_INO, path, strlen(path), &record), 0);
+    const int err = fs_getxattr(volume, record.file.ino, name, value, cap, &length);
+    fs_forget(volume, record.file.ino, 1);
+    return err ? err : (int)length;
+}
+
+/* user::rw-, user:1000:rw-, group::---, mask::rw-, other::--- */
+static const uint8_t list_of_1000[] = {
+    2, 0,    0,    0,    1,    0,    6,  0, 0xff, 0xff, 0xff, 0xff, 2,    0,   6,
+    0, 0xe8, 3,    0,    0,    4,    0,  0, 0,    0xff, 0xff, 0xff, 0xff, 16,  0,
+    6, 0,    0xff, 0xff, 0xff, 0xff, 32, 0, 0,    0,    0xff, 0xff, 0xff, 0xff};
+
+START_TEST(what_is_replaced_hands_on_its_list_and_attributes)
+{
+    /* Given a file that its group may not read: the group's bits of the mode are the mask's. */
+    char value[64];
+    struct fs_record record;
+    ck_assert_int_eq(put("secret", "1", 1), 0);
+    ck_assert_int_eq(fs_path_setxattr(volume, "secret", "system.posix_acl_access", list_of_1000,
+                                      sizeof list_of_1000),
+                     0);
+    ck_assert_int_eq(fs_path_setxattr(volume, "secret", "user.colour", "red", 3), 0);
+    ck_assert_int_eq(fs_path_setxattr(volume, "secret", "security.capability", "any", 3), 0);
+    /* When another value takes its place, */
+    ck_assert_int_eq(put("secret", "2", 1), 0);
+    /* then that is still so, and the capability went with the content. */
+    ck_assert_int_eq(attribute("secret", "system.posix_acl_access", value, sizeof value),
+                     sizeof list_of_1000);
+    ck_assert_mem_eq(value, list_of_1000, sizeof list_of_1000);
+    ck_assert_int_eq(fs_path_stat(volume, "secret", &record), 0);
+    ck_assert_uint_eq(record.mode & 07777, 0660);
+    ck_assert_int_eq(attribute("secret", "user.colour", value, sizeof value), 3);
+    ck_assert_int_eq(attribute("secret", "security.capability", value, sizeof value), -ENODATA);
+    expect("secret", "2", 1);
+}
+END_TEST
+
+START_TEST(what_replaces_a_file_has_nothing_of_the_directorys_list)
+{
+    /* Given a file that is older than what its directory says of new ones, */
+    char value[64];
+    struct fs_record record;
+    ck_assert_int_eq(put("secret", "1", 1), 0);
+    ck_assert_int_eq(fs_path_setxattr(volume, "/", "system.posix_acl_default", list_of_1000,
+                                      sizeof list_of_1000),
+                     0);
+    /* then what replaces it keeps to its mode alone. */
+    ck_assert_int_eq(put("secret", "2", 1), 0);
+    ck_assert_int_eq(attribute("secret", "system.posix_acl_access", value, sizeof value), -ENODATA);
+    ck_assert_int_eq(fs_path_stat(volume, "secret", &record), 0);
+    ck_assert_uint_eq(record.mode & 07777, 0644);
+    ck_assert_uint_eq(record.flags, 0);
+    ck_assert_int_eq(put("new", "1", 1), 0);
+    ck_assert_int_eq(attribute("new", "system.posix_acl_access", value, sizeof value),
+                     sizeof list_of_1000);
+}
+END_TEST
+
 START_TEST(listings_are_in_byte_order)
 {
     char list[64] = "";
@@ -179,6 +242,8 @@ int main(void)
     tcase_add_test(tcase, what_is_put_is_got);
     tcase_add_test(tcase, a_value_that_fails_half_way_leaves_the_old_one);
     tcase_add_test(tcase, what_is_replaced_hands_on_its_mode);
+    tcase_add_test(tcase, what_is_replaced_hands_on_its_list_and_attributes);
+    tcase_add_test(tcase, what_replaces_a_file_has_nothing_of_the_directorys_list);
     tcase_add_test(tcase, listings_are_in_byte_order);
     tcase_add_test(tcase, bad_paths_are_refused);
     tcase_add_test(tcase, trees_are_removed_whole);

@@ -137,6 +137,9 @@ START_TEST(patterns_mean_what_the_manual_says)
         (void)add(policies, cases[i].pattern);
         ck_assert_msg(match(policies, cases[i].path) == cases[i].matches, "%s %s", cases[i].pattern,
                       cases[i].path);
+        ck_assert_msg(fs_pattern_matches_path(cases[i].pattern, cases[i].path,
+                                              FS_PATTERN_DOTS_PLAIN) == cases[i].matches,
+                      "as a path: %s %s", cases[i].pattern, cases[i].path);
         fs_policies_free(policies);
     }
 }
@@ -277,6 +280,9 @@ START_TEST(random_paths_are_judged_as_by_the_oracle)
                 const char *pattern = fs_policies_at(policies, at)->pattern;
                 const bool expected = oracle(pattern, path);
                 ck_assert_msg((found >> at & 1) == expected, "%s %s", pattern, path);
+                ck_assert_msg(fs_pattern_matches_path(pattern, path, FS_PATTERN_DOTS_PLAIN) ==
+                                  expected,
+                              "as a path: %s %s", pattern, path);
                 matched += expected;
             }
         }

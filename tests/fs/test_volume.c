@@ -531,6 +531,30 @@ START_TEST(an_access_list_takes_the_setgid_bit_from_who_is_not_in_the_group)
 }
 END_TEST
 
+START_TEST(records_that_can_not_be_read_are_not_called_damaged)
+{
+    /* Given a sound image whose medium has lost its end since the store was opened, */
+    const struct kv_open_options look = {.read_only = true, .no_background = true};
+    const struct fs_volume_options options = {.read_only = true};
+    struct kv_error error = {.text = ""};
+    struct kv_store *seen;
+    struct fs_volume *none;
+    struct scratch_store own;
+    scratch_open(&own, 64u << 20, 0, 0);
+    ck_assert_int_eq(fs_format(own.store, 0, 0, 0755), 0);
+    ck_assert_int_eq(kv_close(own.store), 0);
+    ck_assert_int_eq(kv_open(own.path, &look, &seen, &error), 0);
+    ck_assert_int_eq(truncate(own.path, 4 << 20), 0);
+    /* then the device is named, and nobody is told to mend the image. */
+    ck_assert_int_eq(fs_volume_open(seen, &options, &none, &error), -EIO);
+    ck_assert_str_eq(error.text, "the filesystem's own records can not be read: "
+                                 "Input/output error; check the device");
+    kv_abandon(seen);
+    ck_assert_int_eq(unlink(own.path), 0);
+    ck_assert_int_eq(rmdir(own.directory), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("volume");
@@ -546,6 +570,7 @@ int main(void)
     tcase_add_test(tcase, a_mode_names_a_type_that_there_is);
     tcase_add_test(tcase, what_had_no_name_at_a_crash_is_deleted_at_the_next_open);
     tcase_add_test(tcase, an_access_list_takes_the_setgid_bit_from_who_is_not_in_the_group);
+    tcase_add_test(tcase, records_that_can_not_be_read_are_not_called_damaged);
     suite_add_tcase(suite, tcase);
     return test_run(suite);
 }

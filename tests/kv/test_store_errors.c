@@ -440,6 +440,9 @@ START_TEST(bad_options_make_no_image)
     } cases[] = {
         {{.size_bytes = KV_IMAGE_BYTES_MIN - 4096}, -ENOSPC},
         {{.size_bytes = 4096}, -ENOSPC},
+        {{.size_bytes = KV_IMAGE_BYTES_MAX + 4096}, -EFBIG},
+        {{.size_bytes = 1ull << 63}, -EFBIG},
+        {{.size_bytes = UINT64_MAX}, -EFBIG},
         {{.size_bytes = IMAGE_BYTES, .node_bytes = 5000}, -EINVAL},
         {{.size_bytes = IMAGE_BYTES, .node_bytes = 2048}, -EINVAL},
         {{.size_bytes = IMAGE_BYTES, .node_bytes = 131072}, -EINVAL},
@@ -691,7 +694,20 @@ struct faulty {
     bool fail_reads; /* atomic, as the next two */
     bool fail_writes;
     bool fail_flushes;
+    int read_error;        /* of one thread: what reads say after so many; 0: they go through */
+    unsigned reads_before; /* read_error */
 };
+
+/* Is this read one of those that have their own error? */
+static bool has_read_error(struct faulty *faulty, const struct kv_io *io)
+{
+    if (io->kind != KV_IO_READ || !faulty->read_error)
+        return false;
+    if (!faulty->reads_before)
+        return true;
+    faulty->reads_before--;
+    return false;
+}
 
 static int faulty_submit(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
 {
@@ -700,7 +716,8 @@ static int faulty_submit(struct kv_device *device, struct kv_io *ios, size_t io_
     for (size_t i = 0; i < io_count; i++) {
         const bool *const fails =
             ios[i].kind == KV_IO_READ ? &faulty->fail_reads : &faulty->fail_writes;
-        ios[i].result = __atomic_load_n(fails, __ATOMIC_RELAXED)
+        ios[i].result = has_read_error(faulty, &ios[i]) ? faulty->read_error
+                        : __atomic_load_n(fails, __ATOMIC_RELAXED)
                             ? -EIO
                             : kv_device_submit(faulty->below, &ios[i], 1, false);
         if (ios[i].result && !first_err)
@@ -832,6 +849,68 @@ START_TEST(a_failed_read_fails_that_read_only)
 }
 END_TEST
 
+/* Words that send nobody to mend what may be whole. */
+static void expect_no_word_of_damage(const struct kv_error *error, const char *name)
+{
+    expect_words(error, name);
+    ck_assert_msg(!strstr(error->text, "damage") && !strstr(error->text, "fsck"), "%s",
+                  error->text);
+}
+
+START_TEST(what_can_not_be_read_is_not_called_damaged)
+{
+    /* Given a sound image with a log to be replayed, */
+    static const int errors[] = {-ENOMEM, -EIO, -EAGAIN};
+    const int wanted = errors[_i];
+    struct test_dir dir;
+    test_dir_make(&dir);
+    make_image(&dir, IMAGE_BYTES);
+    struct kv_store *store = open_image(&dir);
+    for (unsigned i = 0; i < 400; i++)
+        ck_assert_int_eq(put_number(store, i, 500), 0);
+    ck_assert_int_eq(kv_checkpoint(store), 0);
+    for (unsigned i = 0; i < 400; i++)
+        ck_assert_int_eq(put_number(store, i, 500), 0);
+    ck_assert_int_eq(kv_sync(store), 0);
+    kv_abandon(store);
+
+    /* when reads fail from some point on for reasons that are not the image's, */
+    unsigned reads = 0;
+    for (int err = 1; err; reads++) {
+        struct kv_open_options options = quiet_alone;
+        struct kv_error error = {{0}};
+        struct faulty *faulty = faulty_open(&dir);
+        faulty->read_error = wanted;
+        faulty->reads_before = reads;
+        options.device = &faulty->base;
+        options.read_only = true;
+        err = kv_open(dir.image, &options, &store, &error);
+        if (err) { /* then that is said. */
+            ck_assert_msg(err == wanted, "after %u reads: %s", reads, error.text);
+            expect_no_word_of_damage(&error, dir.image);
+        }
+    }
+    ck_assert_uint_gt(reads, 5);
+    kv_abandon(store);
+    test_dir_remove(&dir);
+}
+END_TEST
+
+START_TEST(a_budget_beyond_all_bounds_is_not_the_images_damage)
+{
+    struct test_dir dir;
+    test_dir_make(&dir);
+    make_image(&dir, IMAGE_BYTES);
+    struct kv_open_options options = quiet_alone;
+    options.memory_budget_bytes = 1ull << 60;
+    struct kv_store *store = NULL;
+    struct kv_error error = {{0}};
+    ck_assert_int_eq(kv_open(dir.image, &options, &store, &error), -EINVAL);
+    expect_no_word_of_damage(&error, dir.image);
+    test_dir_remove(&dir);
+}
+END_TEST
+
 START_TEST(damaged_content_is_said_and_the_rest_goes_on)
 {
     const size_t length = 200000;
@@ -913,6 +992,8 @@ static Suite *store_suite(void)
     tcase_set_timeout(device, 120);
     tcase_add_loop_test(device, a_failed_write_or_flush_turns_the_store_read_only, 0, 4);
     tcase_add_test(device, a_failed_read_fails_that_read_only);
+    tcase_add_loop_test(device, what_can_not_be_read_is_not_called_damaged, 0, 3);
+    tcase_add_test(device, a_budget_beyond_all_bounds_is_not_the_images_damage);
     tcase_add_test(device, damaged_content_is_said_and_the_rest_goes_on);
     suite_add_tcase(suite, device);
     return suite;

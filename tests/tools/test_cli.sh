@@ -87,6 +87,17 @@ out_has mkfs_prints_uuid_and_label      'uuid 01234567-89ab-cdef-0123-456789abcd
 works  mkfs_says_nothing_when_quiet     mkfs.kvfs -q -s 32M quiet
 out_is mkfs_says_nothing_when_quiet     ''
 works  mkfs_takes_all_options           mkfs.kvfs -q -s 64M -n 8K -l 4M -c zstd:3 options
+works  mkfs_takes_an_extent_size         mkfs.kvfs -q -s 64M --extent-size 1M longest
+works  mkfs_takes_the_least_extent_size  mkfs.kvfs -q -s 64M -e 4K extents
+works  mkfs_puts_it_into_the_image       kvfs info --json extents
+out_has mkfs_puts_it_into_the_image      '"extent_bytes": ?4096'
+head -c 100000 /dev/urandom >random
+works  short_extents_hold_what_is_put    kvfs put extents key random
+works  short_extents_are_of_that_size    kvfs info --json extents key
+out_has short_extents_are_of_that_size   '"extent_count": ?24'
+works  short_extents_are_read            kvfs get extents key
+cmp -s random out || problem "short_extents_are_read: not what was put"
+works  short_extents_are_sound           fsck.kvfs -n -f extents
 works  mkfs_takes_a_file_whole          bash -c 'truncate -s 48M whole && mkfs.kvfs -q whole'
 [ "$(stat -c %s whole)" -eq $((48 << 20)) ] || problem "mkfs_takes_a_file_whole: size $(stat -c %s whole)"
 
@@ -95,12 +106,19 @@ unchanged mkfs_leaves_an_image image \
 works  mkfs_overwrites_when_forced      mkfs.kvfs -q -f -s 64M -L first -U 01234567-89ab-cdef-0123-456789abcdef image
 refuses mkfs_wants_a_size_for_a_new_file 1 'absent: .*-s'      mkfs.kvfs absent
 refuses mkfs_wants_the_least_size       1 'small: .*16'        mkfs.kvfs -s 1M small
+refuses mkfs_names_a_size_and_its_limit 1 'of 9223372036854775808 bytes.*the most is [0-9]{19}$' mkfs.kvfs -s 8E small
+refuses mkfs_names_the_hosts_limit      1 'a file of 67108864 bytes is beyond the limit of the file system' \
+    bash -c "trap '' XFSZ; ulimit -f 1000; mkfs.kvfs -s 64M small"
 [ ! -e small ] || problem "mkfs_leaves_no_file_behind_when_it_fails"
 refuses mkfs_wants_a_directory_that_is_there 1 'nowhere/image' mkfs.kvfs -s 64M nowhere/image
 refuses mkfs_wants_an_image             2 'IMAGE'              mkfs.kvfs -s 64M
 refuses mkfs_wants_one_image            2 'IMAGE'              mkfs.kvfs -s 64M a b
 refuses mkfs_refuses_a_bad_size         2 '-s 64X'             mkfs.kvfs -s 64X new
 refuses mkfs_refuses_a_bad_node_size    2 '-n 5000'            mkfs.kvfs -s 64M -n 5000 new
+refuses mkfs_refuses_a_bad_extent_size  2 '-e 5000: not a power of two from 4K to 1M' mkfs.kvfs -s 64M -e 5000 new
+refuses mkfs_refuses_a_small_extent_size 2 '-e 2K'             mkfs.kvfs -s 64M --extent-size 2K new
+refuses mkfs_refuses_a_large_extent_size 2 '-e 2M'             mkfs.kvfs -s 64M -e 2M new
+refuses mkfs_refuses_no_extent_size     2 '-e 0'               mkfs.kvfs -s 64M -e 0 new
 refuses mkfs_refuses_a_bad_log_size     2 '-l none'            mkfs.kvfs -s 64M -l none new
 refuses mkfs_refuses_a_bad_codec        2 '-c gzip'            mkfs.kvfs -s 64M -c gzip new
 refuses mkfs_refuses_a_bad_level        2 '-c zstd:20'         mkfs.kvfs -s 64M -c zstd:20 new

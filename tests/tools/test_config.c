@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "fs/policy.h"
+#include "fs/settings.h"
 #include "tests/run.h"
 #include "tools/config.h"
 #include "tools/memory.h"
@@ -498,6 +499,65 @@ START_TEST(what_is_shown_can_be_set)
 }
 END_TEST
 
+/* What the manual says of a key, with the heading of its section; "" if it has none. */
+static void find_in_manual(const char *manual, const char *key, char *said, size_t cap)
+{
+    char item[64];
+    snprintf(item, sizeof item, ".It Cm %s ", key);
+    const char *const from = strstr(manual, item), *section = manual;
+    *said = '\0';
+    if (!from)
+        return;
+    for (const char *next; (next = strstr(section + 1, ".Ss ")) && next < from;)
+        section = next;
+    const char *const first = strstr(section, ".It "), *const next = strstr(from + 1, "\n.It ");
+    const char *const last = strstr(from, "\n.El");
+    const char *const end = next && next < last ? next : last;
+    snprintf(said, cap, "%.*s%.*s", (int)(first - section), section, (int)(end - from), from);
+}
+
+/* Set a key to the first of some values that may be and is not the default. */
+static void set_another(const char *key, struct fs_mount_options *options)
+{
+    static const char *const values[] = {"yes",  "no",  "30%",    "1",    "7",   "3s",   "2M",
+                                         "128K", "dev", "always", "name", "wal", "error"};
+    struct fs_mount_options defaults;
+    struct kv_error error;
+    tool_config_defaults(&defaults);
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        tool_config_defaults(options);
+        if (tool_config_set(key, values[i], options, &error) == 0 &&
+            memcmp(options, &defaults, sizeof defaults) != 0)
+            return;
+    }
+    ck_abort_msg("no value for %s", key);
+}
+
+START_TEST(the_manual_marks_what_can_change_while_it_is_mounted)
+{
+    static char manual[65536], said[8192];
+    FILE *const file = fopen(KVFS_SOURCE_DIR "/docs/man/kvfs-mount.conf.5", "re");
+    ck_assert_ptr_nonnull(file);
+    manual[fread(manual, 1, sizeof manual - 1, file)] = '\0';
+    ck_assert_int_eq(fclose(file), 0);
+    const struct tool_setting *setting;
+    for (size_t i = 0; (setting = tool_config_setting(i)); i++) {
+        struct fs_mount_options defaults, changed;
+        memset(&defaults, 0, sizeof defaults);
+        memset(&changed, 0, sizeof changed);
+        tool_config_defaults(&defaults);
+        if (strcmp(setting->key, "profile") == 0) /* stands for others */
+            continue;
+        set_another(setting->key, &changed);
+        find_in_manual(manual, setting->key, said, sizeof said);
+        ck_assert_msg(*said, "%s: not in the manual", setting->key);
+        const bool marked = strstr(said, "\nLive.") || strstr(said, "All are live.");
+        ck_assert_msg(marked == fs_settings_can_change(&defaults, &changed), "%s: %s", setting->key,
+                      marked ? "marked, but can not change" : "can change, but is not marked");
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("config");
@@ -520,6 +580,7 @@ int main(void)
     tcase_add_test(tests, a_budget_may_be_a_share_of_the_memory);
     tcase_add_test(tests, new_settings_have_bounds);
     tcase_add_test(tests, what_is_shown_can_be_set);
+    tcase_add_test(tests, the_manual_marks_what_can_change_while_it_is_mounted);
     suite_add_tcase(suite, tests);
 
     return test_run(suite);

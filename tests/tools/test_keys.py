@@ -70,7 +70,8 @@ def mount(image, *options):
     os.makedirs('mnt', exist_ok=True)
     if os.geteuid() != 0 or not os.path.exists('/dev/fuse'):
         return None
-    done = subprocess.run([os.path.join(BIN, 'mount.kvfs'), *options, image, 'mnt'], capture_output=True)
+    done = subprocess.run([os.path.join(BIN, 'mount.kvfs'), *options, image, 'mnt'],
+                          capture_output=True)
     if done.returncode != 0:
         problem(f'mount.kvfs: {done.stderr}')
         return None
@@ -268,6 +269,143 @@ def test_kill_apply():
         at = found
     check_image(image)
     print(f'{sum(seen)} batches killed: {seen[0]} not there, {seen[1]} there, none in part')
+
+
+# ---- put -------------------------------------------------------------------------------------
+
+# user::rw-, user:1000:rw-, group::---, mask::rw-, other::---: the mode is 0660, and the group's
+# members may not read.
+LIST = bytes.fromhex('0200000001000600ffffffff02000600e803000004000000ffffffff'
+                     '10000600ffffffff20000000ffffffff')
+ACCESS, DEFAULT = 'system.posix_acl_access', 'system.posix_acl_default'
+
+
+def access_to(path):
+    found = os.stat(path)
+    names = os.listxattr(path)
+    return (oct(found.st_mode), found.st_uid, found.st_gid,
+            {name: os.getxattr(path, name) for name in sorted(names)})
+
+
+def await_put(directory, process):
+    """The mode of the file that a put which is under way fills."""
+    while process.poll() is None:
+        for name in os.listdir(directory):
+            if name.startswith('.kvfs-put-') and os.stat(f'{directory}/{name}').st_size > 0:
+                return oct(os.stat(f'{directory}/{name}').st_mode)
+        time.sleep(0.01)
+    return None
+
+
+def test_put():
+    """What replaces a value gives nobody more access than the old one did."""
+    image = make_image('image')
+    if not mount(image):
+        return
+    os.mkdir('mnt/d')
+    write('mnt/d/listed', b'old')
+    os.chown('mnt/d/listed', 1001, 1002)
+    os.setxattr('mnt/d/listed', ACCESS, LIST)
+    os.setxattr('mnt/d/listed', 'user.colour', b'red')
+    os.setxattr('mnt/d/listed', 'trusted.t', b't')
+    before = access_to('mnt/d/listed')
+    capability = bytes.fromhex('0100000200040000000000000000000000000000')
+    os.setxattr('mnt/d/listed', 'security.capability', capability)
+    os.setxattr('mnt/d/listed', 'user.kvfs.ttl', b'3600')
+    run('put', 'mnt', 'd/listed', stdin=b'new')
+    same('put_on_a_mount_keeps_access_and_attributes', access_to('mnt/d/listed'), before)
+    same('and_takes_the_value', open('mnt/d/listed').read(), 'new')
+
+    os.setxattr('mnt/d/listed', 'security.capability', capability)
+    umount()
+    run('put', image, 'd/listed', stdin=b'newer')
+    check_image(image)
+    mount(image)
+    same('put_on_an_image_does_so_too', access_to('mnt/d/listed'), before)
+    run('apply', 'mnt', stdin=b'put d/listed newest\n')
+    same('and_apply', access_to('mnt/d/listed'), before)
+
+    write('mnt/d/plain', b'old')
+    os.chmod('mnt/d/plain', 0o640)
+    before = access_to('mnt/d/plain')
+    os.setxattr('mnt/d', DEFAULT, LIST)
+    run('put', 'mnt', 'd/plain', stdin=b'new')
+    same('its_directorys_list_is_for_new_values', access_to('mnt/d/plain'), before)
+    os.removexattr('mnt/d', DEFAULT)
+
+    os.chmod('mnt/d/plain', 0o604)
+    process = subprocess.Popen([KVFS, 'put', 'mnt', 'd/plain'], stdin=subprocess.PIPE)
+    try:
+        process.stdin.write(b'x' * (2 << 20))
+        process.stdin.flush()
+        same('nobody_else_reads_what_is_not_in_place', await_put('mnt/d', process), '0o100600')
+    finally:
+        process.stdin.close()
+        same('put_ends', process.wait(), 0)
+    same('its_mode_comes_with_its_place', oct(os.stat('mnt/d/plain').st_mode), '0o100604')
+
+    umount()
+    # Another user, who may replace the file but not give his own away.
+    mount(image, '-o', 'allow_other')
+    os.chmod(work, 0o711)
+    os.chmod('mnt/d', 0o777)
+    shutil.copy(KVFS, 'kvfs-for-all')
+    for mode, path in ((0o666, 'mnt/d/plain'), (0o660, 'mnt/d/listed')):
+        os.chmod(path, mode)
+        done = subprocess.run(['./kvfs-for-all', 'put', 'mnt', path[4:]], input=b'his', user=1000,
+                              group=1000, extra_groups=[], capture_output=True)
+        same(f'put_by_another: {done.stderr}', done.returncode, 0)
+        same('what_is_his_now_is_his_alone', access_to(path)[:3], ('0o100600', 1000, 1000))
+    same('without_the_list', ACCESS in os.listxattr('mnt/d/listed'), False)
+    os.chmod(work, 0o700)
+    umount()
+    check_image(image)
+
+
+# ---- deep trees -----------------------------------------------------------------------------
+
+
+def make_deep(top, depth):
+    """Directories in each other, a value in each and a second one behind what is deeper."""
+    at = os.open(top, os.O_RDONLY)
+    for level in range(depth):
+        os.mkdir('d', dir_fd=at)
+        below = os.open('d', os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+        for name in ('a', 'z'):
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+
+
+def test_deep():
+    """A tree on a mount may be deeper than descriptors go around."""
+    import resource
+    image = make_image('image')
+    if not mount(image):
+        return
+    depth = 300
+    make_deep('mnt', depth)
+    keys = sorted(b'd/' * level + name for level in range(1, depth + 1) for name in (b'a', b'z'))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        same('scan_of_a_deep_tree', scan('mnt', ''), keys)
+        same('scan_of_a_deep_tree_backwards', scan('mnt', '-r', ''), keys[::-1])
+        run('rm', '-r', 'mnt', 'd')
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    same('a_deep_tree_is_removed', sorted(set(os.listdir('mnt')) - {'.kvfs'}), [])
+    os.makedirs('mnt/d/e')
+    os.makedirs('outside')
+    write('outside/kept', b'x')
+    os.symlink(os.path.abspath('outside'), 'mnt/d/link')
+    os.mkfifo('mnt/d/e/fifo')
+    refuses('a_directory_is_removed_if_asked', 1, b'd: ', 'rm', 'mnt', 'd')
+    run('rm', '-r', 'mnt', 'd')
+    same('what_a_symlink_leads_to_stays', os.listdir('outside'), ['kept'])
+    umount()
+    check_image(image)
 
 
 # ---- trees -----------------------------------------------------------------------------------
@@ -701,6 +839,14 @@ def test_figures():
         same('stat_of_a_mount', len(json.loads(run('stat', '--json', 'mnt'))) > 3, True)
         same('warm_takes_globs', json.loads(run('warm', '--json', 'mnt', '*arge', 'x/**')),
              {'files': 1, 'bytes': 520000})
+        for name in ('b', 'x/b', 'x/y/b', '.z/b', 'x.b'):
+            run('put', 'mnt', f'warm/{name}', stdin=b'12345')
+        for glob, files in (('warm/**/b', 4), ('warm/*', 2), ('warm/*/b', 2), ('**/x/*', 1),
+                            ('warm/**/*b', 5), ('/warm/b', 1), ('b', 4), ('warm/**', 5)):
+            same(f'warm {glob}', json.loads(run('warm', '--json', 'mnt', glob))['files'], files)
+        refuses('warm_names_a_mistake', 2, b'GLOB warm//b: it is no name or path', 'warm', 'mnt',
+                'warm//b')
+        run('rm', '-r', 'mnt', 'warm')
         result = json.loads(run('stress', '--json', '--duration', '1s', '--files', '40', '--threads',
                                 '2', 'mnt'))
         same('stress_verifies', result['good'] and result['verified'] > 0, True)
@@ -766,7 +912,7 @@ def test_help():
 
 
 try:
-    for test in (test_help, test_scan, test_apply, test_kill_apply, test_trees, test_bad_trees,
+    for test in (test_help, test_scan, test_put, test_deep, test_apply, test_kill_apply, test_trees, test_bad_trees,
                  test_export_to_a_file, test_holes_of_tar, test_names_of_tar, test_acls_of_tar,
                  test_expiring_trees, test_kill_import, test_figures, test_plan):
         if sys.argv[2:] and test.__name__ not in sys.argv[2:]:
