@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "fs/expiry.h"
 #include "fs/xattr.h"
@@ -260,14 +261,12 @@ static int make(struct sink *sink, int directory, const char *name, const struct
 }
 
 /*
- * A name for what is not whole yet, unlike that of any other file: FNV-1a of the final one. It ends
+ * A name for what is not whole yet, unlike that of any other file: a hash of the final one. It ends
  * as the final one does: policies of a mount that go by that hold for what is written.
  */
 static void temporary_name(const char *final, char name[TEMPORARY_MAX])
 {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (const char *at = final; *at; at++)
-        hash = (hash ^ (uint8_t)*at) * 0x100000001b3u;
+    const uint64_t hash = XXH3_64bits(final, strlen(final));
     const char *const dot = strrchr(final, '.');
     snprintf(name, TEMPORARY_MAX, ".kvfs-import-%016llx%s", (unsigned long long)hash,
              dot && strlen(dot) <= ENDING_MAX ? dot : "");
