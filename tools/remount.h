@@ -27,9 +27,9 @@ struct tool_remount {
  * its command line. What was changed since through the control directory is not seen.
  *
  * Returns 0; otherwise `error` says why: -ESRCH no process that can be seen from here serves it;
- * -EPERM it is somebody else's, also for root; -EINVAL its command line has unknown options, or names the file of
- * settings relative to a directory that is not known; -ENOENT its program is gone; -ENOMEM; what
- * reading /proc says.
+ * -EPERM it is somebody else's, also for root; -EINVAL its command line has unknown options, or
+ * names the file of settings relative to a directory that is not known; -ENOENT its program is
+ * gone; -ENOMEM; what reading /proc says.
  */
 KV_MUST_CHECK int tool_remount_learn(const struct tool_mount *mount, struct tool_remount *remount,
                                      struct kv_error *error);
