@@ -5,7 +5,7 @@
 #    mount_memory.sh BIN MEMORY_FAULTS_SO
 #
 # Either the image is mounted, and can be unmounted and mounted again; or mount.kvfs says why not,
-# and leaves no mount, no process and no lock. It never crashes.
+# and leaves no mount, no process and no lock. It never crashes, and never calls the image damaged.
 #
 # Environment: MEMORY_POINTS how many points to try (40, large: all); and that of
 # tests/programs/lib.sh.
@@ -70,6 +70,9 @@ expect_nothing_left() {
     ! is_mounted || fail "$1: status $status, but it is mounted: $words"
     [ -z "$(find_daemon)" ] || fail "$1: status $status, but a process has the image open: $words"
     [ -n "$words" ] || fail "$1: status $status without a word"
+    case $words in
+    *damage* | *fsck*) fail "$1: a lack of memory is called damage: $words" ;;
+    esac
 }
 
 make_image 16M
