@@ -215,20 +215,28 @@ static int scan_leaf(struct kv_pagemap *map)
 
 /*
  * An id behind all that there are. What the superblock says of that is not to be believed: ids that
- * hold a page are passed over, and those of a leaf that can not be read.
+ * hold a page are passed over, and those of a block that can not be read. That may be one further
+ * up each time, so this ends soon.
  */
 static int take_next_id(struct kv_pagemap *map, uint64_t *page_id)
 {
-    while (map->root.page_id_next <= KV_PAGE_ID_MAX) {
+    uint64_t next = map->root.page_id_next, hidden = KV_MAP_FANOUT;
+    while (next <= KV_PAGE_ID_MAX) {
         struct kv_disk_ptr ptr;
-        *page_id = map->root.page_id_next++;
-        const int err = kv_map_get_locked(map, *page_id, &ptr);
+        const int err = kv_map_get_locked(map, next, &ptr);
         if (err == -ENOMEM)
             return err;
-        if (!err && !kv_le64_get(ptr.block))
+        if (!err && !kv_le64_get(ptr.block)) {
+            *page_id = next;
+            map->root.page_id_next = next + 1;
             return 0;
-        if (err)
-            map->root.page_id_next = (*page_id / KV_MAP_FANOUT + 1) * KV_MAP_FANOUT;
+        }
+        if (err) {
+            next = (next / hidden + 1) * hidden;
+            hidden *= KV_MAP_FANOUT;
+        } else {
+            next++;
+        }
     }
     return -ENOSPC;
 }
