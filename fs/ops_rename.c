@@ -41,9 +41,12 @@ static int find_side(struct fs_volume *volume, struct side *side)
         return side->ino ? -EAGAIN : 0;
     if (err)
         return err;
-    const bool is_same =
-        side->item.record.file.ino == side->ino && !fs_is_expired(volume, &side->item.record);
-    return is_same ? 0 : -EAGAIN;
+    if (side->item.record.file.ino != side->ino)
+        return -EAGAIN;
+    if (!fs_is_expired(volume, &side->item.record))
+        return 0;
+    /* What has not its record under its name does not expire: nobody would clear it away. */
+    return side->item.key.bytes[0] == FS_KEY_ENTRY ? -EAGAIN : -EUCLEAN;
 }
 
 static bool is_directory(const struct side *side)

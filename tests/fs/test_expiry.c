@@ -550,6 +550,34 @@ START_TEST(what_expires_in_a_directory_without_links_keeps_nobody_busy)
 }
 END_TEST
 
+/* What has several names does not expire; a record that says so makes nobody try for ever. */
+START_TEST(a_rename_over_a_link_that_says_it_has_expired_fails)
+{
+    struct fs_key key;
+    struct fs_record record, link;
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    const uint64_t ino = make(1, "one", S_IFREG | 0644);
+    (void)make(1, "other", S_IFREG | 0644);
+    ck_assert_int_eq(fs_link(volume, ino, 1, "two", 3, &link), 0);
+    fs_volume_close(volume);
+    fs_key_ino(&key, FS_KEY_INODE, ino);
+    ck_assert_int_eq(kv_get(scratch.store, key.bytes, key.length, value, sizeof value, &length), 0);
+    ck_assert_int_eq(fs_record_decode(value, length, &record), 0);
+    record.expiry_ns = 1;
+    length = fs_record_encode(&record, value);
+    ck_assert_int_eq(kv_put(scratch.store, key.bytes, key.length, value, length), 0);
+    open_volume();
+    ck_assert_int_eq(rename_in(1, "other", 1, "one", 0), -EUCLEAN);
+    ck_assert_int_eq(rename_in(1, "one", 1, "other", 0), -EUCLEAN);
+    fs_volume_close(volume);
+    record.expiry_ns = 0;
+    length = fs_record_encode(&record, value);
+    ck_assert_int_eq(kv_put(scratch.store, key.bytes, key.length, value, length), 0);
+    open_volume();
+}
+END_TEST
+
 /* ---- at random
  * ------------------------------------------------------------------------------------ */
 
@@ -680,6 +708,7 @@ int main(void)
     tcase_add_test(background, a_key_of_another_length_does_not_hold_up_the_index);
     tcase_add_test(background, a_file_that_is_renamed_as_it_expires_is_removed_soon);
     tcase_add_test(background, what_expires_in_a_directory_without_links_keeps_nobody_busy);
+    tcase_add_test(background, a_rename_over_a_link_that_says_it_has_expired_fails);
     tcase_add_test(background, names_come_go_and_expire_as_a_model_says);
     suite_add_tcase(s, background);
     return test_run(s);
