@@ -269,7 +269,7 @@ const struct recipe page_recipes[] = {
     {"counts out of order", edit_counts, SLOTS_SWAPPED, "page-structure", 4, 4, 1},
     {"page beyond the end", edit_leaf_ptr, PTR_BEYOND, "page-structure", 4, 4, 1},
     {"page in the log", edit_leaf_ptr, PTR_IN_LOG, "page-structure", 4, 4, 1},
-    {"page of 1 MiB", edit_leaf_ptr, PTR_LONG, "block-shared block-unmarked page-missing", 4, 4, 1},
+    {"page of 1 MiB", edit_leaf_ptr, PTR_LONG, "page-structure", 4, 4, 1},
     {"page of no bytes", edit_leaf_ptr, PTR_EMPTY, "page-structure", 4, 4, 1},
     {"page of an unknown codec", edit_leaf_ptr, PTR_CODEC, "page-structure", 4, 4, 1},
     {"page of the first epoch", edit_leaf_ptr, PTR_EPOCH, "page-checksum", 4, 4, 1},
