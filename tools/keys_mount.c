@@ -448,7 +448,8 @@ static int copy_attributes(int old_fd, int fd, void *value)
         return -ENOMEM;
     const ssize_t length = listxattr(path_of(old_fd).text, names, FS_XATTR_LIST_MAX);
     int err = length >= 0 || errno == EOPNOTSUPP ? 0 : -errno;
-    for (const char *name = names; !err && name < names + length; name += strlen(name) + 1) {
+    const char *const end = names + (length > 0 ? length : 0);
+    for (const char *name = names; !err && name < end; name += strlen(name) + 1) {
         if (!goes_with_content(name) && strcmp(name, FS_XATTR_ACCESS_ACL) != 0)
             err = copy_attribute(old_fd, fd, name, value);
         if (is_not_allowed(err))

@@ -55,8 +55,10 @@ int tool_outlet_open(struct tool_outlet *outlet, const char *path)
     *outlet = (struct tool_outlet){.fd = STDOUT_FILENO};
     if (strcmp(path, "-") == 0)
         return 0;
-    outlet->path = strdup(path);
-    int err = outlet->path ? 0 : -ENOMEM;
+    outlet->path = realpath(path, NULL); /* a symlink stays; what it names is replaced */
+    if (!outlet->path && errno == ENOENT)
+        outlet->path = strdup(path);
+    int err = outlet->path ? 0 : -errno;
     if (!err && (stat(path, &status) || S_ISREG(status.st_mode))) {
         err = open_temporary(outlet);
     } else if (!err) {

@@ -23,7 +23,8 @@ static pid_t holder;
 static void setup(void)
 {
     const char *const tmp = getenv("TMPDIR");
-    snprintf(mount.source, sizeof mount.source, "%s/image", tmp ? tmp : "/tmp");
+    snprintf(mount.source, sizeof mount.source, "%s/remount-%d.image", tmp ? tmp : "/tmp",
+             (int)getpid());
     strcpy(mount.dir, "/mnt");
     const int fd = open(mount.source, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     ck_assert_int_ge(fd, 0);
