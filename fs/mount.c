@@ -117,6 +117,7 @@ static void mount_signals(sigset_t *set)
     sigaddset(set, SIGHUP);
     sigaddset(set, SIGUSR1);
     sigaddset(set, SIGPIPE);
+    sigaddset(set, SIGXFSZ); /* a write says EFBIG, which is no reason to end */
 }
 
 static int check_directory(const struct fs_mount_options *options, struct fs_mount *mount,
@@ -429,7 +430,7 @@ static bool wait_for_end(struct fs_mount *mount, int signal_fd)
             continue;
         if (info.ssi_signo == SIGUSR1)
             log_requests(mount);
-        else if (info.ssi_signo != SIGPIPE)
+        else if (info.ssi_signo != SIGPIPE && info.ssi_signo != SIGXFSZ)
             return true;
     }
 }

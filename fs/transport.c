@@ -210,6 +210,9 @@ void *fs_transport_buffer(void)
 bool fs_transport_should_await(void)
 {
     struct fs_worker *worker = fs_worker_current;
+    /* In the end workers wait for the reads that they await: there must be no more of them. */
+    if (worker && fuse_session_exited(worker->transport->session))
+        return false;
     /* The reply is built in the entry: a buffer of the worker's would be in use by others. */
     if (!worker || !worker->entry || !fs_ring_reply_area(worker))
         return false;
@@ -375,12 +378,22 @@ static bool await_ring(struct fs_worker *worker)
     return false;
 }
 
+/* Whoever started the daemon may have it blocked. */
+static void unblock_wake_signal(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, WAKE_SIGNAL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 static void *run_worker(void *argument)
 {
     struct fs_worker *worker = argument;
     struct fs_transport *transport = worker->transport;
     const unsigned number = (unsigned)(worker - transport->workers);
     fs_worker_current = worker;
+    unblock_wake_signal();
     if (number < transport->device_workers) {
         fs_device_serve(worker);
         fuse_session_exit(transport->session);

@@ -207,8 +207,8 @@ static int as_device_error(enum kv_io_kind kind, int err)
 {
     if (err == 0 || err == -ENOMEM)
         return err;
-    if (kind == KV_IO_WRITE && (err == -ENOSPC || err == -EDQUOT))
-        return -ENOSPC; /* a sparse image on a full host */
+    if (kind == KV_IO_WRITE && (err == -ENOSPC || err == -EDQUOT || err == -EFBIG))
+        return -ENOSPC; /* a sparse image on a full host, or at a limit of file sizes */
     return -EIO;
 }
 

@@ -441,6 +441,7 @@ static void finish_json(struct outcome *outcome, bool skipped, int status,
 int main(int argc, char **argv)
 {
     struct request request = {0};
+    tool_open_streams();
     int status = parse(argc, argv, &request);
     if (status >= 0)
         return status;

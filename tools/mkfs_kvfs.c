@@ -196,6 +196,7 @@ static int report(const char *image)
 int main(int argc, char **argv)
 {
     struct request request = {.create.codec.codec = KV_CODEC_LZ4};
+    tool_open_streams();
     const int status = parse(argc, argv, &request);
     if (status >= 0)
         return status;

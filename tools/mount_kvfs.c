@@ -725,6 +725,7 @@ int main(int argc, char **argv)
 {
     struct request request = {0};
     char *image = NULL, *dir = NULL;
+    tool_open_streams();
     int status = parse(argc, argv, &request);
     if (status >= 0)
         goto out;

@@ -8,16 +8,28 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kv/base.h"
 #include "tools/daemon_log.h"
 
 #define COMPONENT_MAX 255u /* bytes of one name, as in every filesystem of Linux */
+
+void tool_open_streams(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
 
 void tool_complain(const char *format, ...)
 {

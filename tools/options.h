@@ -29,6 +29,12 @@ enum tool_fsck_status {
     TOOL_FSCK_CANCELLED = 32,
 };
 
+/*
+ * First of all in main: standard streams that are closed are /dev/null from here on. Else what is
+ * opened next would be one of them, and what is printed would go into an image.
+ */
+void tool_open_streams(void);
+
 /* Print "PROGRAM: text" on standard error, one line. */
 __attribute__((format(printf, 1, 2))) void tool_complain(const char *format, ...);
 
