@@ -282,11 +282,14 @@ static int count_queues(struct fs_transport *transport, unsigned cpus)
     return 0;
 }
 
-static int open_devices(struct fs_transport *transport)
+static int open_workers(struct fs_transport *transport)
 {
     const int session_fd = fuse_session_fd(transport->session);
     for (unsigned i = 0; i < transport->worker_count; i++) {
         struct fs_worker *worker = &transport->workers[i];
+        const int err = i < transport->device_workers ? 0 : fs_ring_prepare(worker);
+        if (err)
+            return err;
         const bool clone = i > 0 && i < transport->device_workers;
         worker->transport = transport;
         worker->fd = clone ? fs_device_clone(session_fd) : session_fd;
@@ -343,7 +346,7 @@ int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind,
     if (!err)
         err = count_queues(transport, cpus);
     if (!err)
-        err = open_devices(transport);
+        err = open_workers(transport);
     const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
     if (!err)
         err = fuse_session_custom_io(session, &io, fuse_session_fd(session));
@@ -483,6 +486,7 @@ void fs_transport_close(struct fs_transport *transport)
         if (transport->workers[i].owns_fd)
             close(transport->workers[i].fd);
         free(transport->workers[i].buffer);
+        fs_ring_unprepare(&transport->workers[i]);
     }
     free(transport->queue_workers);
     free((void *)transport->serving);

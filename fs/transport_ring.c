@@ -240,7 +240,8 @@ static bool offer_another(struct fs_worker *worker)
     struct fs_ring *ring = worker->ring;
     if (ring->offered || ring->entry_count == ENTRIES_MAX)
         return true;
-    struct fs_ring_entry *entry = new_entry();
+    struct fs_ring_entry *entry = worker->first ? worker->first : new_entry();
+    worker->first = NULL;
     if (!entry)
         return ring->reading > 0;
     ring->entries[ring->entry_count++] = entry;
@@ -537,6 +538,19 @@ static void serve_ring(struct fs_worker *worker)
         go_on = take_completions(worker);
     }
     end_reads(worker);
+}
+
+int fs_ring_prepare(struct fs_worker *worker)
+{
+    worker->first = new_entry();
+    return worker->first ? 0 : -ENOMEM;
+}
+
+void fs_ring_unprepare(struct fs_worker *worker)
+{
+    if (worker->first)
+        free_entry(worker->first);
+    worker->first = NULL;
 }
 
 void fs_ring_serve(struct fs_worker *worker)

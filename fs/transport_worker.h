@@ -32,6 +32,7 @@ struct fs_worker {
     unsigned cpu;                /* of a worker on the ring: its queue */
     struct fs_ring *ring;        /* of a worker on the ring, while it runs */
     struct fs_ring_entry *entry; /* ... and serves the request in it */
+    struct fs_ring_entry *first; /* what it begins with, from fs_ring_prepare */
 };
 
 /* The worker that this thread is; NULL: none. */
@@ -62,6 +63,12 @@ KV_MUST_CHECK int fs_device_send(struct fs_worker *worker, const struct iovec *p
 unsigned fs_ring_cpu_count(void);
 /* Can requests come over io_uring here? NULL, or the reason why not and the remedy. */
 const char *fs_ring_refusal(void);
+/*
+ * Before the kernel agrees to the ring: memory for what the worker begins with. The kernel then
+ * holds all requests back until each queue has offered to take one. -ENOMEM.
+ */
+KV_MUST_CHECK int fs_ring_prepare(struct fs_worker *worker);
+void fs_ring_unprepare(struct fs_worker *worker); /* nothing is left of it: fine */
 /* Serve until the session ends. The kernel has agreed to the ring. */
 void fs_ring_serve(struct fs_worker *worker);
 KV_MUST_CHECK int fs_ring_send(struct fs_worker *worker, const struct iovec *pieces, int count);
