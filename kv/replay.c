@@ -251,7 +251,7 @@ int kv_store_replay(struct kv_store *store, struct kv_error *error)
         free(replay.gathered.bytes);
         if (!err && replay.left)
             err = -EUCLEAN;
-        if (store->repair && (err == -EBADMSG || err == -EUCLEAN)) {
+        if (store->repair && kv_error_is_contradiction(err)) {
             if (replay.left)
                 kv_store_log(store, KV_LOG_WARNING,
                              "%llu batches of the log can not be replayed (%s)",
