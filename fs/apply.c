@@ -226,10 +226,18 @@ static int mkdir_entry(struct apply_state *state, const struct fs_apply_change *
     return entry->now ? -EEXIST : make_directory(state, entry);
 }
 
+const struct fs_apply_xattr *fs_apply_ttl_of(const struct fs_apply_attributes *attributes)
+{
+    for (size_t i = 0; i < attributes->xattr_count; i++)
+        if (strcmp(attributes->xattrs[i].name, FS_XATTR_TTL) == 0)
+            return &attributes->xattrs[i];
+    return NULL;
+}
+
 /* Has a directory the default time that it is to have, if one is given? */
 static bool has_ttl(const struct fs_record *record, const struct fs_apply_attributes *to)
 {
-    const struct fs_apply_xattr *const ttl = apply_ttl_of(to);
+    const struct fs_apply_xattr *const ttl = fs_apply_ttl_of(to);
     uint64_t seconds = 0;
     return !ttl || ((ttl->length == 0 || !fs_ttl_parse(ttl->value, ttl->length, &seconds)) &&
                     record->expiry_ns == seconds * FS_NS_PER_SECOND);
@@ -276,7 +284,7 @@ static int check_xattrs(const struct fs_apply_attributes *attributes)
 
 static void give_attributes(struct apply_node *node, const struct fs_apply_attributes *attributes)
 {
-    const struct fs_apply_xattr *const ttl = apply_ttl_of(attributes);
+    const struct fs_apply_xattr *const ttl = fs_apply_ttl_of(attributes);
     if (ttl && ttl->length == 0 && is_directory(node))
         node->item.record.expiry_ns = 0;
     node->attributes = attributes;

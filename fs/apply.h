@@ -64,6 +64,9 @@ struct fs_apply_attributes {
                        directory only if it has the user.kvfs.ttl, too, if one is given */
 };
 
+/* The user.kvfs.ttl among them, or NULL. */
+const struct fs_apply_xattr *fs_apply_ttl_of(const struct fs_apply_attributes *attributes);
+
 /* One change. All that it points to is borrowed for the call. */
 struct fs_apply_change {
     enum fs_apply_kind kind;

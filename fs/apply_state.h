@@ -50,16 +50,6 @@ struct apply_state {
     struct apply_node *root;
 };
 
-/* The time that an inode is to have, or NULL. */
-static inline const struct fs_apply_xattr *
-apply_ttl_of(const struct fs_apply_attributes *attributes)
-{
-    for (size_t i = 0; i < attributes->xattr_count; i++)
-        if (strcmp(attributes->xattrs[i].name, FS_XATTR_TTL) == 0)
-            return &attributes->xattrs[i];
-    return NULL;
-}
-
 /* hint: how many changes there will be. -ENOMEM; or what reading the root says. */
 KV_MUST_CHECK int apply_state_init(struct apply_state *state, struct fs_volume *volume,
                                    const struct fs_caller *caller, size_t hint);

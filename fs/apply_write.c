@@ -199,7 +199,7 @@ static int write_expiry(struct apply_state *state, struct fs_data_change *change
     if (item->record.nlink == 0)
         return fs_change_end_expiry(change, &item->record);
     const struct fs_apply_xattr *const ttl =
-        node->attributes ? apply_ttl_of(node->attributes) : NULL;
+        node->attributes ? fs_apply_ttl_of(node->attributes) : NULL;
     if (ttl && ttl->length == 0 && S_ISDIR(item->record.mode))
         return 0; /* it has none */
     if (ttl)

@@ -32,6 +32,12 @@ int keys_write_all(int fd, const void *bytes, size_t length)
     return 0;
 }
 
+const char *keys_ending_of(const char *name)
+{
+    const char *const dot = strrchr(name, '.');
+    return dot && strlen(dot) <= KEYS_ENDING_MAX ? dot : "";
+}
+
 int keys_read_full(int fd, void *bytes, size_t length, size_t *got)
 {
     size_t total = 0;

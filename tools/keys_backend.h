@@ -99,4 +99,11 @@ KV_MUST_CHECK int keys_read_full(int fd, void *bytes, size_t length, size_t *got
 /* "path/name", or "name" at the top; to be freed. NULL: no memory. */
 char *keys_join(const char *path, const char *name);
 
+/*
+ * What a name ends with, its last dot included, if that is at most so long; else "". For a name of
+ * what is not in place yet: policies that go by the ending hold for it, too.
+ */
+#define KEYS_ENDING_MAX 32u
+const char *keys_ending_of(const char *name);
+
 #endif

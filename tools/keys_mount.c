@@ -385,7 +385,6 @@ static int mount_get(struct keys_backend *backend, const char *path, tool_sink_f
 }
 
 #define TEMPORARY_BYTES 128u
-#define ENDING_MAX      32u
 
 /*
  * A name for a value that is not in place yet, unlike any other process's. It ends as the final one
@@ -394,10 +393,9 @@ static int mount_get(struct keys_backend *backend, const char *path, tool_sink_f
 static void temporary_name(const char *final, char name[TEMPORARY_BYTES])
 {
     struct timespec now;
-    const char *const dot = strrchr(final, '.');
     (void)clock_gettime(CLOCK_REALTIME, &now); /* can not fail for this clock */
     snprintf(name, TEMPORARY_BYTES, ".kvfs-put-%d-%lld%09ld%s", (int)getpid(),
-             (long long)now.tv_sec, now.tv_nsec, dot && strlen(dot) <= ENDING_MAX ? dot : "");
+             (long long)now.tv_sec, now.tv_nsec, keys_ending_of(final));
 }
 
 static int set_ttl(int fd, uint64_t ttl_seconds)

@@ -21,8 +21,7 @@
 #include "tools/tree.h"
 
 #define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-#define TEMPORARY_MAX  64u
-#define ENDING_MAX     32u
+#define TEMPORARY_MAX  (32u + KEYS_ENDING_MAX)
 
 struct sink {
     struct tree_sink base;
@@ -267,9 +266,8 @@ static int make(struct sink *sink, int directory, const char *name, const struct
 static void temporary_name(const char *final, char name[TEMPORARY_MAX])
 {
     const uint64_t hash = XXH3_64bits(final, strlen(final));
-    const char *const dot = strrchr(final, '.');
     snprintf(name, TEMPORARY_MAX, ".kvfs-import-%016llx%s", (unsigned long long)hash,
-             dot && strlen(dot) <= ENDING_MAX ? dot : "");
+             keys_ending_of(final));
 }
 
 /* Make it, in place of what may be there. */
@@ -306,11 +304,8 @@ static bool is_linked(struct sink *sink, const struct stat *there, const struct 
 /* What the directory gives to all that is made in it is not for what comes from the source. */
 static int drop_ttl(int fd, const struct fs_apply_attributes *to)
 {
-    bool has_one = false;
-    for (size_t i = 0; i < to->xattr_count; i++)
-        has_one |= strcmp(to->xattrs[i].name, FS_XATTR_TTL) == 0;
-    if (!has_one || fremovexattr(fd, FS_XATTR_TTL) == 0 || errno == ENODATA || errno == ENOTSUP ||
-        errno == EPERM || errno == EACCES) /* the end will tell of these two */
+    if (!fs_apply_ttl_of(to) || fremovexattr(fd, FS_XATTR_TTL) == 0 || errno == ENODATA ||
+        errno == ENOTSUP || errno == EPERM || errno == EACCES) /* the end will tell of these two */
         return 0;
     return -errno;
 }

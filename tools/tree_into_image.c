@@ -102,11 +102,9 @@ static int write_to(struct sink *sink, const struct tree_item *item, const char 
         return 0;
     }
     int err = fs_path_replace(sink->volume, sink->caller, path, fill, (void *)(uintptr_t)item);
-    for (size_t i = 0; !err && i < item->attributes.xattr_count; i++) {
-        const struct fs_apply_xattr *xattr = &item->attributes.xattrs[i];
-        if (strcmp(xattr->name, FS_XATTR_TTL) == 0)
-            err = fs_path_setxattr(sink->volume, path, xattr->name, xattr->value, xattr->length);
-    }
+    const struct fs_apply_xattr *const ttl = fs_apply_ttl_of(&item->attributes);
+    if (!err && ttl)
+        err = fs_path_setxattr(sink->volume, path, ttl->name, ttl->value, ttl->length);
     return err;
 }
 
