@@ -95,7 +95,8 @@ def judge(result, kvfs="kvfs", floor="floor", floor_disk="floor-disk"):
         if not rate:
             continue
         floors = [other for other in about.goals if other in goals.FLOORS] or ["floor"]
-        least_costs = [other_rate(summary, row, other, context)[1] for other in floors]
+        least_costs = [other_rate(summary, goals.floor_row(row), other, context)[1]
+                       for other in floors]
         for other, goal in about.goals.items():
             name, theirs = other_rate(summary, row, other, context)
             if not theirs:

@@ -52,6 +52,15 @@ class Goals(unittest.TestCase):
         self.assertTrue(lines["floor-disk"]["met"])
         self.assertEqual(lines["ext4-fresh"]["floor_ratio"], 0.44)
 
+    def test_who_was_remounted_is_no_faster_than_a_floor_that_was_not(self):
+        remounted = {"kvfs": {"rate": 70}, "ext4-fresh": {"rate": 100}, "fuse2fs": {"rate": 20}}
+        result = {"rows": {"read/remounted/4k": {"title": "", "targets": remounted},
+                           "read/cold/4k": {"title": "", "targets": {"floor": {"rate": 90}}}},
+                  "targets": {"kvfs": {"kind": "kvfs"}, "fuse2fs": {"kind": "peer"}}}
+        lines = {line["against"]: line for line in report.judge(result)}
+        self.assertEqual(lines["ext4-fresh"]["floor_ratio"], 0.9)  # 1.3 is wanted
+        self.assertNotIn("floor_ratio", lines["fuse2fs"])  # 4.5 of it, 4 is wanted
+
     def test_with_less_memory_than_data_the_same_row_without_a_limit_counts(self):
         targets = {"kvfs": {"rate": 70}, "fuse2fs": {"rate": 80}}
         plain = {"kvfs": {"rate": 100}, "ext4-fresh": {"rate": 500}}
