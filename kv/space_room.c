@@ -64,9 +64,10 @@ int kv_space_back_meta(struct kv_space *space, uint32_t index)
 
 /* ---- giving it back ---------------------------------------------------------------- */
 
-/* A run of free blocks is given back from so many on, and never in more than so many pieces. */
-#define GIVE_BLOCKS_MIN 16u
-#define GIVE_CALLS_MAX  65536u
+/* Runs of free blocks are given back from 2^GIVE_ORDER_MIN blocks on, or from as many more as make
+ * it no more calls than so many: each takes the host some 10 us. */
+#define GIVE_ORDER_MIN 2u
+#define GIVE_CALLS_MAX 65536u
 /* What stays, beside a share of what is in use: the next opening writes, whatever the host has. */
 #define GIVE_KEEP_BLOCKS 2048u
 #define GIVE_KEEP_SHARE  32u
@@ -75,59 +76,90 @@ int kv_space_back_meta(struct kv_space *space, uint32_t index)
 
 struct giving {
     struct kv_space *space;
-    uint64_t keep; /* free blocks that still stay */
-    uint32_t least;
+    uint64_t keep;        /* free blocks that still stay */
+    unsigned least_order; /* only runs of 2^least_order blocks and more */
+    uint64_t runs[32];    /* how many are of 2^i blocks and more, but not of twice that */
 };
 
-static void give_run(struct giving *giving, uint32_t index, uint32_t first, uint32_t count)
+static unsigned order_of(uint32_t count)
 {
-    if (count < giving->least)
+    return 31 - (unsigned)__builtin_clz(count);
+}
+
+static void count_run(struct giving *giving, uint64_t first, uint32_t count)
+{
+    (void)first;
+    giving->runs[order_of(count)]++;
+}
+
+static void give_run(struct giving *giving, uint64_t first, uint32_t count)
+{
+    if (order_of(count) < giving->least_order)
         return;
     const uint32_t kept = (uint32_t)kv_min_u64(giving->keep, count);
     giving->keep -= kept;
     /* A hint: what the host does not take back stays. */
     if (count > kept)
-        (void)kv_device_discard(giving->space->device,
-                                group_start(&giving->space->config, index) + first + kept,
-                                count - kept);
+        (void)kv_device_discard(giving->space->device, first + kept, count - kept);
 }
 
-static void give_group(struct giving *giving, uint32_t index)
+/* Each run of free blocks that have room, of one group. */
+static void walk_group(struct giving *giving, uint32_t index,
+                       void (*visit)(struct giving *giving, uint64_t first, uint32_t count))
 {
     const struct kv_space *space = giving->space;
     const struct group *group = &space->groups[index];
+    const uint64_t start = group_start(&space->config, index);
     uint32_t run = 0; /* free blocks just before `block` */
     for (uint32_t block = 0; block < group->block_count; block++) {
         const uint32_t word = block / 64;
-        if (block % 64 == 0 &&
-            (group->busy[word] == ~0ull || !word_is_backed(space, group, word))) {
-            give_run(giving, index, block - run, run);
-            run = 0;
-            block += 63;
-        } else if (group->busy[word] >> (block % 64) & 1) {
-            give_run(giving, index, block - run, run);
-            run = 0;
-        } else {
+        const bool passed =
+            block % 64 == 0 && (group->busy[word] == ~0ull || !word_is_backed(space, group, word));
+        if (!passed && !(group->busy[word] >> (block % 64) & 1)) {
             run++;
+            continue;
         }
+        if (run)
+            visit(giving, start + block - run, run);
+        run = 0;
+        if (passed)
+            block += 63;
     }
-    give_run(giving, index, group->block_count - run, run);
+    if (run)
+        visit(giving, start + group->block_count - run, run);
+}
+
+static void walk_groups(struct giving *giving,
+                        void (*visit)(struct giving *giving, uint64_t first, uint32_t count))
+{
+    for (uint32_t i = 0; i < giving->space->config.group_count; i++)
+        walk_group(giving, i, visit);
+}
+
+/* The order of the shortest runs that make it not too many calls. */
+static unsigned least_order(struct giving *giving)
+{
+    walk_groups(giving, count_run);
+    uint64_t calls = 0;
+    for (unsigned order = 31;; order--) {
+        calls += giving->runs[order];
+        if (calls > GIVE_CALLS_MAX)
+            return order + 1;
+        if (order == GIVE_ORDER_MIN)
+            return order;
+    }
 }
 
 void kv_space_give_back(struct kv_space *space)
 {
     const uint64_t backed = space->free_blocks - space->unbacked_blocks;
     const uint64_t used = space->total_blocks - space->free_blocks;
-    struct giving giving = {.space = space,
-                            .keep = used / GIVE_KEEP_SHARE + GIVE_KEEP_BLOCKS,
-                            .least = GIVE_BLOCKS_MIN};
     if (!space->device->thin || backed < used / 4 + GIVE_KEEP_BLOCKS ||
         kv_device_room(space->device) / GIVE_HOST_SHARE < backed)
         return;
-    giving.least = (uint32_t)kv_min_u64(
-        kv_max_u64(GIVE_BLOCKS_MIN, (used + backed) / GIVE_CALLS_MAX), KV_GROUP_BLOCKS);
-    for (uint32_t i = 0; i < space->config.group_count; i++)
-        give_group(&giving, i);
+    struct giving giving = {.space = space, .keep = used / GIVE_KEEP_SHARE + GIVE_KEEP_BLOCKS};
+    giving.least_order = least_order(&giving);
+    walk_groups(&giving, give_run);
 }
 
 /*
