@@ -55,6 +55,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(newfstatat),
     SCMP_SYS(fcntl),
     SCMP_SYS(ioctl),
+    SCMP_SYS(statx), /* is it our mount that is to go? */
     SCMP_SYS(umount2),
     /* syslog: a socket, the time zone, again when the socket went away */
     SCMP_SYS(openat),
