@@ -46,7 +46,7 @@ static void unmount(const struct order *order)
 }
 
 /* The child: wait for the end of the daemon. Never returns. */
-static void run_child(int fd)
+static void run_child(const char *dir, int fd)
 {
     static const int ignored[] = {SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGPIPE};
     for (size_t i = 0; i < sizeof ignored / sizeof ignored[0]; i++)
@@ -54,7 +54,7 @@ static void run_child(int fd)
     /* All that was inherited: who waits for one of these to close must not wait for us. */
     if (dup2(fd, 0) != 0 || syscall(SYS_close_range, 1u, UINT_MAX, 0) || chdir("/"))
         _exit(1);
-    fs_confine(false, NULL, NULL);
+    fs_confine(dir, false, NULL, NULL);
 
     struct order order = {.dir = ""}, next;
     ssize_t got;
@@ -69,7 +69,7 @@ static void run_child(int fd)
     _exit(0);
 }
 
-int fs_auto_unmount_open(struct fs_auto_unmount **out)
+int fs_auto_unmount_open(const char *dir, struct fs_auto_unmount **out)
 {
     int fds[2];
     struct fs_auto_unmount *helper = calloc(1, sizeof *helper);
@@ -83,7 +83,7 @@ int fs_auto_unmount_open(struct fs_auto_unmount **out)
     helper->fd = fds[1];
     helper->child = fork();
     if (helper->child == 0)
-        run_child(fds[0]);
+        run_child(dir, fds[0]);
     const int err = helper->child < 0 ? -errno : 0;
     close(fds[0]);
     if (err) {

@@ -11,9 +11,12 @@
 
 struct fs_auto_unmount;
 
-/* Start the process. Before the mount, and before anything that a child should not inherit. */
-KV_MUST_CHECK int fs_auto_unmount_open(struct fs_auto_unmount **helper);
-/* `mount` is on `dir`, an absolute path: unmount it if this process ends without doing so. */
+/*
+ * Start the process for a mount on `dir`, an absolute path. Before the mount, and before anything
+ * that a child should not inherit.
+ */
+KV_MUST_CHECK int fs_auto_unmount_open(const char *dir, struct fs_auto_unmount **helper);
+/* `mount` is on `dir`: unmount it if this process ends without doing so. */
 KV_MUST_CHECK int fs_auto_unmount_tell(struct fs_auto_unmount *helper, const char *dir,
                                        const struct fs_mount_identity *mount);
 /* The mount is gone: leave alone what is on its directory from now on. NULL: nothing. */

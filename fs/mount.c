@@ -370,7 +370,7 @@ int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
     if (!err)
         err = check_directory(options, mount, error);
     if (!err && options->auto_unmount) {
-        err = fs_auto_unmount_open(&mount->helper);
+        err = fs_auto_unmount_open(mount->dir, &mount->helper);
         if (err)
             fail(error, err, "no process to unmount %s after a crash: %s", options->dir,
                  strerror(-err));
@@ -478,7 +478,7 @@ int fs_mount_serve(struct fs_mount *mount)
         return -errno;
     /* Rights are a thread's own, and threads inherit them: first one, then the others. */
     if (mount->confine)
-        fs_confine(mount->seccomp, filter_log, mount);
+        fs_confine(mount->dir, mount->seccomp, filter_log, mount);
     struct fs_expirer *expirer = NULL;
     int err = kv_start_background(mount->store);
     if (!err)
