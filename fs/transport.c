@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,6 +30,8 @@
 #define DEVICE_THREADS_WITH_RING 2u
 /* A request that waits for the disk keeps its worker: a CPU needs several. */
 #define THREADS_PER_CPU_MIN 4u
+/* For the log, what is read of /proc, and what else is opened while requests are served. */
+#define DESCRIPTORS_BESIDE 32u
 /* Interrupts a worker's wait, so that it sees that it is to stop. */
 #define WAKE_SIGNAL SIGUSR2
 
@@ -287,11 +290,11 @@ static int open_workers(struct fs_transport *transport)
     const int session_fd = fuse_session_fd(transport->session);
     for (unsigned i = 0; i < transport->worker_count; i++) {
         struct fs_worker *worker = &transport->workers[i];
+        worker->transport = transport;
         const int err = i < transport->device_workers ? 0 : fs_ring_prepare(worker);
         if (err)
             return err;
         const bool clone = i > 0 && i < transport->device_workers;
-        worker->transport = transport;
         worker->fd = clone ? fs_device_clone(session_fd) : session_fd;
         if (worker->fd < 0)
             return worker->fd;
@@ -300,25 +303,29 @@ static int open_workers(struct fs_transport *transport)
     return 0;
 }
 
-int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind, unsigned threads,
-                      const struct fs_transport_hooks *hooks, struct fs_transport **out,
-                      struct kv_error *error)
+/*
+ * A worker takes a descriptor, and others are opened while it serves. Raises the soft limit, which
+ * is there for programs that use select(2), towards the hard one. -EMFILE: that is not enough.
+ */
+static int allow_descriptors(struct fuse_session *session, unsigned workers)
 {
-    bool ring;
-    const char *refusal;
-    int err = choose_ring(kind, &ring, &refusal);
-    if (err) {
-        if (error)
-            snprintf(error->text, sizeof error->text, "transport=ring: %s", refusal);
-        return err;
-    }
+    struct rlimit limit;
+    /* That of the session is a late one: those in front of it are in use. */
+    const rlim_t wanted = (rlim_t)fuse_session_fd(session) + workers + DESCRIPTORS_BESIDE;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return -errno;
+    if (limit.rlim_cur >= wanted)
+        return 0;
+    limit.rlim_cur = kv_min_u64(wanted, limit.rlim_max);
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return -errno;
+    return limit.rlim_cur < wanted ? -EMFILE : 0;
+}
+
+static struct fs_transport *new_transport(struct fuse_session *session, bool ring, unsigned threads,
+                                          unsigned cpus, const struct fs_transport_hooks *hooks)
+{
     unsigned count = threads ? (unsigned)kv_min_u64(threads, THREADS_MAX) : DEFAULT_THREADS;
-    const unsigned cpus = ring ? fs_ring_cpu_count() : 0;
-    if (ring && !cpus) { /* a moment ago it could be read; now memory or descriptors are short */
-        if (error)
-            snprintf(error->text, sizeof error->text, "the number of CPUs can not be read");
-        return -ENOMEM;
-    }
     const unsigned for_each =
         ring ? (unsigned)kv_max_u64((count + cpus - 1) / cpus, THREADS_PER_CPU_MIN) : 0;
     const unsigned device_workers = ring ? DEVICE_THREADS_WITH_RING : count;
@@ -326,41 +333,93 @@ int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind,
 
     struct fs_transport *transport =
         calloc(1, sizeof *transport + count * sizeof transport->workers[0]);
-    if (!transport) {
-        err = -ENOMEM;
-        goto out;
-    }
+    if (!transport)
+        return NULL;
     transport->session = session;
     transport->hooks = *hooks;
     transport->wants_ring = ring;
     transport->device_workers = device_workers;
     transport->worker_count = count;
+    transport->done_fd = transport->ring_fd = -1;
     for (unsigned i = 0; i < count; i++) {
         transport->workers[i].fd = -1;
         /* Queues one after another: if threads can not be had, each queue still has some. */
         transport->workers[i].cpu = i < device_workers ? 0 : (i - device_workers) % cpus;
     }
-    transport->done_fd = eventfd(0, EFD_CLOEXEC);
-    transport->ring_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
-    err = transport->done_fd < 0 || transport->ring_fd < 0 ? -errno : 0;
+    return transport;
+}
+
+/* Over the ring, or the device: all that it needs is there, or nothing. */
+static int open_transport(struct fuse_session *session, bool ring, unsigned threads,
+                          const struct fs_transport_hooks *hooks, struct fs_transport **out)
+{
+    const unsigned cpus = ring ? fs_ring_cpu_count() : 0;
+    if (ring && !cpus) /* a moment ago it could be read; now memory or descriptors are short */
+        return -ENOMEM;
+    struct fs_transport *transport = new_transport(session, ring, threads, cpus, hooks);
+    if (!transport)
+        return -ENOMEM;
+    int err = allow_descriptors(session, transport->worker_count);
+    if (!ring)
+        err = 0; /* there may be enough: it will show */
+    if (!err) {
+        transport->done_fd = eventfd(0, EFD_CLOEXEC);
+        transport->ring_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+        err = transport->done_fd < 0 || transport->ring_fd < 0 ? -errno : 0;
+    }
     if (!err)
         err = count_queues(transport, cpus);
     if (!err)
         err = open_workers(transport);
+    if (err)
+        fs_transport_close(transport);
+    else
+        *out = transport;
+    return err;
+}
+
+/* Why the rings that the kernel offers can not be had. */
+static void describe_shortage(int err, char *text, size_t cap)
+{
+    (void)snprintf(text, cap, "the threads get no rings: %s%s", strerror(-err),
+                   err == -EMFILE ? "; raise the limit on open files (ulimit -n)" : "");
+}
+
+int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind, unsigned threads,
+                      const struct fs_transport_hooks *hooks, struct fs_transport **out,
+                      struct kv_error *error)
+{
+    bool ring;
+    const char *refusal;
+    char shortage[160], line[256];
+    struct fs_transport *transport = NULL;
+    int err = choose_ring(kind, &ring, &refusal);
+    if (!err && ring) {
+        err = open_transport(session, true, threads, hooks, &transport);
+        if (err) {
+            describe_shortage(err, shortage, sizeof shortage);
+            refusal = shortage;
+        }
+    }
+    if (err && kind == FS_TRANSPORT_RING) {
+        if (error)
+            snprintf(error->text, sizeof error->text, "transport=ring: %s", refusal);
+        return err;
+    }
+    if (!transport)
+        err = open_transport(session, false, threads, hooks, &transport);
     const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
     if (!err)
         err = fuse_session_custom_io(session, &io, fuse_session_fd(session));
-    if (!err && refusal) {
-        char line[256];
-        (void)snprintf(line, sizeof line, "requests come over /dev/fuse: %s", refusal);
-        log_line(transport, KV_LOG_INFO, line);
-    }
-out:
     if (err) {
         fs_transport_close(transport);
         if (error)
             snprintf(error->text, sizeof error->text, "the FUSE device: %s", strerror(-err));
         return err;
+    }
+    if (refusal) {
+        (void)snprintf(line, sizeof line, "requests come over /dev/fuse: %s", refusal);
+        log_line(transport, ring ? KV_LOG_WARNING : KV_LOG_INFO, line);
     }
     *out = transport;
     return 0;

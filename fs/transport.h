@@ -53,10 +53,11 @@ struct fs_transport_hooks {
 
 /*
  * Take over the bytes of a mounted session. threads: 0 = 10; on the ring each CPU has its part
- * of them, but four at least. hooks: copied.
+ * of them, but four at least. hooks: copied. A soft limit on open files that is too low for so
+ * many is raised. AUTO is the device, too, where the rings can not be had.
  *
  * 0; -ENOMEM; -EOPNOTSUPP no ring though it was asked for; or what opening and cloning the
- * device say. `error` (may be NULL) gets the words.
+ * device, and making the rings, say. `error` (may be NULL) gets the words.
  */
 KV_MUST_CHECK int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind,
                                     unsigned threads, const struct fs_transport_hooks *hooks,

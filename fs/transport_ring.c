@@ -36,7 +36,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- newer than the header of Debian 12 (Linux 6.1); ours in front -------- */
 
@@ -97,7 +99,8 @@ struct fs_ring_entry {
 static_assert(RING_ENTRIES >= ENTRIES_MAX, "there is room for what all entries may have to say");
 
 struct fs_ring {
-    struct io_uring uring;
+    struct io_uring uring;       /* disabled until the worker runs */
+    struct fs_ring_entry *first; /* what it begins with; NULL: it has begun */
     struct fs_ring_entry *entries[ENTRIES_MAX];
     unsigned entry_count;
     unsigned offered; /* entries that a request may come by */
@@ -137,10 +140,18 @@ unsigned fs_ring_cpu_count(void)
 
 static int open_ring(struct io_uring *ring)
 {
-    /* The thread that opens it is the only one to use it, and gets completions as it waits. */
+    /* The thread that enables it is the only one to use it, and gets completions as it waits. */
     struct io_uring_params params = {.flags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER |
-                                              IORING_SETUP_DEFER_TASKRUN};
+                                              IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED};
     return io_uring_queue_init_params(RING_ENTRIES, ring, &params);
+}
+
+/* io_uring_enable_rings, which liburing 2.3 declares and does not have. */
+static int enable_ring(const struct io_uring *ring)
+{
+    return syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0
+               ? -errno
+               : 0;
 }
 
 const char *fs_ring_refusal(void)
@@ -157,7 +168,8 @@ const char *fs_ring_refusal(void)
         return "/sys/devices/system/cpu/possible does not tell the number of CPUs";
     struct io_uring ring;
     if (open_ring(&ring) < 0)
-        return "io_uring is not to be had; look at kernel.io_uring_disabled";
+        return "io_uring is not to be had; look at kernel.io_uring_disabled and at the limit on "
+               "open files (ulimit -n)";
     io_uring_queue_exit(&ring);
     return NULL;
 }
@@ -240,8 +252,8 @@ static bool offer_another(struct fs_worker *worker)
     struct fs_ring *ring = worker->ring;
     if (ring->offered || ring->entry_count == ENTRIES_MAX)
         return true;
-    struct fs_ring_entry *entry = worker->first ? worker->first : new_entry();
-    worker->first = NULL;
+    struct fs_ring_entry *entry = ring->first ? ring->first : new_entry();
+    ring->first = NULL;
     if (!entry)
         return ring->reading > 0;
     ring->entries[ring->entry_count++] = entry;
@@ -542,34 +554,42 @@ static void serve_ring(struct fs_worker *worker)
 
 int fs_ring_prepare(struct fs_worker *worker)
 {
-    worker->first = new_entry();
-    return worker->first ? 0 : -ENOMEM;
+    struct fs_ring *ring = calloc(1, sizeof *ring);
+    if (!ring)
+        return -ENOMEM;
+    const int err = open_ring(&ring->uring);
+    if (err) {
+        free(ring);
+        return err;
+    }
+    worker->ring = ring;
+    ring->first = new_entry();
+    return ring->first ? 0 : -ENOMEM;
 }
 
 void fs_ring_unprepare(struct fs_worker *worker)
 {
-    if (worker->first)
-        free_entry(worker->first);
-    worker->first = NULL;
+    struct fs_ring *ring = worker->ring;
+    if (!ring)
+        return;
+    io_uring_queue_exit(&ring->uring);
+    if (ring->first)
+        free_entry(ring->first);
+    for (unsigned i = 0; i < ring->entry_count; i++)
+        free_entry(ring->entries[i]);
+    free(ring);
+    worker->ring = NULL;
 }
 
 void fs_ring_serve(struct fs_worker *worker)
 {
-    struct fs_ring ring = {.entry_count = 0};
-    worker->ring = &ring;
     settle(worker);
-    int err = open_ring(&ring.uring);
-    if (err) {
-        fs_worker_log(worker, KV_LOG_WARNING, "the ring of CPU %u: %s", worker->cpu,
-                      strerror(-err));
-        worker->ring = NULL;
-        return;
-    }
-    serve_ring(worker);
+    const int err = enable_ring(&worker->ring->uring);
+    if (err)
+        tell_end(worker, err);
+    else
+        serve_ring(worker);
     /* Replies that have been prepared are still to go out. */
-    (void)io_uring_submit(&ring.uring);
-    io_uring_queue_exit(&ring.uring);
-    worker->ring = NULL;
-    for (unsigned i = 0; i < ring.entry_count; i++)
-        free_entry(ring.entries[i]);
+    (void)io_uring_submit(&worker->ring->uring);
+    fs_ring_unprepare(worker);
 }
