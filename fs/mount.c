@@ -503,11 +503,14 @@ int fs_mount_serve(struct fs_mount *mount)
     const bool asked = wait_for_end(mount, signal_fd);
     if (mount->stopping)
         mount->stopping(mount->state_context);
+    err = fs_transport_error(mount->transport);
+    if (err) /* else what waits is told in fs_mount_close */
+        mount->mounted = fs_mount_abort(mount->dir, &mount->identity) != 0;
     fs_scrub_stop(mount->fuse.scrub, true);
     fs_expirer_stop(expirer); /* while requests are served: it may wait for one in the kernel */
     if (mount->prefetch)
         fs_prefetch_stop(mount->prefetch);
-    if (asked) {
+    if (asked && !err) {
         /* With nothing open the kernel ends the session now, after its last forgets. */
         struct pollfd done = {.fd = fs_transport_done_fd(mount->transport), .events = POLLIN};
         detach(mount);

@@ -39,10 +39,20 @@ int fs_mount_find(const char *dir, const struct fs_mount_identity *identity)
                : -ENODEV;
 }
 
-int fs_mount_detach(const char *dir, const struct fs_mount_identity *identity)
+static int unmount(const char *dir, const struct fs_mount_identity *identity, int flags)
 {
     const int err = fs_mount_find(dir, identity);
     if (err)
         return err;
-    return umount2(dir, MNT_DETACH | UMOUNT_NOFOLLOW) == 0 ? 0 : -errno;
+    return umount2(dir, flags | UMOUNT_NOFOLLOW) == 0 ? 0 : -errno;
+}
+
+int fs_mount_detach(const char *dir, const struct fs_mount_identity *identity)
+{
+    return unmount(dir, identity, MNT_DETACH);
+}
+
+int fs_mount_abort(const char *dir, const struct fs_mount_identity *identity)
+{
+    return unmount(dir, identity, MNT_DETACH | MNT_FORCE);
 }

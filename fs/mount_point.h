@@ -35,4 +35,10 @@ KV_MUST_CHECK int fs_mount_find(const char *dir, const struct fs_mount_identity 
  */
 KV_MUST_CHECK int fs_mount_detach(const char *dir, const struct fs_mount_identity *identity);
 
+/*
+ * As fs_mount_detach, of one whose requests are not answered any more: those that wait get an
+ * error, and those that are still to come.
+ */
+KV_MUST_CHECK int fs_mount_abort(const char *dir, const struct fs_mount_identity *identity);
+
 #endif

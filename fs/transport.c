@@ -42,6 +42,7 @@ struct fs_transport {
     int ring_fd;              /* read by workers of the ring before they begin */
     bool wants_ring;          /* the reply to INIT is to ask for it */
     _Atomic bool on_ring;     /* the kernel has been told */
+    _Atomic int error;        /* of the first worker that could not go on; 0: none */
     _Atomic unsigned running; /* workers that have not ended */
     unsigned device_workers;  /* of all; the others are on the ring */
     unsigned worker_count;
@@ -80,6 +81,23 @@ void fs_worker_log(struct fs_worker *worker, enum kv_log_level level, const char
     (void)vsnprintf(line, sizeof line, format, args);
     va_end(args);
     log_line(worker->transport, level, line);
+}
+
+static void signal_done(struct fs_transport *transport)
+{
+    const uint64_t one = 1;
+    if (write(transport->done_fd, &one, sizeof one) < 0)
+        KV_ASSERT(errno == EAGAIN);
+}
+
+void fs_worker_fail(struct fs_worker *worker, int err)
+{
+    int none = 0;
+    /* Pairs with nothing: done_fd says when there is something to read. */
+    (void)atomic_compare_exchange_strong_explicit(&worker->transport->error, &none, err,
+                                                  memory_order_relaxed, memory_order_relaxed);
+    fuse_session_exit(worker->transport->session);
+    signal_done(worker->transport);
 }
 
 /* Let the workers of the ring go on: to begin, or to see that all is over. */
@@ -464,11 +482,8 @@ static void *run_worker(void *argument)
         fs_ring_serve(worker);
     }
     /* Pairs with nothing: whoever reads done_fd joins the threads before touching their data. */
-    if (atomic_fetch_sub_explicit(&transport->running, 1, memory_order_relaxed) == 1) {
-        const uint64_t one = 1;
-        if (write(transport->done_fd, &one, sizeof one) < 0)
-            KV_ASSERT(errno == EAGAIN);
-    }
+    if (atomic_fetch_sub_explicit(&transport->running, 1, memory_order_relaxed) == 1)
+        signal_done(transport);
     return NULL;
 }
 
@@ -505,6 +520,11 @@ unsigned fs_transport_threads(const struct fs_transport *transport)
 bool fs_transport_on_ring(struct fs_transport *transport)
 {
     return atomic_load(&transport->on_ring);
+}
+
+int fs_transport_error(struct fs_transport *transport)
+{
+    return atomic_load_explicit(&transport->error, memory_order_relaxed);
 }
 
 int fs_transport_done_fd(struct fs_transport *transport)

@@ -244,21 +244,22 @@ static void begin_read(struct fs_ring *ring, struct fs_ring_entry *entry)
 }
 
 /*
- * As long as there is memory for it, a worker that waits has an entry on offer. Returns false when
- * it has none and no read either: nothing would ever wake it.
+ * As long as there is memory for it, a worker that waits has an entry on offer. It always has one,
+ * or a read, to be woken by: each of its entries is the one or the other.
  */
-static bool offer_another(struct fs_worker *worker)
+static void offer_another(struct fs_worker *worker)
 {
     struct fs_ring *ring = worker->ring;
     if (ring->offered || ring->entry_count == ENTRIES_MAX)
-        return true;
+        return;
     struct fs_ring_entry *entry = ring->first ? ring->first : new_entry();
     ring->first = NULL;
-    if (!entry)
-        return ring->reading > 0;
+    if (!entry) {
+        KV_ASSERT(ring->reading);
+        return;
+    }
     ring->entries[ring->entry_count++] = entry;
     offer(worker, entry, FS_URING_REGISTER);
-    return true;
 }
 
 static void set_reply(struct fs_ring_entry *entry, int error, size_t payload_bytes)
@@ -404,12 +405,57 @@ static void resume_request(struct fs_worker *worker, struct fs_ring_entry *entry
     after_request(worker, entry);
 }
 
-/* The worker ends, and the daemon goes on without it. */
-static void tell_end(struct fs_worker *worker, int err)
+/*
+ * The worker can not go on. The kernel may have given it requests that nobody has seen yet, or give
+ * it more by what it has on offer, and takes none of that back while the mount stands: who waits
+ * for them would wait for ever. So the mount ends.
+ */
+static void give_up(struct fs_worker *worker, int err)
 {
+    fs_worker_log(worker, KV_LOG_ERROR, "the ring of CPU %u: %s; the mount ends", worker->cpu,
+                  strerror(-err));
+    fs_worker_fail(worker, err);
+}
+
+static void pause_a_little(void)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    (void)nanosleep(&pause, NULL);
+}
+
+/*
+ * A command has ended, and not by a request. Returns false when the worker is to end.
+ *
+ * The kernel has taken nothing that it says an error of at once. Of both commands that may be
+ * -ENOMEM: io_uring allocates for each, FUSE for what registers (Linux 6.18, io_uring/uring_cmd.c,
+ * fs/fuse/dev_uring.c). The answer in the entry is still due then, so it is tried until it is
+ * taken.
+ */
+static bool see_error(struct fs_worker *worker, struct fs_ring_entry *entry, int result,
+                      uint32_t operation)
+{
+    switch (result) {
+    case -EAGAIN: /* the kernel has not finished with INIT */
+    case -EINTR:
+    case -ENOMEM:
+        pause_a_little();
+        offer(worker, entry, operation);
+        return true;
+    case -ENOTCONN: /* unmounted */
+    case -ECONNABORTED:
+        return false;
+    default:
+        break;
+    }
+    if (operation != FS_URING_REGISTER || worker->ring->entry_count > 1) {
+        give_up(worker, result);
+        return false;
+    }
+    /* It has nothing of the kernel's. What waited for all queues to register waits no longer. */
     fs_worker_log(worker, KV_LOG_WARNING,
                   "the ring of CPU %u: %s; requests go on over the others and /dev/fuse",
-                  worker->cpu, strerror(-err));
+                  worker->cpu, strerror(-result));
+    return false;
 }
 
 /* A command has ended. Returns false when the worker is to end. */
@@ -417,20 +463,10 @@ static bool see_command(struct fs_worker *worker, struct fs_ring_entry *entry, i
                         uint32_t operation)
 {
     worker->ring->offered--;
-    if (result == 0) {
-        serve_request(worker, entry);
-        return true;
-    }
-    if (result == -EAGAIN || result == -EINTR) {
-        /* Not taken: the kernel has not finished with INIT, or a signal came. */
-        const struct timespec pause = {.tv_nsec = 1000000};
-        (void)nanosleep(&pause, NULL);
-        offer(worker, entry, operation);
-        return true;
-    }
-    if (result != -ENOTCONN) /* unmounted */
-        tell_end(worker, result);
-    return false;
+    if (result)
+        return see_error(worker, entry, result, operation);
+    serve_request(worker, entry);
+    return true;
 }
 
 /* Something has ended. Returns false when the worker is to end. */
@@ -521,10 +557,8 @@ static void end_reads(struct fs_worker *worker)
 {
     while (worker->ring->reading) {
         const int err = io_uring_submit_and_wait(&worker->ring->uring, 1);
-        if (err < 0 && err != -EINTR) {
-            const struct timespec pause = {.tv_nsec = 1000000};
-            (void)nanosleep(&pause, NULL);
-        }
+        if (err < 0 && err != -EINTR)
+            pause_a_little();
         while (!take_completions(worker)) {
             /* one of the commands: there is nothing more to come by its entry */
         }
@@ -535,16 +569,15 @@ static void serve_ring(struct fs_worker *worker)
 {
     bool go_on = true;
     while (go_on && !fuse_session_exited(fs_worker_session(worker))) {
-        if (!offer_another(worker)) {
-            tell_end(worker, -ENOMEM);
-            break;
-        }
+        offer_another(worker);
         choose_cpu(worker);
         atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
         const int err = submit_and_wait(worker);
         atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
-        if (err < 0 && err != -EINTR && err != -EAGAIN && err != -EBUSY) {
-            tell_end(worker, err);
+        if (err == -EAGAIN || err == -ENOMEM) {
+            pause_a_little(); /* the kernel is short of memory; nothing is lost */
+        } else if (err < 0 && err != -EINTR && err != -EBUSY) {
+            give_up(worker, err);
             break;
         }
         go_on = take_completions(worker);
@@ -586,7 +619,7 @@ void fs_ring_serve(struct fs_worker *worker)
     settle(worker);
     const int err = enable_ring(&worker->ring->uring);
     if (err)
-        tell_end(worker, err);
+        give_up(worker, err);
     else
         serve_ring(worker);
     /* Replies that have been prepared are still to go out. */

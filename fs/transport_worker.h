@@ -48,6 +48,9 @@ void fs_worker_served(struct fs_worker *worker);
 void fs_worker_log(struct fs_worker *worker, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);
 
+/* The worker can not go on, nor can the mount without it: all are to end. */
+void fs_worker_fail(struct fs_worker *worker, int err);
+
 /* ---- over the device (transport_device.c) -------------------------------- */
 
 /* A clone of the device of a session. Returns it or a negative errno. */
