@@ -29,7 +29,7 @@ int fs_mount_identify(const char *dir, struct fs_mount_identity *identity)
 
 int fs_mount_find(const char *dir, const struct fs_mount_identity *identity)
 {
-    struct fs_mount_identity found;
+    struct fs_mount_identity found = {0};
     const int err = fs_mount_identify(dir, &found);
     if (err)
         return err;
