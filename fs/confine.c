@@ -138,11 +138,15 @@ static int install_filter(void)
     return err;
 }
 
-/* Does the way to a directory lead through one that root may not search by its mode? */
+/*
+ * Does the way to a directory lead through one that root may not search by its mode, but may by the
+ * capability that there is for it?
+ */
 static bool needs_search(const char *dir)
 {
     struct fs_mount_identity mount;
     return !capng_get_caps_process() &&
+           capng_have_capability(CAPNG_PERMITTED, CAP_DAC_READ_SEARCH) &&
            !capng_updatev(CAPNG_DROP, CAPNG_EFFECTIVE, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, -1) &&
            !capng_apply(CAPNG_SELECT_CAPS) && fs_mount_identify(dir, &mount) == -EACCES;
 }
