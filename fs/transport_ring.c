@@ -424,6 +424,15 @@ static void pause_a_little(void)
 }
 
 /*
+ * Does FUSE itself say so of one that registers? Then it lets go what it has held back for the
+ * ring. Of what others refuse, say a security module, it does not know, and holds on.
+ */
+static bool is_refusal(int err)
+{
+    return err == -EINVAL || err == -EFAULT || err == -EOPNOTSUPP;
+}
+
+/*
  * A command has ended, and not by a request. Returns false when the worker is to end.
  *
  * The kernel has taken nothing that it says an error of at once. Of both commands that may be
@@ -447,11 +456,11 @@ static bool see_error(struct fs_worker *worker, struct fs_ring_entry *entry, int
     default:
         break;
     }
-    if (operation != FS_URING_REGISTER || worker->ring->entry_count > 1) {
+    if (operation != FS_URING_REGISTER || worker->ring->entry_count > 1 || !is_refusal(result)) {
         give_up(worker, result);
         return false;
     }
-    /* It has nothing of the kernel's. What waited for all queues to register waits no longer. */
+    /* The worker has nothing of the kernel's. */
     fs_worker_log(worker, KV_LOG_WARNING,
                   "the ring of CPU %u: %s; requests go on over the others and /dev/fuse",
                   worker->cpu, strerror(-result));

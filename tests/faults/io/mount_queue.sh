@@ -19,6 +19,7 @@ registers=1
 commits=2
 enomem=12
 eio=5
+eacces=13
 
 # mount_with FAULTS
 mount_with() {
@@ -70,4 +71,14 @@ for after in 100 1000; do
     grep -qF "Input/output error; the mount ends" "$tmp/words" || fail "no reason: $(cat "$tmp/words")"
     ! is_mounted || fail "still mounted"
 done
+
+# FUSE holds requests back until each queue has registered. It does not know of what a security module
+# refuses.
+KVFS_QUEUE_FAULTS=$registers:0:1000000:$eacces LD_PRELOAD=$faults \
+    "$bin/mount.kvfs" "$image" "$mnt" -f -o transport=ring </dev/null >"$tmp/words" 2>&1 &
+daemon=$!
+wait_gone "$daemon" 120 || fail "the daemon stays, and programs would wait for it"
+! wait "$daemon" || fail "the daemon says nothing of it in its status"
+grep -qF "Permission denied; the mount ends" "$tmp/words" || fail "no reason: $(cat "$tmp/words")"
+! is_mounted || fail "still mounted"
 fsck_clean
