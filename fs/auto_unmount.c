@@ -3,7 +3,7 @@
  *
  * Owns       a pipe, of which only the daemon has the end to write to, and the child that reads.
  * Invariant  the child acts when the pipe ends, hence when no thread of the daemon is left; then
- *            what is mounted on the directory is unmounted if it is still the same filesystem.
+ *            what is mounted on the directory is unmounted if it is still the same mount.
  *            It asks nothing of that filesystem, for nobody would answer.
  * Threads    the child is forked before the daemon has others.
  *
@@ -20,8 +20,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,30 +34,19 @@ struct fs_auto_unmount {
 
 /* What the child is told; at most PIPE_BUF bytes, so it comes whole. */
 struct order {
-    uint32_t device_major, device_minor;
-    char dir[PIPE_BUF - 2 * sizeof(uint32_t)];
+    struct fs_mount_identity mount;
+    char dir[PIPE_BUF - sizeof(struct fs_mount_identity)]; /* "": nothing is to be unmounted */
 };
 
-/* Which filesystem is on a directory? Does not ask the filesystem. */
-static int device_of(const char *dir, uint32_t *device_major, uint32_t *device_minor)
+static void unmount(const struct order *order)
 {
-    struct statx root;
-    if (statx(AT_FDCWD, dir, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, 0, &root))
-        return -errno;
-    *device_major = root.stx_dev_major;
-    *device_minor = root.stx_dev_minor;
-    return 0;
-}
-
-static void unmount(const char *dir)
-{
-    if (umount2(dir, MNT_DETACH | UMOUNT_NOFOLLOW) == 0 || geteuid() == 0)
+    if (fs_mount_detach(order->dir, &order->mount) != -EPERM || geteuid() == 0)
         return;
-    (void)execlp("fusermount3", "fusermount3", "-u", "-z", "-q", "--", dir, (char *)NULL);
+    (void)execlp("fusermount3", "fusermount3", "-u", "-z", "-q", "--", order->dir, (char *)NULL);
 }
 
 /* The child: wait for the end of the daemon. Never returns. */
-static void run_child(int fd)
+static void run_child(const char *dir, int fd)
 {
     static const int ignored[] = {SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGPIPE};
     for (size_t i = 0; i < sizeof ignored / sizeof ignored[0]; i++)
@@ -67,27 +54,22 @@ static void run_child(int fd)
     /* All that was inherited: who waits for one of these to close must not wait for us. */
     if (dup2(fd, 0) != 0 || syscall(SYS_close_range, 1u, UINT_MAX, 0) || chdir("/"))
         _exit(1);
-    fs_confine(false, NULL, NULL);
+    fs_confine(dir, false, NULL, NULL);
 
-    struct order order, next;
-    uint32_t device_major = 0, device_minor = 0;
-    bool told = false;
+    struct order order = {.dir = ""}, next;
     ssize_t got;
     while ((got = read(0, &next, sizeof next)) != 0) {
-        if (got == (ssize_t)sizeof next) {
+        if (got == (ssize_t)sizeof next)
             order = next;
-            told = true;
-        } else if (got < 0 && errno != EINTR) {
+        else if (got < 0 && errno != EINTR)
             _exit(1);
-        }
     }
-    if (told && device_of(order.dir, &device_major, &device_minor) == 0 &&
-        device_major == order.device_major && device_minor == order.device_minor)
-        unmount(order.dir);
+    if (*order.dir)
+        unmount(&order);
     _exit(0);
 }
 
-int fs_auto_unmount_open(struct fs_auto_unmount **out)
+int fs_auto_unmount_open(const char *dir, struct fs_auto_unmount **out)
 {
     int fds[2];
     struct fs_auto_unmount *helper = calloc(1, sizeof *helper);
@@ -101,7 +83,7 @@ int fs_auto_unmount_open(struct fs_auto_unmount **out)
     helper->fd = fds[1];
     helper->child = fork();
     if (helper->child == 0)
-        run_child(fds[0]);
+        run_child(dir, fds[0]);
     const int err = helper->child < 0 ? -errno : 0;
     close(fds[0]);
     if (err) {
@@ -113,17 +95,27 @@ int fs_auto_unmount_open(struct fs_auto_unmount **out)
     return 0;
 }
 
-int fs_auto_unmount_tell(struct fs_auto_unmount *helper, const char *dir)
+static int tell(const struct fs_auto_unmount *helper, const struct order *order)
 {
-    struct order order = {.dir = ""};
+    return write(helper->fd, order, sizeof *order) == (ssize_t)sizeof *order ? 0 : -EPIPE;
+}
+
+int fs_auto_unmount_tell(struct fs_auto_unmount *helper, const char *dir,
+                         const struct fs_mount_identity *mount)
+{
+    struct order order = {.mount = *mount};
     const size_t length = strlen(dir);
     if (length >= sizeof order.dir)
         return -ENAMETOOLONG;
     memcpy(order.dir, dir, length + 1);
-    const int err = device_of(dir, &order.device_major, &order.device_minor);
-    if (err)
-        return err;
-    return write(helper->fd, &order, sizeof order) == (ssize_t)sizeof order ? 0 : -EPIPE;
+    return tell(helper, &order);
+}
+
+void fs_auto_unmount_forget(struct fs_auto_unmount *helper)
+{
+    const struct order nothing = {.dir = ""};
+    if (helper)
+        (void)tell(helper, &nothing); /* a child that is gone unmounts nothing either */
 }
 
 void fs_auto_unmount_close(struct fs_auto_unmount *helper)

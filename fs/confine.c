@@ -18,6 +18,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "fs/mount_point.h"
+
 /* Sanitizers make calls of their own. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define FILTER_POSSIBLE false
@@ -55,6 +57,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(newfstatat),
     SCMP_SYS(fcntl),
     SCMP_SYS(ioctl),
+    SCMP_SYS(statx), /* is it our mount that is to go? */
     SCMP_SYS(umount2),
     /* syslog: a socket, the time zone, again when the socket went away */
     SCMP_SYS(openat),
@@ -135,13 +138,36 @@ static int install_filter(void)
     return err;
 }
 
-void fs_confine(bool filter, kv_log_fn *log, void *log_context)
+/*
+ * Does the way to a directory lead through one that root may not search by its mode, but may by the
+ * capability that there is for it?
+ */
+static bool needs_search(const char *dir)
+{
+    struct fs_mount_identity mount;
+    return !capng_get_caps_process() &&
+           capng_have_capability(CAPNG_PERMITTED, CAP_DAC_READ_SEARCH) &&
+           !capng_updatev(CAPNG_DROP, CAPNG_EFFECTIVE, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, -1) &&
+           !capng_apply(CAPNG_SELECT_CAPS) && fs_mount_identify(dir, &mount) == -EACCES;
+}
+
+static int give_up_capabilities(const char *dir)
+{
+    const capng_type_t kept = (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED);
+    const bool search = needs_search(dir);
+    capng_clear(CAPNG_SELECT_ALL);
+    return capng_update(CAPNG_ADD, kept, CAP_SYS_ADMIN) ||
+                   (search && capng_update(CAPNG_ADD, kept, CAP_DAC_READ_SEARCH)) ||
+                   capng_apply(CAPNG_SELECT_ALL)
+               ? -EPERM
+               : 0;
+}
+
+void fs_confine(const char *dir, bool filter, kv_log_fn *log, void *log_context)
 {
     if (geteuid() != 0)
         return;
-    capng_clear(CAPNG_SELECT_ALL);
-    if (capng_update(CAPNG_ADD, (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED), CAP_SYS_ADMIN) ||
-        capng_apply(CAPNG_SELECT_ALL))
+    if (give_up_capabilities(dir))
         say(log, log_context, "capabilities can not be given up", errno ? errno : EPERM);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) {
         say(log, log_context, "new privileges can not be ruled out", errno);

@@ -20,7 +20,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
-#include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -30,6 +29,7 @@
 #include "fs/control.h"
 #include "fs/expirer.h"
 #include "fs/fuse_ops.h"
+#include "fs/mount_point.h"
 #include "fs/read_ahead.h"
 #include "fs/transport.h"
 
@@ -41,7 +41,8 @@ struct fs_mount {
     struct fs_auto_unmount *helper;   /* NULL: not wanted */
     struct fs_read_ahead *read_ahead; /* NULL: the kernel's default */
     char dir[PATH_MAX];
-    bool mounted;
+    bool mounted;                      /* ... on `dir`, and nobody is known to have unmounted it */
+    struct fs_mount_identity identity; /* of the mount */
     bool count_requests;
     bool confine, seccomp;
     struct fs_health *health;
@@ -315,10 +316,16 @@ static int open_session(const struct fs_mount_options *options, struct fs_mount 
                    reason.text[0] ? reason.text : "no reason was given");
         goto out;
     }
+    err = fs_mount_identify(mount->dir, &mount->identity);
+    if (err) { /* it can be told from no other later on: away with it now */
+        fuse_session_unmount(mount->session);
+        fail(error, err, "%s: %s", mount->dir, strerror(-err));
+        goto out;
+    }
     mount->mounted = true;
     mount->read_ahead = fs_read_ahead_new(mount->dir, options->read_ahead_bytes, filter_log, mount);
     if (mount->helper) {
-        err = fs_auto_unmount_tell(mount->helper, mount->dir);
+        err = fs_auto_unmount_tell(mount->helper, mount->dir, &mount->identity);
         if (err) {
             fail(error, err, "no process to unmount %s after a crash: %s", mount->dir,
                  strerror(-err));
@@ -363,7 +370,7 @@ int fs_mount_open(const struct fs_mount_options *options, struct fs_mount **out,
     if (!err)
         err = check_directory(options, mount, error);
     if (!err && options->auto_unmount) {
-        err = fs_auto_unmount_open(&mount->helper);
+        err = fs_auto_unmount_open(mount->dir, &mount->helper);
         if (err)
             fail(error, err, "no process to unmount %s after a crash: %s", options->dir,
                  strerror(-err));
@@ -399,15 +406,30 @@ static void log_requests(struct fs_mount *mount)
     fs_volume_log(mount->fuse.volume, KV_LOG_INFO, "requests: %s", text);
 }
 
+/* Has the kernel ended the session? Then libfuse has nothing to unmount, only to forget. */
+static bool session_is_over(const struct fs_mount *mount)
+{
+    struct pollfd device = {.fd = mount->session ? fuse_session_fd(mount->session) : -1};
+    return device.fd >= 0 && poll(&device, 1, 0) == 1 && (device.revents & POLLERR);
+}
+
+/* Is our mount still on its directory? 0; -ENODEV no; or why that can not be said. */
+static int find_mount(const struct fs_mount *mount)
+{
+    /* One that is gone has left the number of its device to whoever mounts next. */
+    if (!mount->mounted || (!mount->identity.mount_id && session_is_over(mount)))
+        return -ENODEV;
+    return fs_mount_find(mount->dir, &mount->identity);
+}
+
 /*
- * Take the mount out of the directory tree. Programs that have files open keep them until
- * the daemon ends, so this never fails for being busy.
+ * Take the mount out of the directory tree while requests are answered. What that fails for is
+ * seen once more in fs_mount_close.
  */
 static void detach(struct fs_mount *mount)
 {
-    if (umount2(mount->dir, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+    if (find_mount(mount) == 0 && fs_mount_detach(mount->dir, &mount->identity) == 0)
         mount->mounted = false;
-    /* Else we are not root: libfuse asks fusermount3, in fs_mount_close. */
 }
 
 /* Wait for the end: the kernel unmounts, a signal, fs_mount_stop. True: we are to unmount. */
@@ -456,7 +478,7 @@ int fs_mount_serve(struct fs_mount *mount)
         return -errno;
     /* Rights are a thread's own, and threads inherit them: first one, then the others. */
     if (mount->confine)
-        fs_confine(mount->seccomp, filter_log, mount);
+        fs_confine(mount->dir, mount->seccomp, filter_log, mount);
     struct fs_expirer *expirer = NULL;
     int err = kv_start_background(mount->store);
     if (!err)
@@ -481,11 +503,14 @@ int fs_mount_serve(struct fs_mount *mount)
     const bool asked = wait_for_end(mount, signal_fd);
     if (mount->stopping)
         mount->stopping(mount->state_context);
+    err = fs_transport_error(mount->transport);
+    if (err) /* else what waits is told in fs_mount_close */
+        mount->mounted = fs_mount_abort(mount->dir, &mount->identity) != 0;
     fs_scrub_stop(mount->fuse.scrub, true);
     fs_expirer_stop(expirer); /* while requests are served: it may wait for one in the kernel */
     if (mount->prefetch)
         fs_prefetch_stop(mount->prefetch);
-    if (asked) {
+    if (asked && !err) {
         /* With nothing open the kernel ends the session now, after its last forgets. */
         struct pollfd done = {.fd = fs_transport_done_fd(mount->transport), .events = POLLIN};
         detach(mount);
@@ -502,13 +527,6 @@ out:
     return err;
 }
 
-/* Has the kernel ended the session? Then libfuse has nothing to unmount, only to forget. */
-static bool session_is_over(const struct fs_mount *mount)
-{
-    struct pollfd device = {.fd = mount->session ? fuse_session_fd(mount->session) : -1};
-    return device.fd >= 0 && poll(&device, 1, 0) == 1 && (device.revents & POLLERR);
-}
-
 /* Those that came during the end asked for what is done now; they must not end the caller. */
 static void drop_pending_signals(void)
 {
@@ -519,18 +537,39 @@ static void drop_pending_signals(void)
         ;
 }
 
+/*
+ * Unmount if that is still due, and let go of the device: first, since nobody answers any more
+ * what the kernel may ask while it unmounts.
+ */
+static void end_session(struct fs_mount *mount)
+{
+    char line[2 * PATH_MAX + 128];
+    int err = find_mount(mount);
+    if (session_is_over(mount) || (!err && geteuid() != 0))
+        fuse_session_unmount(mount->session); /* by fusermount3, where it has not ended */
+    if (mount->session)
+        fuse_session_destroy(mount->session);
+    if (!err)
+        err = fs_mount_detach(mount->dir, &mount->identity);
+    if (!err || err == -ENODEV || err == -ENOENT) {
+        fs_auto_unmount_forget(mount->helper);
+        return;
+    }
+    snprintf(line, sizeof line,
+             "%s: can not be unmounted: %s; remove the dead mount with: umount %s", mount->dir,
+             strerror(-err), mount->dir);
+    filter_log(mount, KV_LOG_ERROR, line);
+}
+
 int fs_mount_close(struct fs_mount *mount)
 {
     int err = 0;
     if (mount->fuse.volume && mount->count_requests)
         log_requests(mount);
-    if (mount->mounted || session_is_over(mount))
-        fuse_session_unmount(mount->session);
+    fs_transport_close(mount->transport);
+    end_session(mount);
     fs_auto_unmount_close(mount->helper);
     fs_read_ahead_free(mount->read_ahead);
-    fs_transport_close(mount->transport);
-    if (mount->session)
-        fuse_session_destroy(mount->session);
     fs_scrub_free(mount->fuse.scrub);
     fs_control_free(mount->fuse.control);
     fs_control_apply_free(mount->apply);

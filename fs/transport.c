@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,6 +30,8 @@
 #define DEVICE_THREADS_WITH_RING 2u
 /* A request that waits for the disk keeps its worker: a CPU needs several. */
 #define THREADS_PER_CPU_MIN 4u
+/* For the log, what is read of /proc, and what else is opened while requests are served. */
+#define DESCRIPTORS_BESIDE 32u
 /* Interrupts a worker's wait, so that it sees that it is to stop. */
 #define WAKE_SIGNAL SIGUSR2
 
@@ -39,6 +42,7 @@ struct fs_transport {
     int ring_fd;              /* read by workers of the ring before they begin */
     bool wants_ring;          /* the reply to INIT is to ask for it */
     _Atomic bool on_ring;     /* the kernel has been told */
+    _Atomic int error;        /* of the first worker that could not go on; 0: none */
     _Atomic unsigned running; /* workers that have not ended */
     unsigned device_workers;  /* of all; the others are on the ring */
     unsigned worker_count;
@@ -77,6 +81,23 @@ void fs_worker_log(struct fs_worker *worker, enum kv_log_level level, const char
     (void)vsnprintf(line, sizeof line, format, args);
     va_end(args);
     log_line(worker->transport, level, line);
+}
+
+static void signal_done(struct fs_transport *transport)
+{
+    const uint64_t one = 1;
+    if (write(transport->done_fd, &one, sizeof one) < 0)
+        KV_ASSERT(errno == EAGAIN);
+}
+
+void fs_worker_fail(struct fs_worker *worker, int err)
+{
+    int none = 0;
+    /* Pairs with nothing: done_fd says when there is something to read. */
+    (void)atomic_compare_exchange_strong_explicit(&worker->transport->error, &none, err,
+                                                  memory_order_relaxed, memory_order_relaxed);
+    fuse_session_exit(worker->transport->session);
+    signal_done(worker->transport);
 }
 
 /* Let the workers of the ring go on: to begin, or to see that all is over. */
@@ -287,11 +308,11 @@ static int open_workers(struct fs_transport *transport)
     const int session_fd = fuse_session_fd(transport->session);
     for (unsigned i = 0; i < transport->worker_count; i++) {
         struct fs_worker *worker = &transport->workers[i];
+        worker->transport = transport;
         const int err = i < transport->device_workers ? 0 : fs_ring_prepare(worker);
         if (err)
             return err;
         const bool clone = i > 0 && i < transport->device_workers;
-        worker->transport = transport;
         worker->fd = clone ? fs_device_clone(session_fd) : session_fd;
         if (worker->fd < 0)
             return worker->fd;
@@ -300,25 +321,29 @@ static int open_workers(struct fs_transport *transport)
     return 0;
 }
 
-int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind, unsigned threads,
-                      const struct fs_transport_hooks *hooks, struct fs_transport **out,
-                      struct kv_error *error)
+/*
+ * A worker takes a descriptor, and others are opened while it serves. Raises the soft limit, which
+ * is there for programs that use select(2), towards the hard one. -EMFILE: that is not enough.
+ */
+static int allow_descriptors(struct fuse_session *session, unsigned workers)
 {
-    bool ring;
-    const char *refusal;
-    int err = choose_ring(kind, &ring, &refusal);
-    if (err) {
-        if (error)
-            snprintf(error->text, sizeof error->text, "transport=ring: %s", refusal);
-        return err;
-    }
+    struct rlimit limit;
+    /* That of the session is a late one: those in front of it are in use. */
+    const rlim_t wanted = (rlim_t)fuse_session_fd(session) + workers + DESCRIPTORS_BESIDE;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return -errno;
+    if (limit.rlim_cur >= wanted)
+        return 0;
+    limit.rlim_cur = kv_min_u64(wanted, limit.rlim_max);
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return -errno;
+    return limit.rlim_cur < wanted ? -EMFILE : 0;
+}
+
+static struct fs_transport *new_transport(struct fuse_session *session, bool ring, unsigned threads,
+                                          unsigned cpus, const struct fs_transport_hooks *hooks)
+{
     unsigned count = threads ? (unsigned)kv_min_u64(threads, THREADS_MAX) : DEFAULT_THREADS;
-    const unsigned cpus = ring ? fs_ring_cpu_count() : 0;
-    if (ring && !cpus) { /* a moment ago it could be read; now memory or descriptors are short */
-        if (error)
-            snprintf(error->text, sizeof error->text, "the number of CPUs can not be read");
-        return -ENOMEM;
-    }
     const unsigned for_each =
         ring ? (unsigned)kv_max_u64((count + cpus - 1) / cpus, THREADS_PER_CPU_MIN) : 0;
     const unsigned device_workers = ring ? DEVICE_THREADS_WITH_RING : count;
@@ -326,41 +351,93 @@ int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind,
 
     struct fs_transport *transport =
         calloc(1, sizeof *transport + count * sizeof transport->workers[0]);
-    if (!transport) {
-        err = -ENOMEM;
-        goto out;
-    }
+    if (!transport)
+        return NULL;
     transport->session = session;
     transport->hooks = *hooks;
     transport->wants_ring = ring;
     transport->device_workers = device_workers;
     transport->worker_count = count;
+    transport->done_fd = transport->ring_fd = -1;
     for (unsigned i = 0; i < count; i++) {
         transport->workers[i].fd = -1;
         /* Queues one after another: if threads can not be had, each queue still has some. */
         transport->workers[i].cpu = i < device_workers ? 0 : (i - device_workers) % cpus;
     }
-    transport->done_fd = eventfd(0, EFD_CLOEXEC);
-    transport->ring_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
-    err = transport->done_fd < 0 || transport->ring_fd < 0 ? -errno : 0;
+    return transport;
+}
+
+/* Over the ring, or the device: all that it needs is there, or nothing. */
+static int open_transport(struct fuse_session *session, bool ring, unsigned threads,
+                          const struct fs_transport_hooks *hooks, struct fs_transport **out)
+{
+    const unsigned cpus = ring ? fs_ring_cpu_count() : 0;
+    if (ring && !cpus) /* a moment ago it could be read; now memory or descriptors are short */
+        return -ENOMEM;
+    struct fs_transport *transport = new_transport(session, ring, threads, cpus, hooks);
+    if (!transport)
+        return -ENOMEM;
+    int err = allow_descriptors(session, transport->worker_count);
+    if (!ring)
+        err = 0; /* there may be enough: it will show */
+    if (!err) {
+        transport->done_fd = eventfd(0, EFD_CLOEXEC);
+        transport->ring_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+        err = transport->done_fd < 0 || transport->ring_fd < 0 ? -errno : 0;
+    }
     if (!err)
         err = count_queues(transport, cpus);
     if (!err)
         err = open_workers(transport);
+    if (err)
+        fs_transport_close(transport);
+    else
+        *out = transport;
+    return err;
+}
+
+/* Why the rings that the kernel offers can not be had. */
+static void describe_shortage(int err, char *text, size_t cap)
+{
+    (void)snprintf(text, cap, "the threads get no rings: %s%s", strerror(-err),
+                   err == -EMFILE ? "; raise the limit on open files (ulimit -n)" : "");
+}
+
+int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind, unsigned threads,
+                      const struct fs_transport_hooks *hooks, struct fs_transport **out,
+                      struct kv_error *error)
+{
+    bool ring;
+    const char *refusal;
+    char shortage[160], line[256];
+    struct fs_transport *transport = NULL;
+    int err = choose_ring(kind, &ring, &refusal);
+    if (!err && ring) {
+        err = open_transport(session, true, threads, hooks, &transport);
+        if (err) {
+            describe_shortage(err, shortage, sizeof shortage);
+            refusal = shortage;
+        }
+    }
+    if (err && kind == FS_TRANSPORT_RING) {
+        if (error)
+            snprintf(error->text, sizeof error->text, "transport=ring: %s", refusal);
+        return err;
+    }
+    if (!transport)
+        err = open_transport(session, false, threads, hooks, &transport);
     const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
     if (!err)
         err = fuse_session_custom_io(session, &io, fuse_session_fd(session));
-    if (!err && refusal) {
-        char line[256];
-        (void)snprintf(line, sizeof line, "requests come over /dev/fuse: %s", refusal);
-        log_line(transport, KV_LOG_INFO, line);
-    }
-out:
     if (err) {
         fs_transport_close(transport);
         if (error)
             snprintf(error->text, sizeof error->text, "the FUSE device: %s", strerror(-err));
         return err;
+    }
+    if (refusal) {
+        (void)snprintf(line, sizeof line, "requests come over /dev/fuse: %s", refusal);
+        log_line(transport, ring ? KV_LOG_WARNING : KV_LOG_INFO, line);
     }
     *out = transport;
     return 0;
@@ -405,11 +482,8 @@ static void *run_worker(void *argument)
         fs_ring_serve(worker);
     }
     /* Pairs with nothing: whoever reads done_fd joins the threads before touching their data. */
-    if (atomic_fetch_sub_explicit(&transport->running, 1, memory_order_relaxed) == 1) {
-        const uint64_t one = 1;
-        if (write(transport->done_fd, &one, sizeof one) < 0)
-            KV_ASSERT(errno == EAGAIN);
-    }
+    if (atomic_fetch_sub_explicit(&transport->running, 1, memory_order_relaxed) == 1)
+        signal_done(transport);
     return NULL;
 }
 
@@ -446,6 +520,11 @@ unsigned fs_transport_threads(const struct fs_transport *transport)
 bool fs_transport_on_ring(struct fs_transport *transport)
 {
     return atomic_load(&transport->on_ring);
+}
+
+int fs_transport_error(struct fs_transport *transport)
+{
+    return atomic_load_explicit(&transport->error, memory_order_relaxed);
 }
 
 int fs_transport_done_fd(struct fs_transport *transport)

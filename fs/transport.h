@@ -53,10 +53,11 @@ struct fs_transport_hooks {
 
 /*
  * Take over the bytes of a mounted session. threads: 0 = 10; on the ring each CPU has its part
- * of them, but four at least. hooks: copied.
+ * of them, but four at least. hooks: copied. A soft limit on open files that is too low for so
+ * many is raised. AUTO is the device, too, where the rings can not be had.
  *
  * 0; -ENOMEM; -EOPNOTSUPP no ring though it was asked for; or what opening and cloning the
- * device say. `error` (may be NULL) gets the words.
+ * device, and making the rings, say. `error` (may be NULL) gets the words.
  */
 KV_MUST_CHECK int fs_transport_open(struct fuse_session *session, enum fs_transport_kind kind,
                                     unsigned threads, const struct fs_transport_hooks *hooks,
@@ -66,8 +67,13 @@ KV_MUST_CHECK int fs_transport_open(struct fuse_session *session, enum fs_transp
 unsigned fs_transport_threads(const struct fs_transport *transport);
 /* Start the workers. They run until the kernel ends the session or fs_transport_stop. */
 KV_MUST_CHECK int fs_transport_start(struct fs_transport *transport);
-/* Readable (poll) when the last worker has ended. */
+/* Readable (poll) when the last worker has ended, or one could not go on. */
 int fs_transport_done_fd(struct fs_transport *transport);
+/*
+ * Why a worker could not go on, a negative errno; 0: none failed. What the kernel has given it is
+ * not answered any more: the connection is to be aborted.
+ */
+int fs_transport_error(struct fs_transport *transport);
 /* End the workers after the request each is serving, and wait for that. Once, after start. */
 void fs_transport_stop(struct fs_transport *transport);
 /* After stop. */

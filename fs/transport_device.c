@@ -36,8 +36,12 @@ void fs_device_serve(struct fs_worker *worker)
         const int length = fuse_session_receive_buf(session, &request);
         if (length == -EINTR || length == -EAGAIN)
             continue;
+        if (length < 0) { /* the others would wait on for what the kernel gives to this one */
+            fs_worker_log(worker, KV_LOG_ERROR, "/dev/fuse: %s; the mount ends", strerror(-length));
+            fs_worker_fail(worker, length);
+        }
         if (length <= 0)
-            break; /* unmounted, or the device is broken */
+            break; /* unmounted, or that */
         fuse_session_process_buf(session, &request);
         fs_worker_served(worker);
     }

@@ -36,7 +36,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- newer than the header of Debian 12 (Linux 6.1); ours in front -------- */
 
@@ -97,7 +99,8 @@ struct fs_ring_entry {
 static_assert(RING_ENTRIES >= ENTRIES_MAX, "there is room for what all entries may have to say");
 
 struct fs_ring {
-    struct io_uring uring;
+    struct io_uring uring;       /* disabled until the worker runs */
+    struct fs_ring_entry *first; /* what it begins with; NULL: it has begun */
     struct fs_ring_entry *entries[ENTRIES_MAX];
     unsigned entry_count;
     unsigned offered; /* entries that a request may come by */
@@ -137,10 +140,18 @@ unsigned fs_ring_cpu_count(void)
 
 static int open_ring(struct io_uring *ring)
 {
-    /* The thread that opens it is the only one to use it, and gets completions as it waits. */
+    /* The thread that enables it is the only one to use it, and gets completions as it waits. */
     struct io_uring_params params = {.flags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER |
-                                              IORING_SETUP_DEFER_TASKRUN};
+                                              IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED};
     return io_uring_queue_init_params(RING_ENTRIES, ring, &params);
+}
+
+/* io_uring_enable_rings, which liburing 2.3 declares and does not have. */
+static int enable_ring(const struct io_uring *ring)
+{
+    return syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0
+               ? -errno
+               : 0;
 }
 
 const char *fs_ring_refusal(void)
@@ -157,7 +168,8 @@ const char *fs_ring_refusal(void)
         return "/sys/devices/system/cpu/possible does not tell the number of CPUs";
     struct io_uring ring;
     if (open_ring(&ring) < 0)
-        return "io_uring is not to be had; look at kernel.io_uring_disabled";
+        return "io_uring is not to be had; look at kernel.io_uring_disabled and at the limit on "
+               "open files (ulimit -n)";
     io_uring_queue_exit(&ring);
     return NULL;
 }
@@ -232,21 +244,22 @@ static void begin_read(struct fs_ring *ring, struct fs_ring_entry *entry)
 }
 
 /*
- * As long as there is memory for it, a worker that waits has an entry on offer. Returns false when
- * it has none and no read either: nothing would ever wake it.
+ * As long as there is memory for it, a worker that waits has an entry on offer. It always has one,
+ * or a read, to be woken by: each of its entries is the one or the other.
  */
-static bool offer_another(struct fs_worker *worker)
+static void offer_another(struct fs_worker *worker)
 {
     struct fs_ring *ring = worker->ring;
     if (ring->offered || ring->entry_count == ENTRIES_MAX)
-        return true;
-    struct fs_ring_entry *entry = worker->first ? worker->first : new_entry();
-    worker->first = NULL;
-    if (!entry)
-        return ring->reading > 0;
+        return;
+    struct fs_ring_entry *entry = ring->first ? ring->first : new_entry();
+    ring->first = NULL;
+    if (!entry) {
+        KV_ASSERT(ring->reading);
+        return;
+    }
     ring->entries[ring->entry_count++] = entry;
     offer(worker, entry, FS_URING_REGISTER);
-    return true;
 }
 
 static void set_reply(struct fs_ring_entry *entry, int error, size_t payload_bytes)
@@ -392,12 +405,66 @@ static void resume_request(struct fs_worker *worker, struct fs_ring_entry *entry
     after_request(worker, entry);
 }
 
-/* The worker ends, and the daemon goes on without it. */
-static void tell_end(struct fs_worker *worker, int err)
+/*
+ * The worker can not go on. The kernel may have given it requests that nobody has seen yet, or give
+ * it more by what it has on offer, and takes none of that back while the mount stands: who waits
+ * for them would wait for ever. So the mount ends.
+ */
+static void give_up(struct fs_worker *worker, int err)
 {
+    fs_worker_log(worker, KV_LOG_ERROR, "the ring of CPU %u: %s; the mount ends", worker->cpu,
+                  strerror(-err));
+    fs_worker_fail(worker, err);
+}
+
+static void pause_a_little(void)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    (void)nanosleep(&pause, NULL);
+}
+
+/*
+ * Does FUSE itself say so of one that registers? Then it lets go what it has held back for the
+ * ring. Of what others refuse, say a security module, it does not know, and holds on.
+ */
+static bool is_refusal(int err)
+{
+    return err == -EINVAL || err == -EFAULT || err == -EOPNOTSUPP;
+}
+
+/*
+ * A command has ended, and not by a request. Returns false when the worker is to end.
+ *
+ * The kernel has taken nothing that it says an error of at once. Of both commands that may be
+ * -ENOMEM: io_uring allocates for each, FUSE for what registers (Linux 6.18, io_uring/uring_cmd.c,
+ * fs/fuse/dev_uring.c). The answer in the entry is still due then, so it is tried until it is
+ * taken.
+ */
+static bool see_error(struct fs_worker *worker, struct fs_ring_entry *entry, int result,
+                      uint32_t operation)
+{
+    switch (result) {
+    case -EAGAIN: /* the kernel has not finished with INIT */
+    case -EINTR:
+    case -ENOMEM:
+        pause_a_little();
+        offer(worker, entry, operation);
+        return true;
+    case -ENOTCONN: /* unmounted */
+    case -ECONNABORTED:
+        return false;
+    default:
+        break;
+    }
+    if (operation != FS_URING_REGISTER || worker->ring->entry_count > 1 || !is_refusal(result)) {
+        give_up(worker, result);
+        return false;
+    }
+    /* The worker has nothing of the kernel's. */
     fs_worker_log(worker, KV_LOG_WARNING,
                   "the ring of CPU %u: %s; requests go on over the others and /dev/fuse",
-                  worker->cpu, strerror(-err));
+                  worker->cpu, strerror(-result));
+    return false;
 }
 
 /* A command has ended. Returns false when the worker is to end. */
@@ -405,20 +472,10 @@ static bool see_command(struct fs_worker *worker, struct fs_ring_entry *entry, i
                         uint32_t operation)
 {
     worker->ring->offered--;
-    if (result == 0) {
-        serve_request(worker, entry);
-        return true;
-    }
-    if (result == -EAGAIN || result == -EINTR) {
-        /* Not taken: the kernel has not finished with INIT, or a signal came. */
-        const struct timespec pause = {.tv_nsec = 1000000};
-        (void)nanosleep(&pause, NULL);
-        offer(worker, entry, operation);
-        return true;
-    }
-    if (result != -ENOTCONN) /* unmounted */
-        tell_end(worker, result);
-    return false;
+    if (result)
+        return see_error(worker, entry, result, operation);
+    serve_request(worker, entry);
+    return true;
 }
 
 /* Something has ended. Returns false when the worker is to end. */
@@ -509,10 +566,8 @@ static void end_reads(struct fs_worker *worker)
 {
     while (worker->ring->reading) {
         const int err = io_uring_submit_and_wait(&worker->ring->uring, 1);
-        if (err < 0 && err != -EINTR) {
-            const struct timespec pause = {.tv_nsec = 1000000};
-            (void)nanosleep(&pause, NULL);
-        }
+        if (err < 0 && err != -EINTR)
+            pause_a_little();
         while (!take_completions(worker)) {
             /* one of the commands: there is nothing more to come by its entry */
         }
@@ -523,16 +578,15 @@ static void serve_ring(struct fs_worker *worker)
 {
     bool go_on = true;
     while (go_on && !fuse_session_exited(fs_worker_session(worker))) {
-        if (!offer_another(worker)) {
-            tell_end(worker, -ENOMEM);
-            break;
-        }
+        offer_another(worker);
         choose_cpu(worker);
         atomic_store_explicit(&worker->waiting, true, memory_order_relaxed);
         const int err = submit_and_wait(worker);
         atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
-        if (err < 0 && err != -EINTR && err != -EAGAIN && err != -EBUSY) {
-            tell_end(worker, err);
+        if (err == -EAGAIN || err == -ENOMEM) {
+            pause_a_little(); /* the kernel is short of memory; nothing is lost */
+        } else if (err < 0 && err != -EINTR && err != -EBUSY) {
+            give_up(worker, err);
             break;
         }
         go_on = take_completions(worker);
@@ -542,34 +596,42 @@ static void serve_ring(struct fs_worker *worker)
 
 int fs_ring_prepare(struct fs_worker *worker)
 {
-    worker->first = new_entry();
-    return worker->first ? 0 : -ENOMEM;
+    struct fs_ring *ring = calloc(1, sizeof *ring);
+    if (!ring)
+        return -ENOMEM;
+    const int err = open_ring(&ring->uring);
+    if (err) {
+        free(ring);
+        return err;
+    }
+    worker->ring = ring;
+    ring->first = new_entry();
+    return ring->first ? 0 : -ENOMEM;
 }
 
 void fs_ring_unprepare(struct fs_worker *worker)
 {
-    if (worker->first)
-        free_entry(worker->first);
-    worker->first = NULL;
+    struct fs_ring *ring = worker->ring;
+    if (!ring)
+        return;
+    io_uring_queue_exit(&ring->uring);
+    if (ring->first)
+        free_entry(ring->first);
+    for (unsigned i = 0; i < ring->entry_count; i++)
+        free_entry(ring->entries[i]);
+    free(ring);
+    worker->ring = NULL;
 }
 
 void fs_ring_serve(struct fs_worker *worker)
 {
-    struct fs_ring ring = {.entry_count = 0};
-    worker->ring = &ring;
     settle(worker);
-    int err = open_ring(&ring.uring);
-    if (err) {
-        fs_worker_log(worker, KV_LOG_WARNING, "the ring of CPU %u: %s", worker->cpu,
-                      strerror(-err));
-        worker->ring = NULL;
-        return;
-    }
-    serve_ring(worker);
+    const int err = enable_ring(&worker->ring->uring);
+    if (err)
+        give_up(worker, err);
+    else
+        serve_ring(worker);
     /* Replies that have been prepared are still to go out. */
-    (void)io_uring_submit(&ring.uring);
-    io_uring_queue_exit(&ring.uring);
-    worker->ring = NULL;
-    for (unsigned i = 0; i < ring.entry_count; i++)
-        free_entry(ring.entries[i]);
+    (void)io_uring_submit(&worker->ring->uring);
+    fs_ring_unprepare(worker);
 }

@@ -30,9 +30,8 @@ struct fs_worker {
     int fd;                      /* the device, or a clone of it */
     bool owns_fd;                /* it is a clone */
     unsigned cpu;                /* of a worker on the ring: its queue */
-    struct fs_ring *ring;        /* of a worker on the ring, while it runs */
+    struct fs_ring *ring;        /* of a worker on the ring, from fs_ring_prepare to its end */
     struct fs_ring_entry *entry; /* ... and serves the request in it */
-    struct fs_ring_entry *first; /* what it begins with, from fs_ring_prepare */
 };
 
 /* The worker that this thread is; NULL: none. */
@@ -49,6 +48,9 @@ void fs_worker_served(struct fs_worker *worker);
 void fs_worker_log(struct fs_worker *worker, enum kv_log_level level, const char *format, ...)
     KV_PRINTF(3, 4);
 
+/* The worker can not go on, nor can the mount without it: all are to end. */
+void fs_worker_fail(struct fs_worker *worker, int err);
+
 /* ---- over the device (transport_device.c) -------------------------------- */
 
 /* A clone of the device of a session. Returns it or a negative errno. */
@@ -64,11 +66,12 @@ unsigned fs_ring_cpu_count(void);
 /* Can requests come over io_uring here? NULL, or the reason why not and the remedy. */
 const char *fs_ring_refusal(void);
 /*
- * Before the kernel agrees to the ring: memory for what the worker begins with. The kernel then
- * holds all requests back until each queue has offered to take one. -ENOMEM.
+ * Before the kernel agrees to the ring: the worker's ring, and memory for what it begins with. The
+ * kernel then holds all requests back until each queue has offered to take one. -ENOMEM, -EMFILE,
+ * -ENFILE, or what else io_uring_setup says.
  */
 KV_MUST_CHECK int fs_ring_prepare(struct fs_worker *worker);
-void fs_ring_unprepare(struct fs_worker *worker); /* nothing is left of it: fine */
+void fs_ring_unprepare(struct fs_worker *worker); /* it was not prepared, or has ended: fine */
 /* Serve until the session ends. The kernel has agreed to the ring. */
 void fs_ring_serve(struct fs_worker *worker);
 KV_MUST_CHECK int fs_ring_send(struct fs_worker *worker, const struct iovec *pieces, int count);

@@ -5,6 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 sys_admin=0000000000200000 # umount2 asks for it
+searching=0000000000200004 # and CAP_DAC_READ_SEARCH, on a way that others only may go
 none=0000000000000000
 
 # status_of TASK_STATUS FIELD
@@ -13,9 +14,9 @@ status_of() {
 }
 
 threads=0
-# expect_confined SECCOMP
+# expect_confined SECCOMP [CAPABILITIES]
 expect_confined() {
-    local task file field wanted pair
+    local task file field wanted pair kept=${2-$sys_admin}
     for task in "/proc/$daemon/task/"*; do
         # The kernel's own helpers of io_uring act with the rights of who asks them.
         case $(cat "$task/comm" 2>/dev/null) in iou-*) continue ;; esac
@@ -28,7 +29,7 @@ expect_confined() {
             threads=$((threads + 1))
             continue
         fi
-        for pair in CapEff:$sys_admin CapPrm:$sys_admin CapInh:$none CapBnd:$none CapAmb:$none \
+        for pair in "CapEff:$kept" "CapPrm:$kept" CapInh:$none CapBnd:$none CapAmb:$none \
             NoNewPrivs:1 "Seccomp:$1"; do
             field=${pair%:*} wanted=${pair#*:}
             [ "$(status_of "$file" "$field")" = "$wanted" ] ||
@@ -75,4 +76,50 @@ done
 mount_image # on by itself
 expect_confined 2
 umount_image
+expect_gone "kvfs umount"
+
+# Below a directory that only somebody else may search, the mount can still be taken away; nothing but
+# that needs the right to.
+mkdir -p "$tmp/private/mnt"
+chown 65534:65534 "$tmp/private"
+chmod 700 "$tmp/private"
+mnt=$tmp/private/mnt
+for seccomp in on off; do
+    mount_image -o "seccomp=$seccomp,auto_unmount"
+    mode=2
+    [ "$seccomp" = on ] || mode=0
+    expect_confined "$mode" "$searching"
+    kill -TERM "$daemon"
+    expect_gone "SIGTERM below a private directory"
+    mount_image -o "seccomp=$seccomp,auto_unmount"
+    helper=$(ps -o pid= --ppid "$daemon" | tr -d ' ')
+    [ "$(status_of "/proc/$helper/status" CapPrm)" = "$searching" ] || fail "the helper's rights"
+    kill_daemon
+    wait_gone "$helper" 60 || fail "the helper of auto_unmount lives on"
+    ! is_mounted || fail "auto_unmount left a dead mount below a private directory"
+done
+
+# Where there is no such right to keep, as in most containers, all others are given up nevertheless.
+setpriv --bounding-set -dac_read_search "$bin/mount.kvfs" "$image" "$mnt" </dev/null
+daemon=$(find_daemon)
+expect_confined 2
+umount "$mnt"
+expect_gone "umount below a private directory"
+
+# One that was made private later: the daemon ends, and says what it leaves behind.
+chown 0:0 "$tmp/private"
+"$bin/mount.kvfs" -f "$image" "$mnt" </dev/null 2>"$tmp/words" &
+daemon=$!
+for ((tenths = 600; tenths > 0; tenths--)); do
+    ! is_mounted || break
+    sleep 0.1
+done
+stat "$mnt/." >/dev/null # it answers, so it is as confined as it will be
+chown 65534:65534 "$tmp/private"
+kill -TERM "$daemon"
+wait_gone "$daemon" 60 || fail "the daemon, process $daemon, lives on"
+grep -qF "$mnt: can not be unmounted: Permission denied; remove the dead mount with: umount $mnt" \
+    "$tmp/words" || fail "says nothing of the mount that it leaves: $(cat "$tmp/words")"
+umount "$mnt" || fail "the remedy does not work"
+fsck_clean
 say "confined: $threads threads looked at"

@@ -10,6 +10,49 @@ umounts=0
 crashes=0
 
 make_image 256M
+
+# What is mounted on a directory belongs to who mounted it last: the end of a daemon whose mount was
+# unmounted before leaves it alone.
+other=$tmp/other
+"$bin/mkfs.kvfs" -q -s 64M "$other"
+
+mount_other() {
+    timeout -k 5 300 "$bin/mount.kvfs" "$other" "$mnt" </dev/null || fail "mount.kvfs: status $?"
+    echo other >"$mnt/other"
+}
+
+expect_other() {
+    wait_gone "$daemon" 60 || fail "$1: the daemon, process $daemon, lives on"
+    is_mounted || fail "$1: the mount of another daemon is gone"
+    [ "$(cat "$mnt/other")" = other ] || fail "$1: the mount of another daemon is harmed"
+    umount_image
+}
+
+for end in TERM KILL; do
+    for options in noatime auto_unmount; do
+        mount_image -o "$options"
+        helper=$(ps -o pid= --ppid "$daemon" | tr -d " ") || true # without auto_unmount there is none
+        exec 9>"$mnt/open"
+        umount -l "$mnt"
+        mount_other
+        kill "-$end" "$daemon"
+        [ -z "$helper" ] || wait_gone "$helper" 60 || fail "the helper of auto_unmount lives on"
+        expect_other "SIG$end after umount -l, $options"
+        exec 9>&- || true # what was written is lost
+    done
+done
+
+# The device's number of a file system that is gone is free for the next one.
+mount_image -o auto_unmount
+helper=$(ps -o pid= --ppid "$daemon" | tr -d ' ')
+kill -STOP "$helper"
+umount "$mnt"
+mount_other
+kill -CONT "$helper"
+wait_gone "$helper" 60 || fail "the helper of auto_unmount lives on"
+expect_other "umount with a slow helper"
+fsck_clean
+
 for ((round = 1; round <= ENDS_ROUNDS; round++)); do
     mount_image
     echo plain >"$mnt/plain"

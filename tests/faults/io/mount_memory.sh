@@ -17,13 +17,13 @@ size MEMORY_POINTS 40 1000000
 seen=$tmp/seen
 ulimit -c 0 # a crash shows in the status
 
-# try_mount AFTER once|lasting: until it is mounted ($daemon) or has ended ($status, $words).
+# try_mount AFTER once|lasting [LEAST_BYTES [mount option...]]: until it is mounted ($daemon) or has ended ($status, $words).
 try_mount() {
     local tenths=600
     rm -f "$seen"
     status=
-    KVFS_MEMORY_FAULTS=$1:$2:$seen LD_PRELOAD=$faults \
-        "$bin/mount.kvfs" "$image" "$mnt" -f </dev/null >"$tmp/words" 2>&1 &
+    KVFS_MEMORY_FAULTS=$1:$2:$seen:${3-0} LD_PRELOAD=$faults \
+        "$bin/mount.kvfs" "$image" "$mnt" -f "${@:4}" </dev/null >"$tmp/words" 2>&1 &
     daemon=$!
     until is_mounted; do
         if [ ! -e "/proc/$daemon/exe" ]; then
@@ -46,10 +46,12 @@ allocations() {
 # End what was mounted. The daemon may still be short of memory, so it may end badly, with words,
 # or may have ended already.
 end_mount() {
-    local umount_status=0 ended=0
-    echo content >"$mnt/file" 2>/dev/null || true
-    cat "$mnt/file" >/dev/null 2>&1 || true
+    local umount_status=0 ended=0 unmounted=
+    timeout -k 5 120 dd of="$mnt/file" conv=nocreat <<<content 2>/dev/null ||
+        [ $? -lt 124 ] || fail "$1: a program waits"
+    timeout -k 5 120 cat "$mnt/file" >/dev/null 2>&1 || [ $? -lt 124 ] || fail "$1: a program waits"
     if is_mounted; then
+        unmounted=yes
         timeout -k 5 120 "$bin/kvfs" umount "$mnt" >"$tmp/umount.out" 2>&1 || umount_status=$?
         [ "$umount_status" = 0 ] || grep -q "the log is replayed\|not mounted" "$tmp/umount.out" ||
             fail "$1: kvfs umount: status $umount_status: $(cat "$tmp/umount.out")"
@@ -57,7 +59,7 @@ end_mount() {
     wait "$daemon" || ended=$?
     daemon=
     case $ended in
-    0) ;;
+    0) [ -n "$unmounted" ] || fail "$1: the daemon ended by itself, with status 0: $(cat "$tmp/words")" ;;
     2 | 32) # 2: it had mounted, and could not go on
         [ -s "$tmp/words" ] || fail "$1: the daemon ended with status $ended without a word"
         ;;
@@ -76,6 +78,9 @@ expect_nothing_left() {
 }
 
 make_image 16M
+mount_image
+: >"$mnt/file" # those that follow make none: the mount may be gone
+umount_image
 try_mount 1000000000 once
 [ -z "$status" ] || fail "mount.kvfs: status $status: $words"
 total=$(allocations)
@@ -94,7 +99,7 @@ for ((after = KVFS_SEED % step; after < total; after += step)); do
             end_mount "$after $how"
             mounted=$((mounted + 1))
             ;;
-        0 | 1 | 2 | 32) # 0: it was mounted, and ended by itself as if unmounted
+        1 | 2 | 32)
             expect_nothing_left "$after $how"
             refused=$((refused + 1))
             ;;
@@ -102,5 +107,25 @@ for ((after = KVFS_SEED % step; after < total; after += step)); do
         esac
     done
 done
+
+# A worker that gets no room for the requests that it is to read ends the mount, with a word.
+told=0
+for transport in auto dev; do
+    try_mount 1000000000 once 1000000 -o "transport=$transport"
+    end_mount "no fault"
+    large=$(allocations)
+    for ((after = 0; after < large; after++)); do
+        for how in once lasting; do
+            try_mount "$after" "$how" 1000000 -o "transport=$transport"
+            if [ -z "$status" ]; then
+                end_mount "$after $how of the large, $transport"
+            else
+                expect_nothing_left "$after $how of the large, $transport"
+            fi
+            ! grep -qF "the mount ends" "$tmp/words" || told=$((told + 1))
+        done
+    done
+done
+[ "$told" -gt 0 ] || fail "all workers had room for their requests"
 fsck_clean
 say "seed $KVFS_SEED: $((mounted + refused)) points of $((2 * total)), $mounted mounted, $refused refused"
