@@ -554,6 +554,143 @@ START_TEST(an_inode_number_claimed_twice_is_settled)
 }
 END_TEST
 
+static void set_attribute(struct bench *b, uint64_t ino, const char *name, uint32_t *flags)
+{
+    ck_assert_int_eq(fs_xattr_set(b->scratch.store, ino, flags, name, "1", 1, 0, b->change.batch),
+                     0);
+    ck_assert_int_eq(fs_data_change_apply(&b->change, 0, NULL), 0);
+}
+
+static bool has_attribute(struct bench *b, const struct fs_record *record, const char *name)
+{
+    size_t length;
+    const int err =
+        fs_xattr_get(b->scratch.store, record->file.ino, record->flags, name, NULL, 0, &length);
+    ck_assert(err == 0 || err == -ENODATA);
+    return err == 0;
+}
+
+START_TEST(who_claims_a_taken_number_keeps_content_that_its_owner_does_not_have)
+{
+    static const uint32_t types[] = {S_IFREG, S_IFDIR, S_IFIFO};
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file"), winner = entry_key(1, "aa");
+    struct fs_record record = record_of(4, types[_i] | 0644, types[_i] == S_IFDIR ? 2 : 1);
+    if (types[_i] == S_IFREG)
+        write_content(&b, &record, 0, "winner", 6);
+    if (types[_i] == S_IFDIR)
+        put_parent(&b, 4, 1, "aa");
+    put_record(&b, &winner, &record); /* stands before the other */
+    run(&b, false);
+    ck_assert(!was_found(&b, "data-unused"));
+    expect(&b, "inode-twice");
+    const struct fs_record first = get_record(&b, &winner), other = get_record(&b, &file);
+    ck_assert_uint_eq(first.file.ino, 4);
+    ck_assert_uint_eq(first.file.inline_len, record.file.inline_len);
+    ck_assert_uint_eq(first.flags, 0);
+    ck_assert_uint_ne(other.file.ino, 4);
+    ck_assert_uint_eq(other.mode, S_IFREG | 0644);
+    expect_content(&b, &other);
+    ck_assert(has_attribute(&b, &other, "user.x"));
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(of_several_who_claim_content_beside_its_number_one_gets_it)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file"), winner = entry_key(1, "aa"),
+                        again = entry_key(3, "again");
+    const struct fs_record claim = get_record(&b, &file);
+    struct fs_record record = record_of(4, S_IFREG | 0644, 1);
+    set_attribute(&b, 4, "user.y", &record.flags); /* it has attributes, too */
+    put_record(&b, &winner, &record);
+    put_record(&b, &again, &claim);
+    expect(&b, "inode-twice");
+    record = get_record(&b, &file);
+    expect_content(&b, &record);
+    ck_assert(has_attribute(&b, &record, "user.x"));
+    ck_assert(!has_key(&b, &again));
+    record = get_record(&b, &winner);
+    ck_assert(has_attribute(&b, &record, "user.y"));
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(who_claims_a_taken_number_keeps_content_that_is_in_its_record)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file"), small = entry_key(3, "small"),
+                        linked = entry_key(3, "linked"), hard = ino_key(FS_KEY_INODE, 5);
+    struct fs_record record = record_of(4, S_IFREG | 0644, 1);
+    write_content(&b, &record, 0, "small", 5);
+    put_record(&b, &small, &record);
+    record.file.ino = 5; /* which stands under its number */
+    put_record(&b, &linked, &record);
+    record.file.ino = FS_INO_MAX - 1; /* which nobody was given */
+    put_entry(&b, 3, "never", &record);
+    expect(&b, "inode-twice");
+    const struct fs_record first = get_record(&b, &file);
+    expect_content(&b, &first);
+    ck_assert_uint_eq(get_record(&b, &hard).nlink, 2);
+    static const char *const names[] = {"small", "linked", "never"};
+    for (size_t i = 0; i < 3; i++) {
+        const struct fs_key key = entry_key(3, names[i]);
+        record = get_record(&b, &key);
+        ck_assert_uint_ge(record.file.ino, NEXT_INO);
+        ck_assert_uint_lt(record.file.ino, NEXT_INO + 3);
+        ck_assert_uint_eq(record.file.inline_len, 5);
+        ck_assert_mem_eq(record.file.inline_data, "small", 5);
+    }
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(under_an_illegal_name_a_file_keeps_content_that_its_owner_does_not_have)
+{
+    struct bench b;
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file"), found_key = entry_key(NEXT_INO, "#4");
+    const struct fs_record loser = get_record(&b, &file);
+    const struct fs_record winner = record_of(4, S_IFREG | 0644, 1);
+    put_record(&b, &file, &winner);
+    put_entry(&b, 2, "fi/le", &loser);
+    expect(&b, "entry-name");
+    const struct fs_record found = get_record(&b, &found_key);
+    ck_assert_uint_eq(lost_found_of(&b), NEXT_INO);
+    ck_assert_uint_ne(found.file.ino, 4);
+    expect_content(&b, &found);
+    bench_close(&b);
+}
+END_TEST
+
+START_TEST(unused_content_becomes_a_file_under_a_number_that_nothing_has)
+{
+    struct bench b;
+    uint8_t key[FS_DATA_KEY_BYTES];
+    static const uint8_t packed[100] = {FS_DATA_PACKED, 'p'};
+    bench_open(&b);
+    const struct fs_key file = entry_key(2, "file");
+    struct fs_record record = get_record(&b, &file);
+    const struct fs_record empty = record_of(4, S_IFREG | 0644, 1);
+    put_record(&b, &file, &empty);
+    fs_data_key(key, NEXT_INO, 0); /* content that lost its inode has the next number */
+    ck_assert_int_eq(kv_put(b.scratch.store, key, sizeof key, packed, sizeof packed), 0);
+    expect(&b, "data-unused");
+    const struct fs_key own = entry_key(lost_found_of(&b), "#100"),
+                        found = entry_key(lost_found_of(&b), "#101");
+    ck_assert_uint_eq(lost_found_of(&b), 102);
+    ck_assert_uint_eq(get_record(&b, &own).file.size, 99);
+    record = get_record(&b, &found);
+    ck_assert_uint_eq(record.file.ino, 101);
+    expect_content(&b, &record);
+    bench_close(&b);
+}
+END_TEST
+
 START_TEST(parent_records_follow_the_entries)
 {
     struct bench b;
@@ -1003,6 +1140,12 @@ int main(void)
     tcase_add_test(tcase, a_link_to_nothing_goes_and_an_inode_without_links_is_found_again);
     tcase_add_test(tcase, a_link_that_says_another_type_is_corrected);
     tcase_add_test(tcase, an_inode_number_claimed_twice_is_settled);
+    tcase_add_loop_test(tcase, who_claims_a_taken_number_keeps_content_that_its_owner_does_not_have,
+                        0, 3);
+    tcase_add_test(tcase, of_several_who_claim_content_beside_its_number_one_gets_it);
+    tcase_add_test(tcase, who_claims_a_taken_number_keeps_content_that_is_in_its_record);
+    tcase_add_test(tcase, under_an_illegal_name_a_file_keeps_content_that_its_owner_does_not_have);
+    tcase_add_test(tcase, unused_content_becomes_a_file_under_a_number_that_nothing_has);
     tcase_add_test(tcase, parent_records_follow_the_entries);
     tcase_add_test(tcase, a_directory_that_lost_its_entry_comes_back);
     tcase_add_test(tcase, entries_in_what_is_no_directory_go_to_lost_found);
