@@ -55,11 +55,6 @@ static int emit_with_attributes(struct listing *listing, struct fs_dirent *diren
     return 0;
 }
 
-static bool is_damage(int err)
-{
-    return err == -EUCLEAN || err == -EBADMSG;
-}
-
 /*
  * One entry. What is damaged is still named, if it has a name, without type and attributes: the
  * rest of the directory stays usable, and whoever looks it up gets the error.
@@ -78,7 +73,8 @@ static int list_entry(struct listing *listing, struct fs_cookies *cookies, struc
     if (!value_err && fs_entry_is_expired(listing->volume, &entry))
         return 0;
     int err = fs_key_entry_parse(key, key_len, &directory, &dirent.name, &dirent.name_len);
-    if (is_damage(err)) /* a name that no program could give back: the check moves it */
+    if (kv_error_is_contradiction(
+            err)) /* a name that no program could give back: the check moves it */
         return 0;
     if (!err)
         err = fs_cookie_of(cookies, dirent.name, dirent.name_len, &dirent.cookie);
@@ -98,7 +94,7 @@ static int list_entry(struct listing *listing, struct fs_cookies *cookies, struc
         if (!err)
             return emit_with_attributes(listing, &dirent, &item);
     }
-    if (err && !is_damage(err))
+    if (err && !kv_error_is_contradiction(err))
         return err;
     listing->full = !listing->emit(listing->context, &dirent);
     return 0;
