@@ -139,12 +139,13 @@ static uint32_t first_number(const struct frame *frame)
 {
     const uint32_t hash =
         hash_bytes(&frame->length, frame_bytes(frame) - offsetof(struct frame, length));
-    return FRAME_FIRST + hash % (KV_PLANT(cookie_reused) ? 7u : FRAME_LIMIT - FRAME_FIRST);
+    return FRAME_FIRST + hash % (FRAME_LIMIT - FRAME_FIRST);
 }
 
 static int intern_frame(struct fs_cookies *cookies, struct frame *frame, uint32_t *number)
 {
-    *number = first_number(frame);
+    const bool is_planted = KV_PLANT(cookie_reused);
+    *number = is_planted ? FRAME_FIRST : first_number(frame);
     pthread_mutex_lock(&cookies->mutex);
     int err = reserve_frame(cookies, frame_bytes(frame));
     if (err)
@@ -152,7 +153,7 @@ static int intern_frame(struct fs_cookies *cookies, struct frame *frame, uint32_
     size_t *slot;
     while (*(slot = find_slot(cookies, *number))) {
         struct frame *const known = frame_at(cookies, *slot - 1);
-        if (KV_PLANT(cookie_reused) || is_same_frame(known, frame)) {
+        if (is_planted || is_same_frame(known, frame)) {
             known->is_recent = true;
             goto out;
         }
