@@ -1,10 +1,10 @@
 /*
  * fs/cookie.c: names to 63-bit positions and back.
  *
- * Owns       per directory: the frames, laid end to end in one arena; where each starts; an
- *            open-addressed hash from frame to number.
- * Invariant  a frame never changes its number; slots are at most two thirds full; which bytes
- *            of a name are its window depends on the name alone.
+ * Owns       per directory: the frames, laid end to end in one arena; an open-addressed hash from
+ *            number to frame.
+ * Invariant  a frame that is known never changes its number; slots are at most two thirds full;
+ *            which bytes of a name are its window depends on the name alone.
  * Locks      cookies->mutex guards everything in it.
  */
 #include "fs/cookie.h"
@@ -19,11 +19,14 @@
 #define FRAME_SHIFT     32u
 #define FRAME_FIRST     1u /* number 0 stays free for the fixed positions */
 #define FRAME_LIMIT     (1u << 29)
+#define FRAMES_MAX      (FRAME_LIMIT / 2) /* so that a free number is not far */
 
-/* A name without its window. In the arena: length(1) window(1) bytes. */
+/* A name without its window, as it lies in the arena: as many of the bytes as there are. */
 struct frame {
-    uint8_t length; /* bytes, without the window */
-    uint8_t window; /* where the window is: so many bytes come before it */
+    kv_le32 number;
+    uint8_t is_recent; /* asked for since the last ageing */
+    uint8_t length;    /* bytes, without the window */
+    uint8_t window;    /* where the window is: so many bytes come before it */
     uint8_t bytes[FS_NAME_MAX];
 };
 #define FRAME_HEADER offsetof(struct frame, bytes)
@@ -32,9 +35,10 @@ struct fs_cookies {
     pthread_mutex_t mutex;
     uint8_t *arena;
     size_t arena_len, arena_cap;
-    uint64_t *starts; /* where frame n lies; [0] is unused */
-    uint32_t *slots;  /* frame numbers, 0 = empty */
-    uint32_t count, start_cap, slot_count;
+    size_t *slots; /* 1 + where a frame lies in the arena, by its number; 0: empty */
+    uint32_t count, slot_count;
+    bool is_ageing, has_forgotten;
+    int64_t aged_ns;
 };
 
 struct fs_cookies *fs_cookies_new(void)
@@ -43,7 +47,6 @@ struct fs_cookies *fs_cookies_new(void)
     if (!cookies)
         return NULL;
     pthread_mutex_init(&cookies->mutex, NULL);
-    cookies->count = FRAME_FIRST;
     return cookies;
 }
 
@@ -53,7 +56,6 @@ void fs_cookies_free(struct fs_cookies *cookies)
         return;
     pthread_mutex_destroy(&cookies->mutex);
     free(cookies->arena);
-    free(cookies->starts);
     free(cookies->slots);
     free(cookies);
 }
@@ -67,39 +69,57 @@ static uint32_t hash_bytes(const void *bytes, size_t length)
     return hash;
 }
 
-/* The slot that holds the frame, or the empty one where it belongs. */
-static uint32_t *find_slot(struct fs_cookies *cookies, const uint8_t *frame)
+static struct frame *frame_at(const struct fs_cookies *cookies, size_t offset)
 {
-    const size_t length = FRAME_HEADER + frame[0];
-    uint32_t at = hash_bytes(frame, length) & (cookies->slot_count - 1);
-    for (;; at = (at + 1) & (cookies->slot_count - 1)) {
-        const uint32_t number = cookies->slots[at];
-        if (!number)
-            return &cookies->slots[at];
-        const uint8_t *known = cookies->arena + cookies->starts[number];
-        if (known[0] == frame[0] && memcmp(known, frame, length) == 0)
-            return &cookies->slots[at];
+    return (struct frame *)(cookies->arena + offset);
+}
+
+static size_t frame_bytes(const struct frame *frame)
+{
+    return FRAME_HEADER + frame->length;
+}
+
+static bool is_same_frame(const struct frame *a, const struct frame *b)
+{
+    return a->length == b->length && a->window == b->window &&
+           memcmp(a->bytes, b->bytes, a->length) == 0;
+}
+
+/* The slot of a number, or the empty one where it belongs. */
+static size_t *find_slot(const struct fs_cookies *cookies, uint32_t number)
+{
+    const uint32_t mask = cookies->slot_count - 1;
+    for (uint32_t at = (number * 2654435769u) >> 3 & mask;; at = (at + 1) & mask) {
+        size_t *const slot = &cookies->slots[at];
+        if (!*slot || kv_le32_get(frame_at(cookies, *slot - 1)->number) == number)
+            return slot;
     }
+}
+
+/* Let the slots, which are empty, lead to what is in the arena. */
+static void fill_slots(struct fs_cookies *cookies)
+{
+    for (size_t at = 0; at < cookies->arena_len; at += frame_bytes(frame_at(cookies, at)))
+        *find_slot(cookies, kv_le32_get(frame_at(cookies, at)->number)) = at + 1;
 }
 
 static int grow_slots(struct fs_cookies *cookies)
 {
     const uint32_t count = cookies->slot_count ? cookies->slot_count * 2 : 8;
-    uint32_t *slots = calloc(count, sizeof *slots);
+    size_t *slots = calloc(count, sizeof *slots);
     if (!slots)
         return -ENOMEM;
     free(cookies->slots);
     cookies->slots = slots;
     cookies->slot_count = count;
-    for (uint32_t n = FRAME_FIRST; n < cookies->count; n++)
-        *find_slot(cookies, cookies->arena + cookies->starts[n]) = n;
+    fill_slots(cookies);
     return 0;
 }
 
-/* Room for one more frame of `length` bytes with its header, in all three arrays. */
+/* Room for one more frame of `length` bytes with its header, in both arrays. */
 static int reserve_frame(struct fs_cookies *cookies, size_t length)
 {
-    if (cookies->count >= FRAME_LIMIT)
+    if (cookies->count >= FRAMES_MAX)
         return -EOVERFLOW;
     if (cookies->arena_cap - cookies->arena_len < length) {
         const size_t cap = cookies->arena_cap + cookies->arena_cap / 2 + 512;
@@ -109,38 +129,42 @@ static int reserve_frame(struct fs_cookies *cookies, size_t length)
         cookies->arena = arena;
         cookies->arena_cap = cap;
     }
-    if (cookies->count >= cookies->start_cap) {
-        const uint32_t cap = cookies->start_cap + cookies->start_cap / 2 + 8;
-        uint64_t *starts = realloc(cookies->starts, cap * sizeof *starts);
-        if (!starts)
-            return -ENOMEM;
-        cookies->starts = starts;
-        cookies->start_cap = cap;
-    }
     if ((uint64_t)(cookies->count + 1) * 3 > (uint64_t)cookies->slot_count * 2)
         return grow_slots(cookies);
     return 0;
 }
 
-static int intern_frame(struct fs_cookies *cookies, const struct frame *frame, uint32_t *number)
+/* The number of a frame follows from its bytes, unless another frame has that one. */
+static uint32_t first_number(const struct frame *frame)
 {
-    const uint8_t *bytes = &frame->length;
-    const size_t length = FRAME_HEADER + frame->length;
-    int err = 0;
+    const uint32_t hash =
+        hash_bytes(&frame->length, frame_bytes(frame) - offsetof(struct frame, length));
+    return FRAME_FIRST + hash % (FRAME_LIMIT - FRAME_FIRST);
+}
+
+static int intern_frame(struct fs_cookies *cookies, struct frame *frame, uint32_t *number)
+{
+    const bool is_planted = KV_PLANT(cookie_reused);
+    *number = is_planted ? FRAME_FIRST : first_number(frame);
     pthread_mutex_lock(&cookies->mutex);
-    uint32_t *slot = cookies->slot_count ? find_slot(cookies, bytes) : NULL;
-    if (slot && *slot) {
-        *number = *slot;
-        goto out;
-    }
-    err = reserve_frame(cookies, length);
+    int err = reserve_frame(cookies, frame_bytes(frame));
     if (err)
         goto out;
-    *number = cookies->count++ & (KV_PLANT(cookie_reused) ? 7u : ~0u);
-    cookies->starts[*number] = cookies->arena_len;
-    memcpy(cookies->arena + cookies->arena_len, bytes, length);
-    cookies->arena_len += length;
-    *find_slot(cookies, bytes) = *number;
+    size_t *slot;
+    while (*(slot = find_slot(cookies, *number))) {
+        struct frame *const known = frame_at(cookies, *slot - 1);
+        if (is_planted || is_same_frame(known, frame)) {
+            known->is_recent = true;
+            goto out;
+        }
+        *number = *number + 1 < FRAME_LIMIT ? *number + 1 : FRAME_FIRST;
+    }
+    frame->number = kv_le32_of(*number);
+    frame->is_recent = true;
+    memcpy(cookies->arena + cookies->arena_len, frame, frame_bytes(frame));
+    *slot = cookies->arena_len + 1;
+    cookies->arena_len += frame_bytes(frame);
+    cookies->count++;
 out:
     pthread_mutex_unlock(&cookies->mutex);
     return err;
@@ -211,27 +235,98 @@ int fs_cookie_name(struct fs_cookies *cookies, uint64_t cookie, char *name, size
         return 0;
     }
     const uint64_t number = cookie >> FRAME_SHIFT;
-    int err = -EINVAL;
+    if (number < FRAME_FIRST || number >= FRAME_LIMIT)
+        return -EINVAL;
+    int err = 0;
     pthread_mutex_lock(&cookies->mutex);
-    if (number >= FRAME_FIRST && number < cookies->count) {
-        const uint8_t *frame = cookies->arena + cookies->starts[number];
-        const size_t length = frame[0], window = frame[1];
-        memcpy(name, frame + FRAME_HEADER, window);
+    const size_t at = cookies->slot_count ? *find_slot(cookies, (uint32_t)number) : 0;
+    if (at) {
+        struct frame *const frame = frame_at(cookies, at - 1);
+        const size_t length = frame->length, window = frame->window;
+        frame->is_recent = true;
+        memcpy(name, frame->bytes, window);
         unpack_bytes(cookie, WINDOW_BYTES, name + window);
-        memcpy(name + window + WINDOW_BYTES, frame + FRAME_HEADER + window, length - window);
+        memcpy(name + window + WINDOW_BYTES, frame->bytes + window, length - window);
         *name_len = length + WINDOW_BYTES;
-        err = 0;
+    } else {
+        err = cookies->has_forgotten ? -ENOENT : -EINVAL;
     }
     pthread_mutex_unlock(&cookies->mutex);
     return err;
 }
 
+/* ---- forgetting ------------------------------------------------------------------ */
+
+/* Keep the frames that were asked for since this was done last. Returns how many. */
+static uint32_t keep_recent(struct fs_cookies *cookies)
+{
+    uint32_t count = 0;
+    size_t kept = 0, bytes;
+    for (size_t at = 0; at < cookies->arena_len; at += bytes) {
+        struct frame *const frame = frame_at(cookies, at);
+        bytes = frame_bytes(frame);
+        if (!frame->is_recent)
+            continue;
+        frame->is_recent = false;
+        memmove(cookies->arena + kept, frame, bytes);
+        kept += bytes;
+        count++;
+    }
+    cookies->arena_len = kept;
+    return count;
+}
+
+/* Give memory back after some frames went. Where there is none to move to, it stays as it is. */
+static void shrink(struct fs_cookies *cookies)
+{
+    uint32_t slot_count = 8;
+    while ((uint64_t)(cookies->count + 1) * 3 > (uint64_t)slot_count * 2)
+        slot_count *= 2;
+    size_t *const slots = cookies->count ? calloc(slot_count, sizeof *slots) : NULL;
+    if (slots || !cookies->count) {
+        free(cookies->slots);
+        cookies->slots = slots;
+        cookies->slot_count = slots ? slot_count : 0;
+    } else {
+        memset(cookies->slots, 0, cookies->slot_count * sizeof *cookies->slots);
+    }
+    if (!cookies->count) {
+        free(cookies->arena);
+        cookies->arena = NULL;
+        cookies->arena_cap = 0;
+        return;
+    }
+    uint8_t *const arena = realloc(cookies->arena, cookies->arena_len);
+    if (arena) {
+        cookies->arena = arena;
+        cookies->arena_cap = cookies->arena_len;
+    }
+    fill_slots(cookies);
+}
+
+void fs_cookies_age(struct fs_cookies *cookies, int64_t now_ns)
+{
+    pthread_mutex_lock(&cookies->mutex);
+    const bool is_due = cookies->is_ageing && now_ns - cookies->aged_ns >= FS_COOKIES_KEPT_NS;
+    if (is_due) {
+        const uint32_t before = cookies->count;
+        cookies->count = keep_recent(cookies);
+        if (cookies->count < before) {
+            cookies->has_forgotten = true;
+            shrink(cookies);
+        }
+    }
+    if (is_due || !cookies->is_ageing)
+        cookies->aged_ns = now_ns;
+    cookies->is_ageing = true;
+    pthread_mutex_unlock(&cookies->mutex);
+}
+
 uint64_t fs_cookies_memory(struct fs_cookies *cookies)
 {
     pthread_mutex_lock(&cookies->mutex);
-    const uint64_t bytes = sizeof *cookies + cookies->arena_cap +
-                           cookies->start_cap * sizeof *cookies->starts +
-                           cookies->slot_count * sizeof *cookies->slots;
+    const uint64_t bytes =
+        sizeof *cookies + cookies->arena_cap + cookies->slot_count * sizeof *cookies->slots;
     pthread_mutex_unlock(&cookies->mutex);
     return bytes;
 }

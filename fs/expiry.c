@@ -495,8 +495,7 @@ static int expire_one(struct fs_volume *volume, const struct due *due, bool soun
     if (expired)
         expired(context, due->directory, due->name, due->name_len);
     const int err = remove_due(volume, due);
-    return err == -EUCLEAN || err == -EBADMSG || err == -ENOENT ? drop_entry(volume, due, err)
-                                                                : err;
+    return kv_error_is_contradiction(err) || err == -ENOENT ? drop_entry(volume, due, err) : err;
 }
 
 int fs_expire(struct fs_volume *volume, uint64_t most, fs_expired_fn *expired, void *context,

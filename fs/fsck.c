@@ -95,6 +95,18 @@ int fs_fsck_scan(struct fs_fsck *c, enum fs_key_type type, fs_fsck_visit_fn *vis
     return fs_fsck_scan_prefix(c, &prefix, 1, visit);
 }
 
+int fs_fsck_has_prefix(struct fs_fsck *c, const struct fs_key *prefix, bool *found)
+{
+    struct kv_cursor *cursor;
+    int err = kv_cursor_open_prefix(c->store, prefix->bytes, prefix->length, &cursor);
+    if (err)
+        return err;
+    err = kv_cursor_first(cursor);
+    kv_cursor_close(cursor);
+    *found = !err;
+    return err == -ENOENT ? 0 : err;
+}
+
 struct fs_fsck_node *fs_fsck_find_node(struct fs_fsck *c, uint64_t ino)
 {
     return fs_ino_map_find(&c->nodes, ino);
@@ -285,12 +297,46 @@ static int visit_directory(struct fs_fsck *c, const struct place *at,
     return check_parent(c, record->file.ino, at);
 }
 
+/*
+ * Has an entry whose inode number is not its own content of its own? It has if that is in its
+ * record; and what is in F records is its as long as nobody else who has the number has any.
+ */
+static bool has_own_content(const struct fs_fsck *c, const struct fs_record *record)
+{
+    if (!S_ISREG(record->mode) && !S_ISLNK(record->mode))
+        return false;
+    return record->file.is_inline ? record->file.inline_len > 0
+                                  : !fs_ino_set_has(&c->contents, record->file.ino);
+}
+
+/* A file whose inode number is not its own gets another one, and what it has goes with it. */
+static int keep_content(struct fs_fsck *c, const struct fs_fsck_item *item, const struct place *at,
+                        const struct fs_record *record, const char *what, const char *why)
+{
+    const uint64_t ino = record->file.ino;
+    int err = 0;
+    if (!record->file.is_inline)
+        err = fs_ino_set_add(&c->contents, ino);
+    if (!err && record->flags && !fs_ino_set_has(&c->flagged[0], ino))
+        err = fs_ino_set_add(&c->handed, ino);
+    if (err || !fs_fsck_finding(c, KV_CHECK_REPAIRABLE, what,
+                                "directory %llu: the entry %s %s, %llu; it keeps its content under "
+                                "another",
+                                fs_fsck_ull(at->directory),
+                                fs_fsck_show(at->name, at->name_len).text, why, fs_fsck_ull(ino)))
+        return err;
+    return fs_fsck_renumber_later(c, item->key, item->key_len);
+}
+
 /* An entry whose inode number is taken: keep the inode, and the name if that can be. */
 static int visit_taken(struct fs_fsck *c, const struct fs_fsck_item *item, const struct place *at,
                        const struct fs_record *record)
 {
     const uint64_t ino = record->file.ino;
     struct fs_fsck_node *const node = fs_fsck_find_node(c, ino);
+    if (has_own_content(c, record))
+        return keep_content(c, item, at, record, "inode-twice",
+                            "claims an inode number that is taken");
     if (!node || !node->is_inode || node->is_directory || S_ISDIR(record->mode))
         return drop_entry(c, item, at, "inode-twice", "claims an inode number that is taken");
     node->links++;
@@ -308,8 +354,11 @@ static int visit_record(struct fs_fsck *c, const struct fs_fsck_item *item, cons
     if (fs_record_decode(item->value, item->value_len, &record))
         return drop_entry(c, item, at, "entry-value", "can not be decoded");
     const uint64_t ino = record.file.ino;
-    if (!fs_fsck_is_possible(c, ino))
-        return drop_entry(c, item, at, "inode-number", "has a number that was never given");
+    if (!fs_fsck_is_possible(c, ino)) {
+        static const char why[] = "has a number that was never given";
+        return has_own_content(c, &record) ? keep_content(c, item, at, &record, "inode-number", why)
+                                           : drop_entry(c, item, at, "inode-number", why);
+    }
     const struct fs_fsck_node *const node = fs_fsck_find_node(c, ino);
     int err = 0;
     if (node && node->is_orphan) {
@@ -341,15 +390,19 @@ static int visit_nameless(struct fs_fsck *c, const struct fs_fsck_item *item)
 {
     struct fs_record record;
     if (fs_record_decode(item->value, item->value_len, &record) == 0 &&
-        fs_fsck_is_possible(c, record.file.ino) &&
-        !fs_ino_map_find(&c->nameless, record.file.ino)) { /* the first one keeps the number */
-        struct fs_fsck_nameless *const nameless = fs_ino_map_add(&c->nameless, record.file.ino);
-        if (!nameless)
-            return -ENOMEM;
-        nameless->mode = record.mode;
-        nameless->nlink = record.nlink;
-        nameless->flags = record.flags;
-        nameless->is_inline = record.file.is_inline;
+        fs_fsck_is_possible(c, record.file.ino)) {
+        struct fs_fsck_nameless *nameless = fs_ino_map_find(&c->nameless, record.file.ino);
+        if (nameless) { /* the first one keeps the number; any may be whose content is there */
+            nameless->is_inline &= record.file.is_inline;
+        } else {
+            nameless = fs_ino_map_add(&c->nameless, record.file.ino);
+            if (!nameless)
+                return -ENOMEM;
+            nameless->mode = record.mode;
+            nameless->nlink = record.nlink;
+            nameless->flags = record.flags;
+            nameless->is_inline = record.file.is_inline;
+        }
     }
     if (!fs_fsck_finding(c, KV_CHECK_DAMAGE, "entry-name",
                          "an entry under the key %s has no legal name",
@@ -392,6 +445,8 @@ static int learn_all_nameless(struct fs_fsck *c)
         if (nameless->ino != FS_ROOT_INO &&
             (is_orphan || !fs_ino_set_has(&c->known, nameless->ino)))
             err = learn_nameless(c, nameless);
+        else if (!nameless->is_inline) /* the next round sees whose it is */
+            err = fs_ino_set_add(&c->contents, nameless->ino);
     }
     return err;
 }
@@ -645,6 +700,7 @@ static void init_tables(struct fs_fsck *c)
     fs_ino_set_init(&c->contents);
     for (size_t i = 0; i < FS_FSCK_ANNOUNCED; i++)
         fs_ino_set_init(&c->flagged[i]);
+    fs_ino_set_init(&c->handed);
     fs_ino_map_init(&c->nodes, sizeof(struct fs_fsck_node));
     fs_ino_map_init(&c->nameless, sizeof(struct fs_fsck_nameless));
     fs_ino_map_init(&c->expiring, sizeof(struct fs_fsck_expiring));
@@ -664,9 +720,9 @@ static void release_tables(struct fs_fsck *c)
     fs_ino_map_release(&c->nameless);
     fs_ino_map_release(&c->expiring);
     fs_ino_map_release(&c->fixes);
-    for (size_t i = 0; i < c->homeless_count; i++)
-        free(c->homeless[i]);
-    c->homeless_count = 0;
+    fs_ino_set_release(&c->handed);
+    fs_fsck_keys_clear(&c->homeless);
+    fs_fsck_keys_clear(&c->twins);
 }
 
 static int scan_inodes(struct fs_fsck *c)
@@ -694,6 +750,8 @@ static int check_tree(struct fs_fsck *c)
         err = check_nodes(c);
     if (!err)
         err = check_loops(c);
+    if (!err)
+        err = fs_fsck_renumber_all(c);
     return err;
 }
 
@@ -742,6 +800,5 @@ int fs_check(struct kv_store *store, const struct kv_check_options *options,
         result->repaired = all - kv_min_u64(all, c.found);
     }
     fs_data_change_release(&c.change);
-    free(c.homeless);
     return err;
 }

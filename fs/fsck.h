@@ -25,7 +25,9 @@
  *
  * options  as for kv_check, which should have run before; read_blobs means nothing here.
  *          repair: mend all of it. What has lost its name or its inode goes to the directory
- *          lost+found under `#` and its inode number; what can not be decoded is deleted.
+ *          lost+found under `#` and its inode number, as does content that no inode can have;
+ *          a file whose number another inode has keeps its content under a new number. What can
+ *          not be decoded is deleted.
  * result   out: keys, and the findings: repairable (mended without loss), damaged (something
  *          is lost), repaired (of both).
  *

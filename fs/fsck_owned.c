@@ -216,19 +216,6 @@ static int check_expiry(struct fs_fsck *c, const struct fs_fsck_item *item,
     return err ? err : fs_fsck_commit(c);
 }
 
-/* Is there an attribute whose key begins so? */
-static int has_attribute(struct fs_fsck *c, const struct fs_key *prefix, bool *found)
-{
-    struct kv_cursor *cursor;
-    int err = kv_cursor_open_prefix(c->store, prefix->bytes, prefix->length, &cursor);
-    if (err)
-        return err;
-    err = kv_cursor_first(cursor);
-    kv_cursor_close(cursor);
-    *found = !err;
-    return err == -ENOENT ? 0 : err;
-}
-
 /* Is every attribute there that the record announces? If not, it shall not do so. */
 static int check_announcements(struct fs_fsck *c, struct fs_record *record, bool *changed)
 {
@@ -243,7 +230,7 @@ static int check_announcements(struct fs_fsck *c, struct fs_record *record, bool
         fs_key_ino(&key, FS_KEY_XATTR, record->file.ino);
         memcpy(key.bytes + key.length, names[i], strlen(names[i]));
         key.length = (uint16_t)(key.length + strlen(names[i]));
-        const int err = has_attribute(c, &key, &found);
+        const int err = fs_fsck_has_prefix(c, &key, &found);
         if (err)
             return err;
         if (!found)
@@ -304,25 +291,34 @@ static int delete_contents(struct fs_fsck *c, uint64_t ino)
     return err;
 }
 
-/* Content without an inode becomes a file in lost+found, as long as the content is. */
-static int adopt_contents(struct fs_fsck *c, uint64_t ino)
+/*
+ * Content without an inode becomes a file in lost+found, as long as the content is. It keeps the
+ * number it stands under if an inode can have that and none has.
+ */
+static int adopt_contents(struct fs_fsck *c, uint64_t from, bool keeps_number)
 {
     struct content content;
-    int err = measure_content(c, ino, &content);
+    uint64_t ino = from;
+    int err = measure_content(c, from, &content);
     if (err)
         return err;
     if (content.end == 0)
-        return delete_contents(c, ino);
+        return delete_contents(c, from);
+    if (!keeps_number)
+        err = fs_fsck_take_ino(c, &ino);
+    if (err)
+        return err;
     struct fs_record record = fs_fsck_new_record(ino, S_IFREG | 0600);
     record.file.is_inline = false;
     record.file.size = content.end;
     record.file.blocks = content.units;
     uint8_t value[FS_RECORD_BYTES_MAX];
-    c->greatest_ino = kv_max_u64(c->greatest_ino, ino);
-    err = fs_ino_set_add(&c->known, ino); /* its attributes stay too */
+    err = fs_fsck_learn(c, &record); /* its attributes stay too */
     if (!err)
         err = fs_fsck_put_lost(c, ino, false, value, fs_record_encode(&record, value));
-    return err ? err : fs_fsck_commit(c);
+    if (!err)
+        err = fs_fsck_commit(c);
+    return err || keeps_number ? err : fs_fsck_move_contents(c, from, ino);
 }
 
 /* The first F key of an inode. */
@@ -332,17 +328,18 @@ static int check_content_owner(struct fs_fsck *c, uint64_t ino)
         return 0;
     if (fs_ino_set_has(&c->known, ino) || !fs_fsck_is_possible(c, ino)) {
         if (!fs_fsck_finding(c, KV_CHECK_REPAIRABLE, "data-unused",
-                             "there is content for inode %llu, which has none; it is deleted",
+                             "there is content for inode %llu, which has none; it becomes a file "
+                             "in " FS_FSCK_LOST_FOUND,
                              fs_fsck_ull(ino)))
             return 0;
-        return delete_contents(c, ino);
+        return adopt_contents(c, ino, false);
     }
     if (!fs_fsck_finding(c, KV_CHECK_DAMAGE, "data-ownerless",
                          "there is content for inode %llu, which does not exist; it becomes a file "
                          "in " FS_FSCK_LOST_FOUND,
                          fs_fsck_ull(ino)))
         return 0;
-    return adopt_contents(c, ino);
+    return adopt_contents(c, ino, true);
 }
 
 /* Look at one F key of each inode. */
@@ -415,6 +412,8 @@ static int visit_xattr(struct fs_fsck *c, const struct fs_fsck_item *item)
             return 0;
         return fs_fsck_delete_now(c, item->key, item->key_len);
     }
+    if (fs_ino_set_has(&c->handed, ino))
+        return 0; /* what is left of them is another inode's in the next round */
     if (!fs_ino_set_has(&c->known, ino)) {
         if (!fs_fsck_finding(c, KV_CHECK_REPAIRABLE, "attribute-ownerless",
                              "there is an attribute %s for inode %llu, which does not exist; it is "

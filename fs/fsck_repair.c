@@ -1,7 +1,7 @@
 /*
  * fs/fsck_repair.c: mending what the passes of fs/fsck.c have found.
  *
- * Owns       lost+found, and the keys whose inodes wait to go there.
+ * Owns       lost+found, and the keys whose inodes wait to go there or for another number.
  * Invariant  called only for a finding that is to be mended. A mend is a batch of its own,
  *            applied at once, so a run that breaks off leaves what it has mended.
  * Locks      none: nothing else may use the store.
@@ -92,20 +92,48 @@ static int get_entry(struct fs_fsck *c, const struct fs_key *key, struct fs_entr
     return fs_entry_decode(value, length, entry);
 }
 
+/* Does anything stand under a number that no record has? */
+static int is_ownerless(struct fs_fsck *c, uint64_t ino, bool *found)
+{
+    static const enum fs_key_type types[] = {FS_KEY_DATA, FS_KEY_XATTR, FS_KEY_ENTRY};
+    int err = 0;
+    *found = false;
+    for (size_t i = 0; !err && !*found && i < sizeof types / sizeof *types; i++) {
+        struct fs_key prefix;
+        fs_key_ino(&prefix, types[i], ino);
+        err = fs_fsck_has_prefix(c, &prefix, found);
+    }
+    return err;
+}
+
+int fs_fsck_take_ino(struct fs_fsck *c, uint64_t *ino)
+{
+    bool found = true;
+    *ino = kv_max_u64(c->volume.next_ino, c->greatest_ino + 1);
+    while (found) { /* as often as there are keys, all in all: no number is tried again */
+        if (*ino >= FS_INO_MAX)
+            return -ENOSPC;
+        const int err = is_ownerless(c, *ino, &found);
+        if (err)
+            return err;
+        *ino += found;
+    }
+    c->volume.next_ino = *ino + 1;
+    c->greatest_ino = *ino;
+    return fs_fsck_put_volume(c);
+}
+
 /* Put an empty lost+found into the root, under the first name that is free. */
 static int make_lost_found(struct fs_fsck *c, const char *name)
 {
-    const uint64_t ino = kv_max_u64(c->volume.next_ino, c->greatest_ino + 1);
-    if (ino >= FS_INO_MAX)
-        return -ENOSPC;
-    const struct fs_record record = fs_fsck_new_record(ino, S_IFDIR | LOST_FOUND_MODE);
+    uint64_t ino;
     struct fs_key key;
-    c->volume.next_ino = ino + 1;
-    c->greatest_ino = ino;
+    int err = fs_fsck_take_ino(c, &ino);
+    if (err)
+        return err;
+    const struct fs_record record = fs_fsck_new_record(ino, S_IFDIR | LOST_FOUND_MODE);
     fs_key_entry(&key, FS_ROOT_INO, name, strlen(name));
-    int err = fs_fsck_put_volume(c);
-    if (!err)
-        err = fs_fsck_put_record(c, key.bytes, key.length, &record);
+    err = fs_fsck_put_record(c, key.bytes, key.length, &record);
     if (!err)
         err = fs_fsck_put_parent(c, ino, FS_ROOT_INO, name, strlen(name));
     if (!err)
@@ -187,31 +215,161 @@ static int rehome(struct fs_fsck *c, const void *key, size_t key_len)
     return err ? err : fs_fsck_delete_now(c, key, key_len);
 }
 
-int fs_fsck_rehome_later(struct fs_fsck *c, const void *key, size_t key_len)
+/* Keep a copy of a key. */
+static int keep_key(struct fs_fsck_keys *keys, const void *key, size_t key_len)
 {
-    if (c->homeless_count == c->homeless_cap) {
-        const size_t cap = c->homeless_cap ? c->homeless_cap * 2 : 16;
+    if (keys->count == keys->cap) {
+        const size_t cap = keys->cap ? keys->cap * 2 : 16;
         struct fs_fsck_key **const grown =
-            reallocarray(c->homeless, cap, sizeof(struct fs_fsck_key *));
+            reallocarray(keys->keys, cap, sizeof(struct fs_fsck_key *));
         if (!grown)
             return -ENOMEM;
-        c->homeless = grown;
-        c->homeless_cap = cap;
+        keys->keys = grown;
+        keys->cap = cap;
     }
     struct fs_fsck_key *const kept = malloc(sizeof *kept + key_len);
     if (!kept)
         return -ENOMEM;
     kept->length = key_len;
     memcpy(kept->bytes, key, key_len);
-    c->homeless[c->homeless_count++] = kept;
+    keys->keys[keys->count++] = kept;
     return 0;
+}
+
+void fs_fsck_keys_clear(struct fs_fsck_keys *keys)
+{
+    for (size_t i = 0; i < keys->count; i++)
+        free(keys->keys[i]);
+    free(keys->keys);
+    *keys = (struct fs_fsck_keys){0};
+}
+
+int fs_fsck_rehome_later(struct fs_fsck *c, const void *key, size_t key_len)
+{
+    return keep_key(&c->homeless, key, key_len);
 }
 
 int fs_fsck_rehome_all(struct fs_fsck *c)
 {
     int err = 0;
-    for (size_t i = 0; !err && i < c->homeless_count; i++)
-        err = rehome(c, c->homeless[i]->bytes, c->homeless[i]->length);
+    for (size_t i = 0; !err && i < c->homeless.count; i++)
+        err = rehome(c, c->homeless.keys[i]->bytes, c->homeless.keys[i]->length);
+    return err;
+}
+
+/* ---- another number ------------------------------------------------------------------ */
+
+/* Each record in a batch of its own: whoever breaks off leaves it under one of the two numbers. */
+static int move_content(struct fs_fsck *c, const struct fs_fsck_item *item, uint64_t to)
+{
+    struct fs_data_record r;
+    uint8_t key[FS_DATA_KEY_BYTES];
+    struct kv_batch *const batch = c->change.batch;
+    if (fs_data_record_decode(&c->data, item->key, item->key_len, item->value, item->value_len, &r))
+        return fs_fsck_delete_now(c, item->key, item->key_len);
+    fs_data_key(key, to, r.offset);
+    int err;
+    if (r.kind == FS_DATA_EXTENT)
+        err = kv_batch_put_blob(batch, key, sizeof key, item->value,
+                                item->value_len - sizeof r.blob, &r.blob, KV_BLOB_SHARED);
+    else
+        err = kv_batch_put(batch, key, sizeof key, item->value, item->value_len);
+    if (!err)
+        err = kv_batch_del(batch, item->key, item->key_len);
+    if (!err)
+        err = fs_fsck_commit(c);
+    if (err == -ENOENT) /* a value that looks like it, but holds no blob */
+        err = fs_fsck_delete_now(c, item->key, item->key_len);
+    return err;
+}
+
+int fs_fsck_move_contents(struct fs_fsck *c, uint64_t from, uint64_t to)
+{
+    struct fs_key prefix;
+    struct kv_cursor *cursor;
+    fs_key_ino(&prefix, FS_KEY_DATA, from);
+    int err = kv_cursor_open_prefix(c->store, prefix.bytes, prefix.length, &cursor);
+    if (err)
+        return err;
+    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        struct fs_fsck_item item;
+        err = fs_fsck_read_item(cursor, &item);
+        if (!err)
+            err = move_content(c, &item, to);
+        if (err)
+            break;
+    }
+    kv_cursor_close(cursor);
+    return err == -ENOENT ? 0 : err;
+}
+
+/* Copy the attributes of an inode to another number; keep: do not take them from the old one. */
+static int copy_attributes(struct fs_fsck *c, uint64_t from, uint64_t to, bool keep)
+{
+    struct fs_key prefix;
+    struct kv_cursor *cursor;
+    fs_key_ino(&prefix, FS_KEY_XATTR, from);
+    int err = kv_cursor_open_prefix(c->store, prefix.bytes, prefix.length, &cursor);
+    if (err)
+        return err;
+    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        struct fs_fsck_item item;
+        uint8_t key[KV_KEY_MAX];
+        err = fs_fsck_read_item(cursor, &item);
+        if (err)
+            break;
+        fs_key_ino(&prefix, FS_KEY_XATTR, to);
+        memcpy(key, item.key, item.key_len);
+        memcpy(key, prefix.bytes, prefix.length);
+        err = kv_batch_put(c->change.batch, key, item.key_len, item.value, item.value_len);
+        if (!err && !keep)
+            err = kv_batch_del(c->change.batch, item.key, item.key_len);
+        if (!err)
+            err = fs_fsck_commit(c);
+        if (err)
+            break;
+    }
+    kv_cursor_close(cursor);
+    return err == -ENOENT ? 0 : err;
+}
+
+static int renumber(struct fs_fsck *c, const void *key, size_t key_len)
+{
+    uint8_t value[FS_RECORD_BYTES_MAX];
+    size_t length;
+    struct fs_record record;
+    uint64_t ino;
+    int err = kv_get(c->store, key, key_len, value, sizeof value, &length);
+    if (!err)
+        err = fs_record_decode(value, length, &record);
+    if (err) /* another mend took it */
+        return err == -ENOENT || err == -ERANGE || err == -EUCLEAN ? 0 : err;
+    const uint64_t old = record.file.ino;
+    err = fs_fsck_take_ino(c, &ino);
+    if (err)
+        return err;
+    record.file.ino = ino;
+    record.nlink = 1;
+    err = fs_fsck_put_record(c, key, key_len, &record);
+    if (!err)
+        err = fs_fsck_commit(c);
+    if (!err && !record.file.is_inline)
+        err = fs_fsck_move_contents(c, old, ino);
+    if (!err && record.flags)
+        err = copy_attributes(c, old, ino, !fs_ino_set_has(&c->handed, old));
+    return err ? err : fs_fsck_learn(c, &record);
+}
+
+int fs_fsck_renumber_later(struct fs_fsck *c, const void *key, size_t key_len)
+{
+    return keep_key(&c->twins, key, key_len);
+}
+
+int fs_fsck_renumber_all(struct fs_fsck *c)
+{
+    int err = 0;
+    for (size_t i = 0; !err && i < c->twins.count; i++)
+        err = renumber(c, c->twins.keys[i]->bytes, c->twins.keys[i]->length);
     return err;
 }
 

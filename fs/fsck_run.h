@@ -45,6 +45,12 @@ struct fs_fsck_key {
     uint8_t bytes[];
 };
 
+/* Keys whose mend waits for the end of a pass; owned. */
+struct fs_fsck_keys {
+    struct fs_fsck_key **keys;
+    size_t count, cap;
+};
+
 struct fs_fsck_expiring {
     uint64_t ino, expiry_ns;
 };
@@ -77,8 +83,9 @@ struct fs_fsck {
     struct fs_ino_map expiring;                   /* struct fs_fsck_expiring */
     struct fs_ino_map fixes;                      /* struct fs_fsck_flag_fix */
 
-    struct fs_fsck_key **homeless; /* D, I and O keys whose inodes go to lost+found; owned */
-    size_t homeless_count, homeless_cap;
+    struct fs_fsck_keys homeless; /* D, I and O keys whose inodes go to lost+found */
+    struct fs_fsck_keys twins;    /* D keys of files that need an inode number of their own */
+    struct fs_ino_set handed;     /* numbers whose attributes go with a twin */
 };
 
 /* A record under a key, as the visitors get it; borrowed from the cursor. */
@@ -118,6 +125,9 @@ KV_MUST_CHECK int fs_fsck_scan(struct fs_fsck *c, enum fs_key_type type, fs_fsck
 /* NULL: none is known. */
 struct fs_fsck_node *fs_fsck_find_node(struct fs_fsck *c, uint64_t ino);
 
+/* Does any key begin so? */
+KV_MUST_CHECK int fs_fsck_has_prefix(struct fs_fsck *c, const struct fs_key *prefix, bool *found);
+
 /* Can an inode have this number: was it given, or is it at least within reach? */
 static inline bool fs_fsck_is_possible(const struct fs_fsck *c, uint64_t ino)
 {
@@ -149,6 +159,12 @@ KV_MUST_CHECK int fs_fsck_put_record(struct fs_fsck *c, const void *key, size_t 
 KV_MUST_CHECK int fs_fsck_put_parent(struct fs_fsck *c, uint64_t ino, uint64_t parent,
                                      const char *name, size_t name_len);
 KV_MUST_CHECK int fs_fsck_put_volume(struct fs_fsck *c);
+/*
+ * Take an inode number that nothing has, also no content or entry whose owner is gone; the volume
+ * record that says so is added to the mend in preparation. Only when all inodes are known. -ENOSPC:
+ * none is left.
+ */
+KV_MUST_CHECK int fs_fsck_take_ino(struct fs_fsck *c, uint64_t *ino);
 /* Name an inode in lost+found; `value` is what its entry holds. -EEXIST: no name is free. */
 KV_MUST_CHECK int fs_fsck_put_lost(struct fs_fsck *c, uint64_t ino, bool is_directory,
                                    const void *value, size_t value_len);
@@ -170,6 +186,16 @@ KV_MUST_CHECK int fs_fsck_store_nlink(struct fs_fsck *c, const struct fs_key *ke
 /* To lost+found, but not yet: only a whole pass shows which inode numbers are free. */
 KV_MUST_CHECK int fs_fsck_rehome_later(struct fs_fsck *c, const void *key, size_t key_len);
 KV_MUST_CHECK int fs_fsck_rehome_all(struct fs_fsck *c);
+/*
+ * Give the file under a D key a number of its own, which what is its goes to: content in F records
+ * if its record says so; the attributes of a number that is `handed`, and copies of others. Not
+ * yet, for the same reason.
+ */
+KV_MUST_CHECK int fs_fsck_renumber_later(struct fs_fsck *c, const void *key, size_t key_len);
+KV_MUST_CHECK int fs_fsck_renumber_all(struct fs_fsck *c);
+/* Let the content that stands under one number stand under another, which has none. */
+KV_MUST_CHECK int fs_fsck_move_contents(struct fs_fsck *c, uint64_t from, uint64_t to);
+void fs_fsck_keys_clear(struct fs_fsck_keys *keys);
 
 /* The key a directory's record stands under. -ENOENT: not found. */
 KV_MUST_CHECK int fs_fsck_directory_key(struct fs_fsck *c, uint64_t ino, struct fs_key *key);

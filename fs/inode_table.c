@@ -5,7 +5,8 @@
  * Invariant  an entry is in the table while it has references, or is an orphan that is being
  *            deleted; the root is never in it.
  * Locks      each shard's mutex guards its table, the entries in it and the list of listings.
- *            Nothing else is taken under it, but the mutex of a cookie dictionary to measure it.
+ *            Nothing else is taken under it, but the mutex of a cookie dictionary, to measure it or
+ *            to let it forget.
  */
 #include "fs/inode_table.h"
 
@@ -434,25 +435,49 @@ void fs_inode_table_choose(struct fs_inode_table *table, uint64_t ino, uint32_t 
     pthread_mutex_unlock(&shard->mutex);
 }
 
+static int64_t monotonic_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return fs_time_ns(&now);
+}
+
 struct fs_cookies *fs_inode_table_cookies(struct fs_inode_table *table, uint64_t ino)
 {
-    if (ino == FS_ROOT_INO)
+    if (ino == FS_ROOT_INO) {
+        fs_cookies_age(table->root_cookies, monotonic_ns());
         return table->root_cookies;
+    }
     struct shard *shard = shard_of(table, ino);
     struct fs_cookies *cookies = NULL;
     pthread_mutex_lock(&shard->mutex);
     struct fs_inode **link = find_link(shard, ino);
     if (link && !(*link)->listing)
         (*link)->listing = listing_new(shard);
-    if (link && (*link)->listing)
+    if (link && (*link)->listing) {
         cookies = (*link)->listing->cookies;
+        fs_cookies_age(cookies, monotonic_ns());
+    }
     pthread_mutex_unlock(&shard->mutex);
     return cookies;
+}
+
+void fs_inode_table_age(struct fs_inode_table *table, int64_t now_ns)
+{
+    fs_cookies_age(table->root_cookies, now_ns);
+    for (size_t i = 0; i < FS_SHARD_COUNT; i++) {
+        struct shard *shard = &table->shards[i];
+        pthread_mutex_lock(&shard->mutex);
+        for (const struct listing *at = shard->listings; at; at = at->next)
+            fs_cookies_age(at->cookies, now_ns);
+        pthread_mutex_unlock(&shard->mutex);
+    }
 }
 
 void fs_inode_table_usage(struct fs_inode_table *table, uint64_t *inode_count,
                           uint64_t *memory_bytes)
 {
+    fs_inode_table_age(table, monotonic_ns());
     *inode_count = 0;
     *memory_bytes = sizeof *table + fs_cookies_memory(table->root_cookies);
     for (size_t i = 0; i < FS_SHARD_COUNT; i++) {

@@ -85,6 +85,13 @@ void fs_inode_table_choose(struct fs_inode_table *table, uint64_t ino, uint32_t 
 struct fs_cookies *fs_inode_table_cookies(struct fs_inode_table *table, uint64_t ino);
 
 /*
+ * Let the listing cookies of all directories forget what was not asked for lately
+ * (fs_cookies_age). A listing does so for its directory, and fs_inode_table_usage for all, by the
+ * monotonic clock.
+ */
+void fs_inode_table_age(struct fs_inode_table *table, int64_t now_ns);
+
+/*
  * How many inodes have references, and the bytes that all take, listing cookies included. It goes
  * through all directories that were listed.
  */

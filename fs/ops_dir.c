@@ -55,11 +55,6 @@ static int emit_with_attributes(struct listing *listing, struct fs_dirent *diren
     return 0;
 }
 
-static bool is_damage(int err)
-{
-    return err == -EUCLEAN || err == -EBADMSG;
-}
-
 /*
  * One entry. What is damaged is still named, if it has a name, without type and attributes: the
  * rest of the directory stays usable, and whoever looks it up gets the error.
@@ -78,7 +73,8 @@ static int list_entry(struct listing *listing, struct fs_cookies *cookies, struc
     if (!value_err && fs_entry_is_expired(listing->volume, &entry))
         return 0;
     int err = fs_key_entry_parse(key, key_len, &directory, &dirent.name, &dirent.name_len);
-    if (is_damage(err)) /* a name that no program could give back: the check moves it */
+    if (kv_error_is_contradiction(
+            err)) /* a name that no program could give back: the check moves it */
         return 0;
     if (!err)
         err = fs_cookie_of(cookies, dirent.name, dirent.name_len, &dirent.cookie);
@@ -98,7 +94,7 @@ static int list_entry(struct listing *listing, struct fs_cookies *cookies, struc
         if (!err)
             return emit_with_attributes(listing, &dirent, &item);
     }
-    if (err && !is_damage(err))
+    if (err && !kv_error_is_contradiction(err))
         return err;
     listing->full = !listing->emit(listing->context, &dirent);
     return 0;
@@ -118,6 +114,34 @@ static int open_behind(struct fs_volume *volume, uint64_t directory, const char 
                           upper.length, cursor);
 }
 
+/* The name of a cookie that was forgotten: the entry that has it. -EINVAL: none. */
+static int find_forgotten(struct fs_volume *volume, uint64_t directory, struct fs_cookies *cookies,
+                          uint64_t cookie, char name[FS_NAME_MAX], size_t *name_len)
+{
+    struct kv_cursor *cursor;
+    int err = open_behind(volume, directory, "", 0, &cursor);
+    if (err)
+        return err;
+    for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
+        size_t key_len, found_len;
+        const void *const key = kv_cursor_key(cursor, &key_len);
+        const char *found;
+        uint64_t found_in, found_cookie;
+        if (fs_key_entry_parse(key, key_len, &found_in, &found, &found_len))
+            continue; /* it was not listed, either */
+        err = fs_cookie_of(cookies, found, found_len, &found_cookie);
+        if (err)
+            break;
+        if (found_cookie == cookie) {
+            memcpy(name, found, found_len);
+            *name_len = found_len;
+            break;
+        }
+    }
+    kv_cursor_close(cursor);
+    return err == -ENOENT ? -EINVAL : err;
+}
+
 static int list_entries(struct listing *listing, uint64_t cookie)
 {
     struct fs_volume *volume = listing->volume;
@@ -128,6 +152,8 @@ static int list_entries(struct listing *listing, uint64_t cookie)
     size_t name_len;
     struct kv_cursor *cursor;
     int err = fs_cookie_name(cookies, cookie, name, &name_len);
+    if (err == -ENOENT)
+        err = find_forgotten(volume, listing->directory, cookies, cookie, name, &name_len);
     if (!err)
         err = open_behind(volume, listing->directory, name, name_len, &cursor);
     if (err)

@@ -201,12 +201,57 @@ int fs_removexattr(struct fs_volume *volume, uint64_t ino, const char *name)
 
 /* ---- all that another has ------------------------------------------------------- */
 
-int fs_change_copy_xattrs(struct fs_volume *volume, struct fs_data_change *change,
-                          struct fs_record *record, const struct fs_record *from)
+/* Bytes of attributes in a batch; one more may come on top. A log takes half a MiB, at least. */
+#define COPY_BYTES (128u << 10)
+
+/*
+ * What is in a change goes ahead of the rest: the item's record tells of the attributes that it has
+ * by then. Leaves an empty change.
+ */
+static int put_part(struct fs_volume *volume, struct fs_data_change *change, struct fs_item *item,
+                    uint32_t flags)
+{
+    item->record.flags = flags;
+    const int err = fs_change_put(change, item);
+    return err ? err : fs_change_apply(volume, change, 0);
+}
+
+/* Add an attribute that a cursor stands on to the change, as another inode's. */
+static int copy_attribute(struct fs_data_change *change, struct kv_cursor *cursor, uint64_t ino,
+                          uint32_t *flags, size_t *bytes)
+{
+    size_t key_len, value_len, name_len;
+    const void *value, *key = kv_cursor_key(cursor, &key_len);
+    const char *name;
+    uint64_t from;
+    struct fs_key to;
+    char terminated[FS_XATTR_NAME_MAX + 1];
+    int err = fs_xattr_key_parse(key, key_len, &from, &name, &name_len);
+    if (err)
+        return err;
+    memcpy(terminated, name, name_len);
+    terminated[name_len] = '\0';
+    const uint32_t flag = fs_xattr_flag(terminated);
+    if (flag == FS_RECORD_CAPABILITY)
+        return 0;
+    err = kv_cursor_value(cursor, &value, &value_len);
+    if (err)
+        return err;
+    fs_key_ino(&to, FS_KEY_XATTR, ino);
+    memcpy(to.bytes + to.length, name, name_len);
+    *flags |= FS_RECORD_XATTRS | flag;
+    *bytes += to.length + name_len + value_len;
+    return kv_batch_put(change->batch, to.bytes, to.length + name_len, value, value_len);
+}
+
+/* part: the item whose record it is, to be written in parts; NULL: all is to be one change. */
+static int copy_xattrs(struct fs_volume *volume, struct fs_data_change *change,
+                       struct fs_record *record, const struct fs_record *from, struct fs_item *part)
 {
     struct fs_key prefix;
     struct kv_cursor *cursor;
-    bool any = false;
+    uint32_t flags = 0;
+    size_t bytes = 0;
     int err =
         record->flags & FS_RECORD_XATTRS ? fs_xattr_delete_all(record->file.ino, change->batch) : 0;
     record->flags = from->flags & ~(uint32_t)FS_RECORD_CAPABILITY;
@@ -217,31 +262,25 @@ int fs_change_copy_xattrs(struct fs_volume *volume, struct fs_data_change *chang
     if (err)
         return err;
     for (err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor)) {
-        size_t key_len, value_len, name_len;
-        const void *value, *key = kv_cursor_key(cursor, &key_len);
-        const char *name;
-        uint64_t ino;
-        struct fs_key to;
-        err = fs_xattr_key_parse(key, key_len, &ino, &name, &name_len);
-        if (err)
-            break;
-        if (name_len == strlen(FS_XATTR_CAPABILITY) &&
-            memcmp(name, FS_XATTR_CAPABILITY, name_len) == 0)
-            continue;
-        err = kv_cursor_value(cursor, &value, &value_len);
-        if (err)
-            break;
-        fs_key_ino(&to, FS_KEY_XATTR, record->file.ino);
-        memcpy(to.bytes + to.length, name, name_len);
-        any = true;
-        err = kv_batch_put(change->batch, to.bytes, to.length + name_len, value, value_len);
+        err = copy_attribute(change, cursor, record->file.ino, &flags, &bytes);
+        if (!err && part && bytes >= COPY_BYTES) {
+            err = put_part(volume, change, part, flags);
+            bytes = 0;
+        }
         if (err)
             break;
     }
     kv_cursor_close(cursor);
-    if (!any)
+    record->flags = from->flags & ~(uint32_t)FS_RECORD_CAPABILITY;
+    if (!flags)
         record->flags &= ~(uint32_t)FS_RECORD_XATTRS;
     return err == -ENOENT ? 0 : err;
+}
+
+int fs_change_copy_xattrs(struct fs_volume *volume, struct fs_data_change *change,
+                          struct fs_record *record, const struct fs_record *from)
+{
+    return copy_xattrs(volume, change, record, from, NULL);
 }
 
 static int copy_attributes_once(struct fs_volume *volume, uint64_t ino, uint64_t from_ino)
@@ -259,7 +298,7 @@ static int copy_attributes_once(struct fs_volume *volume, uint64_t ino, uint64_t
     if (!err)
         err = fs_item_load(volume, from_ino, &from);
     if (!err)
-        err = fs_change_copy_xattrs(volume, &change, &item.record, &from.record);
+        err = copy_xattrs(volume, &change, &item.record, &from.record, &item);
     if (!err) {
         item.record.mode = (item.record.mode & S_IFMT) | (from.record.mode & 07777u);
         item.record.uid = from.record.uid;

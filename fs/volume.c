@@ -31,7 +31,7 @@ void fs_volume_log(struct fs_volume *volume, enum kv_log_level level, const char
 int fs_volume_visible_error(struct fs_volume *volume, const char *what, uint64_t ino,
                             const char *name, int err)
 {
-    if (err != -EBADMSG && err != -EUCLEAN)
+    if (!kv_error_is_contradiction(err))
         return err;
     if (!kv_store_failure(volume->store))
         fs_volume_log(volume, KV_LOG_ERROR, "%s: inode %llu%s%s is damaged (%s); run fsck.kvfs",
@@ -157,10 +157,10 @@ int fs_volume_open(struct kv_store *store, const struct fs_volume_options *optio
     if (!volume->read_only && !KV_PLANT(orphans_kept_at_mount)) {
         const int orphan_err = run_orphans(volume);
         if (orphan_err)
-            fs_volume_log(
-                volume, KV_LOG_WARNING, "some deleted files could not be cleared away (%s)%s",
-                strerror(-orphan_err),
-                orphan_err == -EBADMSG || orphan_err == -EUCLEAN ? "; run fsck.kvfs" : "");
+            fs_volume_log(volume, KV_LOG_WARNING,
+                          "some deleted files could not be cleared away (%s)%s",
+                          strerror(-orphan_err),
+                          kv_error_is_contradiction(orphan_err) ? "; run fsck.kvfs" : "");
     }
     *volume_out = volume;
 out:

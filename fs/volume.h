@@ -243,7 +243,8 @@ KV_MUST_CHECK int fs_listxattr(struct fs_volume *volume, uint64_t ino, bool with
 /*
  * Let an inode have owner, mode, access list and attributes of another in place of its own: so that
  * who may do what stays as it was when it takes the other's name. What goes with the other's
- * content is not copied (security.capability, times), nor when it expires.
+ * content is not copied (security.capability, times), nor when it expires. Attributes that are many
+ * go in several batches: an inode that nobody knows yet is meant.
  */
 KV_MUST_CHECK int fs_copy_attributes(struct fs_volume *volume, uint64_t ino, uint64_t from_ino);
 

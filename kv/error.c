@@ -8,6 +8,11 @@
 
 #include <stdarg.h>
 
+bool kv_error_is_contradiction(int error)
+{
+    return error == -EBADMSG || error == -EUCLEAN;
+}
+
 void kv_error_set(struct kv_error *error, const char *format, ...)
 {
     if (!error)

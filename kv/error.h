@@ -22,13 +22,7 @@ void kv_error_set(struct kv_error *error, const char *format, ...) KV_PRINTF(2, 
 /* Does this error say something of the image, and not of us? */
 static inline bool kv_error_is_damage(int error)
 {
-    return error == -EBADMSG || error == -EUCLEAN || error == -EIO;
-}
-
-/* Does the image contradict itself? Only then it is to be mended. */
-static inline bool kv_error_is_contradiction(int error)
-{
-    return error == -EBADMSG || error == -EUCLEAN;
+    return kv_error_is_contradiction(error) || error == -EIO;
 }
 
 /*

@@ -57,6 +57,14 @@ struct kv_error {
     char text[512];
 };
 
+/*
+ * Does an error, as any function here returns it, say that the image contradicts itself: a failed
+ * checksum (-EBADMSG), or content that no writer makes (-EUCLEAN)? Only then a repair is the
+ * remedy; what can not be read (-EIO), or has no memory (-ENOMEM), may be whole. False for 0.
+ * Threads: any.
+ */
+bool kv_error_is_contradiction(int error);
+
 /* ---- an image's life ---------------------------------------------------- */
 
 struct kv_create_options {

@@ -82,14 +82,14 @@ static int scan_record(void *context, const void *body, size_t length, uint64_t 
 int kv_store_scan_log(struct kv_store *store, struct kv_error *error)
 {
     const int err = kv_wal_replay(store->wal, scan_record, store, &store->log_end);
-    if (store->repair && (err == -EBADMSG || err == -EUCLEAN)) {
+    if (store->repair && kv_error_is_contradiction(err)) {
         store->log_damaged = true;
         kv_store_log(store, KV_LOG_WARNING,
                      "the log is damaged at position %llu, before its durable end; it ends there",
                      (unsigned long long)store->log_end.position);
         return 0;
     }
-    if (err == -EBADMSG || err == -EUCLEAN)
+    if (kv_error_is_contradiction(err))
         kv_error_set(
             error, "the log is damaged at position %llu, before its durable end; run fsck.kvfs -y",
             (unsigned long long)store->log_end.position);

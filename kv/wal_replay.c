@@ -399,7 +399,7 @@ int kv_wal_replay(struct kv_wal *wal, kv_wal_visit_fn *visit, void *context, str
     end->epoch_max = shape.epoch_max;
     if (!err && shape.damaged)
         err = -EBADMSG;
-    if (err && err != -EBADMSG && err != -EUCLEAN)
+    if (err && !kv_error_is_contradiction(err))
         goto out;
     if (err) /* a bad record in a whole block ends the log like a bad block */
         shape.damaged = true;

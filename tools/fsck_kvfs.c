@@ -217,7 +217,7 @@ static int parse(int argc, char **argv, struct request *request)
 /* Does this error come of a damaged store? */
 static bool is_damage(int err)
 {
-    return err == -EBADMSG || err == -EUCLEAN || err == -EIO || err == -ESTALE;
+    return kv_error_is_contradiction(err) || err == -EIO || err == -ESTALE;
 }
 
 /* The filesystem of a store that was checked. */
@@ -368,7 +368,7 @@ static int conclude(int err, struct outcome *outcome, struct kv_error *error)
     else if (err && !*error->text)
         snprintf(error->text, sizeof error->text, "%.200s: %s", image, tool_error_text(err));
 
-    if (err == -EBADMSG || err == -EUCLEAN) {
+    if (kv_error_is_contradiction(err)) {
         /* Too damaged to open or to walk: a finding, and one that is left. */
         outcome->part = "store";
         outcome->found++;

@@ -149,7 +149,7 @@ static int scrub_image(const char *image, uint64_t bytes_per_second, struct term
     int err = kv_open(image, &options, &scrub.store, &error);
     if (err) {
         tool_complain("%s", *error.text ? error.text : tool_error_text(err));
-        return err == -EBADMSG || err == -EUCLEAN ? SCRUB_DAMAGED : TOOL_FAILED;
+        return kv_error_is_contradiction(err) ? SCRUB_DAMAGED : TOOL_FAILED;
     }
     begin(&terminal, image);
     const struct kv_scrub_options scrub_options = {.bytes_per_second = bytes_per_second,

@@ -1,7 +1,8 @@
 /*
  * tools/tree_directory.c: a directory as a source of trees, by plain system calls.
  *
- * Owns       one buffer for content and one for attributes, used for each file in turn.
+ * Owns       one buffer for content and one for attributes, used for each file in turn; names of
+ *            the directories from the top to where the walk is.
  * Invariant  no symlink is followed and no special file opened; other file systems that are
  *            mounted in it are left out. All names of a directory come before what is in them, so
  *            that an image gets neighbours together.
@@ -16,13 +17,12 @@
 #include <unistd.h>
 
 #include "kv/base.h"
-#include "tools/keys_backend.h"
+#include "tools/descent.h"
 #include "tools/tree.h"
 #include "tools/tree_ahead.h"
 
-#define PIECE_BYTES    (1u << 20)
-#define XATTR_BYTES    65536u
-#define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+#define PIECE_BYTES (1u << 20)
+#define XATTR_BYTES 65536u
 
 struct source {
     struct tree_job *job;
@@ -285,64 +285,147 @@ static void hint_directories(struct source *source, int fd, const struct names *
     source->has_hinted = true;
 }
 
-static int walk(struct source *source, int parent, const char *name, const char *path)
+/* see_fn: the work ahead, for the progress: no more than a look at everything. */
+static int estimate_name(struct source *source, int directory, const char *name, const char *path,
+                         bool *is_directory)
 {
-    struct names names = {0};
-    size_t directory_count = 0;
-    const int fd = openat(parent, name, OPEN_DIRECTORY);
-    if (fd < 0)
-        return errno == ENOENT ? 0 : tree_failed(source->job, path, -errno);
+    struct stat status;
+    (void)path;
+    *is_directory = false;
+    if (fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) || status.st_dev != source->device)
+        return 0;
+    source->job->total += tree_work(S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0);
+    *is_directory = S_ISDIR(status.st_mode);
+    return 0;
+}
+
+/* A directory on the way from the top to where the walk is. */
+struct level {
+    struct names names; /* those of directories first, when all names were seen */
+    size_t directory_count, at;
+    size_t path_length; /* of its own path, which that of the walk begins with */
+};
+
+/* See what a name means. is_directory: out: to be entered. */
+typedef int see_fn(struct source *source, int directory, const char *name, const char *path,
+                   bool *is_directory);
+
+struct walk {
+    struct source *source;
+    see_fn *see;
+    bool is_estimate; /* what can not be read is not complained of, nor read ahead */
+    struct descent descent;
+    struct level *levels; /* owned; as many as there are in the descent */
+    size_t capacity;
+    char *path; /* owned; of what is looked at, from the top */
+    size_t path_capacity;
+};
+
+/* Let the path be that of a name in a directory; length: of the directory's. */
+static int set_path(struct walk *walk, size_t length, const char *name)
+{
+    const size_t name_len = strlen(name);
+    if (length + name_len + 2 > walk->path_capacity) {
+        const size_t capacity = 2 * (length + name_len + 2);
+        char *grown = realloc(walk->path, capacity);
+        if (!grown)
+            return -ENOMEM;
+        walk->path = grown;
+        walk->path_capacity = capacity;
+    }
+    if (length > 0)
+        walk->path[length++] = '/';
+    memcpy(walk->path + length, name, name_len + 1);
+    return 0;
+}
+
+/* The directory that walk->path names can not be read: is that the end? */
+static int complain(struct walk *walk, int err)
+{
+    return walk->is_estimate ? 0 : tree_failed(walk->source->job, walk->path, err);
+}
+
+/* See all names of the last directory. Those of directories move to the front. */
+static int see_names(struct walk *walk, struct level *level)
+{
+    const int fd = descent_fd(&walk->descent);
+    struct names *const names = &level->names;
     const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    int err = copy < 0 ? -errno : read_names(copy, &names);
+    int err = copy < 0 ? -errno : read_names(copy, names);
     if (err)
-        err = tree_failed(source->job, path, err);
-    /* Names of directories move to the front, to be entered when all names were put. */
-    for (size_t i = 0; !err && i < names.count; i++) {
+        return complain(walk, err);
+    for (size_t i = 0; !err && i < names->count; i++) {
         bool is_directory = false;
-        hint_names(source, fd, &names, i);
-        char *below = keys_join(path, names.items[i]);
-        err = below ? put_name(source, fd, names.items[i], below, &is_directory) : -ENOMEM;
+        if (!walk->is_estimate)
+            hint_names(walk->source, fd, names, i);
+        err = set_path(walk, level->path_length, names->items[i]);
+        if (!err)
+            err = walk->see(walk->source, fd, names->items[i], walk->path, &is_directory);
         if (err)
-            err = tree_failed(source->job, below ? below : path, err);
+            err = tree_failed(walk->source->job, walk->path, err);
         if (!err && is_directory) {
-            char *const swapped = names.items[directory_count];
-            names.items[directory_count++] = names.items[i];
-            names.items[i] = swapped;
+            char *const swapped = names->items[level->directory_count];
+            names->items[level->directory_count++] = names->items[i];
+            names->items[i] = swapped;
         }
-        free(below);
     }
-    for (size_t i = 0; !err && i < directory_count; i++) {
-        hint_directories(source, fd, &names, i, directory_count);
-        char *below = keys_join(path, names.items[i]);
-        err = below ? walk(source, fd, names.items[i], below) : -ENOMEM;
-        free(below);
-    }
-    names_release(&names);
-    close(fd);
     return err;
 }
 
-/* The work ahead, for the progress: no more than a look at everything. */
-static void estimate(struct source *source, int parent, const char *name)
+/* Enter the directory `name` of the last one, which walk->path is that of, and see its names. */
+static int enter(struct walk *walk, int top, const char *name)
 {
-    const int fd = openat(parent, name, OPEN_DIRECTORY);
-    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
-    if (!stream) {
-        if (fd >= 0)
-            close(fd);
-        return;
+    const size_t count = walk->descent.count;
+    if (count == walk->capacity) {
+        const size_t capacity = count ? count * 2 : 16;
+        struct level *levels = reallocarray(walk->levels, capacity, sizeof *levels);
+        if (!levels)
+            return -ENOMEM;
+        walk->levels = levels;
+        walk->capacity = capacity;
     }
-    for (const struct dirent *entry; (entry = readdir(stream));) {
-        struct stat status;
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
-            fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) ||
-            status.st_dev != source->device)
+    const int err = descent_enter(&walk->descent, top, name);
+    if (err) /* removed meanwhile, or not to be read */
+        return err == -ENOENT ? 0 : complain(walk, err);
+    walk->levels[count] = (struct level){.path_length = strlen(walk->path)};
+    return see_names(walk, &walk->levels[count]);
+}
+
+/* All that is in a directory, however deep. */
+static int walk_below(struct source *source, int top, see_fn *see)
+{
+    struct walk walk = {.source = source, .see = see, .is_estimate = see == estimate_name};
+    int err = set_path(&walk, 0, "");
+    if (!err)
+        err = enter(&walk, top, ".");
+    while (!err && walk.descent.count > 0) {
+        struct level *const level = &walk.levels[walk.descent.count - 1];
+        if (level->at < level->directory_count) {
+            const char *const name = level->names.items[level->at];
+            if (!walk.is_estimate)
+                hint_directories(source, descent_fd(&walk.descent), &level->names, level->at,
+                                 level->directory_count);
+            level->at++;
+            err = set_path(&walk, level->path_length, name);
+            if (!err)
+                err = enter(&walk, -1, name);
             continue;
-        source->job->total += tree_work(S_ISREG(status.st_mode) ? (uint64_t)status.st_size : 0);
-        if (S_ISDIR(status.st_mode))
-            estimate(source, fd, entry->d_name);
+        }
+        walk.path[level->path_length] = '\0';
+        names_release(&level->names);
+        *level = (struct level){.path_length = 0};
+        err = descent_leave(&walk.descent);
+        if (err) { /* where the rest is, nobody knows */
+            kv_ignore(complain(&walk, err));
+            break;
+        }
     }
-    (void)closedir(stream); /* only read */
+    for (size_t i = 0; i < walk.descent.count; i++)
+        names_release(&walk.levels[i].names);
+    descent_release(&walk.descent);
+    free(walk.levels);
+    free(walk.path);
+    return err;
 }
 
 int tree_from_directory(struct tree_job *job, const char *path)
@@ -359,7 +442,7 @@ int tree_from_directory(struct tree_job *job, const char *path)
     if (!err) {
         source.device = status.st_dev;
         if (job->progress.enabled)
-            estimate(&source, fd, ".");
+            kv_ignore(walk_below(&source, fd, estimate_name)); /* who can not look will be told */
         tool_progress_stage(&job->progress, job->progress.stage); /* the clock starts now */
         struct tree_item item = item_of(&status, "");
         err = read_xattrs(&source, fd, NULL, &item);
@@ -369,7 +452,7 @@ int tree_from_directory(struct tree_job *job, const char *path)
     if (err)
         err = tree_failed(job, path, err);
     if (!err)
-        err = walk(&source, fd, ".", "");
+        err = walk_below(&source, fd, put_name);
     if (fd >= 0)
         close(fd);
     tree_xattrs_release(&source.xattrs);

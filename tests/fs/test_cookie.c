@@ -93,6 +93,57 @@ START_TEST(a_cookie_never_handed_out_is_refused)
 }
 END_TEST
 
+enum { FRAMES = 5000 };
+
+static size_t long_name(char name[64], int number)
+{
+    return (size_t)snprintf(name, 64, "%d names have nothing in common %d.x", number * 7919,
+                            number);
+}
+
+START_TEST(what_nobody_asks_for_is_forgotten_and_gets_its_cookie_again)
+{
+    struct fs_cookies *cookies = fs_cookies_new();
+    const uint64_t empty = fs_cookies_memory(cookies);
+    static uint64_t cookies_of[FRAMES];
+    char name[64], found[FS_NAME_MAX];
+    size_t found_len;
+    fs_cookies_age(cookies, 0);
+    for (int i = 0; i < FRAMES; i++)
+        ck_assert_int_eq(fs_cookie_of(cookies, name, long_name(name, i), &cookies_of[i]), 0);
+    const uint64_t full = fs_cookies_memory(cookies);
+    fs_cookies_age(cookies, FS_COOKIES_KEPT_NS - 1);
+    fs_cookies_age(cookies, FS_COOKIES_KEPT_NS); /* all of them are younger */
+    ck_assert_uint_eq(fs_cookies_memory(cookies), full);
+    fs_cookies_age(cookies, 2 * FS_COOKIES_KEPT_NS - 1);
+    ck_assert_uint_eq(fs_cookies_memory(cookies), full);
+    /* One in a hundred is still of use, by its name or by its cookie. */
+    for (int i = 0; i < FRAMES; i += 200) {
+        uint64_t again;
+        const size_t length = long_name(name, i);
+        ck_assert_int_eq(fs_cookie_of(cookies, name, length, &again), 0);
+        expect_name(cookies, cookies_of[i + 100], name, long_name(name, i + 100));
+    }
+    fs_cookies_age(cookies, 2 * FS_COOKIES_KEPT_NS);
+    ck_assert_uint_lt(fs_cookies_memory(cookies), full / 20);
+    for (int i = 0; i < FRAMES; i++) {
+        const size_t length = long_name(name, i);
+        uint64_t again;
+        if (i % 100 == 0)
+            expect_name(cookies, cookies_of[i], name, length);
+        else
+            ck_assert_int_eq(fs_cookie_name(cookies, cookies_of[i], found, &found_len), -ENOENT);
+        ck_assert_int_eq(fs_cookie_of(cookies, name, length, &again), 0);
+        ck_assert_uint_eq(again, cookies_of[i]);
+    }
+    fs_cookies_age(cookies, 3 * FS_COOKIES_KEPT_NS);
+    fs_cookies_age(cookies, 4 * FS_COOKIES_KEPT_NS);
+    ck_assert_uint_eq(fs_cookies_memory(cookies), empty);
+    ck_assert_int_eq(fs_cookie_name(cookies, 3, found, &found_len), -EINVAL);
+    fs_cookies_free(cookies);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("cookie");
@@ -102,6 +153,7 @@ int main(void)
     tcase_add_test(tcase, numbered_files_cost_next_to_nothing);
     tcase_add_test(tcase, the_positions_before_the_first_name_mean_none);
     tcase_add_test(tcase, a_cookie_never_handed_out_is_refused);
+    tcase_add_test(tcase, what_nobody_asks_for_is_forgotten_and_gets_its_cookie_again);
     suite_add_tcase(suite, tcase);
     return test_run(suite);
 }

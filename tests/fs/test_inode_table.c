@@ -198,6 +198,31 @@ START_TEST(the_memory_of_listings_is_counted_until_they_go)
 }
 END_TEST
 
+/* Forgetting is told by the kernel of all directories but these: the root, and where programs are.
+ */
+START_TEST(the_memory_of_listings_comes_back_though_the_directory_stays)
+{
+    struct fs_inode_table *table = fs_inode_table_new();
+    const struct fs_key key = named(1, "held");
+    struct timespec clock;
+    ck_assert_int_eq(fs_inode_table_ref(table, 5, &key), 0);
+    list_names(fs_inode_table_cookies(table, FS_ROOT_INO));
+    list_names(fs_inode_table_cookies(table, 5));
+    const uint64_t listed = memory_of(table);
+    ck_assert_int_eq(clock_gettime(CLOCK_MONOTONIC, &clock), 0);
+    const int64_t now = fs_time_ns(&clock);
+    fs_inode_table_age(table, now + FS_COOKIES_KEPT_NS);
+    ck_assert_uint_eq(memory_of(table), listed);
+    fs_inode_table_age(table, now + 2 * FS_COOKIES_KEPT_NS);
+    struct fs_inode_table *fresh = fs_inode_table_new();
+    ck_assert_int_eq(fs_inode_table_ref(fresh, 5, &key), 0);
+    (void)fs_inode_table_cookies(fresh, 5);
+    ck_assert_uint_eq(memory_of(table), memory_of(fresh));
+    fs_inode_table_free(fresh);
+    fs_inode_table_free(table);
+}
+END_TEST
+
 static void *ref_and_unref(void *argument)
 {
     struct fs_inode_table *table = argument;
@@ -245,6 +270,7 @@ int main(void)
     tcase_add_test(tcase, the_root_is_always_known);
     tcase_add_test(tcase, a_million_inodes_take_less_than_120_bytes_each);
     tcase_add_test(tcase, the_memory_of_listings_is_counted_until_they_go);
+    tcase_add_test(tcase, the_memory_of_listings_comes_back_though_the_directory_stays);
     tcase_add_test(tcase, threads_share_the_table);
     suite_add_tcase(suite, tcase);
     return test_run(suite);

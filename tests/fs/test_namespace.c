@@ -159,6 +159,45 @@ START_TEST(what_is_replaced_hands_on_its_list_and_attributes)
 }
 END_TEST
 
+/* More than the log takes at once: it is half of 8 MiB. */
+START_TEST(what_is_replaced_hands_on_any_number_of_attributes)
+{
+    enum { COUNT = 2400, LENGTH = 2000 };
+    static char value[LENGTH], found[LENGTH + 1];
+    struct fs_record record;
+    char name[32];
+    ck_assert_int_eq(put("rich", "1", 1), 0);
+    ck_assert_int_eq(fs_path_setxattr(volume, "rich", "user.first", "1", 1), 0);
+    ck_assert_int_eq(fs_path_setxattr(volume, "rich", "system.posix_acl_access", list_of_1000,
+                                      sizeof list_of_1000),
+                     0);
+    ck_assert_int_eq(fs_path_stat(volume, "rich", &record), 0);
+    const uint64_t ino = record.file.ino;
+    for (int i = 0; i < COUNT; i++) { /* to set them one by one looks at all of them each time */
+        struct fs_key key;
+        fs_key_ino(&key, FS_KEY_XATTR, ino);
+        const int length = snprintf(name, sizeof name, "user.%d", i);
+        memcpy(key.bytes + key.length, name, (size_t)length);
+        memset(value, i, sizeof value);
+        ck_assert_int_eq(
+            kv_put(scratch.store, key.bytes, key.length + (size_t)length, value, sizeof value), 0);
+    }
+    ck_assert_int_eq(put("rich", "2", 1), 0);
+    expect("rich", "2", 1);
+    ck_assert_int_eq(fs_path_stat(volume, "rich", &record), 0);
+    ck_assert_uint_ne(record.file.ino, ino);
+    ck_assert_uint_eq(record.mode & 07777, 0660);
+    ck_assert_int_eq(attribute("rich", "system.posix_acl_access", found, sizeof found),
+                     sizeof list_of_1000);
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(name, sizeof name, "user.%d", i);
+        memset(value, i, sizeof value);
+        ck_assert_int_eq(attribute("rich", name, found, sizeof found), LENGTH);
+        ck_assert_mem_eq(found, value, LENGTH);
+    }
+}
+END_TEST
+
 START_TEST(what_replaces_a_file_has_nothing_of_the_directorys_list)
 {
     /* Given a file that is older than what its directory says of new ones, */
@@ -243,6 +282,7 @@ int main(void)
     tcase_add_test(tcase, a_value_that_fails_half_way_leaves_the_old_one);
     tcase_add_test(tcase, what_is_replaced_hands_on_its_mode);
     tcase_add_test(tcase, what_is_replaced_hands_on_its_list_and_attributes);
+    tcase_add_test(tcase, what_is_replaced_hands_on_any_number_of_attributes);
     tcase_add_test(tcase, what_replaces_a_file_has_nothing_of_the_directorys_list);
     tcase_add_test(tcase, listings_are_in_byte_order);
     tcase_add_test(tcase, bad_paths_are_refused);

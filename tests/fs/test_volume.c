@@ -3,12 +3,15 @@
  * what the key space looks like afterwards.
  */
 #include <check.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fs/cookie.h"
 #include "fs/format.h"
+#include "fs/inode.h"
 #include "fs/volume.h"
 #include "scratch_store.h"
 #include "support_mount.h"
@@ -555,6 +558,71 @@ START_TEST(records_that_can_not_be_read_are_not_called_damaged)
 }
 END_TEST
 
+/* A listing that takes some entries at a time, and stops behind each few. */
+struct slowly {
+    uint64_t cookie;
+    unsigned taken, more;
+    char last[FS_NAME_MAX + 1];
+};
+
+static bool take_some(void *context, const struct fs_dirent *entry)
+{
+    struct slowly *slowly = context;
+    if (!slowly->more)
+        return false;
+    slowly->more--;
+    slowly->cookie = entry->cookie;
+    if (entry->name[0] == '.')
+        return true;
+    ck_assert_int_gt(strncmp(entry->name, slowly->last, entry->name_len), 0);
+    memcpy(slowly->last, entry->name, entry->name_len);
+    slowly->last[entry->name_len] = '\0';
+    slowly->taken++;
+    return true;
+}
+
+/* Two more hours have passed. hours: that passed before. */
+static void forget_positions(int *hours)
+{
+    struct timespec clock;
+    ck_assert_int_eq(clock_gettime(CLOCK_MONOTONIC, &clock), 0);
+    for (const int end = *hours + 2; *hours < end;)
+        fs_inode_table_age(volume->table, fs_time_ns(&clock) + ++*hours * FS_COOKIES_KEPT_NS);
+}
+
+START_TEST(a_listing_goes_on_after_its_positions_were_forgotten)
+{
+    enum { COUNT = 300 };
+    const struct fs_new_node node = {.mode = S_IFREG | 0644};
+    struct slowly slowly = {.cookie = 0};
+    struct fs_record record;
+    char name[64];
+    int hours = 0;
+    for (int i = 0; i < COUNT; i++) {
+        const int length = snprintf(name, sizeof name, "%d nothing in common %d.x", i * 7919, i);
+        ck_assert_int_eq(
+            fs_create(volume, &root_caller, FS_ROOT_INO, name, (size_t)length, &node, &record), 0);
+        fs_forget(volume, record.file.ino, 1);
+    }
+    /* Given a program that stops in the middle for longer than positions are kept, */
+    slowly.more = COUNT / 3;
+    ck_assert_int_eq(fs_readdir(volume, FS_ROOT_INO, slowly.cookie, false, take_some, &slowly), 0);
+    forget_positions(&hours);
+    /* when it goes on, then it gets what is left; */
+    slowly.more = COUNT / 3;
+    ck_assert_int_eq(fs_readdir(volume, FS_ROOT_INO, slowly.cookie, false, take_some, &slowly), 0);
+    forget_positions(&hours);
+    slowly.more = UINT_MAX;
+    ck_assert_int_eq(fs_readdir(volume, FS_ROOT_INO, slowly.cookie, false, take_some, &slowly), 0);
+    ck_assert_uint_eq(slowly.taken, COUNT);
+    /* unless what it stopped behind was deleted. */
+    forget_positions(&hours);
+    ck_assert_int_eq(fs_unlink(volume, FS_ROOT_INO, slowly.last, strlen(slowly.last)), 0);
+    ck_assert_int_eq(fs_readdir(volume, FS_ROOT_INO, slowly.cookie, false, take_some, &slowly),
+                     -EINVAL);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("volume");
@@ -571,6 +639,7 @@ int main(void)
     tcase_add_test(tcase, what_had_no_name_at_a_crash_is_deleted_at_the_next_open);
     tcase_add_test(tcase, an_access_list_takes_the_setgid_bit_from_who_is_not_in_the_group);
     tcase_add_test(tcase, records_that_can_not_be_read_are_not_called_damaged);
+    tcase_add_test(tcase, a_listing_goes_on_after_its_positions_were_forgotten);
     suite_add_tcase(suite, tcase);
     return test_run(suite);
 }

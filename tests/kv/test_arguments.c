@@ -248,6 +248,16 @@ START_TEST(without_a_log_function_warnings_go_to_standard_error_and_the_rest_now
 }
 END_TEST
 
+START_TEST(only_what_a_repair_is_for_is_a_contradiction)
+{
+    static const int others[] = {0, -EIO, -ENOMEM, -ENOSPC, -EROFS, -ENOENT, -EINVAL, EUCLEAN};
+    ck_assert(kv_error_is_contradiction(-EBADMSG));
+    ck_assert(kv_error_is_contradiction(-EUCLEAN));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        ck_assert(!kv_error_is_contradiction(others[i]));
+}
+END_TEST
+
 int main(void)
 {
     Suite *const suite = suite_create("arguments");
@@ -258,6 +268,7 @@ int main(void)
     tcase_add_test(tests, an_empty_patch_makes_an_empty_value_and_keeps_what_is_there);
     tcase_add_test(tests, ranges_that_no_key_can_bound_are_refused);
     tcase_add_test(tests, options_that_can_not_be_are_told_with_the_most_there_may_be);
+    tcase_add_test(tests, only_what_a_repair_is_for_is_a_contradiction);
     tcase_add_test(tests,
                    without_a_log_function_warnings_go_to_standard_error_and_the_rest_nowhere);
     suite_add_tcase(suite, tests);

@@ -38,6 +38,13 @@ static void keep(struct kv_blob_cache *cache, uint64_t number, enum kv_blob_kept
     kv_blob_cache_keep(cache, &ref, 0, content, CHUNK, kept);
 }
 
+static void keep_many(struct kv_blob_cache *cache, uint64_t from, uint64_t to,
+                      enum kv_blob_kept kept)
+{
+    for (uint64_t number = from; number < to; number++)
+        keep(cache, number, kept);
+}
+
 static bool has(struct kv_blob_cache *cache, uint64_t number)
 {
     const struct kv_disk_blob_ref ref = make_ref(number);
@@ -80,8 +87,7 @@ static struct kv_blob_cache *new_cache(void)
 static unsigned capacity_of(struct kv_blob_cache *cache)
 {
     unsigned count = 0;
-    for (uint64_t number = 1000000; number < 1000000 + 1000; number++)
-        keep(cache, number, KV_BLOB_WRITTEN);
+    keep_many(cache, 1000000, 1000000 + 1000, KV_BLOB_WRITTEN);
     count = count_there(cache, 1000000, 1000000 + 1000);
     for (uint64_t number = 1000000; number < 1000000 + 1000; number++)
         drop(cache, number);
@@ -93,8 +99,7 @@ START_TEST(what_was_written_takes_what_is_free_and_the_newest_stay)
 {
     struct kv_blob_cache *const cache = new_cache();
     const unsigned capacity = capacity_of(cache);
-    for (uint64_t number = 0; number < 3 * capacity; number++)
-        keep(cache, number, KV_BLOB_WRITTEN);
+    keep_many(cache, 0, 3 * capacity, KV_BLOB_WRITTEN);
     ck_assert_uint_eq(count_there(cache, 2 * capacity, 3 * capacity), capacity);
     kv_blob_cache_free(cache);
 }
@@ -104,20 +109,16 @@ START_TEST(what_was_written_makes_a_tenth_leave_of_what_was_read)
 {
     struct kv_blob_cache *const cache = new_cache();
     const unsigned capacity = capacity_of(cache), part = capacity / 10;
-    for (uint64_t number = 0; number < capacity; number++)
-        keep(cache, number, KV_BLOB_USED);
-    for (uint64_t number = 5000; number < 5000 + 20 * capacity; number++)
-        keep(cache, number, KV_BLOB_WRITTEN);
+    keep_many(cache, 0, capacity, KV_BLOB_USED);
+    keep_many(cache, 5000, 5000 + 20 * capacity, KV_BLOB_WRITTEN);
     ck_assert_uint_eq(count_there(cache, 0, capacity), capacity - part);
     ck_assert_uint_eq(count_there(cache, 5000, 5000 + 20 * capacity), part);
 
     /* What is read takes the place of what was only written, as far as that has more than its part.
      */
     struct kv_blob_cache *const other = new_cache();
-    for (uint64_t number = 0; number < capacity; number++)
-        keep(other, number, KV_BLOB_WRITTEN);
-    for (uint64_t number = 5000; number < 5000 + 20 * capacity; number++)
-        keep(other, number, KV_BLOB_USED);
+    keep_many(other, 0, capacity, KV_BLOB_WRITTEN);
+    keep_many(other, 5000, 5000 + 20 * capacity, KV_BLOB_USED);
     ck_assert_uint_eq(count_there(other, 0, capacity), part);
     ck_assert_uint_eq(count_there(other, capacity - part, capacity), part);
     kv_blob_cache_free(cache);
@@ -129,12 +130,10 @@ START_TEST(what_was_written_and_read_is_what_was_read)
 {
     struct kv_blob_cache *const cache = new_cache();
     const unsigned capacity = capacity_of(cache);
-    for (uint64_t number = 0; number < capacity; number++)
-        keep(cache, number, KV_BLOB_WRITTEN);
+    keep_many(cache, 0, capacity, KV_BLOB_WRITTEN);
     for (uint64_t number = 0; number < 10; number++)
         ck_assert(reads(cache, number));
-    for (uint64_t number = 5000; number < 5000 + 5 * capacity; number++)
-        keep(cache, number, KV_BLOB_WRITTEN);
+    keep_many(cache, 5000, 5000 + 5 * capacity, KV_BLOB_WRITTEN);
     ck_assert_uint_eq(count_there(cache, 0, 10), 10);
     kv_blob_cache_free(cache);
 }
@@ -144,10 +143,8 @@ START_TEST(what_is_spare_takes_nobodys_place)
 {
     struct kv_blob_cache *const cache = new_cache();
     const unsigned capacity = capacity_of(cache);
-    for (uint64_t number = 0; number < capacity - 3; number++)
-        keep(cache, number, KV_BLOB_WRITTEN);
-    for (uint64_t number = 5000; number < 5010; number++)
-        keep(cache, number, KV_BLOB_SPARE);
+    keep_many(cache, 0, capacity - 3, KV_BLOB_WRITTEN);
+    keep_many(cache, 5000, 5010, KV_BLOB_SPARE);
     ck_assert_uint_eq(count_there(cache, 0, capacity - 3), capacity - 3);
     ck_assert_uint_eq(count_there(cache, 5000, 5010), 3);
     kv_blob_cache_free(cache);
@@ -301,6 +298,13 @@ static void write_blob(struct fixture *f, size_t number, uint64_t identity)
     f->refs[number] = source.ref;
 }
 
+/* Each blob with its number as what is in it. */
+static void write_all(struct fixture *f)
+{
+    for (size_t i = 0; i < COUNT; i++)
+        write_blob(f, i, i);
+}
+
 static void read_blob(struct fixture *f, size_t number, uint64_t identity, size_t offset,
                       size_t length)
 {
@@ -317,8 +321,7 @@ START_TEST(blobs_that_were_written_and_fit_are_read_without_the_device)
     static struct fixture f;
     struct test_random random = {.state = seed_start};
     fixture_init(&f, 16u << 20);
-    for (size_t i = 0; i < COUNT; i++)
-        write_blob(&f, i, i);
+    write_all(&f);
     for (size_t i = 0; i < COUNT; i++)
         read_blob(&f, i, i, 0, length_of(i));
     for (size_t i = 0; i < 4 * COUNT; i++) {
@@ -339,8 +342,7 @@ START_TEST(what_does_not_fit_is_read_from_the_device_and_right)
 {
     static struct fixture f;
     fixture_init(&f, 512u << 10);
-    for (size_t i = 0; i < COUNT; i++)
-        write_blob(&f, i, i);
+    write_all(&f);
     for (unsigned round = 0; round < 2; round++)
         for (size_t i = 0; i < COUNT; i++)
             read_blob(&f, i, i, 0, length_of(i));
@@ -386,8 +388,7 @@ START_TEST(what_left_memory_is_verified_when_it_is_read)
     uint8_t back[100];
     fixture_init(&f, 16u << 20);
     ck_assert_ptr_nonnull(noise);
-    for (size_t i = 0; i < COUNT; i++)
-        write_blob(&f, i, i);
+    write_all(&f);
     ck_assert_int_eq(kv_blobs_flush(&f.blobs), 0);
     struct kv_disk_blob_ref disk;
     memcpy(&disk, &f.refs[0], sizeof disk);

@@ -7,7 +7,9 @@
 #include "tests/run.h"
 
 #include <check.h>
+#include <stdio.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- an image in memory --------------------------------------------------- */
 
@@ -736,6 +738,58 @@ START_TEST(a_geometry_that_does_not_fit_is_refused)
 }
 END_TEST
 
+/* A sparse file: all of it reads as zeroes. */
+struct hollow {
+    struct kv_device base;
+    uint64_t resident_bytes; /* of the process at the first read; 0: none was made */
+};
+
+static uint64_t resident_bytes(void)
+{
+    unsigned long long all, resident;
+    FILE *const file = fopen("/proc/self/statm", "re");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_eq(fscanf(file, "%llu %llu", &all, &resident), 2);
+    (void)fclose(file); /* only read */
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static int hollow_submit(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
+{
+    struct hollow *hollow = (struct hollow *)device;
+    (void)flush;
+    if (!hollow->resident_bytes)
+        hollow->resident_bytes = resident_bytes();
+    for (size_t i = 0; i < io_count; i++) {
+        ck_assert(ios[i].kind == KV_IO_READ);
+        memset(ios[i].buf, 0, kv_io_bytes(&ios[i]));
+        ios[i].result = 0;
+    }
+    return 0;
+}
+
+/* A superblock can claim any size, and a file can have it. */
+START_TEST(no_memory_is_taken_for_bitmaps_that_were_not_seen)
+{
+    static const struct kv_device_ops ops = {
+        .submit = hollow_submit, .discard = memory_discard, .close = memory_close};
+    const uint32_t groups = 4096; /* 4 TiB, with 256 MiB of bitmaps */
+    const struct kv_space_config config = {.group_first_block = FIRST_BLOCK,
+                                           .group_count = groups,
+                                           .end_block =
+                                               FIRST_BLOCK + (uint64_t)groups * KV_GROUP_BLOCKS,
+                                           .cluster_blocks = 4,
+                                           .log_id = LOG_ID};
+    struct hollow hollow = {.base = {.ops = &ops, .block_count = config.end_block}};
+    struct kv_space *space = NULL;
+    const uint64_t before = resident_bytes();
+    ck_assert_int_eq(kv_space_open(&hollow.base, &config, 1, 0, &space), -EBADMSG);
+    ck_assert_ptr_null(space);
+    ck_assert_uint_gt(hollow.resident_bytes, 0);
+    ck_assert_uint_lt(hollow.resident_bytes, before + (64u << 20));
+}
+END_TEST
+
 START_TEST(a_failed_write_leaves_the_durable_copies_alone)
 {
     struct fixture f;
@@ -830,6 +884,7 @@ int main(void)
     tcase_add_test(copies, a_damaged_copy_is_seen_and_the_other_one_does_not_pass_for_it);
     tcase_add_test(copies, an_unreadable_inactive_copy_does_not_matter_and_an_active_one_does);
     tcase_add_test(copies, a_geometry_that_does_not_fit_is_refused);
+    tcase_add_test(copies, no_memory_is_taken_for_bitmaps_that_were_not_seen);
     tcase_add_test(copies, a_failed_write_leaves_the_durable_copies_alone);
     suite_add_tcase(suite, copies);
 

@@ -260,6 +260,16 @@ static void refuse(struct log_fixture *f, const struct log_record *records, size
     f->epoch = end.epoch_max + 1;
 }
 
+/* Two records, each flushed on its own, of which a recovery then refuses the second. */
+static void write_two(struct log_fixture *f, struct log_record records[2])
+{
+    log_fixture_init(f, 64, 8);
+    for (unsigned i = 0; i < 2; i++) {
+        records[i] = (struct log_record){i + 1, 100, 1};
+        (void)log_append_synced(f, &records[i]);
+    }
+}
+
 START_TEST(a_refused_record_never_returns_when_more_is_appended)
 {
     const size_t lengths[] = {100, 5000};
@@ -294,10 +304,8 @@ END_TEST
 START_TEST(a_refused_record_never_returns_after_a_checkpoint_that_begins_in_its_place)
 {
     struct log_fixture f;
-    log_fixture_init(&f, 64, 8);
-    const struct log_record records[2] = {{1, 100, 1}, {2, 100, 1}};
-    (void)log_append_synced(&f, &records[0]);
-    (void)log_append_synced(&f, &records[1]);
+    struct log_record records[2];
+    write_two(&f, records);
     refuse(&f, records, 2, 1);
     log_checkpoint(&f);
     ck_assert_uint_eq(f.config.tail, 1); /* where the refused one still lies, whole */
@@ -318,10 +326,8 @@ START_TEST(a_block_that_lost_its_predecessor_does_not_continue_one_that_equals_i
 {
     struct log_fixture f;
     uint8_t old[KV_BLOCK_BYTES];
-    log_fixture_init(&f, 64, 8);
-    const struct log_record records[2] = {{1, 100, 1}, {2, 100, 1}};
-    (void)log_append_synced(&f, &records[0]);
-    (void)log_append_synced(&f, &records[1]);
+    struct log_record records[2];
+    write_two(&f, records);
     memcpy(old, ring_byte(&f, 1, 0), sizeof old);
 
     refuse(&f, records, 2, 1);

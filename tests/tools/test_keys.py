@@ -119,8 +119,8 @@ def puts(keys):
     return b''.join(b'put %s @%d\n%s\n' % (quote(k), len(value_of(k)), value_of(k)) for k in keys)
 
 
-def scan(target, *args):
-    return run('scan', '-0', *args[:-1], target, args[-1]).split(b'\0')[:-1]
+def scan(target, *args, before=None):
+    return run('scan', '-0', *args[:-1], target, args[-1], before=before).split(b'\0')[:-1]
 
 
 def try_scans(target, keys, rounds):
@@ -365,36 +365,35 @@ def test_put():
 # ---- deep trees -----------------------------------------------------------------------------
 
 
-def make_deep(top, depth):
-    """Directories in each other, a value in each and a second one behind what is deeper."""
+def make_deep(top, depth, name='d'):
+    """Directories in each other, a value in each and a second one behind what is deeper. Returns
+    the keys of all."""
     at = os.open(top, os.O_RDONLY)
     for level in range(depth):
-        os.mkdir('d', dir_fd=at)
-        below = os.open('d', os.O_RDONLY, dir_fd=at)
+        os.mkdir(name, dir_fd=at)
+        below = os.open(name, os.O_RDONLY, dir_fd=at)
         os.close(at)
         at = below
-        for name in ('a', 'z'):
-            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=at))
+        for value in ('a', 'z'):
+            os.close(os.open(value, os.O_CREAT | os.O_WRONLY, dir_fd=at))
     os.close(at)
+    return sorted((name + '/').encode() * level + value
+                  for level in range(1, depth + 1) for value in (b'a', b'z'))
+
+
+def few_descriptors():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def test_deep():
     """A tree on a mount may be deeper than descriptors go around."""
-    import resource
     image = make_image('image')
     if not mount(image):
         return
-    depth = 300
-    make_deep('mnt', depth)
-    keys = sorted(b'd/' * level + name for level in range(1, depth + 1) for name in (b'a', b'z'))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
-    try:
-        same('scan_of_a_deep_tree', scan('mnt', ''), keys)
-        same('scan_of_a_deep_tree_backwards', scan('mnt', '-r', ''), keys[::-1])
-        run('rm', '-r', 'mnt', 'd')
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    keys = make_deep('mnt', 300)
+    same('scan_of_a_deep_tree', scan('mnt', '', before=few_descriptors), keys)
+    same('scan_of_a_deep_tree_backwards', scan('mnt', '-r', '', before=few_descriptors), keys[::-1])
+    run('rm', '-r', 'mnt', 'd', before=few_descriptors)
     same('a_deep_tree_is_removed', sorted(set(os.listdir('mnt')) - {'.kvfs'}), [])
     os.makedirs('mnt/d/e')
     os.makedirs('outside')
@@ -406,6 +405,29 @@ def test_deep():
     same('what_a_symlink_leads_to_stays', os.listdir('outside'), ['kept'])
     umount()
     check_image(image)
+
+
+def test_deep_trees():
+    """Trees that are deeper than descriptors go around, with paths longer than the kernel takes."""
+    os.mkdir('source')
+    keys = make_deep('source', 300, 'directory-in-a-directory')
+    images = [make_image('image'), make_image('back')]
+    run('import', images[0], 'source', before=few_descriptors)
+    same('import_of_a_deep_tree', scan(images[0], ''), keys)
+    check_image(images[0])
+    run('export', images[0], 'target', before=few_descriptors)
+    run('import', images[1], 'target', before=few_descriptors)
+    same('export_of_a_deep_tree', scan(images[1], ''), keys)
+    if mount(make_image('image')):
+        run('import', 'mnt', 'source', before=few_descriptors)
+        same('import_of_a_deep_tree_into_a_mount', scan('mnt', ''), keys)
+        run('export', 'mnt', 'from-mount', before=few_descriptors)
+        umount()
+        run('import', '--into', 'again', images[1], 'from-mount', before=few_descriptors)
+        same('export_of_a_deep_tree_from_a_mount', scan(images[1], 'again/'),
+             [b'again/' + key for key in keys])
+    for top in ('source', 'target', 'from-mount'):
+        shutil.rmtree(top, ignore_errors=True)
 
 
 # ---- trees -----------------------------------------------------------------------------------
@@ -912,7 +934,8 @@ def test_help():
 
 
 try:
-    for test in (test_help, test_scan, test_put, test_deep, test_apply, test_kill_apply, test_trees, test_bad_trees,
+    for test in (test_help, test_scan, test_put, test_deep, test_deep_trees, test_apply,
+                 test_kill_apply, test_trees, test_bad_trees,
                  test_export_to_a_file, test_holes_of_tar, test_names_of_tar, test_acls_of_tar,
                  test_expiring_trees, test_kill_import, test_figures, test_plan):
         if sys.argv[2:] and test.__name__ not in sys.argv[2:]:

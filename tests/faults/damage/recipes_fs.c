@@ -222,11 +222,16 @@ static void inode_twice(struct scene *scene, int which)
         const struct fs_key key = scene_entry_key(to, "again");
         scene_put_record(scene, &key, &record);
         scene_excuse_ino(scene, record.file.ino);
-    } else { /* a directory */
+    } else if (which == 2) { /* a directory */
         const struct fs_key from = key_of(scene, "d02/sub");
         const struct fs_record record = scene_record(scene, &from);
         const struct fs_key key = scene_entry_key(to, "again");
         scene_put_record(scene, &key, &record);
+    } else { /* the other keeps what it has, under another number */
+        const struct fs_record record = new_record(ino_of(scene, "big"), S_IFREG | 0644, 1);
+        const struct fs_key key = scene_entry_key(FS_ROOT_INO, "a");
+        scene_put_record(scene, &key, &record);
+        scene_excuse(scene, "big");
     }
     scene_close(scene);
 }
@@ -494,7 +499,7 @@ const struct recipe fs_recipes[] = {
     {"file called .", bad_name, 2, "entry-name", 4, 4, 1},
     {"file with content, a name with a slash", renamed, 0, "entry-name", 4, 4, 1},
     {"directory with entries, a name with a slash", renamed, 1, "entry-name link-count", 4, 4, 1},
-    {"number that was never given", bad_number, 0, "data-unused inode-number", 4, 4, 1},
+    {"number that was never given", bad_number, 0, "inode-number", 4, 1, 1},
     {"name of nothing", dangling_entry, 0, "entry-dangling", 4, 4, 1},
     {"name that says another type", other_type, 0, "entry-type", 4, 1, 1},
     {"links of a file", link_count, 0, "link-count", 4, 1, 1},
@@ -503,9 +508,10 @@ const struct recipe fs_recipes[] = {
     {"links of what has two", link_count, 3, "link-count", 4, 1, 1},
     {"one of two names gone", name_gone, 0, "link-count", 4, 1, 1},
     {"both names gone", name_gone, 1, "unreferenced", 4, 1, 1},
-    {"file under two names by itself", inode_twice, 0, "inode-twice", 4, 4, 1},
+    {"file under two names by itself", inode_twice, 0, "inode-twice", 4, 1, 1},
     {"linked file with a record of its own", inode_twice, 1, "inode-twice link-count", 4, 1, 1},
     {"directory under two names", inode_twice, 2, "inode-twice", 4, 4, 1},
+    {"empty file under the number of one with content", inode_twice, 3, "inode-twice", 4, 1, 1},
     {"parent wrong", parent_record, 0, "parent", 4, 1, 1},
     {"parent gone", parent_record, 1, "parent", 4, 1, 1},
     {"parent, nonsense", parent_record, 2, "parent", 4, 1, 1},
