@@ -11,10 +11,13 @@
  * nothing to give up, and unmounts through fusermount3, which gains privileges by being run:
  *
  *   capabilities   all but CAP_SYS_ADMIN, which umount2(2) asks for; also from the bounding set.
- *                  CAP_DAC_READ_SEARCH stays where the way to `dir`, which is to be unmounted in
- * the end, leads through a directory that only others may search new privileges none, ever
- * (PR_SET_NO_NEW_PRIVS) system calls   with `filter`: those on a list; any other is EPERM to
- * whoever makes it, so that a list which is too short costs an error and no data
+ *                  CAP_DAC_READ_SEARCH, too, stays where it takes that to get to `dir`, which is to
+ *                  be unmounted in the end.
+ *
+ *   new privileges none, ever (PR_SET_NO_NEW_PRIVS).
+ *
+ *   system calls   with `filter`: those on a list; any other is EPERM to whoever makes it, so
+ *                  that a list which is too short costs an error and no data.
  *
  * The filter holds for all threads, the rest for the calling one and those that it starts
  * afterwards: no other may be there yet but one that has given up all it had (kv/owner.c). What can
