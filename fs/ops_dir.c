@@ -73,8 +73,8 @@ static int list_entry(struct listing *listing, struct fs_cookies *cookies, struc
     if (!value_err && fs_entry_is_expired(listing->volume, &entry))
         return 0;
     int err = fs_key_entry_parse(key, key_len, &directory, &dirent.name, &dirent.name_len);
-    if (kv_error_is_contradiction(
-            err)) /* a name that no program could give back: the check moves it */
+    /* A name that no program could give back: the check moves it. */
+    if (kv_error_is_contradiction(err))
         return 0;
     if (!err)
         err = fs_cookie_of(cookies, dirent.name, dirent.name_len, &dirent.cookie);
