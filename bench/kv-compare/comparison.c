@@ -17,6 +17,7 @@
 #define CACHE_BYTES_MORE   ((uint64_t)64 << 20)
 #define LIMIT_BYTES_MIN    ((uint64_t)16 << 20)
 #define DATA_TO_LIMIT      4u
+#define RAW_FILL_MAX_NS    60000000000u
 #define PUT_ONE_TO_SECONDS 20u /* time for a fill one by one, in times of a read's */
 
 static volatile sig_atomic_t stopped;
@@ -165,6 +166,32 @@ static bool has_data(const struct size_report *size, const struct row *row, unsi
     return !size->figures[row_index(maker)][engine].failure[0];
 }
 
+static const struct figure *our_figure(const struct size_report *size, const struct row *row)
+{
+    unsigned engine = 0;
+    while (engine_at(engine) != &engine_kvfs)
+        engine++;
+    return &size->figures[row_index(row)][engine];
+}
+
+/*
+ * The bare device instead of an engine. Where much is written, as much in as long a time as we
+ * wrote in this row. Returns false if it is not known how much that is.
+ */
+static bool describe_raw(const struct figure *ours, const struct row *row, struct workload *work)
+{
+    work->operation = row->sync ? WORKLOAD_RAW_SYNC : WORKLOAD_RAW_FILL;
+    work->thread_count = 1;
+    if (row->sync)
+        return true;
+    if (!ours->round_count || ours->failure[0] || !ours->written_bytes)
+        return false;
+    const double seconds = (double)ours->operation_count / ours->per_second[ours->round_count - 1];
+    work->raw_bytes_per_second = kv_max_u64((uint64_t)((double)ours->written_bytes / seconds), 1);
+    work->time_max_ns = kv_min_u64((uint64_t)(seconds * 1e9), RAW_FILL_MAX_NS);
+    return true;
+}
+
 static int run_one(struct comparison *comparison, struct size_report *size, const struct row *row,
                    unsigned engine)
 {
@@ -176,17 +203,15 @@ static int run_one(struct comparison *comparison, struct size_report *size, cons
         report_add(figure, &result, "its data could not be loaded");
         return 0;
     }
+    struct workload work;
+    describe_work(comparison, size, row, &work);
+    if (!kind && !describe_raw(our_figure(size, row), row, &work))
+        return 0;
     char *directory;
     int err = ready_directory(comparison, name, row, &directory);
     if (err) {
         fprintf(stderr, "kv-compare: %s: %s\n", comparison->directory, strerror(-err));
         return err;
-    }
-    struct workload work;
-    describe_work(comparison, size, row, &work);
-    if (!kind) {
-        work.operation = WORKLOAD_RAW;
-        work.thread_count = 1;
     }
     char why[REPORT_TEXT] = "";
     const int failed = run_limited(comparison, kind, directory, &work, size->limit_bytes, &result,
@@ -212,7 +237,7 @@ static int run_one(struct comparison *comparison, struct size_report *size, cons
 static bool takes_part(const struct comparison *comparison, const struct row *row, unsigned engine)
 {
     if (engine == REPORT_RAW)
-        return comparison->raw && row->sync && row->thread_count == 1;
+        return comparison->raw && row->raw;
     const struct engine_kind *kind = engine_at(engine);
     return comparison->engines[engine] && kind->version &&
            (kind != &engine_kvfs_none || row->both_codecs);

@@ -66,7 +66,7 @@ static double value_of(const struct size_report *size, const struct row *row, un
         return 0;
     switch (row->measure) {
     case ROW_DISK_BYTES:
-        return (double)figure->disk_bytes;
+        return engine == REPORT_RAW ? 0 : (double)figure->disk_bytes;
     case ROW_LONGEST:
         return (double)figure->longest_ns;
     case ROW_PER_SECOND:
@@ -116,7 +116,8 @@ static void find_other(const struct size_report *size, const struct row *row,
     unsigned engine = best_peer(size, row);
     if (row->goal_kind == ROW_PEER)
         engine = engine_index(row->other);
-    if (row->goal_kind == ROW_RAW) {
+    const bool beside_raw = row->goal_kind == ROW_ABSOLUTE && value_of(size, row, REPORT_RAW) > 0;
+    if (row->goal_kind == ROW_RAW || beside_raw) {
         verdict->other = value_of(size, row, REPORT_RAW);
         name_other(verdict, "raw");
     } else if (engine < ENGINE_COUNT) {
@@ -239,6 +240,13 @@ static bool was_run(const struct size_report *size, const struct row *row)
     return false;
 }
 
+/* Does the bare device miss the goal that we miss? */
+static bool device_misses(const struct row *row, const struct verdict *verdict)
+{
+    return verdict->judgement == MISSED && row->goal_kind == ROW_ABSOLUTE &&
+           strcmp(verdict->other_name, "raw") == 0 && verdict->other > row->goal;
+}
+
 static void write_goals(const struct report *report, const struct size_report *size, FILE *out)
 {
     fputs("| work | kvfs | held against | ratio | goal | |\n|---|---:|---:|---:|---|---|\n", out);
@@ -252,8 +260,9 @@ static void write_goals(const struct report *report, const struct size_report *s
         put_value(other, row, verdict.other);
         put_ratio(ratio, row, &verdict);
         put_goal(goal, row);
-        fprintf(out, "| %s | %s | %s %s | %s | %s | %s |\n", row->title, own, other,
-                verdict.other_name, ratio, goal, judgement_words[verdict.judgement]);
+        fprintf(out, "| %s | %s | %s %s | %s | %s | %s%s |\n", row->title, own, other,
+                verdict.other_name, ratio, goal, judgement_words[verdict.judgement],
+                device_misses(row, &verdict) ? ", as by the device" : "");
     }
     fputc('\n', out);
 }

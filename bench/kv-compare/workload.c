@@ -25,7 +25,9 @@
 #define MIXED_PUT_RATE   5u  /* one of so many operations of WORKLOAD_MIXED overwrites */
 #define VALUE_HEAD       16u /* number and generation */
 #define COMPRESSIBLE     50u /* percent */
-#define RAW_BYTES        4096u
+#define RAW_SYNC_BYTES   4096u
+#define RAW_FILL_BYTES   (1u << 20)
+#define RAW_FILE_BYTES   (256u << 20) /* of WORKLOAD_RAW_FILL */
 
 /* One thread's part. */
 struct worker {
@@ -414,7 +416,7 @@ int workload_disk_bytes(const char *directory, uint64_t *bytes)
 
 static int append_and_flush(int fd, struct worker *worker)
 {
-    uint8_t block[RAW_BYTES];
+    uint8_t block[RAW_SYNC_BYTES];
     measure_fill(block, sizeof block, worker->work->seed, 0);
     while (worker->elapsed_ns < worker->work->time_max_ns) {
         const uint64_t begun_ns = measure_now_ns();
@@ -430,6 +432,46 @@ static int append_and_flush(int fd, struct worker *worker)
     return 0;
 }
 
+/* Write one piece, and add how long that took. */
+static int write_timed(int fd, struct worker *worker, const uint8_t *bytes, off_t offset)
+{
+    const uint64_t begun_ns = measure_now_ns();
+    start_clock(worker);
+    const ssize_t written = pwrite(fd, bytes, RAW_FILL_BYTES, offset);
+    stop_clock(worker);
+    if (written != (ssize_t)RAW_FILL_BYTES)
+        return written < 0 ? -errno : -ENOSPC;
+    kv_histogram_add(worker->latencies, measure_now_ns() - begun_ns);
+    worker->operation_count++;
+    return 0;
+}
+
+static int write_at_random(int fd, struct worker *worker)
+{
+    const struct workload *work = worker->work;
+    void *bytes;
+    if (posix_memalign(&bytes, 4096, RAW_FILL_BYTES))
+        return -ENOMEM;
+    measure_fill(bytes, RAW_FILL_BYTES, work->seed, 0);
+    int err = -posix_fallocate(fd, 0, RAW_FILE_BYTES);
+    const uint64_t begun_ns = measure_now_ns(), end_ns = begun_ns + work->time_max_ns;
+    uint64_t due_ns = begun_ns;
+    while (!err && due_ns < end_ns) {
+        const struct timespec due = {.tv_sec = (time_t)(due_ns / 1000000000u),
+                                     .tv_nsec = (long)(due_ns % 1000000000u)};
+        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL) == EINTR)
+            ;
+        const uint64_t piece =
+            measure_mix(work->seed + worker->operation_count) % (RAW_FILE_BYTES / RAW_FILL_BYTES);
+        err = write_timed(fd, worker, bytes, (off_t)(piece * RAW_FILL_BYTES));
+        /* Who was held up does not make up for it. */
+        due_ns = kv_max_u64(due_ns + RAW_FILL_BYTES * 1000000000ull / work->raw_bytes_per_second,
+                            measure_now_ns());
+    }
+    free(bytes);
+    return err;
+}
+
 static int run_raw(const char *directory, const struct workload *work, struct worker *worker)
 {
     worker->work = work;
@@ -437,8 +479,10 @@ static int run_raw(const char *directory, const struct workload *work, struct wo
     char *path = engine_path(directory, "raw");
     int err = worker->latencies && path ? 0 : -ENOMEM;
     if (!err) {
-        const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        err = fd < 0 ? -errno : append_and_flush(fd, worker);
+        const bool fills = work->operation == WORKLOAD_RAW_FILL;
+        const int fd =
+            open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | (fills ? O_DIRECT : 0), 0600);
+        err = fd < 0 ? -errno : fills ? write_at_random(fd, worker) : append_and_flush(fd, worker);
         if (fd >= 0 && close(fd) && !err)
             err = -errno;
     }

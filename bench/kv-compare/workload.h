@@ -17,7 +17,8 @@ enum workload_operation {
     WORKLOAD_GET_MANY, /* WORKLOAD_MANY at once */
     WORKLOAD_MIXED,    /* four gets to one overwrite, which is a batch by itself */
     WORKLOAD_SCAN,     /* everything in order, again and again */
-    WORKLOAD_RAW       /* no engine: 4 KiB are appended to a file and flushed (fdatasync) */
+    WORKLOAD_RAW_SYNC, /* no engine: 4 KiB are appended to a file and flushed (fdatasync) */
+    WORKLOAD_RAW_FILL  /* no engine: 1 MiB at a time goes to random places of a file, O_DIRECT */
 };
 
 enum workload_pick {
@@ -44,9 +45,10 @@ struct workload {
     uint64_t record_count;
     size_t value_bytes;
     uint64_t cache_bytes;
-    uint64_t operations_max; /* 0: as many as fit the time */
-    uint64_t time_max_ns;    /* 0: all of operations_max */
-    uint64_t warm_ns;        /* the same work before the clock runs */
+    uint64_t operations_max;       /* 0: as many as fit the time */
+    uint64_t time_max_ns;          /* 0: all of operations_max */
+    uint64_t warm_ns;              /* the same work before the clock runs */
+    uint64_t raw_bytes_per_second; /* WORKLOAD_RAW_FILL: no faster than this */
     uint64_t seed;
 };
 
@@ -64,7 +66,7 @@ struct workload_result {
 };
 
 /*
- * Open the engine in `directory`, do the work, close it. kind: NULL for WORKLOAD_RAW.
+ * Open the engine in `directory`, do the work, close it. kind: NULL for WORKLOAD_RAW_*.
  * The error is returned and in the result.
  */
 KV_MUST_CHECK int workload_run(const struct engine_kind *kind, const char *directory,
