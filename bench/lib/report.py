@@ -197,6 +197,8 @@ def render(result):
         f"{machine['system']}, Linux {machine['kernel']}; host: {machine['host_file_system']}; "
         f"load before: {machine['load_before']:.1f}.\n"
         f"Rounds: {options['rounds']}, medians; sizes: {options['sizes']}." +
+        (" Interrupted: of the last round not all rows are there." if result.get("interrupted")
+         else "") +
         (f" 4 × memory: {options['limited_data']} of data where the daemon, the programs and what the "
          f"kernel keeps for them have {options['memory']}."
          if any(row.startswith(goals.LIMITED) for row in result["rows"]) else ""),
