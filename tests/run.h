@@ -15,6 +15,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* The tag of test cases in which one thread is at work. Where races are looked for they show
+ * nothing and take long: CK_EXCLUDE_TAGS leaves them out. */
+#define TEST_ONE_THREAD "one_thread"
+
 /* Tests have buffers for paths below it. */
 #define TEST_RUN_TMP_MAX 24u
 

@@ -717,9 +717,7 @@ static Suite *pager_suite(void)
     tcase_set_timeout(pager, 300);
     tcase_add_loop_test(pager, ten_times_the_memory_goes_through_the_budget, 0, 3);
     tcase_add_test(pager, some_frames_always_stay_clean);
-    tcase_add_test(pager, changing_pages_often_in_one_epoch_takes_the_space_of_once);
     tcase_add_test(pager, a_scan_leaves_the_pages_that_are_used_in_memory);
-    tcase_add_loop_test(pager, a_checkpoint_writes_pages_as_they_were_at_the_gate, 0, 2);
     tcase_add_test(pager, a_writer_that_is_ahead_waits_for_the_checkpoint);
     tcase_add_test(pager, who_helps_writes_as_much_of_the_closing_epoch_as_is_asked);
     tcase_add_test(pager, a_checkpoint_of_many_pages_by_two_threads_is_whole);
@@ -733,6 +731,13 @@ static Suite *pager_suite(void)
     tcase_add_test(pager, after_a_failed_write_memory_stays_as_it_was);
     tcase_add_test(pager, a_failing_checkpoint_sets_waiting_writers_free);
     suite_add_tcase(suite, pager);
+
+    TCase *const alone = tcase_create("pager, one thread");
+    tcase_set_tags(alone, TEST_ONE_THREAD);
+    tcase_set_timeout(alone, 300);
+    tcase_add_test(alone, changing_pages_often_in_one_epoch_takes_the_space_of_once);
+    tcase_add_loop_test(alone, a_checkpoint_writes_pages_as_they_were_at_the_gate, 0, 2);
+    suite_add_tcase(suite, alone);
     return suite;
 }
 

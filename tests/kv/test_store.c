@@ -2,7 +2,8 @@
  * tests/kv/test_store.c: what the store promises beyond what each of its layers does: reading
  * together, life without room, waiting, and failures before anything has happened.
  *
- * KVFS_SEED chooses the random numbers, KVFS_STEPS how long life at the edge goes on.
+ * KVFS_SEED chooses the random numbers, KVFS_STEPS how long life at the edge goes on and how
+ * often a device fails.
  */
 #include "kv/store.h"
 #include "support_devices.h"
@@ -740,7 +741,7 @@ static void *crowd_reader(void *context)
 START_TEST(threads_come_to_an_end_when_the_device_fails)
 {
     struct test_random random = {seed_start};
-    for (unsigned round = 0; round < 12; round++) {
+    for (unsigned round = 0; round < 1 + steps_wanted / 400; round++) {
         static void *(*const roles[])(void *) = {crowd_writer, crowd_disturber, crowd_disturber,
                                                  crowd_reader, crowd_reader};
         struct faulty *const faulty = faulty_new(memory_device_new(8 * IMAGE_BLOCKS));
@@ -854,13 +855,18 @@ int main(void)
     tcase_add_test(store, a_value_of_a_block_stays_in_its_leaf);
     tcase_add_test(store, of_several_changes_of_a_key_in_a_large_batch_the_last_counts);
     tcase_add_test(store, cold_batches_and_replays_read_their_pages_together);
-    tcase_add_test(store, closing_gives_back_what_is_free);
-    tcase_add_test(store, closing_gives_back_small_holes_too);
     tcase_add_test(store, a_page_that_can_not_be_had_fails_its_batch_and_no_other);
     tcase_add_test(store, threads_come_to_an_end_when_the_device_fails);
     tcase_add_test(store, a_failed_open_closes_what_it_was_given);
     tcase_add_test(store, a_blob_goes_to_the_device_with_what_makes_it_durable);
     tcase_add_test(store, each_sync_mode_keeps_what_it_promises);
     suite_add_tcase(suite, store);
+
+    TCase *const alone = tcase_create("store, one thread");
+    tcase_set_tags(alone, TEST_ONE_THREAD);
+    tcase_set_timeout(alone, 300);
+    tcase_add_test(alone, closing_gives_back_what_is_free);
+    tcase_add_test(alone, closing_gives_back_small_holes_too);
+    suite_add_tcase(suite, alone);
     return test_run(suite);
 }

@@ -576,13 +576,18 @@ int main(void)
     tcase_set_timeout(tiers, 600);
     tcase_add_loop_test(tiers, every_value_is_right_whatever_tier_it_comes_from, 0, 3);
     tcase_add_test(tiers, frozen_pages_that_are_used_again_and_again_are_packed_closer_by_zstd);
-    tcase_add_test(tiers, a_stale_copy_is_not_served_even_if_it_is_there);
-    tcase_add_test(tiers, a_packed_copy_that_is_damaged_costs_a_read);
-    tcase_add_test(tiers, what_memory_holds_packed_is_not_read_again);
-    tcase_add_test(tiers, what_was_prefetched_is_not_read_again);
     tcase_add_test(tiers, a_cursor_that_goes_on_reads_ahead);
     tcase_add_test(tiers, ratios_that_make_no_sense_are_refused);
     tcase_add_loop_test(tiers, readers_promote_while_the_writer_changes_pages, 0, 2);
     suite_add_tcase(suite, tiers);
+
+    TCase *const alone = tcase_create("tiers, one thread");
+    tcase_set_tags(alone, TEST_ONE_THREAD);
+    tcase_set_timeout(alone, 600);
+    tcase_add_test(alone, a_stale_copy_is_not_served_even_if_it_is_there);
+    tcase_add_test(alone, a_packed_copy_that_is_damaged_costs_a_read);
+    tcase_add_test(alone, what_memory_holds_packed_is_not_read_again);
+    tcase_add_test(alone, what_was_prefetched_is_not_read_again);
+    suite_add_tcase(suite, alone);
     return test_run(suite);
 }
