@@ -12,7 +12,11 @@
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
+
+/* See gather_forgets. */
+#define FORGETS_PAUSE_NS 1000000
 
 int fs_device_clone(int session_fd)
 {
@@ -28,10 +32,42 @@ int fs_device_clone(int session_fd)
     return fd;
 }
 
+static bool is_forget(const struct fuse_buf *request)
+{
+    struct fuse_in_header header;
+    if (request->size < sizeof header)
+        return false;
+    memcpy(&header, request->mem, sizeof header);
+    return header.opcode == FUSE_FORGET || header.opcode == FUSE_BATCH_FORGET;
+}
+
+/*
+ * Who removes files by the thousand would wake a reader for each, on another CPU mostly, and nobody
+ * waits for a FORGET. While they come close after one another, let them gather: the kernel gives
+ * out all that wait in one message. Only beside the ring, where no other request comes this way but
+ * INTERRUPT.
+ */
+static void gather_forgets(struct fs_worker *worker, struct timespec *last)
+{
+    const struct timespec pause = {.tv_nsec = FORGETS_PAUSE_NS};
+    struct timespec now;
+    if (!fs_transport_on_ring(worker->transport))
+        return;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    const int64_t since = (now.tv_sec - last->tv_sec) * 1000000000ll + now.tv_nsec - last->tv_nsec;
+    if (since < 2ll * FORGETS_PAUSE_NS) {
+        (void)nanosleep(&pause, NULL);
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        worker->was_last = false; /* what waits now does so at its wish */
+    }
+    *last = now;
+}
+
 void fs_device_serve(struct fs_worker *worker)
 {
     struct fuse_session *session = fs_worker_session(worker);
     struct fuse_buf request = {.mem = NULL};
+    struct timespec last_forget = {0};
     while (!fuse_session_exited(session)) {
         const int length = fuse_session_receive_buf(session, &request);
         if (length == -EINTR || length == -EAGAIN)
@@ -42,8 +78,11 @@ void fs_device_serve(struct fs_worker *worker)
         }
         if (length <= 0)
             break; /* unmounted, or that */
+        const bool forget = is_forget(&request);
         fuse_session_process_buf(session, &request);
         fs_worker_served(worker);
+        if (forget)
+            gather_forgets(worker, &last_forget);
     }
     free(request.mem);
 }

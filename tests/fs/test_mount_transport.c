@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RING_SWITCH "/sys/module/fuse/parameters/enable_uring"
@@ -208,6 +209,44 @@ START_TEST(a_daemon_that_is_killed_leaves_no_request_waiting)
 }
 END_TEST
 
+/* ---- forgets -------------------------------------------------------------------------- */
+
+#define FORGOTTEN 3000u
+
+static uint64_t milliseconds(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static uint64_t forget_messages(const struct test_mount *mount)
+{
+    return test_requests(mount, "forget") + test_requests(mount, "batch_forget");
+}
+
+/* Each of the two readers takes one in a millisecond at most, and one at once after a pause. */
+START_TEST(forgets_that_come_close_together_come_in_few_messages)
+{
+    if (!ring_is_offered())
+        return;
+    const struct fs_mount_options options = over(FS_TRANSPORT_RING);
+    struct test_mount mount;
+    test_mount_begin(&mount, &options, 64);
+    for (unsigned i = 0; i < FORGOTTEN; i++)
+        write_file(test_path(&mount, "file%u", i), "", 0);
+    const uint64_t before = forget_messages(&mount), begun = milliseconds();
+    for (unsigned i = 0; i < FORGOTTEN; i++)
+        ck_assert_int_eq(unlink(test_path(&mount, "file%u", i)), 0);
+    const uint64_t count = forget_messages(&mount) - before;
+    const uint64_t elapsed = milliseconds() - begun;
+    printf("%u files removed in %llu ms, %llu messages\n", FORGOTTEN, (unsigned long long)elapsed,
+           (unsigned long long)count);
+    ck_assert_uint_le(count, 2 * (elapsed + 1) + 2);
+    test_mount_end(&mount);
+}
+END_TEST
+
 /* ---- choosing ------------------------------------------------------------------------ */
 
 START_TEST(the_ring_asked_for_by_name_is_had_or_refused_with_the_remedy)
@@ -245,6 +284,7 @@ int main(void)
     tcase_add_test(tests, more_requests_wait_for_the_disk_than_there_are_workers);
     tcase_add_test(tests, a_signal_ends_the_daemon_cleanly_while_requests_come);
     tcase_add_test(tests, a_daemon_that_is_killed_leaves_no_request_waiting);
+    tcase_add_test(tests, forgets_that_come_close_together_come_in_few_messages);
     tcase_add_test(tests, the_ring_asked_for_by_name_is_had_or_refused_with_the_remedy);
     suite_add_tcase(suite, tests);
     return test_run(suite);
