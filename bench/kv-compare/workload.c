@@ -414,36 +414,32 @@ int workload_disk_bytes(const char *directory, uint64_t *bytes)
 
 /* ---- without an engine ------------------------------------------------------------------ */
 
-static int append_and_flush(int fd, struct worker *worker)
+/* Write one piece, flush it if the work is about that, and add how long it took. */
+static int write_timed(int fd, struct worker *worker, const uint8_t *bytes, size_t length,
+                       uint64_t offset)
 {
-    uint8_t block[RAW_SYNC_BYTES];
-    measure_fill(block, sizeof block, worker->work->seed, 0);
-    while (worker->elapsed_ns < worker->work->time_max_ns) {
-        const uint64_t begun_ns = measure_now_ns();
-        start_clock(worker);
-        const ssize_t written =
-            pwrite(fd, block, sizeof block, (off_t)(worker->operation_count * sizeof block));
-        if (written != (ssize_t)sizeof block || fdatasync(fd))
-            return written >= 0 && written != (ssize_t)sizeof block ? -ENOSPC : -errno;
-        stop_clock(worker);
-        kv_histogram_add(worker->latencies, measure_now_ns() - begun_ns);
-        worker->operation_count++;
-    }
-    return 0;
-}
-
-/* Write one piece, and add how long that took. */
-static int write_timed(int fd, struct worker *worker, const uint8_t *bytes, off_t offset)
-{
+    const bool flush = worker->work->operation == WORKLOAD_RAW_SYNC;
     const uint64_t begun_ns = measure_now_ns();
     start_clock(worker);
-    const ssize_t written = pwrite(fd, bytes, RAW_FILL_BYTES, offset);
+    const ssize_t written = pwrite(fd, bytes, length, (off_t)offset);
+    if (written < 0 || (flush && fdatasync(fd)))
+        return -errno;
+    if ((size_t)written != length)
+        return -ENOSPC;
     stop_clock(worker);
-    if (written != (ssize_t)RAW_FILL_BYTES)
-        return written < 0 ? -errno : -ENOSPC;
     kv_histogram_add(worker->latencies, measure_now_ns() - begun_ns);
     worker->operation_count++;
     return 0;
+}
+
+static int append_and_flush(int fd, struct worker *worker)
+{
+    uint8_t block[RAW_SYNC_BYTES];
+    int err = 0;
+    measure_fill(block, sizeof block, worker->work->seed, 0);
+    while (!err && worker->elapsed_ns < worker->work->time_max_ns)
+        err = write_timed(fd, worker, block, sizeof block, worker->operation_count * sizeof block);
+    return err;
 }
 
 static int write_at_random(int fd, struct worker *worker)
@@ -463,7 +459,7 @@ static int write_at_random(int fd, struct worker *worker)
             ;
         const uint64_t piece =
             measure_mix(work->seed + worker->operation_count) % (RAW_FILE_BYTES / RAW_FILL_BYTES);
-        err = write_timed(fd, worker, bytes, (off_t)(piece * RAW_FILL_BYTES));
+        err = write_timed(fd, worker, bytes, RAW_FILL_BYTES, piece * RAW_FILL_BYTES);
         /* Who was held up does not make up for it. */
         due_ns = kv_max_u64(due_ns + RAW_FILL_BYTES * 1000000000ull / work->raw_bytes_per_second,
                             measure_now_ns());
