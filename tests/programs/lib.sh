@@ -8,7 +8,9 @@
 #   daemon_bytes FIELD  fits_budget  used_bytes  available_bytes  image_allocated_bytes
 #   size NAME SMALL LARGE                    NAME from the environment, or one of the two
 #   background COMMAND...                    a job that is ended with the test; its pid: $job
-#   need PROGRAM PACKAGE, need_or_skip WHAT, say, fail
+#   await_mount WHAT SECONDS                 of a daemon that the test itself has started: $status
+#   in_time WHAT COMMAND...                  whatever COMMAND gets, it does not wait for ever
+#   need PROGRAM PACKAGE, need_ring, need_or_skip WHAT, say, fail
 # Whatever happens, the file system is unmounted and the daemon that this test started, and no
 # other, is gone at the end.
 #
@@ -36,6 +38,14 @@ need_or_skip() {
 
 need() {
     command -v "$1" >/dev/null || fail "$1 is not installed: apt-get install $2"
+}
+
+ring_is_offered() {
+    grep -q '[Y1]' /sys/module/fuse/parameters/enable_uring 2>/dev/null
+}
+
+need_ring() {
+    ring_is_offered || need_or_skip "the kernel does not offer the ring"
 }
 
 # size NAME SMALL LARGE: the variable NAME, unless the environment has set it already.
@@ -71,8 +81,7 @@ for program in mkfs.kvfs mount.kvfs fsck.kvfs kvfs; do
     [ -x "$bin/$program" ] || fail "$bin/$program is not there: build it first"
 done
 
-if [ "${KVFS_TRANSPORT-}" = dev ] &&
-    ! grep -q '[Y1]' /sys/module/fuse/parameters/enable_uring 2>/dev/null; then
+if [ "${KVFS_TRANSPORT-}" = dev ] && ! ring_is_offered; then
     need_or_skip "without the ring every test uses /dev/fuse; this one would be no other"
 fi
 
@@ -178,6 +187,28 @@ make_image() {
     "$bin/mkfs.kvfs" -q -f -s "$bytes" "$@" "$image" || fail "mkfs.kvfs: status $?"
 }
 
+# Wait until $daemon, a child, has mounted, or has ended with $status; that is empty if it has not.
+await_mount() {
+    local tries=$(($2 * 50))
+    status=
+    until is_mounted; do
+        if [ ! -e "/proc/$daemon/exe" ]; then
+            status=0
+            wait "$daemon" || status=$?
+            daemon=
+            return
+        fi
+        [ "$tries" -gt 0 ] || fail "$1: neither mounted nor ended"
+        tries=$((tries - 1))
+        sleep 0.02
+    done
+}
+
+# Use a mount that may be gone: an error is an answer, too.
+in_time() {
+    timeout -k 5 120 "${@:2}" >/dev/null 2>&1 || [ $? -lt 124 ] || fail "$1: a program waits"
+}
+
 # Mount, and remember the options for remount.
 mount_image() {
     mount_options=("$@")
@@ -191,14 +222,9 @@ mount_image() {
     if [ -n "${KVFS_LOG-}" ]; then
         "$bin/mount.kvfs" "$image" "$mnt" -f "$@" "${extra[@]}" >>"$KVFS_LOG" 2>&1 &
         daemon=$!
-        local tenths=600
-        until is_mounted; do
-            if [ ! -e "/proc/$daemon" ] || [ "$tenths" -le 0 ]; then
-                fail "mount.kvfs -f: see $KVFS_LOG"
-            fi
-            tenths=$((tenths - 1))
-            sleep 0.1
-        done
+        local status
+        await_mount "mount.kvfs -f: see $KVFS_LOG" 60
+        [ -z "$status" ] || fail "mount.kvfs -f: status $status: see $KVFS_LOG"
         return
     fi
     timeout -k 5 300 "$bin/mount.kvfs" "$image" "$mnt" "$@" "${extra[@]}" </dev/null ||

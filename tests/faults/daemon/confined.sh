@@ -110,10 +110,7 @@ expect_gone "umount below a private directory"
 chown 0:0 "$tmp/private"
 "$bin/mount.kvfs" -f "$image" "$mnt" </dev/null 2>"$tmp/words" &
 daemon=$!
-for ((tenths = 600; tenths > 0; tenths--)); do
-    ! is_mounted || break
-    sleep 0.1
-done
+await_mount "mount.kvfs -f" 60
 stat "$mnt/." >/dev/null # it answers, so it is as confined as it will be
 chown 65534:65534 "$tmp/private"
 kill -TERM "$daemon"

@@ -5,27 +5,14 @@ set -euo pipefail
 # shellcheck source=tests/faults/daemon/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-if ! grep -q '[Y1]' /sys/module/fuse/parameters/enable_uring 2>/dev/null; then
-    need_or_skip "the kernel does not offer the ring"
-fi
+need_ring
 
 # try_mount SOFT:HARD TRANSPORT: until it is mounted ($daemon) or has ended ($status, $words).
 try_mount() {
-    local tenths=600
-    status=
     prlimit "--nofile=$1" "$bin/mount.kvfs" -f "$image" "$mnt" -o "transport=$2" \
         </dev/null >"$tmp/words" 2>&1 &
     daemon=$!
-    until is_mounted; do
-        if [ ! -e "/proc/$daemon/exe" ]; then
-            status=0
-            wait "$daemon" || status=$?
-            break
-        fi
-        [ "$tenths" -gt 0 ] || fail "$1 $2: neither mounted nor ended"
-        tenths=$((tenths - 1))
-        sleep 0.02
-    done
+    await_mount "$1 $2" 12
     words=$(cat "$tmp/words")
 }
 
@@ -34,9 +21,8 @@ try_mount() {
 use_mount() {
     local cpu
     for cpu in $(seq 0 "$(($(nproc) - 1))"); do
-        timeout -k 5 120 taskset -c "$cpu" \
-            dd if="$mnt/file" of="$mnt/file" conv=nocreat,notrunc,fsync bs=1 status=none 2>/dev/null ||
-            [ $? -lt 124 ] || fail "$1: a request waits"
+        in_time "$1" taskset -c "$cpu" \
+            dd if="$mnt/file" of="$mnt/file" conv=nocreat,notrunc,fsync bs=1 status=none
     done
 }
 

@@ -17,25 +17,14 @@ size MEMORY_POINTS 40 1000000
 seen=$tmp/seen
 ulimit -c 0 # a crash shows in the status
 
-# try_mount AFTER once|lasting [LEAST_BYTES [mount option...]]: until it is mounted ($daemon) or has ended ($status, $words).
+# try_mount AFTER once|lasting [LEAST_BYTES [mount option...]]: until it is mounted ($daemon) or has
+# ended ($status, $words).
 try_mount() {
-    local tenths=600
     rm -f "$seen"
-    status=
     KVFS_MEMORY_FAULTS=$1:$2:$seen:${3-0} LD_PRELOAD=$faults \
         "$bin/mount.kvfs" "$image" "$mnt" -f "${@:4}" </dev/null >"$tmp/words" 2>&1 &
     daemon=$!
-    until is_mounted; do
-        if [ ! -e "/proc/$daemon/exe" ]; then
-            status=0
-            wait "$daemon" || status=$?
-            daemon=
-            break
-        fi
-        [ "$tenths" -gt 0 ] || fail "$1 $2: neither mounted nor ended"
-        tenths=$((tenths - 1))
-        sleep 0.02
-    done
+    await_mount "$1 $2" 12
     words=$(cat "$tmp/words")
 }
 
@@ -47,9 +36,8 @@ allocations() {
 # or may have ended already.
 end_mount() {
     local umount_status=0 ended=0 unmounted=
-    timeout -k 5 120 dd of="$mnt/file" conv=nocreat <<<content 2>/dev/null ||
-        [ $? -lt 124 ] || fail "$1: a program waits"
-    timeout -k 5 120 cat "$mnt/file" >/dev/null 2>&1 || [ $? -lt 124 ] || fail "$1: a program waits"
+    in_time "$1" dd of="$mnt/file" conv=nocreat <<<content
+    in_time "$1" cat "$mnt/file"
     if is_mounted; then
         unmounted=yes
         timeout -k 5 120 "$bin/kvfs" umount "$mnt" >"$tmp/umount.out" 2>&1 || umount_status=$?

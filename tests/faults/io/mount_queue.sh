@@ -12,9 +12,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../../programs/lib.sh"
 faults=$(realpath "$2")
 need fio fio
-if ! grep -q '[Y1]' /sys/module/fuse/parameters/enable_uring 2>/dev/null; then
-    need_or_skip "the kernel does not offer the ring"
-fi
+need_ring
 registers=1
 commits=2
 enomem=12
@@ -23,17 +21,12 @@ eacces=13
 
 # mount_with FAULTS
 mount_with() {
-    local tenths=600
     KVFS_QUEUE_FAULTS=$1 LD_PRELOAD=$faults \
         "$bin/mount.kvfs" "$image" "$mnt" -f -o transport=ring,memory_budget=16M \
         </dev/null >"$tmp/words" 2>&1 &
     daemon=$!
-    until is_mounted; do
-        [ -e "/proc/$daemon/exe" ] || fail "$1: not mounted: $(cat "$tmp/words")"
-        [ "$tenths" -gt 0 ] || fail "$1: neither mounted nor ended"
-        tenths=$((tenths - 1))
-        sleep 0.1
-    done
+    await_mount "$1" 60
+    [ -z "$status" ] || fail "$1: not mounted: status $status: $(cat "$tmp/words")"
 }
 
 # Many at once, from all CPUs, most of them reads of the image that workers do not wait for.
