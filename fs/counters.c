@@ -8,7 +8,6 @@
 #include <linux/fuse.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "kv/base.h"
 
@@ -65,17 +64,10 @@ static const char *const opcode_names[FS_OPCODE_LIMIT] = {
     [53] = "copy_file_range_64",
 };
 
-static uint64_t clock_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* the arguments are right */
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 int fs_counters_init(struct fs_counters *counters, unsigned categories)
 {
     counters->latencies = kv_histogram_set_new(FS_OPCODE_LIMIT);
-    counters->begun_ns = clock_ns();
+    counters->begun_ns = kv_clock_ns();
     atomic_store_explicit(&counters->categories, categories, memory_order_relaxed);
     return counters->latencies ? 0 : -ENOMEM;
 }
@@ -99,12 +91,12 @@ void fs_counters_add(struct fs_counters *counters, uint32_t opcode)
 uint64_t fs_counters_begin(const struct fs_counters *counters)
 {
     const unsigned on = atomic_load_explicit(&counters->categories, memory_order_relaxed);
-    return counters->latencies && (on & KV_METRIC_FUSE) ? clock_ns() : 0;
+    return counters->latencies && (on & KV_METRIC_FUSE) ? kv_clock_ns() : 0;
 }
 
 void fs_counters_end(struct fs_counters *counters, uint32_t opcode, uint64_t begun_ns)
 {
-    kv_histogram_set_add(counters->latencies, slot_of(opcode), clock_ns() - begun_ns);
+    kv_histogram_set_add(counters->latencies, slot_of(opcode), kv_clock_ns() - begun_ns);
 }
 
 void fs_counters_latency(const struct fs_counters *counters, uint32_t opcode,

@@ -47,27 +47,23 @@ static bool is_forget(const struct fuse_buf *request)
  * out all that wait in one message. Only beside the ring, where no other request comes this way but
  * INTERRUPT.
  */
-static void gather_forgets(struct fs_worker *worker, struct timespec *last)
+static void gather_forgets(struct fs_worker *worker, uint64_t *last_ns)
 {
     const struct timespec pause = {.tv_nsec = FORGETS_PAUSE_NS};
-    struct timespec now;
     if (!fs_transport_on_ring(worker->transport))
         return;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    const int64_t since = (now.tv_sec - last->tv_sec) * 1000000000ll + now.tv_nsec - last->tv_nsec;
-    if (since < 2ll * FORGETS_PAUSE_NS) {
+    if (kv_clock_ns() - *last_ns < 2 * FORGETS_PAUSE_NS) {
         (void)nanosleep(&pause, NULL);
-        (void)clock_gettime(CLOCK_MONOTONIC, &now);
         worker->was_last = false; /* what waits now does so at its wish */
     }
-    *last = now;
+    *last_ns = kv_clock_ns();
 }
 
 void fs_device_serve(struct fs_worker *worker)
 {
     struct fuse_session *session = fs_worker_session(worker);
     struct fuse_buf request = {.mem = NULL};
-    struct timespec last_forget = {0};
+    uint64_t last_forget_ns = 0;
     while (!fuse_session_exited(session)) {
         const int length = fuse_session_receive_buf(session, &request);
         if (length == -EINTR || length == -EAGAIN)
@@ -82,7 +78,7 @@ void fs_device_serve(struct fs_worker *worker)
         fuse_session_process_buf(session, &request);
         fs_worker_served(worker);
         if (forget)
-            gather_forgets(worker, &last_forget);
+            gather_forgets(worker, &last_forget_ns);
     }
     free(request.mem);
 }

@@ -1,7 +1,7 @@
 /*
  * kv/base.h: the words that every layer of the store shares.
  *
- * Owns       nothing: macros, little-endian types, checked sums, assertions.
+ * Owns       nothing: macros, little-endian types, checked sums, assertions, the clock.
  * Invariant  an on-disk integer is a byte array, so that a raw read does not compile.
  */
 #ifndef KV_BASE_H
@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "kv/plant.h"
 
@@ -192,6 +193,14 @@ static inline void kv_copy_short(void *dst, const void *src, size_t length)
         for (size_t at = 0; at < length; at++)
             ((volatile uint8_t *)to)[at] = from[at];
     }
+}
+
+/* The monotonic clock. */
+static inline uint64_t kv_clock_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* the arguments are right */
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* Byte order of two keys: memcmp, then the shorter first. */

@@ -16,8 +16,6 @@
 #include "kv/histogram.h"
 #include "kv/kv.h"
 
-#include <time.h>
-
 struct kv_metrics {
     _Atomic unsigned on;                 /* enum kv_metric_category */
     struct kv_histogram_set *histograms; /* immutable; by enum kv_histogram_id */
@@ -34,13 +32,6 @@ void kv_metrics_release(struct kv_metrics *metrics);
 static inline bool kv_metrics_on(const struct kv_metrics *metrics, unsigned category)
 {
     return metrics && (atomic_load_explicit(&metrics->on, memory_order_relaxed) & category);
-}
-
-static inline uint64_t kv_clock_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* the arguments are right */
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* The time, or 0: nobody wants to know. metrics may be NULL. */

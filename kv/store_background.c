@@ -190,13 +190,6 @@ static void *run_checkpointer(void *context)
     return NULL;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
-}
-
 static void *run_packer(void *context)
 {
     struct kv_store *store = context;
@@ -204,9 +197,9 @@ static void *run_packer(void *context)
     pthread_mutex_lock(&store->work_mutex);
     while (wait_for_work(store, pause_ms, NULL)) {
         pthread_mutex_unlock(&store->work_mutex);
-        const uint64_t begun_ns = now_ns();
+        const uint64_t begun_ns = kv_clock_ns();
         const bool worked = kv_pager_pack_some(store->pager, PACK_AT_ONCE) > 0;
-        const uint64_t rest_ms = (now_ns() - begun_ns) * PACK_REST_TIMES / 1000000;
+        const uint64_t rest_ms = (kv_clock_ns() - begun_ns) * PACK_REST_TIMES / 1000000;
         pause_ms = worked ? kv_max_u64(rest_ms, PACK_EVERY_MS)
                           : kv_min_u64(2 * pause_ms, PACK_EVERY_MS_MAX);
         pthread_mutex_lock(&store->work_mutex);

@@ -7,19 +7,11 @@
  */
 #include "tools/progress.h"
 
-#include <time.h>
 #include <unistd.h>
 
 #define DRAW_EVERY_NS  100000000ull
 #define DRAW_FIRST_NS  500000000ull
 #define BAR_CHARACTERS 40u
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
-}
 
 void tool_progress_init(struct tool_progress *progress, bool wished)
 {
@@ -33,7 +25,7 @@ void tool_progress_stage(struct tool_progress *progress, const char *stage)
     progress->stage = stage;
     if (!progress->enabled)
         return;
-    progress->started_ns = now_ns();
+    progress->started_ns = kv_clock_ns();
     progress->next_ns = progress->started_ns + DRAW_FIRST_NS;
 }
 
@@ -41,7 +33,7 @@ void tool_progress_step(struct tool_progress *progress, uint64_t done, uint64_t 
 {
     if (!progress->enabled || (!total && !progress->items))
         return;
-    const uint64_t now = now_ns();
+    const uint64_t now = kv_clock_ns();
     if (now < progress->next_ns)
         return;
     progress->next_ns = now + DRAW_EVERY_NS;
