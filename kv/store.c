@@ -285,7 +285,7 @@ int kv_set_commit_interval(struct kv_store *store, uint32_t milliseconds)
     pthread_mutex_lock(&store->work_mutex);
     store->commit_interval_ms = milliseconds;
     store->interval_changed = store->committer_called = true;
-    pthread_cond_broadcast(&store->work);
+    pthread_cond_signal(&store->for_committer);
     pthread_mutex_unlock(&store->work_mutex);
     return 0;
 }

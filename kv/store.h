@@ -86,9 +86,12 @@ struct kv_store {
     _Atomic bool scrubbing;
     _Atomic uint64_t scrubs, scrub_bytes, scrub_findings, scrub_finished_ns;
 
-    /* the background threads */
+    /* the background threads; a condition each: one that is called for nothing takes a CPU from
+     * a client */
     pthread_mutex_t work_mutex;
-    pthread_cond_t work;
+    pthread_cond_t for_committer;
+    pthread_cond_t for_checkpointer;
+    pthread_cond_t for_packer;
     bool stopping;          /* work_mutex */
     bool committer_called;  /* work_mutex; one of the next two */
     bool interval_changed;  /* work_mutex */

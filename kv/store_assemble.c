@@ -30,7 +30,9 @@ struct kv_store *kv_store_new(void)
     pthread_mutex_init(&store->checkpoint.mutex, NULL);
     pthread_mutex_init(&store->writer, NULL);
     pthread_mutex_init(&store->work_mutex, NULL);
-    pthread_cond_init(&store->work, &monotonic);
+    pthread_cond_init(&store->for_committer, &monotonic);
+    pthread_cond_init(&store->for_checkpointer, &monotonic);
+    pthread_cond_init(&store->for_packer, &monotonic);
     pthread_condattr_destroy(&monotonic);
     return store;
 }
@@ -332,6 +334,8 @@ void kv_store_disassemble(struct kv_store *store)
     pthread_mutex_destroy(&store->checkpoint.mutex);
     pthread_mutex_destroy(&store->writer);
     pthread_mutex_destroy(&store->work_mutex);
-    pthread_cond_destroy(&store->work);
+    pthread_cond_destroy(&store->for_committer);
+    pthread_cond_destroy(&store->for_checkpointer);
+    pthread_cond_destroy(&store->for_packer);
     free(store);
 }

@@ -105,7 +105,7 @@ void kv_store_want_checkpoint(struct kv_store *store)
         return;
     pthread_mutex_lock(&store->work_mutex);
     store->checkpoint_wanted = true;
-    pthread_cond_broadcast(&store->work);
+    pthread_cond_signal(&store->for_checkpointer);
     pthread_mutex_unlock(&store->work_mutex);
 }
 
@@ -115,14 +115,15 @@ void kv_store_want_log_write(struct kv_store *store)
         return;
     pthread_mutex_lock(&store->work_mutex);
     store->log_is_behind = store->committer_called = true;
-    pthread_cond_broadcast(&store->work);
+    pthread_cond_signal(&store->for_committer);
     pthread_mutex_unlock(&store->work_mutex);
 }
 
 /* ---- the threads ----------------------------------------------------------------- */
 
 /* Wait for work or the time; false: the store is closing. Under work_mutex. */
-static bool wait_for_work(struct kv_store *store, uint64_t milliseconds, const bool *flag)
+static bool wait_for_work(struct kv_store *store, pthread_cond_t *work, uint64_t milliseconds,
+                          const bool *flag)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
@@ -131,7 +132,7 @@ static bool wait_for_work(struct kv_store *store, uint64_t milliseconds, const b
     until.tv_nsec = (long)(ns % 1000000000ull);
     int timed_out = 0;
     while (!store->stopping && !(flag && *flag) && !timed_out)
-        timed_out = pthread_cond_timedwait(&store->work, &store->work_mutex, &until);
+        timed_out = pthread_cond_timedwait(work, &store->work_mutex, &until);
     return !store->stopping;
 }
 
@@ -155,7 +156,7 @@ static void *run_committer(void *context)
     for (;;) {
         const uint64_t now_ms = kv_clock_ns() / 1000000;
         const uint64_t wait_ms = due_ms > now_ms ? due_ms - now_ms : 0;
-        if (!wait_for_work(store, wait_ms, &store->committer_called))
+        if (!wait_for_work(store, &store->for_committer, wait_ms, &store->committer_called))
             break;
         const bool behind = store->log_is_behind;
         const bool due = store->interval_changed || kv_clock_ns() / 1000000 >= due_ms;
@@ -177,7 +178,8 @@ static void *run_checkpointer(void *context)
 {
     struct kv_store *store = context;
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, store->checkpoint_interval_ms, &store->checkpoint_wanted)) {
+    while (wait_for_work(store, &store->for_checkpointer, store->checkpoint_interval_ms,
+                         &store->checkpoint_wanted)) {
         const bool wanted = store->checkpoint_wanted;
         store->checkpoint_wanted = false;
         pthread_mutex_unlock(&store->work_mutex);
@@ -195,7 +197,7 @@ static void *run_packer(void *context)
     struct kv_store *store = context;
     uint64_t pause_ms = PACK_EVERY_MS;
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, pause_ms, NULL)) {
+    while (wait_for_work(store, &store->for_packer, pause_ms, NULL)) {
         pthread_mutex_unlock(&store->work_mutex);
         const uint64_t begun_ns = kv_clock_ns();
         const bool worked = kv_pager_pack_some(store->pager, PACK_AT_ONCE) > 0;
@@ -221,7 +223,9 @@ static void set_stopping(struct kv_store *store, bool stopping)
 {
     pthread_mutex_lock(&store->work_mutex);
     store->stopping = stopping;
-    pthread_cond_broadcast(&store->work);
+    pthread_cond_signal(&store->for_committer);
+    pthread_cond_signal(&store->for_checkpointer);
+    pthread_cond_signal(&store->for_packer);
     pthread_mutex_unlock(&store->work_mutex);
 }
 
