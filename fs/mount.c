@@ -186,6 +186,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .commit_interval_ms = options->commit_interval_ms,
         .checkpoint_interval_ms = options->checkpoint_interval_ms,
         .log_buffer_bytes = options->log_buffer_bytes,
+        .touch_ahead_bytes = options->touch_ahead_bytes,
         .tiers = options->tiers,
         .blob_percent = options->extent_percent,
         .retain_percent = options->pin_percent,

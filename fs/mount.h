@@ -62,6 +62,7 @@ struct fs_mount_options {
     struct fs_policies *policies;      /* borrowed until fs_mount_close; NULL: none */
     uint32_t checkpoint_interval_ms;   /* 0: the store's default */
     uint32_t log_buffer_bytes;         /* 0: the store's default */
+    uint32_t touch_ahead_bytes;        /* of the budget, faulted in before it is used */
     uint32_t read_ahead_bytes;         /* by the kernel, of who reads in order; 0: its own choice */
     char profile[FS_PROFILE_NAME_MAX]; /* whose settings these are, for who asks */
     const struct fs_settings_words *words; /* NULL: settings can neither be shown nor changed */

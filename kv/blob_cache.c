@@ -22,7 +22,6 @@
 #include "kv/blob_cache.h"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
 #define CHUNK_BYTES 4096u
 #define NONE        UINT32_MAX
@@ -49,8 +48,8 @@ struct queue {
 
 struct kv_blob_cache {
     pthread_mutex_t mutex;
-    uint8_t *arena;           /* immutable, as are the next three */
-    struct content *contents; /* chunk_count of them */
+    struct kv_arena arena;
+    struct content *contents; /* immutable, as are the next two: chunk_count of them */
     uint32_t *buckets;
     uint32_t chunk_count, bucket_mask;
     uint32_t free_chain, free_count;
@@ -82,7 +81,7 @@ static uint32_t chunks_for(size_t length)
 
 static uint8_t *chunk_bytes(const struct kv_blob_cache *cache, uint32_t chunk)
 {
-    return cache->arena + (size_t)chunk * CHUNK_BYTES;
+    return cache->arena.memory + (size_t)chunk * CHUNK_BYTES;
 }
 
 struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_percent)
@@ -100,15 +99,11 @@ struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_perc
     while (buckets < cache->chunk_count)
         buckets *= 2;
     cache->bucket_mask = buckets - 1;
-    void *arena = mmap(NULL, ((size_t)cache->chunk_count + 1) * CHUNK_BYTES, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    cache->arena = arena == MAP_FAILED ? NULL : arena;
-    /* A large page takes one fault instead of 512; a wish only. */
-    if (cache->arena)
-        (void)madvise(cache->arena, ((size_t)cache->chunk_count + 1) * CHUNK_BYTES, MADV_HUGEPAGE);
+    const size_t arena_bytes = ((size_t)cache->chunk_count + 1) * CHUNK_BYTES;
+    const int err = kv_arena_map(&cache->arena, arena_bytes);
     cache->contents = calloc((size_t)cache->chunk_count + 1, sizeof *cache->contents);
     cache->buckets = malloc(buckets * sizeof *cache->buckets);
-    if (!cache->arena || !cache->contents || !cache->buckets) {
+    if (err || !cache->contents || !cache->buckets) {
         kv_blob_cache_free(cache);
         return NULL;
     }
@@ -129,12 +124,16 @@ void kv_blob_cache_free(struct kv_blob_cache *cache)
 {
     if (!cache)
         return;
-    if (cache->arena)
-        munmap(cache->arena, ((size_t)cache->chunk_count + 1) * CHUNK_BYTES);
+    kv_arena_unmap(&cache->arena);
     free(cache->contents);
     free(cache->buckets);
     pthread_mutex_destroy(&cache->mutex);
     free(cache);
+}
+
+struct kv_arena *kv_blob_cache_arena(struct kv_blob_cache *cache)
+{
+    return &cache->arena;
 }
 
 /* ---- hash and queue ------------------------------------------------------------- */
@@ -298,9 +297,12 @@ static uint32_t take_chunks(struct kv_blob_cache *cache, uint32_t count, enum kv
     if (!count || cache->free_count < count)
         return NONE;
     const uint32_t first = cache->free_chain;
-    uint32_t last = first;
-    for (uint32_t i = 1; i < count; i++)
+    uint32_t last = first, highest = first;
+    for (uint32_t i = 1; i < count; i++) {
         last = cache->contents[last].next_chunk;
+        highest = last > highest ? last : highest;
+    }
+    kv_arena_use(&cache->arena, ((size_t)highest + 1) * CHUNK_BYTES);
     cache->free_chain = cache->contents[last].next_chunk;
     cache->contents[last].next_chunk = NONE;
     cache->free_count -= count;

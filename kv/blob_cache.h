@@ -15,6 +15,7 @@
 #ifndef KV_BLOB_CACHE_H
 #define KV_BLOB_CACHE_H
 
+#include "kv/arena.h"
 #include "kv/format.h"
 
 struct kv_blob_cache;
@@ -29,6 +30,8 @@ struct kv_blob_cache_stats {
  * retain_percent for contents that are to stay. NULL: no memory.
  */
 struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_percent);
+/* Where the contents are: for who goes ahead of them. */
+struct kv_arena *kv_blob_cache_arena(struct kv_blob_cache *cache);
 void kv_blob_cache_free(struct kv_blob_cache *cache); /* NULL is fine */
 
 /*

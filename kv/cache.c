@@ -10,8 +10,6 @@
  */
 #include "kv/cache.h"
 
-#include <sys/mman.h>
-
 #define FIND_STEPS_MAX 256u
 #define WARM_MIN       (KV_FRAMES_MIN / 4) /* frames */
 
@@ -61,7 +59,6 @@ int kv_cache_init(struct kv_cache *cache, uint64_t budget_bytes, size_t frame_by
         return -EINVAL;
     cache->frame_count = (uint32_t)count;
     cache->frame_bytes = frame_bytes;
-    cache->arena_bytes = (size_t)count * frame_bytes;
     cache->chunks_per_slab = (uint32_t)(frame_bytes / KV_CHUNK_BYTES);
     cache->free_chain = KV_FRAME_NONE;
     kv_cache_set_tiers(cache, tiers);
@@ -73,19 +70,14 @@ int kv_cache_init(struct kv_cache *cache, uint64_t budget_bytes, size_t frame_by
     for (unsigned queue = 0; queue < KV_QUEUE_COUNT; queue++)
         cache->queues[queue].head = cache->queues[queue].tail = KV_FRAME_NONE;
 
-    void *arena = mmap(NULL, cache->arena_bytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    cache->arena = arena == MAP_FAILED ? NULL : arena;
-    /* Large pages save a walk of the page table at every random access; a wish only. */
-    if (cache->arena)
-        (void)madvise(cache->arena, cache->arena_bytes, MADV_HUGEPAGE);
+    const int err = kv_arena_map(&cache->arena, (size_t)count * frame_bytes);
     cache->frames = calloc(cache->frame_count, sizeof *cache->frames);
     cache->buckets = malloc(buckets * sizeof *cache->buckets);
     cache->ghosts = calloc(buckets, sizeof *cache->ghosts);
     cache->packed_buckets = malloc(2 * (size_t)buckets * sizeof *cache->packed_buckets);
     cache->packed_ghosts = calloc(2 * (size_t)buckets, sizeof *cache->packed_ghosts);
-    if (!cache->arena || !cache->frames || !cache->buckets || !cache->ghosts ||
-        !cache->packed_buckets || !cache->packed_ghosts) {
+    if (err || !cache->frames || !cache->buckets || !cache->ghosts || !cache->packed_buckets ||
+        !cache->packed_ghosts) {
         kv_cache_release(cache);
         return -ENOMEM;
     }
@@ -108,8 +100,7 @@ int kv_cache_init(struct kv_cache *cache, uint64_t budget_bytes, size_t frame_by
 
 void kv_cache_release(struct kv_cache *cache)
 {
-    if (cache->arena)
-        munmap(cache->arena, cache->arena_bytes);
+    kv_arena_unmap(&cache->arena);
     free(cache->frames);
     free((void *)cache->buckets);
     free(cache->ghosts);
@@ -327,8 +318,10 @@ void kv_cache_remove(struct kv_cache *cache, uint32_t index)
 uint32_t kv_cache_take_free(struct kv_cache *cache)
 {
     const uint32_t index = cache->queues[KV_QUEUE_FREE].head;
-    if (index != KV_FRAME_NONE)
+    if (index != KV_FRAME_NONE) {
         kv_cache_queue_unlink(cache, index);
+        kv_arena_use(&cache->arena, ((size_t)index + 1) * cache->frame_bytes);
+    }
     return index;
 }
 

@@ -20,7 +20,7 @@
 #ifndef KV_CACHE_H
 #define KV_CACHE_H
 
-#include "kv/base.h"
+#include "kv/arena.h"
 #include "kv/format.h"
 #include "kv/kv.h"
 
@@ -67,8 +67,8 @@ struct kv_cache_queue {
 };
 
 struct kv_cache {
-    uint8_t *arena; /* immutable */
-    size_t arena_bytes, frame_bytes;
+    struct kv_arena arena;
+    size_t frame_bytes;
     struct kv_frame *frames;
     uint32_t frame_count;     /* slabs among them */
     struct kv_tiers tiers;    /* as asked for */
@@ -124,7 +124,7 @@ static inline uint32_t kv_cache_frames_min(const struct kv_cache *cache)
 
 static inline uint8_t *kv_cache_bytes(const struct kv_cache *cache, uint32_t frame)
 {
-    return cache->arena + (size_t)frame * cache->frame_bytes;
+    return cache->arena.memory + (size_t)frame * cache->frame_bytes;
 }
 
 /* The frame that seems to hold the page, or KV_FRAME_NONE; bounded steps. */

@@ -55,12 +55,12 @@ static_assert(sizeof(struct first_chunk) <= KV_CHUNK_BYTES / 4, "most of a chunk
 
 static struct rest_chunk *chunk_at(const struct kv_cache *cache, uint32_t chunk)
 {
-    return (struct rest_chunk *)(void *)(cache->arena + (size_t)chunk * KV_CHUNK_BYTES);
+    return (struct rest_chunk *)(void *)(cache->arena.memory + (size_t)chunk * KV_CHUNK_BYTES);
 }
 
 static struct first_chunk *page_at(const struct kv_cache *cache, uint32_t first)
 {
-    return (struct first_chunk *)(void *)(cache->arena + (size_t)first * KV_CHUNK_BYTES);
+    return (struct first_chunk *)(void *)(cache->arena.memory + (size_t)first * KV_CHUNK_BYTES);
 }
 
 static uint32_t chunks_for(size_t length)

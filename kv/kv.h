@@ -180,6 +180,11 @@ struct kv_open_options {
      */
     uint32_t checkpoint_interval_ms;
     uint32_t log_buffer_bytes; /* for records until they are written; 0 = 4 MiB */
+    /*
+     * Memory of the budget that is faulted in before it is used, by a thread of its own: so much
+     * at least, or as much as is used already up to 64 MiB. 0: only the latter.
+     */
+    uint64_t touch_ahead_bytes;
 };
 
 /*

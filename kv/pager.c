@@ -77,6 +77,11 @@ out_pager:
     return err;
 }
 
+struct kv_arena *kv_pager_arena(struct kv_pager *pager)
+{
+    return &pager->cache.arena;
+}
+
 void kv_pager_close(struct kv_pager *pager)
 {
     if (!pager)

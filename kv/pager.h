@@ -42,6 +42,8 @@ struct kv_pager_config {
 
 KV_MUST_CHECK int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **pager);
 void kv_pager_close(struct kv_pager *pager); /* writes nothing */
+/* Where the frames are: for who goes ahead of them. */
+struct kv_arena *kv_pager_arena(struct kv_pager *pager);
 
 /* Valid ratios (kv_tiers_valid). Takes effect as pages come and go. */
 void kv_pager_set_tiers(struct kv_pager *pager, const struct kv_tiers *tiers);

@@ -92,12 +92,14 @@ struct kv_store {
     pthread_cond_t for_committer;
     pthread_cond_t for_checkpointer;
     pthread_cond_t for_packer;
+    pthread_cond_t for_toucher;
     bool stopping;          /* work_mutex */
     bool committer_called;  /* work_mutex; one of the next two */
     bool interval_changed;  /* work_mutex */
     bool log_is_behind;     /* work_mutex */
     bool checkpoint_wanted; /* work_mutex */
-    pthread_t committer, checkpointer, packer, blob_writer;
+    bool touch_wanted;      /* work_mutex */
+    pthread_t committer, checkpointer, packer, toucher, blob_writer;
     bool threads_running;
 };
 
@@ -163,6 +165,7 @@ KV_MUST_CHECK int kv_store_checkpoint_after(struct kv_store *store, uint64_t don
 void kv_store_want_checkpoint(struct kv_store *store);
 /* The same for a write of the log, before who appends has to wait for one. */
 void kv_store_want_log_write(struct kv_store *store);
+void kv_store_want_touch(void *context); /* a store: memory is due to be faulted in; any lock */
 
 /* The background threads. Stopping waits for them; without any, nothing. */
 KV_MUST_CHECK int kv_store_start_threads(struct kv_store *store);

@@ -33,6 +33,7 @@ struct kv_store *kv_store_new(void)
     pthread_cond_init(&store->for_committer, &monotonic);
     pthread_cond_init(&store->for_checkpointer, &monotonic);
     pthread_cond_init(&store->for_packer, &monotonic);
+    pthread_cond_init(&store->for_toucher, &monotonic);
     pthread_condattr_destroy(&monotonic);
     return store;
 }
@@ -115,6 +116,23 @@ static void say_host_is_full(struct kv_error *error)
                         "writes; make room there, or open it read-only");
 }
 
+/* What is given out next is faulted in by then, by a thread that nobody waits for. */
+static void go_ahead(struct kv_store *store, uint64_t bytes_min)
+{
+    struct kv_arena *const arenas[] = {kv_pager_arena(store->pager),
+                                       store->blobs.cache ? kv_blob_cache_arena(store->blobs.cache)
+                                                          : NULL};
+    const uint64_t all = arenas[0]->bytes + (arenas[1] ? arenas[1]->bytes : 0);
+    const double share = (double)kv_min_u64(bytes_min, all) / (double)all;
+    for (unsigned i = 0; i < 2 && arenas[i]; i++) {
+        const struct kv_arena_ahead ahead = {.bytes_min =
+                                                 (size_t)((double)arenas[i]->bytes * share),
+                                             .call = kv_store_want_touch,
+                                             .context = store};
+        kv_arena_go_ahead(arenas[i], &ahead);
+    }
+}
+
 static int open_pages(struct kv_store *store, const struct kv_disk_superblock *sb,
                       const struct kv_open_options *options, uint64_t epoch)
 {
@@ -159,6 +177,8 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
         store->blobs.near = kv_blob_near_new(kv_store_find_near, store);
         err = store->blobs.cache && store->blobs.near ? 0 : -ENOMEM;
     }
+    if (!err)
+        go_ahead(store, options->touch_ahead_bytes);
     for (uint8_t i = 0; i < KV_TREE_COUNT && !err; i++)
         err = kv_btree_init(&store->trees[i], store->pager, store->node_bytes,
                             kv_le64_get(sb->tree_root[i]), i);
@@ -337,5 +357,6 @@ void kv_store_disassemble(struct kv_store *store)
     pthread_cond_destroy(&store->for_committer);
     pthread_cond_destroy(&store->for_checkpointer);
     pthread_cond_destroy(&store->for_packer);
+    pthread_cond_destroy(&store->for_toucher);
     free(store);
 }

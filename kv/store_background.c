@@ -1,11 +1,12 @@
 /*
  * kv/store_background.c: checkpoints of a store, and the threads that see to them, to the log,
- * to what leaves memory and to blobs in the background.
+ * to what leaves memory, to memory that will be used, and to blobs in the background.
  *
- * Owns       the committer, the checkpointer, the packer, the writer of blobs, and who helps to
- * pack them. Invariant  one checkpoint at a time; after a failure none is begun. Locks
- * checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is a leaf:
- * nothing is taken under it.
+ * Owns       the committer, the checkpointer, the packer, the toucher, the writer of blobs, and who
+ *            helps to pack them.
+ * Invariant  one checkpoint at a time; after a failure none is begun.
+ * Locks      checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is a
+ *            leaf: nothing is taken under it.
  */
 #include "kv/store.h"
 
@@ -119,6 +120,15 @@ void kv_store_want_log_write(struct kv_store *store)
     pthread_mutex_unlock(&store->work_mutex);
 }
 
+void kv_store_want_touch(void *context)
+{
+    struct kv_store *store = context;
+    pthread_mutex_lock(&store->work_mutex);
+    store->touch_wanted = true;
+    pthread_cond_signal(&store->for_toucher);
+    pthread_mutex_unlock(&store->work_mutex);
+}
+
 /* ---- the threads ----------------------------------------------------------------- */
 
 /* Wait for work or the time; false: the store is closing. Under work_mutex. */
@@ -210,6 +220,24 @@ static void *run_packer(void *context)
     return NULL;
 }
 
+/* Memory is faulted in ahead of who will use it (kv/arena.h), in steps of some milliseconds. */
+static void *run_toucher(void *context)
+{
+    struct kv_store *store = context;
+    bool more = true; /* arenas may want some before they are used */
+    pthread_mutex_lock(&store->work_mutex);
+    while (wait_for_work(store, &store->for_toucher, more ? 0 : UINT32_MAX, &store->touch_wanted)) {
+        store->touch_wanted = false;
+        pthread_mutex_unlock(&store->work_mutex);
+        more = kv_arena_touch(kv_pager_arena(store->pager));
+        if (store->blobs.cache && kv_arena_touch(kv_blob_cache_arena(store->blobs.cache)))
+            more = true;
+        pthread_mutex_lock(&store->work_mutex);
+    }
+    pthread_mutex_unlock(&store->work_mutex);
+    return NULL;
+}
+
 /* Blobs go to the device as they come. */
 static void *run_blob_writer(void *context)
 {
@@ -226,6 +254,7 @@ static void set_stopping(struct kv_store *store, bool stopping)
     pthread_cond_signal(&store->for_committer);
     pthread_cond_signal(&store->for_checkpointer);
     pthread_cond_signal(&store->for_packer);
+    pthread_cond_signal(&store->for_toucher);
     pthread_mutex_unlock(&store->work_mutex);
 }
 
@@ -235,9 +264,9 @@ int kv_store_start_threads(struct kv_store *store)
     if (crew_err)
         return crew_err;
     static void *(*const runs[])(void *) = {run_committer, run_checkpointer, run_packer,
-                                            run_blob_writer};
+                                            run_toucher, run_blob_writer};
     pthread_t *const threads[] = {&store->committer, &store->checkpointer, &store->packer,
-                                  &store->blob_writer};
+                                  &store->toucher, &store->blob_writer};
     const size_t count = sizeof runs / sizeof runs[0];
     size_t started = 0;
     int err = 0;
@@ -266,6 +295,7 @@ void kv_store_stop_threads(struct kv_store *store)
     pthread_join(store->committer, NULL);
     pthread_join(store->checkpointer, NULL);
     pthread_join(store->packer, NULL);
+    pthread_join(store->toucher, NULL);
     pthread_join(store->blob_writer, NULL);
     kv_crew_free(store->blobs.crew);
     store->blobs.crew = NULL;

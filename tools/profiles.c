@@ -73,6 +73,7 @@ static const struct tool_profile profiles[] = {
      "what does not fit is read again; many changes at once make more checkpoints",
      {{"memory_budget", "16M", "pages and content that are kept in memory"},
       {"log_buffer", "256K", "many changes at once fill it as far as it goes"},
+      {"touch_ahead", "0", "memory that nothing has needed yet is not taken"},
       {"threads", "4", "each has a buffer of 1 MiB for its request"},
       {0}}},
     {"high-memory",

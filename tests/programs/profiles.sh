@@ -77,6 +77,23 @@ mount_image -c "$conf" -o profile=none
 in_force profile=none commit_interval=7s checkpoint_interval=30s read_ahead=128K
 umount_image
 
+say "memory is taken ahead of its use, so much as touch_ahead says"
+takes() { [ "$(daemon_bytes VmRSS)" -ge "$1" ]; }
+mount_image -o touch_ahead=0
+sleep 0.5
+if takes $((40 << 20)); then fail "an idle daemon takes $(daemon_bytes VmRSS) bytes"; fi
+umount_image
+mount_image -o memory_budget=128M,touch_ahead=96M
+tenths=300
+until takes $((96 << 20)); do
+    [ "$tenths" -gt 0 ] || fail "it takes $(daemon_bytes VmRSS) bytes"
+    tenths=$((tenths - 1))
+    sleep 0.1
+done
+sleep 0.5
+if takes $((136 << 20)); then fail "it takes $(daemon_bytes VmRSS) bytes"; fi
+umount_image
+
 say "mistakes"
 mount=("$bin/mount.kvfs" "$image" "$mnt")
 refused 1 'option profile: "fast" is not none or one of read-heavy, ' "${mount[@]}" -o profile=fast
@@ -95,6 +112,7 @@ refused 1 'option memory_budget: "95%"' "${mount[@]}" -o memory_budget=95%
 refused 1 'option read_ahead: "17M"' "${mount[@]}" -o read_ahead=17M
 refused 1 'option checkpoint_interval: "0"' "${mount[@]}" -o checkpoint_interval=0
 refused 1 'option log_buffer: "1K"' "${mount[@]}" -o log_buffer=1K
+refused 1 'option touch_ahead: "4G"' "${mount[@]}" -o touch_ahead=4G
 if is_mounted; then fail "a mistake was mounted"; fi
 kvfs=("$bin/kvfs" profiles)
 refused 2 'fast: no such profile; there are read-heavy, ' "${kvfs[@]}" fast

@@ -57,6 +57,7 @@ static void assert_same_settings(const struct fs_mount_options *a, const struct 
     ck_assert_uint_eq(a->commit_interval_ms, b->commit_interval_ms);
     ck_assert_uint_eq(a->checkpoint_interval_ms, b->checkpoint_interval_ms);
     ck_assert_uint_eq(a->log_buffer_bytes, b->log_buffer_bytes);
+    ck_assert_uint_eq(a->touch_ahead_bytes, b->touch_ahead_bytes);
     ck_assert_uint_eq(a->read_ahead_bytes, b->read_ahead_bytes);
     ck_assert_str_eq(a->profile, b->profile);
     ck_assert_int_eq(a->count_requests, b->count_requests);
