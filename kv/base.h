@@ -8,6 +8,7 @@
 #define KV_BASE_H
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -151,6 +152,19 @@ static inline uint64_t kv_min_u64(uint64_t a, uint64_t b)
 static inline uint64_t kv_max_u64(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
+}
+
+/*
+ * A lock that is held for microseconds: who finds it taken looks again for a moment before it
+ * sleeps, since to be woken on another processor takes longer than that.
+ */
+static inline void kv_mutex_init_brief(pthread_mutex_t *mutex)
+{
+    pthread_mutexattr_t brief; /* none of these fails on Linux: they need no memory */
+    pthread_mutexattr_init(&brief);
+    pthread_mutexattr_settype(&brief, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(mutex, &brief);
+    pthread_mutexattr_destroy(&brief);
 }
 
 /* How many blocks hold `bytes`; bytes <= UINT64_MAX - KV_BLOCK_BYTES. */

@@ -28,7 +28,7 @@ struct kv_store *kv_store_new(void)
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&store->checkpoint.mutex, NULL);
-    pthread_mutex_init(&store->writer, NULL);
+    kv_mutex_init_brief(&store->writer);
     pthread_mutex_init(&store->work_mutex, NULL);
     pthread_cond_init(&store->for_committer, &monotonic);
     pthread_cond_init(&store->for_checkpointer, &monotonic);
