@@ -7,11 +7,12 @@
  */
 #include "kv/arena.h"
 
+#include "kv/kv.h"
+
 #include <sys/mman.h>
 #include <unistd.h>
 
 #define STEP_BYTES ((size_t)2 << 20) /* a large page of most machines */
-#define AHEAD_MAX  ((size_t)64 << 20)
 
 int kv_arena_map(struct kv_arena *arena, size_t bytes)
 {
@@ -43,7 +44,7 @@ void kv_arena_unmap(struct kv_arena *arena)
 static size_t touched_wanted(const struct kv_arena *arena)
 {
     const size_t used = atomic_load_explicit(&arena->used, memory_order_relaxed);
-    const size_t ahead = kv_max_u64(arena->ahead.bytes_min, kv_min_u64(used, AHEAD_MAX));
+    const size_t ahead = kv_max_u64(arena->ahead.bytes_min, kv_min_u64(used, KV_TOUCH_AHEAD_MAX));
     return ahead < arena->bytes - used ? used + ahead : arena->bytes;
 }
 

@@ -146,12 +146,16 @@ enum kv_metric_category {
     KV_METRIC_ALL = 127
 };
 
+#define KV_TOUCH_AHEAD_MAX (64u << 20)
+
 struct kv_open_options {
     bool read_only; /* nothing is written; a log that needs replay is replayed in memory */
     enum kv_sync_mode sync;
     uint64_t memory_budget_bytes; /* 0 = 256 MiB; the least is 8 MiB */
     uint32_t commit_interval_ms;  /* 0 = 1000 */
     struct kv_tiers tiers;        /* of what the budget has for pages */
+    /* Else cold and frozen, where they have no share, get one for as long as that spares reads. */
+    bool fixed_tiers;
     uint32_t blob_percent; /* of the budget, for blobs that were read lately: 0..75; 0 = none */
     /* Of what there is for pages, and for blobs, how much may be retained (kv_retain): 0..50. */
     uint32_t retain_percent;
@@ -182,7 +186,7 @@ struct kv_open_options {
     uint32_t log_buffer_bytes; /* for records until they are written; 0 = 4 MiB */
     /*
      * Memory of the budget that is faulted in before it is used, by a thread of its own: so much
-     * at least, or as much as is used already up to 64 MiB. 0: only the latter.
+     * at least, or as much as is used already up to KV_TOUCH_AHEAD_MAX. 0: only the latter.
      */
     uint64_t touch_ahead_bytes;
 };
@@ -540,9 +544,9 @@ KV_MUST_CHECK int kv_retain(struct kv_store *store, const void *lower, size_t lo
                             const void *upper, size_t upper_len);
 
 /*
- * Change what the tiers may take. What is over its share then leaves as others need the memory.
- * Returns 0; -EINVAL: neither hot nor warm has any, or a ratio is above KV_TIER_RATIO_MAX.
- * Threads: any.
+ * Change what the tiers may take, as kv_open_options.tiers and fixed_tiers have it. What is over
+ * its share then leaves as others need the memory. Returns 0; -EINVAL: neither hot nor warm has
+ * any, or a ratio is above KV_TIER_RATIO_MAX. Threads: any.
  */
 KV_MUST_CHECK int kv_set_tiers(struct kv_store *store, const struct kv_tiers *tiers);
 

@@ -33,6 +33,7 @@
 #define BATCH_CHANGES    1000u
 #define PENDING_BYTES    (16u << 20) /* of extents on their way to the device */
 #define SAMPLE_FILES_MAX 20000u
+#define AHEAD_LEAST      (2u << 20) /* of pages: with less nothing is faulted in ahead */
 
 struct plan {
     uint64_t keys, name_bytes, value_bytes, node_bytes, extent_bytes;
@@ -153,8 +154,12 @@ static struct forecast forecast_of(const struct plan *plan)
     const double used = forecast.page_bytes + forecast.extent_bytes + forecast.map_bytes;
     forecast.working_bytes = forecast.pages * (double)plan->node_bytes;
     const double budget = 256.0 * 1024 * 1024;
-    forecast.memory_bytes = PROCESS_BYTES + batch_memory(plan) +
-                            (forecast.working_bytes < budget ? forecast.working_bytes : budget);
+    /* As much as is used is faulted in ahead. */
+    const double ahead = forecast.working_bytes < AHEAD_LEAST          ? 0
+                         : forecast.working_bytes < KV_TOUCH_AHEAD_MAX ? forecast.working_bytes
+                                                                       : KV_TOUCH_AHEAD_MAX;
+    const double pages = forecast.working_bytes + ahead;
+    forecast.memory_bytes = PROCESS_BYTES + batch_memory(plan) + (pages < budget ? pages : budget);
     /* Room for what is rewritten between two checkpoints, the reserves, and the log. */
     const double data = used * 1.1 + (64u << 20);
     const double log = data / 7 < (256u << 20) ? data / 7 : (256u << 20);
