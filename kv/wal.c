@@ -56,8 +56,9 @@ int kv_wal_open(struct kv_device *device, const struct kv_wal_config *config, st
     wal->context = config->context;
     wal->open_tail = config->tail;
     wal->open_link = config->tail_link;
-    wal->tail = wal->durable = wal->written = wal->sealed = config->tail;
+    wal->tail = wal->durable = wal->written = wal->sealed = wal->flushing = config->tail;
     wal->link = config->tail_link;
+    wal->group.rest_next = KV_WAL_REST_FLUSHES;
     if (!device->thin) {
         wal->backed_blocks = config->block_count;
     } else {
@@ -180,6 +181,10 @@ static void lead(struct kv_wal *wal, enum lead_mode mode)
 
     wal->leading = true;
     wal->called = false;
+    if (mode == LEAD_FLUSH) {
+        wal->flushing = to;
+        wal->group.arrived = 0;
+    }
     pthread_mutex_unlock(&wal->mutex);
     const uint64_t begin = mode == LEAD_FLUSH ? kv_metrics_begin(metrics, KV_METRIC_WAL) : 0;
     int err = 0;
@@ -332,12 +337,19 @@ int kv_wal_sync(struct kv_wal *wal, uint64_t position)
 {
     pthread_mutex_lock(&wal->mutex);
     KV_ASSERT(position <= next_position(wal));
+    if (wal->durable < position && wal->flushing < position)
+        kv_wal_note_asker(wal);
     while (!wal->error && wal->durable < position) {
         if (wal->leading) {
             if (KV_PLANT(follower_acked_early))
                 break;
             pthread_cond_wait(&wal->changed, &wal->mutex);
             continue;
+        }
+        kv_wal_gather(wal);
+        if (wal->error || wal->durable >= position) { /* a trim made it so: others may lead */
+            pthread_cond_broadcast(&wal->changed);
+            break;
         }
         if (wal->fill > 0)
             seal_current(wal);

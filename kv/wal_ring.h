@@ -26,6 +26,20 @@
 /* Blocks that replay reads at once. */
 #define READ_BLOCKS 256u
 
+/* wal_group.c; all by the mutex */
+#define WAL_ASKERS          8u
+#define KV_WAL_REST_FLUSHES 8u /* that nobody waits for, after it was in vain; then more */
+struct wal_asker {
+    pthread_t thread;
+    bool known;
+};
+struct wal_group {
+    struct wal_asker asked[WAL_ASKERS]; /* the last that asked for a flush, some of them twice */
+    unsigned next;                      /* modulo their number */
+    unsigned arrived;                   /* since a flush began, for the next one */
+    unsigned rest, rest_next;           /* flushes for which nobody waits */
+};
+
 struct kv_wal {
     struct kv_device *device; /* immutable after open */
     uint64_t first_block;     /* immutable after open, as are the next four */
@@ -56,9 +70,11 @@ struct kv_wal {
     bool called;         /* for who writes behind; until something is written */
     _Atomic bool behind; /* the same, until somebody has heard it */
     bool leading;        /* somebody is writing or flushing */
+    uint64_t flushing;   /* the last flush was to make durable what is before this */
     int error;           /* the failure that ended the log's use, or 0 */
     uint64_t records, record_bytes, flushes;
     uint64_t flushed_records; /* of them, those that the last flush found */
+    struct wal_group group;
 };
 
 static inline uint64_t next_position(const struct kv_wal *wal)
@@ -68,6 +84,14 @@ static inline uint64_t next_position(const struct kv_wal *wal)
 
 /* The digest of a block, which it also holds; its bytes change only meanwhile (wal_replay.c). */
 uint64_t kv_wal_block_digest(uint8_t *block);
+
+/* ---- groups (wal_group.c); all with the mutex --------------------------------------- */
+
+/* This thread wants a flush, and not the one that is under way. */
+void kv_wal_note_asker(struct kv_wal *wal);
+/* Before a flush, nobody leading: let those come along who are about to ask. May release the mutex;
+ * then nobody else leads. */
+void kv_wal_gather(struct kv_wal *wal);
 
 /* ---- room (wal_room.c) ------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
  *
  * KVFS_SEED chooses the random numbers.
  */
-#include "kv/wal.h"
+#include "kv/wal_ring.h"
 
 #include "support_log.h"
 #include "tests/run.h"
@@ -291,6 +291,79 @@ START_TEST(threads_share_flushes_and_each_record_is_there)
 }
 END_TEST
 
+/* ---- who comes along with a flush ---------------------------------------------------------- */
+
+/* Two threads that take turns, of which one is always done before the other begins. */
+struct turns {
+    struct log_fixture f;
+    sem_t turn[2];
+    int rounds;
+};
+struct player {
+    struct turns *turns;
+    int number;
+};
+
+static void *play(void *context)
+{
+    const struct player *const player = context;
+    struct turns *const turns = player->turns;
+    const struct log_record record = {1, 100, 1};
+    for (int i = 0; i < turns->rounds; i++) {
+        sem_wait(&turns->turn[player->number]);
+        (void)log_append_synced(&turns->f, &record);
+        sem_post(&turns->turn[!player->number]);
+    }
+    return NULL;
+}
+
+/* Flushes for which nobody waits after the last wait that was in vain. */
+static unsigned rests(struct log_fixture *f)
+{
+    pthread_mutex_lock(&f->wal->mutex);
+    const unsigned next = f->wal->group.rest_next;
+    pthread_mutex_unlock(&f->wal->mutex);
+    return next;
+}
+
+START_TEST(one_thread_waits_for_nobody)
+{
+    struct log_fixture f;
+    struct kv_wal_stats stats;
+    log_fixture_init(&f, 2000, 8);
+    const struct log_record record = {1, 100, 1};
+    for (int i = 0; i < 100; i++)
+        (void)log_append_synced(&f, &record);
+    kv_wal_stats(f.wal, &stats);
+    ck_assert_uint_eq(stats.flushes, 100);
+    ck_assert_uint_eq(rests(&f), KV_WAL_REST_FLUSHES); /* nothing was in vain */
+    log_fixture_release(&f);
+}
+END_TEST
+
+START_TEST(who_never_comes_along_is_waited_for_more_and_more_seldom)
+{
+    struct turns turns = {.rounds = 200};
+    struct kv_wal_stats stats;
+    log_fixture_init(&turns.f, 2000, 8);
+    for (unsigned i = 0; i < 2; i++)
+        ck_assert_int_eq(sem_init(&turns.turn[i], 0, i == 0), 0);
+    struct player players[2] = {{&turns, 0}, {&turns, 1}};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++)
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, play, &players[i]), 0);
+    for (int i = 0; i < 2; i++)
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+    kv_wal_stats(turns.f.wal, &stats);
+    ck_assert_uint_eq(stats.flushes, 400);
+    /* 8 flushes without, 16, 32, 64, 128: five waits in vain at least, of 400 */
+    ck_assert_uint_ge(rests(&turns.f), 16 * KV_WAL_REST_FLUSHES);
+    for (int i = 0; i < 2; i++)
+        sem_destroy(&turns.turn[i]);
+    log_fixture_release(&turns.f);
+}
+END_TEST
+
 /* The disk holds a flush up until it is told to go on. */
 struct held_flush {
     struct kv_device base;
@@ -411,6 +484,8 @@ int main(void)
     TCase *threads = tcase_create("threads");
     tcase_set_timeout(threads, 120);
     tcase_add_test(threads, threads_share_flushes_and_each_record_is_there);
+    tcase_add_test(threads, one_thread_waits_for_nobody);
+    tcase_add_test(threads, who_never_comes_along_is_waited_for_more_and_more_seldom);
     tcase_add_test(threads, nobody_is_told_of_a_flush_before_its_end);
     tcase_add_test(threads, a_failed_flush_fails_everyone_who_waits_and_all_that_come_later);
     tcase_add_test(threads, a_failed_write_fails_appends_and_seals_too);
