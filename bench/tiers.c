@@ -119,8 +119,8 @@ static void make_value(const struct bench *bench, enum data data, uint64_t id, u
 static int open_store(struct bench *bench, enum data data, const struct kv_tiers *tiers)
 {
     struct kv_error error = {{0}};
-    const struct kv_open_options open = {.memory_budget_bytes = bench->options->budget_bytes,
-                                         .tiers = *tiers};
+    const struct kv_open_options open = {
+        .memory_budget_bytes = bench->options->budget_bytes, .tiers = *tiers, .fixed_tiers = true};
     const int err = kv_open(bench->images[data], &open, &bench->store, &error);
     if (err)
         fprintf(stderr, "bench-tiers: %s: %s\n", bench->images[data], error.text);

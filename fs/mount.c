@@ -188,6 +188,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
         .log_buffer_bytes = options->log_buffer_bytes,
         .touch_ahead_bytes = options->touch_ahead_bytes,
         .tiers = options->tiers,
+        .fixed_tiers = !options->adapt_tiers,
         .blob_percent = options->extent_percent,
         .retain_percent = options->pin_percent,
         .buffered_io = options->buffered_io,

@@ -43,10 +43,11 @@ struct fs_mount_options {
     uint32_t commit_interval_ms;  /* 0: the store's default */
     uint64_t memory_budget_bytes; /* 0: the store's default */
     struct kv_tiers tiers;        /* all 0: the store's defaults */
-    uint32_t extent_percent;      /* of the budget, for extents read lately: 0..75 */
-    uint32_t pin_percent;         /* of it, that policies may pin: 0..50 */
-    bool buffered_io;             /* host page cache instead of O_DIRECT */
-    unsigned threads;             /* most that serve requests at once, 0 = 10 */
+    bool adapt_tiers;        /* cold and frozen without a share get one while that spares reads */
+    uint32_t extent_percent; /* of the budget, for extents read lately: 0..75 */
+    uint32_t pin_percent;    /* of it, that policies may pin: 0..50 */
+    bool buffered_io;        /* host page cache instead of O_DIRECT */
+    unsigned threads;        /* most that serve requests at once, 0 = 10 */
     enum fs_transport_kind transport;
     bool allow_other;    /* users besides the mounting one may enter */
     bool writeback;      /* the kernel gathers writes; see fs/README.md */

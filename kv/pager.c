@@ -26,12 +26,18 @@ static void limit_shadows(struct kv_pager *pager)
                                     kv_cache_frames_min(&pager->cache) / 4);
 }
 
-void kv_pager_set_tiers(struct kv_pager *pager, const struct kv_tiers *tiers)
+void kv_pager_apply_tiers(struct kv_pager *pager, const struct kv_tiers *tiers)
 {
-    pthread_mutex_lock(&pager->mutex);
     kv_cache_set_tiers(&pager->cache, tiers);
     limit_shadows(pager);
     pthread_cond_broadcast(&pager->changed); /* who waits for a shadow may have it now */
+}
+
+void kv_pager_set_tiers(struct kv_pager *pager, const struct kv_tiers *tiers)
+{
+    pthread_mutex_lock(&pager->mutex);
+    kv_pager_apply_tiers(pager, tiers);
+    kv_pager_adapt_start(pager, &pager->cache.tiers);
     pthread_mutex_unlock(&pager->mutex);
 }
 
@@ -63,6 +69,7 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
     for (unsigned i = 0; i < 2; i++)
         pager->dirty[i].head = pager->dirty[i].tail = KV_FRAME_NONE;
     limit_shadows(pager);
+    kv_pager_adapt_start(pager, &pager->cache.tiers);
     *out = pager;
     return 0;
 

@@ -29,6 +29,7 @@ struct kv_pager_config {
     size_t node_bytes;
     uint64_t budget_bytes;
     struct kv_tiers tiers;
+    bool adapt_tiers;        /* cold and frozen may get a share that tiers do not give them */
     uint32_t retain_percent; /* of the frames for pages: 0..50 */
     struct kv_codec_spec codec;
     uint64_t image_id; /* kv_superblock_log_id */
@@ -47,6 +48,8 @@ struct kv_arena *kv_pager_arena(struct kv_pager *pager);
 
 /* Valid ratios (kv_tiers_valid). Takes effect as pages come and go. */
 void kv_pager_set_tiers(struct kv_pager *pager, const struct kv_tiers *tiers);
+/* Every second or so, with adapt_tiers: do packed pages pay? */
+void kv_pager_adapt(struct kv_pager *pager);
 
 /* ---- readers -------------------------------------------------------------- */
 

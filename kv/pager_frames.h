@@ -68,6 +68,23 @@ struct packer {
     unsigned skipped;        /* frozen pages since one was tried, while that saves little */
 };
 
+/* What tells whether packed pages pay. */
+struct adapt_counts {
+    uint64_t misses, writes, packed_hits;
+    uint64_t back; /* pages that came and had left lately */
+};
+
+/* pager_adapt.c */
+struct kv_pager_adapt {
+    bool on;                  /* nobody gave cold and frozen a share */
+    bool packed;              /* they have one for now */
+    bool trial;               /* frames alone do well enough, perhaps */
+    bool paid;                /* at the last look packed pages would have paid */
+    struct kv_tiers given;    /* the defaults written out */
+    struct adapt_counts seen; /* at the last look that told something */
+    unsigned easy_windows, trial_every;
+};
+
 struct kv_pager {
     pthread_mutex_t mutex;
     pthread_cond_t changed; /* a load or a write ended, or a frame can leave */
@@ -90,6 +107,7 @@ struct kv_pager {
     uint64_t changes;                      /* the writer's */
     uint64_t misses, writes, write_bytes;  /* mutex */
     uint64_t packed, repacked, unpackable; /* mutex */
+    struct kv_pager_adapt adapt;           /* mutex */
     struct packer packer;                  /* whoever runs kv_pager_pack_some */
     struct kv_counter hits[2];             /* of KV_TIER_HOT and KV_TIER_WARM */
 };
@@ -233,5 +251,10 @@ KV_MUST_CHECK int kv_pager_run_batch(struct kv_pager *pager, struct write_batch 
 KV_MUST_CHECK int kv_pager_help_locked(struct kv_pager *pager);
 /* The freed page of a frame leaves memory, the map and the space, in the epoch that freed it. */
 KV_MUST_CHECK int kv_pager_forget_page(struct kv_pager *pager, uint32_t index, uint64_t epoch);
+
+/* With the mutex: take effect, whoever wants it. */
+void kv_pager_apply_tiers(struct kv_pager *pager, const struct kv_tiers *tiers);
+/* With the mutex, or while nobody else knows the pager: these were given. */
+void kv_pager_adapt_start(struct kv_pager *pager, const struct kv_tiers *given);
 
 #endif

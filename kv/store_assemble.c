@@ -164,6 +164,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .node_bytes = store->node_bytes,
                                            .budget_bytes = budget - map_share - blob_share,
                                            .tiers = options->tiers,
+                                           .adapt_tiers = !options->fixed_tiers,
                                            .retain_percent = options->retain_percent,
                                            .codec = store->blobs.codec,
                                            .image_id = kv_superblock_log_id(sb),

@@ -18,6 +18,7 @@
 #define PACK_EVERY_MS_MAX  1024u
 #define PACK_AT_ONCE       32u  /* pages, so some 2 ms of work */
 #define PACK_AT_CHECKPOINT 128u /* when there is no packer */
+#define ADAPT_EVERY_NS     500000000ull
 
 /* Under checkpoint.mutex. */
 static int checkpoint_locked(struct kv_store *store, bool clean)
@@ -205,11 +206,15 @@ static void *run_checkpointer(void *context)
 static void *run_packer(void *context)
 {
     struct kv_store *store = context;
-    uint64_t pause_ms = PACK_EVERY_MS;
+    uint64_t pause_ms = PACK_EVERY_MS, adapt_ns = kv_clock_ns();
     pthread_mutex_lock(&store->work_mutex);
     while (wait_for_work(store, &store->for_packer, pause_ms, NULL)) {
         pthread_mutex_unlock(&store->work_mutex);
         const uint64_t begun_ns = kv_clock_ns();
+        if (begun_ns - adapt_ns >= ADAPT_EVERY_NS) {
+            adapt_ns = begun_ns;
+            kv_pager_adapt(store->pager);
+        }
         const bool worked = kv_pager_pack_some(store->pager, PACK_AT_ONCE) > 0;
         const uint64_t rest_ms = (kv_clock_ns() - begun_ns) * PACK_REST_TIMES / 1000000;
         pause_ms = worked ? kv_max_u64(rest_ms, PACK_EVERY_MS)

@@ -135,6 +135,7 @@ static const struct setting settings[] = {
      0,
      KV_TIER_RATIO_MAX,
      NULL},
+    {{"memory", "adapt_tiers", "yes", "yes or no"}, SETTING_BOOL, FIELD(adapt_tiers), 0, 0, NULL},
     {{"memory", "extent_percent", "25", "a number from 0 to 75"},
      SETTING_U32,
      FIELD(extent_percent),

@@ -250,10 +250,11 @@ static uint32_t packed_ratio(const struct kv_tiers *tiers)
     return tiers->ratio[KV_TIER_COLD] + tiers->ratio[KV_TIER_FROZEN];
 }
 
-/* Pages are read that memory had and that pack well, and nothing is kept packed. */
+/* Pages are read that memory had and that pack well, and nothing is kept packed, nor will be. */
 static bool lacks_packed_tiers(const struct tune_view *view, const struct tune_memory *memory)
 {
-    return view->has_settings && packed_ratio(&view->settings.tiers) == 0 && memory->packing > 0 &&
+    return view->has_settings && !view->settings.adapt_tiers &&
+           packed_ratio(&view->settings.tiers) == 0 && memory->packing > 0 &&
            memory->packing <= limit(PAGE_PACKING);
 }
 

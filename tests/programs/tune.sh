@@ -59,6 +59,22 @@ for i in range(touches):
 EOF
 }
 
+# ask_files FILES QUESTIONS: of those that touch_files made, at random, what the kernel does not keep.
+ask_files() {
+    python3 - "$mnt/tree" "$@" <<'EOF'
+import os, random, resource, sys
+directory, files, questions = sys.argv[1], *map(int, sys.argv[2:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (files + 100, files + 100))
+opened = [os.open(f"{directory}/{name}", os.O_RDONLY) for name in os.listdir(directory)[:files]]
+rng = random.Random()
+for i in range(questions):
+    try:
+        os.getxattr(opened[rng.randrange(len(opened))], "user.none")
+    except OSError:
+        pass
+EOF
+}
+
 # parallel_syncs WRITERS ROUNDS: each appends to a file of its own and syncs it.
 parallel_syncs() {
     python3 - "$mnt" "$@" <<'EOF'
@@ -132,7 +148,7 @@ end
 
 say "tiers: the same of pages that pack; what is proposed can be written as it is told"
 make_image 512M
-mount_image -o memory_budget=8M
+mount_image -o memory_budget=8M,adapt_tiers=no
 touch_files "$TUNE_FILES" 20000
 tuned 1 tiers
 how=$(found how)
@@ -143,6 +159,18 @@ grep -qx cold_ratio=45 "$mnt/.kvfs/config"
 grep -qx frozen_ratio=40 "$mnt/.kvfs/config"
 touch_files "$TUNE_FILES" 5000
 [ "$(figure .store.cold_hits)" -gt 0 ] || fail "nothing is found packed"
+end
+
+say "tiers: where nothing is said against it they come by themselves"
+make_image 512M
+mount_image -o memory_budget=8M
+touch_files "$TUNE_FILES" 0
+tries=20
+until ask_files "$TUNE_FILES" 20000 && [ "$(figure .store.cold_hits)" -gt 0 ]; do
+    [ "$tries" -gt 0 ] || fail "nothing is found packed"
+    tries=$((tries - 1))
+done
+grep -qx cold_ratio=0 "$mnt/.kvfs/config"
 end
 
 say "tiers change live, all of a text or nothing"

@@ -50,6 +50,7 @@ static void assert_same_settings(const struct fs_mount_options *a, const struct 
     ck_assert_int_eq(a->transport, b->transport);
     ck_assert_uint_eq(a->memory_budget_bytes, b->memory_budget_bytes);
     ck_assert_mem_eq(&a->tiers, &b->tiers, sizeof a->tiers);
+    ck_assert_int_eq(a->adapt_tiers, b->adapt_tiers);
     ck_assert_uint_eq(a->extent_percent, b->extent_percent);
     ck_assert_uint_eq(a->pin_percent, b->pin_percent);
     ck_assert_int_eq(a->buffered_io, b->buffered_io);
