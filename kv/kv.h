@@ -545,8 +545,10 @@ KV_MUST_CHECK int kv_retain(struct kv_store *store, const void *lower, size_t lo
 
 /*
  * Change what the tiers may take, as kv_open_options.tiers and fixed_tiers have it. What is over
- * its share then leaves as others need the memory. Returns 0; -EINVAL: neither hot nor warm has
- * any, or a ratio is above KV_TIER_RATIO_MAX. Threads: any.
+ * its share then leaves as others need the memory.
+ *
+ * Returns 0; -EINVAL: neither hot nor warm has any, or a ratio is above KV_TIER_RATIO_MAX.
+ * Threads: any.
  */
 KV_MUST_CHECK int kv_set_tiers(struct kv_store *store, const struct kv_tiers *tiers);
 
