@@ -22,6 +22,8 @@ struct kv_share {
 };
 #define KV_SHARES_MAX 16u
 
+#define KV_STORE_ARENAS 2u
+
 /*
  * Locks, in order: checkpoint.mutex, writer, pager, page map, log, space. The writer lock is
  * held over the whole application of a batch; readers take none of the first two.
@@ -85,6 +87,9 @@ struct kv_store {
     struct kv_counter gets;
     _Atomic bool scrubbing;
     _Atomic uint64_t scrubs, scrub_bytes, scrub_findings, scrub_finished_ns;
+
+    /* Of pages, and of blobs where they have one; immutable. */
+    struct kv_arena *arenas[KV_STORE_ARENAS];
 
     /* the background threads; a condition each: one that is called for nothing takes a CPU from
      * a client */

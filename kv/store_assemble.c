@@ -119,12 +119,12 @@ static void say_host_is_full(struct kv_error *error)
 /* What is given out next is faulted in by then, by a thread that nobody waits for. */
 static void go_ahead(struct kv_store *store, uint64_t bytes_min)
 {
-    struct kv_arena *const arenas[] = {kv_pager_arena(store->pager),
-                                       store->blobs.cache ? kv_blob_cache_arena(store->blobs.cache)
-                                                          : NULL};
+    struct kv_arena **const arenas = store->arenas;
+    arenas[0] = kv_pager_arena(store->pager);
+    arenas[1] = store->blobs.cache ? kv_blob_cache_arena(store->blobs.cache) : NULL;
     const uint64_t all = arenas[0]->bytes + (arenas[1] ? arenas[1]->bytes : 0);
     const double share = (double)kv_min_u64(bytes_min, all) / (double)all;
-    for (unsigned i = 0; i < 2 && arenas[i]; i++) {
+    for (unsigned i = 0; i < KV_STORE_ARENAS && arenas[i]; i++) {
         const struct kv_arena_ahead ahead = {.bytes_min =
                                                  (size_t)((double)arenas[i]->bytes * share),
                                              .call = kv_store_want_touch,

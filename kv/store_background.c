@@ -234,9 +234,9 @@ static void *run_toucher(void *context)
     while (wait_for_work(store, &store->for_toucher, more ? 0 : UINT32_MAX, &store->touch_wanted)) {
         store->touch_wanted = false;
         pthread_mutex_unlock(&store->work_mutex);
-        more = kv_arena_touch(kv_pager_arena(store->pager));
-        if (store->blobs.cache && kv_arena_touch(kv_blob_cache_arena(store->blobs.cache)))
-            more = true;
+        more = false;
+        for (unsigned i = 0; i < KV_STORE_ARENAS && store->arenas[i]; i++)
+            more |= kv_arena_touch(store->arenas[i]);
         pthread_mutex_lock(&store->work_mutex);
     }
     pthread_mutex_unlock(&store->work_mutex);

@@ -155,9 +155,9 @@ static struct forecast forecast_of(const struct plan *plan)
     forecast.working_bytes = forecast.pages * (double)plan->node_bytes;
     const double budget = 256.0 * 1024 * 1024;
     /* As much as is used is faulted in ahead. */
-    const double ahead = forecast.working_bytes < AHEAD_LEAST          ? 0
-                         : forecast.working_bytes < KV_TOUCH_AHEAD_MAX ? forecast.working_bytes
-                                                                       : KV_TOUCH_AHEAD_MAX;
+    const double most =
+        forecast.working_bytes < KV_TOUCH_AHEAD_MAX ? forecast.working_bytes : KV_TOUCH_AHEAD_MAX;
+    const double ahead = forecast.working_bytes < AHEAD_LEAST ? 0 : most;
     const double pages = forecast.working_bytes + ahead;
     forecast.memory_bytes = PROCESS_BYTES + batch_memory(plan) + (pages < budget ? pages : budget);
     /* Room for what is rewritten between two checkpoints, the reserves, and the log. */
