@@ -29,6 +29,16 @@ in_force() {
     done
 }
 
+# comes_true COMMAND...: within half a minute.
+comes_true() {
+    local tenths=300
+    until "$@"; do
+        [ "$tenths" -gt 0 ] || return 1
+        tenths=$((tenths - 1))
+        sleep 0.1
+    done
+}
+
 make_image 256M
 
 say "each profile is in force, and nothing but its keys"
@@ -84,12 +94,7 @@ sleep 0.5
 if takes $((40 << 20)); then fail "an idle daemon takes $(daemon_bytes VmRSS) bytes"; fi
 umount_image
 mount_image -o memory_budget=128M,touch_ahead=96M
-tenths=300
-until takes $((96 << 20)); do
-    [ "$tenths" -gt 0 ] || fail "it takes $(daemon_bytes VmRSS) bytes"
-    tenths=$((tenths - 1))
-    sleep 0.1
-done
+comes_true takes $((96 << 20)) || fail "it takes $(daemon_bytes VmRSS) bytes"
 sleep 0.5
 if takes $((136 << 20)); then fail "it takes $(daemon_bytes VmRSS) bytes"; fi
 umount_image
@@ -140,13 +145,9 @@ read_ahead_kib() {
 }
 head -c 8M /dev/zero | tr '\0' x >"$tmp/large"
 # A daemon that serves has set it, or is just about to.
+reads_ahead() { [ "$(read_ahead_kib)" = "$1" ]; }
 await_read_ahead() {
-    local tenths=300
-    until [ "$(read_ahead_kib)" = "$1" ]; do
-        [ "$tenths" -gt 0 ] || fail "read_ahead=$1K: the kernel says $(read_ahead_kib)"
-        tenths=$((tenths - 1))
-        sleep 0.1
-    done
+    comes_true reads_ahead "$1" || fail "read_ahead=$1K: the kernel says $(read_ahead_kib)"
 }
 reads_of() { # KIB: READ requests for a file of 8 MiB in order
     mount_image -o "read_ahead=${1}K"
