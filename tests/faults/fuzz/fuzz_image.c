@@ -3,14 +3,13 @@
  * an enemy.
  *
  * Input      base and course(1), then patches (image_hostile.h).
- * Course     one of: open, walk all keys and values, use it as a filesystem (list, read,
- *            change), close; the same without writing; only walk; only put a key; check without
- *            repair; repair, check again; the four large ones of these, one after another. Small
- *            ones are for the number of inputs: each finds in a fraction of the time what opening
- *            and reading meet. Or drawn, a large one now and then, by the digest of the whole
- * input: a search that mutates an input then does not stay with what took long. Checked    it ends,
- * and nothing is touched that should not be; keys come in order; what a repair leaves is sound for
- * the next check.
+ * Course     one of: open, walk all keys and values, use it as a filesystem (list, read, change),
+ *            close; the same without writing; only walk; only put a key; check without repair;
+ *            repair, check again; the four large ones of these, one after another. Small ones are
+ *            for the number of inputs: each finds in a fraction of the time what opening and
+ *            reading meet. Or drawn, a large one now and then.
+ * Checked    it ends, and nothing is touched that should not be; keys come in order; what a repair
+ *            leaves is sound for the next check.
  */
 #include "tests/faults/fuzz/fuzz.h"
 
@@ -24,11 +23,14 @@
 
 #define KEYS_MAX 8192u /* more than any base image has; a walk that goes on is endless */
 
-/* Above the two bits of the base: a bit for checksums only, three for what is done, one that says
- * that this is drawn. */
+/*
+ * In the first byte, above two bits of the base: one for checksums only, three for what is done,
+ * one that says that this is drawn, one for another base.
+ */
+#define BASE_MASK    3u
 #define RAW          4u
+#define DENSE        0x80u
 #define COURSE_SHIFT 3
-#define DRAWN        0x40u
 enum course {
     COURSE_USE,
     COURSE_READ,
@@ -191,12 +193,18 @@ static void repair_image(struct image_bytes *image)
     kv_abandon(store);
 }
 
-/* Each course that takes long once in 128, and every other time one of the two that do not. */
+static enum hostile_base base_of(uint8_t first)
+{
+    const enum hostile_base base = (enum hostile_base)(first & BASE_MASK);
+    return base == HOSTILE_PACKED && first & DENSE ? HOSTILE_DENSE : base;
+}
+
+/* Each course that takes long once in 1,024, and every other time one of the two that do not. */
 static enum course course_of(uint8_t first, const uint8_t *bytes, size_t length)
 {
-    if (!(first & DRAWN))
+    if (!(first & FUZZ_DRAWN))
         return first >> COURSE_SHIFT & (COURSE_COUNT - 1);
-    const uint64_t draw = kv_digest(bytes, length, 0) % 128;
+    const uint64_t draw = kv_digest(bytes, length, 0) % 1024;
     if (draw <= COURSE_ALL)
         return (enum course)draw;
     return draw % 2 ? COURSE_WALK : COURSE_PUT;
@@ -207,7 +215,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     struct fuzz_input input = {bytes, length};
     const uint8_t first = fuzz_u8(&input);
     const enum course course = course_of(first, bytes, length);
-    struct image_bytes *const image = hostile_image((enum hostile_base)(first % HOSTILE_COUNT));
+    struct image_bytes *const image = hostile_image(base_of(first));
     hostile_patch(image, &input);
     image_repair(image, !(first & RAW));
     const bool all = course == COURSE_ALL;

@@ -93,7 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
         image_repair_superblocks(image);
     read_one(mode & 8);
     const bool drawn = kv_digest(bytes, length, 0) % 16 == 0;
-    if (mode & 64 ? drawn : mode & 16)
+    if (mode & FUZZ_DRAWN ? drawn : mode & 16)
         open_it(mode & 8, mode & 32);
     return 0;
 }

@@ -137,11 +137,15 @@ static void change_more(struct fs_volume *volume)
 static struct image_bytes *build(enum hostile_base base)
 {
     struct image_bytes *const image = image_bytes_new(IMAGE_BLOCKS);
+    const bool large = base == HOSTILE_PACKED || base == HOSTILE_DENSE;
+    const enum kv_codec codec = base == HOSTILE_PACKED  ? KV_CODEC_LZ4
+                                : base == HOSTILE_DENSE ? KV_CODEC_NONE
+                                                        : KV_CODEC_ZSTD;
     const struct kv_create_options options = {
-        .node_bytes = base == HOSTILE_PACKED ? 16384 : KV_NODE_BYTES_MIN,
+        .node_bytes = large ? 16384 : KV_NODE_BYTES_MIN,
         .extent_bytes = 65536,
         .log_bytes = KV_LOG_BYTES_MIN,
-        .codec = {base == HOSTILE_PACKED ? KV_CODEC_LZ4 : KV_CODEC_ZSTD, 1},
+        .codec = {codec, 1},
         .uuid = {'h', 'o', 's', 't', 'i', 'l', 'e', (uint8_t)base}};
     struct kv_error error;
     KV_ASSERT(kv_create_on_device(image_bytes_device(image), &options, &error) == 0);

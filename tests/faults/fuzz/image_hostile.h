@@ -8,13 +8,13 @@
 #include "tests/faults/fuzz/fuzz.h"
 #include "tests/faults/fuzz/image_bytes.h"
 
-/* Two bits each. */
 enum hostile_base {
     HOSTILE_CLOSED = 0, /* closed cleanly, pages of 4 KiB */
     HOSTILE_LOG = 1,    /* a log to be replayed, pages of 4 KiB */
     HOSTILE_PACKED = 2, /* pages of 16 KiB, packed */
     HOSTILE_LONG = 3,   /* long names: a tree of three levels */
-    HOSTILE_COUNT = 4
+    HOSTILE_DENSE = 4,  /* pages of 16 KiB, not packed, without their free bytes */
+    HOSTILE_COUNT = 5
 };
 
 /* A fresh sound image of a kind; made once, and put back. */
