@@ -46,7 +46,8 @@
  */
 #define KV_FEATURE_COMPAT_KNOWN   0ull
 #define KV_FEATURE_ROCOMPAT_KNOWN 0ull
-#define KV_FEATURE_INCOMPAT_KNOWN (KV_FEATURE_INCOMPAT_THIRDS | KV_FEATURE_INCOMPAT_FRAMES)
+#define KV_FEATURE_INCOMPAT_KNOWN                                                                  \
+    (KV_FEATURE_INCOMPAT_THIRDS | KV_FEATURE_INCOMPAT_FRAMES | KV_FEATURE_INCOMPAT_DENSE)
 
 /*
  * A cell of a leaf may take a third of what is in it; without this, no more than a quarter of the
@@ -58,6 +59,11 @@
  * before a reference to one that is. Set in new images; others go on without.
  */
 #define KV_FEATURE_INCOMPAT_FRAMES 2ull
+/*
+ * A page that is not packed may be stored without the free bytes between its slots and its cells
+ * (kv/stored_page.h). Set in new images; others go on without.
+ */
+#define KV_FEATURE_INCOMPAT_DENSE 4ull
 
 /*
  * Where something lies, and the proof that it is that: the digest is XXH3-64

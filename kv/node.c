@@ -128,6 +128,16 @@ struct kv_bytes kv_node_value(const void *node, unsigned slot, uint8_t *kind)
                              kv_le16_get(cell->value_bytes)};
 }
 
+struct kv_node_gap kv_node_gap(const void *node, size_t node_bytes)
+{
+    const struct kv_disk_node *const header = node;
+    const size_t slots_end = HEADER_BYTES + SLOT_BYTES * kv_le16_get(header->slot_count);
+    const size_t heap_start = kv_le32_get(header->heap_start);
+    if (slots_end > heap_start || heap_start > node_bytes)
+        return (struct kv_node_gap){node_bytes, node_bytes};
+    return (struct kv_node_gap){slots_end, heap_start};
+}
+
 size_t kv_node_used(const void *node, size_t node_bytes)
 {
     return node_bytes - free_between(node) - kv_le32_get(header_of(node)->garbage_bytes);

@@ -169,6 +169,15 @@ uint64_t kv_node_child(const void *node, unsigned slot);
 size_t kv_node_key(const void *node, size_t node_bytes, unsigned slot, void *out);
 struct kv_bytes kv_node_value(const void *node, unsigned slot, uint8_t *kind);
 
+/*
+ * The free bytes between slots and cells. The header need not make sense: what does not gives an
+ * empty gap at the node's end.
+ */
+struct kv_node_gap {
+    size_t begin, end;
+};
+struct kv_node_gap kv_node_gap(const void *node, size_t node_bytes);
+
 /* Bytes in use, header and fences included; as a sum of what a rebuilt node would take. */
 size_t kv_node_used(const void *node, size_t node_bytes);
 

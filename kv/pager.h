@@ -32,6 +32,7 @@ struct kv_pager_config {
     bool adapt_tiers;        /* cold and frozen may get a share that tiers do not give them */
     uint32_t retain_percent; /* of the frames for pages: 0..50 */
     struct kv_codec_spec codec;
+    bool dense;        /* what is not packed may be stored dense (kv/stored_page.h) */
     uint64_t image_id; /* kv_superblock_log_id */
     uint64_t epoch;    /* the first open one */
     /* Called once when a page could not be written: the store must turn read-only. */

@@ -48,7 +48,7 @@ static int begin_load(struct kv_pager *pager, struct load *load, struct kv_io *i
     if (!length || length > node_bytes ||
         !kv_space_contains(pager->config.space, block, block_count))
         return -EUCLEAN;
-    const bool in_place = length == node_bytes && load->ptr.codec == KV_CODEC_NONE;
+    const bool in_place = load->ptr.codec == KV_CODEC_NONE;
     if (in_place)
         release_buffer(pager, load);
     if (!load->stored)

@@ -112,7 +112,7 @@ static bool pack_candidate(struct kv_pager *pager, const struct candidate *candi
         return false;
     ((struct kv_disk_node *)node)->epoch = packed->ptr.birth_epoch;
     enum kv_codec used;
-    const struct kv_codec_spec lz4 = {.codec = KV_CODEC_LZ4};
+    const struct kv_stored_form lz4 = {.codec = {.codec = KV_CODEC_LZ4}};
     const size_t length = kv_stored_page_pack(node, node_bytes, lz4, 0, stored, &used);
     const uint64_t seed = kv_digest_seed(candidate->page_id, kv_le64_get(packed->ptr.birth_epoch));
     packed->digest = kv_digest(stored, length, seed);
@@ -168,7 +168,7 @@ static bool pack_closer(struct kv_pager *pager, uint64_t page_id, struct kv_pack
 {
     const size_t node_bytes = pager->config.node_bytes;
     const uint64_t epoch = kv_le64_get(packed->ptr.birth_epoch);
-    const struct kv_codec_spec zstd = {.codec = KV_CODEC_ZSTD, .level = 1};
+    const struct kv_stored_form zstd = {.codec = {.codec = KV_CODEC_ZSTD, .level = 1}};
     if (kv_digest(stored, packed->length, kv_digest_seed(page_id, epoch)) != packed->digest ||
         kv_stored_page_unpack(stored, packed->length, packed->codec, page_id, epoch, node,
                               node_bytes))

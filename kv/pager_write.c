@@ -133,8 +133,8 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *dst)
     enum kv_codec used;
     struct kv_metrics *metrics = pager->config.device->metrics;
     const uint64_t begin = kv_metrics_begin(metrics, KV_METRIC_CODEC);
-    const size_t length =
-        kv_stored_page_pack(raw, node_bytes, pager->config.codec, claim->order, dst, &used);
+    const struct kv_stored_form form = {.codec = pager->config.codec, .dense = pager->config.dense};
+    const size_t length = kv_stored_page_pack(raw, node_bytes, form, claim->order, dst, &used);
     kv_metrics_packed(metrics, begin, used, node_bytes, length);
     claim->stored = dst;
     claim->block_count = (uint32_t)kv_blocks_for(length);

@@ -167,6 +167,8 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .adapt_tiers = !options->fixed_tiers,
                                            .retain_percent = options->retain_percent,
                                            .codec = store->blobs.codec,
+                                           .dense = kv_le64_get(sb->feature_incompat) &
+                                                    KV_FEATURE_INCOMPAT_DENSE,
                                            .image_id = kv_superblock_log_id(sb),
                                            .epoch = epoch,
                                            .on_failure = on_pager_failure,

@@ -3,12 +3,14 @@
  *
  * Owns       nothing.
  * Invariant  the stored form is never longer than the node, and with KV_CODEC_NONE it is the
- *            node, but for the fields that only the stored form has.
+ *            node, but for the fields that only the stored form has and, if it is shorter, for the
+ *            gap between slots and cells.
  * Locks      none.
  * On disk    struct kv_disk_node:
  *
  *    0                              64                       stored_bytes
  *    | header: length, codec, digest | the rest, packed or not |
+ *    | header: length, codec, digest | slots | cells, fences   |  dense
  */
 #include "kv/stored_page.h"
 
@@ -28,17 +30,32 @@ static uint64_t digest_of(void *stored, size_t length, uint64_t image_id, uint64
     return digest;
 }
 
-size_t kv_stored_page_pack(const void *node, size_t node_bytes, struct kv_codec_spec spec,
+/* What a page that is not packed leaves out: nothing, unless that saves a block. */
+static struct kv_node_gap gap_to_leave(const void *node, size_t node_bytes, bool dense)
+{
+    const struct kv_node_gap none = {node_bytes, node_bytes};
+    if (!dense)
+        return none;
+    const struct kv_node_gap gap = kv_node_gap(node, node_bytes);
+    const size_t length = node_bytes - (gap.end - gap.begin);
+    return kv_blocks_for(length) < kv_blocks_for(node_bytes) ? gap : none;
+}
+
+size_t kv_stored_page_pack(const void *node, size_t node_bytes, struct kv_stored_form form,
                            uint64_t order, void *dst, enum kv_codec *used)
 {
     const size_t rest = node_bytes - HEADER_BYTES;
-    uint8_t *const packed = (uint8_t *)dst + HEADER_BYTES;
-    size_t length = HEADER_BYTES + kv_codec_pack(spec, (const uint8_t *)node + HEADER_BYTES, rest,
-                                                 packed, rest, used);
-    if (*used != KV_CODEC_NONE && kv_blocks_for(length) == kv_blocks_for(node_bytes)) {
-        /* The header in front of it took what packing had saved. */
-        memcpy(packed, (const uint8_t *)node + HEADER_BYTES, rest);
-        length = node_bytes;
+    const struct kv_node_gap gap = gap_to_leave(node, node_bytes, form.dense);
+    const size_t plain = node_bytes - (gap.end - gap.begin);
+    size_t length = plain;
+    *used = KV_CODEC_NONE;
+    if (form.codec.codec != KV_CODEC_NONE)
+        length = HEADER_BYTES + kv_codec_pack(form.codec, (const uint8_t *)node + HEADER_BYTES,
+                                              rest, (uint8_t *)dst + HEADER_BYTES, rest, used);
+    if (*used == KV_CODEC_NONE || kv_blocks_for(length) >= kv_blocks_for(plain)) {
+        memcpy(dst, node, gap.begin);
+        memcpy((uint8_t *)dst + gap.begin, (const uint8_t *)node + gap.end, node_bytes - gap.end);
+        length = plain;
         *used = KV_CODEC_NONE;
     }
     struct kv_disk_node *header = dst;
@@ -55,6 +72,21 @@ void kv_stored_page_seal(void *stored, size_t length, uint64_t image_id, uint64_
     header->stored_digest = kv_le64_of(digest_of(stored, length, image_id, block));
 }
 
+/* `node` may be `stored`. */
+static int spread(const uint8_t *stored, size_t length, uint8_t *node, size_t node_bytes)
+{
+    struct kv_node_gap gap = {node_bytes, node_bytes};
+    if (length < node_bytes)
+        gap = kv_node_gap(stored, node_bytes);
+    if (node_bytes - (gap.end - gap.begin) != length)
+        return -EUCLEAN;
+    memmove(node + gap.end, stored + gap.begin, node_bytes - gap.end);
+    if (stored != node)
+        memcpy(node, stored, gap.begin);
+    memset(node + gap.begin, 0, gap.end - gap.begin);
+    return 0;
+}
+
 int kv_stored_page_unpack(const void *stored, size_t length, uint8_t codec, uint64_t page_id,
                           uint64_t epoch, void *node, size_t node_bytes)
 {
@@ -62,16 +94,16 @@ int kv_stored_page_unpack(const void *stored, size_t length, uint8_t codec, uint
     if (length < HEADER_BYTES || kv_le32_get(said->stored_bytes) != length ||
         said->stored_codec != codec || kv_le64_get(said->epoch) != epoch)
         return -EUCLEAN;
-    if (stored != node) {
+    int err = -EUCLEAN; /* packed bytes have no room to unpack where they are */
+    if (codec == KV_CODEC_NONE) {
+        err = spread(stored, length, node, node_bytes);
+    } else if (stored != node) {
         memcpy(node, stored, HEADER_BYTES);
-        const int err =
-            kv_codec_unpack(codec, (const uint8_t *)stored + HEADER_BYTES, length - HEADER_BYTES,
-                            (uint8_t *)node + HEADER_BYTES, node_bytes - HEADER_BYTES);
-        if (err)
-            return err;
-    } else if (codec != KV_CODEC_NONE || length != node_bytes) {
-        return -EUCLEAN;
+        err = kv_codec_unpack(codec, (const uint8_t *)stored + HEADER_BYTES, length - HEADER_BYTES,
+                              (uint8_t *)node + HEADER_BYTES, node_bytes - HEADER_BYTES);
     }
+    if (err)
+        return err;
     struct kv_disk_node *header = node;
     header->stored_codec = 0;
     header->stored_bytes = kv_le32_of(0);
@@ -87,7 +119,7 @@ size_t kv_stored_page_length(const void *block, size_t node_bytes)
     if (kv_le32_get(header->magic) != KV_NODE_MAGIC ||
         kv_le64_get(header->page_id) > KV_PAGE_ID_MAX || header->level >= KV_TREE_DEPTH_MAX)
         return 0;
-    return length > HEADER_BYTES && length <= node_bytes ? length : 0;
+    return length >= HEADER_BYTES && length <= node_bytes ? length : 0;
 }
 
 bool kv_stored_page_genuine(void *stored, size_t length, uint64_t image_id, uint64_t block)

@@ -17,13 +17,13 @@
 
 static const enum kv_codec codecs[] = {KV_CODEC_NONE, KV_CODEC_LZ4, KV_CODEC_ZSTD};
 
-/* A leaf with keys until it is full; of each value this many bytes do not pack. */
-static void fill_leaf(uint8_t *node, size_t node_bytes, size_t noise_bytes)
+/* A leaf with so many keys, or until it is full; of each value this many bytes do not pack. */
+static void fill_leaf_to(uint8_t *node, size_t node_bytes, size_t noise_bytes, unsigned keys_max)
 {
     uint8_t *scratch = malloc(node_bytes);
     uint64_t state = 1;
     kv_node_init(node, node_bytes, PAGE_ID, 0, 0, (struct kv_bytes){"", 0}, (struct kv_bytes){0});
-    for (unsigned i = 0;; i++) {
+    for (unsigned i = 0; i < keys_max; i++) {
         char key[16];
         uint8_t value[64];
         const int key_len = snprintf(key, sizeof key, "key%08u", i);
@@ -39,10 +39,16 @@ static void fill_leaf(uint8_t *node, size_t node_bytes, size_t noise_bytes)
     free(scratch);
 }
 
+static void fill_leaf(uint8_t *node, size_t node_bytes, size_t noise_bytes)
+{
+    fill_leaf_to(node, node_bytes, noise_bytes, UINT_MAX);
+}
+
 static size_t store_page(const uint8_t *node, size_t node_bytes, struct kv_codec_spec spec,
                          uint8_t *stored, enum kv_codec *used)
 {
-    const size_t length = kv_stored_page_pack(node, node_bytes, spec, ORDER, stored, used);
+    const struct kv_stored_form form = {.codec = spec, .dense = true};
+    const size_t length = kv_stored_page_pack(node, node_bytes, form, ORDER, stored, used);
     kv_stored_page_seal(stored, length, IMAGE_ID, BLOCK);
     return length;
 }
@@ -114,6 +120,98 @@ START_TEST(a_page_stays_plain_when_its_header_takes_what_packing_saves)
     free(node);
     free(stored);
     free(rest);
+}
+END_TEST
+
+/* What stands between its slots and its cells when the page is as full as this. */
+START_TEST(a_page_that_is_not_packed_leaves_out_its_free_bytes)
+{
+    const size_t node_bytes = 16384;
+    uint8_t *node = malloc(node_bytes), *stored = malloc(node_bytes), *back = malloc(node_bytes);
+    unsigned seen[5] = {0};
+    for (unsigned keys = 0; keys < 180; keys++) {
+        const struct kv_codec_spec spec = {KV_CODEC_NONE, 0}, lz4 = {KV_CODEC_LZ4, 0};
+        fill_leaf_to(node, node_bytes, 64, keys);
+        enum kv_codec used;
+        const size_t blocks = kv_blocks_for(kv_node_used(node, node_bytes));
+        /* A codec has to do better than that. */
+        const size_t packed = kv_blocks_for(store_page(node, node_bytes, lz4, stored, &used));
+        ck_assert(used == KV_CODEC_LZ4 ? packed < blocks : packed == blocks);
+        const size_t length = store_page(node, node_bytes, spec, stored, &used);
+        ck_assert_int_eq(used, KV_CODEC_NONE);
+        ck_assert_uint_eq(kv_blocks_for(length), blocks);
+        ck_assert_uint_eq(length, blocks < 4 ? kv_node_used(node, node_bytes) : node_bytes);
+        seen[blocks]++;
+        ck_assert_uint_eq(kv_stored_page_length(stored, node_bytes), length);
+        ck_assert(kv_stored_page_genuine(stored, length, IMAGE_ID, BLOCK));
+        /* A byte more or less than the gap explains is not this page. */
+        struct kv_disk_node *const header = (struct kv_disk_node *)stored;
+        for (size_t wrong = length - 1; wrong <= length + 1 && length < node_bytes; wrong += 2) {
+            header->stored_bytes = kv_le32_of((uint32_t)wrong);
+            ck_assert_int_eq(kv_stored_page_unpack(stored, wrong, KV_CODEC_NONE, PAGE_ID, EPOCH,
+                                                   back, node_bytes),
+                             -EUCLEAN);
+        }
+        header->stored_bytes = kv_le32_of((uint32_t)length);
+        memset(back, 0xee, node_bytes);
+        ck_assert_int_eq(
+            kv_stored_page_unpack(stored, length, KV_CODEC_NONE, PAGE_ID, EPOCH, back, node_bytes),
+            0);
+        ck_assert_mem_eq(back, node, node_bytes);
+        memset(stored + length, 0xee, node_bytes - length);
+        ck_assert_int_eq(kv_stored_page_unpack(stored, length, KV_CODEC_NONE, PAGE_ID, EPOCH,
+                                               stored, node_bytes),
+                         0); /* in place too */
+        ck_assert_mem_eq(stored, node, node_bytes);
+    }
+    for (unsigned blocks = 1; blocks <= 4; blocks++)
+        ck_assert_uint_gt(seen[blocks], 0);
+    free(node);
+    free(stored);
+    free(back);
+}
+END_TEST
+
+START_TEST(an_image_without_the_feature_gets_whole_pages)
+{
+    const size_t node_bytes = 16384;
+    uint8_t *node = malloc(node_bytes), *stored = malloc(node_bytes);
+    enum kv_codec used;
+    fill_leaf_to(node, node_bytes, 64, 10);
+    const struct kv_stored_form form = {.codec = {KV_CODEC_NONE, 0}};
+    const size_t length = kv_stored_page_pack(node, node_bytes, form, ORDER, stored, &used);
+    ck_assert_uint_eq(length, node_bytes);
+    ck_assert_int_eq(used, KV_CODEC_NONE);
+    free(node);
+    free(stored);
+}
+END_TEST
+
+/* The header of a hostile page says anything of where its cells begin. */
+START_TEST(nonsense_about_the_gap_is_refused)
+{
+    const size_t node_bytes = 16384;
+    uint8_t *node = malloc(node_bytes), *stored = malloc(node_bytes), *back = malloc(node_bytes);
+    fill_leaf_to(node, node_bytes, 64, 10);
+    enum kv_codec used;
+    const struct kv_codec_spec spec = {KV_CODEC_NONE, 0};
+    const size_t length = store_page(node, node_bytes, spec, stored, &used);
+    struct kv_disk_node *const header = (struct kv_disk_node *)stored;
+    const uint32_t starts[] = {0, 63, 64, 143, (uint32_t)node_bytes + 1, UINT32_MAX};
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
+        header->heap_start = kv_le32_of(starts[i]);
+        ck_assert_int_eq(
+            kv_stored_page_unpack(stored, length, KV_CODEC_NONE, PAGE_ID, EPOCH, back, node_bytes),
+            -EUCLEAN);
+    }
+    header->heap_start = ((struct kv_disk_node *)node)->heap_start;
+    header->slot_count = kv_le16_of(UINT16_MAX);
+    ck_assert_int_eq(
+        kv_stored_page_unpack(stored, length, KV_CODEC_NONE, PAGE_ID, EPOCH, stored, node_bytes),
+        -EUCLEAN);
+    free(node);
+    free(stored);
+    free(back);
 }
 END_TEST
 
@@ -197,7 +295,7 @@ START_TEST(what_begins_otherwise_has_no_length)
     memcpy(changed, stored, sizeof changed);
     header->stored_bytes = kv_le32_of((uint32_t)node_bytes + 1);
     ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
-    header->stored_bytes = kv_le32_of(sizeof *header);
+    header->stored_bytes = kv_le32_of(sizeof *header - 1);
     ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
     memset(changed, 0, sizeof changed);
     ck_assert_uint_eq(kv_stored_page_length(changed, node_bytes), 0);
@@ -210,6 +308,9 @@ int main(void)
     TCase *tests = tcase_create("stored_page");
     tcase_add_test(tests, a_page_of_every_size_and_codec_comes_back);
     tcase_add_test(tests, a_page_stays_plain_when_its_header_takes_what_packing_saves);
+    tcase_add_test(tests, a_page_that_is_not_packed_leaves_out_its_free_bytes);
+    tcase_add_test(tests, an_image_without_the_feature_gets_whole_pages);
+    tcase_add_test(tests, nonsense_about_the_gap_is_refused);
     tcase_add_test(tests, only_what_led_to_a_page_unpacks_it);
     tcase_add_test(tests, a_page_with_any_bit_changed_or_out_of_place_is_not_genuine);
     tcase_add_test(tests, what_begins_otherwise_has_no_length);

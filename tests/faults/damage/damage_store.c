@@ -426,6 +426,7 @@ int main(int argc, char **argv)
         {"small pages, closed", 4096, KV_CODEC_NONE, true},
         {"large pages, crashed", 16384, KV_CODEC_ZSTD, false},
         {"large pages, closed", 16384, KV_CODEC_LZ4, true},
+        {"large pages, not packed", 16384, KV_CODEC_NONE, false},
     };
     const uint64_t seed = test_env("KVFS_SEED", 1);
     struct trial trial = {.random = {seed}, .share = argc > 1 ? strtoull(argv[1], NULL, 0) : 40};

@@ -168,9 +168,11 @@ void image_page_write(struct image_bytes *image, const struct image_place *place
     if (!image_superblock(image, &superblock, &superblock_at))
         return;
     struct kv_disk_ptr ptr = read_ptr(image, place);
-    const struct kv_codec_spec spec = {.codec = ptr.codec <= KV_CODEC_ZSTD ? ptr.codec : 0};
+    const struct kv_stored_form form = {
+        .codec = {.codec = ptr.codec <= KV_CODEC_ZSTD ? ptr.codec : 0},
+        .dense = kv_le64_get(superblock.feature_incompat) & KV_FEATURE_INCOMPAT_DENSE};
     enum kv_codec used;
-    const size_t length = kv_stored_page_pack(node, node_bytes, spec,
+    const size_t length = kv_stored_page_pack(node, node_bytes, form,
                                               kv_superblock_log_id(&superblock), packed, &used);
     if (kv_blocks_for(length) > kv_blocks_for(kv_le32_get(ptr.length_bytes))) {
         const uint64_t block = spare_blocks(image, place, kv_blocks_for(length));

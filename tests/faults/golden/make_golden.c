@@ -1,11 +1,12 @@
 /*
  * tests/faults/golden/make_golden.c: make the golden image of this version of the format.
  *
- *   make_golden IMAGE MANIFEST
+ *   make_golden IMAGE MANIFEST [none]
  *
  * IMAGE becomes a file of 16 MiB, to be packed with zstd, that has everything the format knows:
  * files of each kind of content, links, attributes, lists, clones, an orphan, and a log that must
- * be replayed. MANIFEST says what is in it. Run once for each version, by hand (README.md).
+ * be replayed. MANIFEST says what is in it. With "none" pages are not packed. Run once for each
+ * version, by hand (README.md).
  */
 #include "golden.h"
 
@@ -200,12 +201,12 @@ static void make_log(struct maker *maker)
 
 /* ---- the image ----------------------------------------------------------------------- */
 
-static void make_image(const char *path)
+static void make_image(const char *path, enum kv_codec codec)
 {
     const struct kv_create_options create = {.size_bytes = IMAGE_BYTES,
                                              .node_bytes = 16384,
                                              .log_bytes = 1u << 20,
-                                             .codec = {KV_CODEC_ZSTD, 3},
+                                             .codec = {codec, codec ? 3 : 0},
                                              .label = "golden",
                                              .force = true};
     const struct kv_open_options open = {
@@ -227,11 +228,12 @@ static void make_image(const char *path)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) {
-        fputs("usage: make_golden IMAGE MANIFEST\n", stderr);
+    const bool plain = argc == 4 && !strcmp(argv[3], kv_codec_name(KV_CODEC_NONE));
+    if (argc != 3 && !plain) {
+        fputs("usage: make_golden IMAGE MANIFEST [none]\n", stderr);
         return 2;
     }
-    make_image(argv[1]);
+    make_image(argv[1], plain ? KV_CODEC_NONE : KV_CODEC_ZSTD);
     const struct kv_open_options read_only = {.read_only = true, .log = test_log_nothing};
     struct kv_store *store;
     struct kv_error why = {""};
