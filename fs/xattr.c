@@ -76,6 +76,19 @@ int fs_xattr_get(struct kv_store *store, uint64_t ino, uint32_t flags, const cha
     return err == -ENOENT ? -ENODATA : err;
 }
 
+int fs_xattr_any(struct kv_store *store, bool *any)
+{
+    static const uint8_t prefix[] = {FS_KEY_XATTR};
+    struct kv_cursor *cursor;
+    int err = kv_cursor_open_prefix(store, prefix, sizeof prefix, &cursor);
+    if (err)
+        return err;
+    err = kv_cursor_first(cursor);
+    *any = !err;
+    kv_cursor_close(cursor);
+    return err == -ENOENT ? 0 : err;
+}
+
 static int open_names(struct kv_store *store, uint64_t ino, struct kv_cursor **cursor)
 {
     uint8_t prefix[PREFIX_BYTES] = {FS_KEY_XATTR};

@@ -58,6 +58,9 @@ KV_MUST_CHECK int fs_xattr_get(struct kv_store *store, uint64_t ino, uint32_t fl
 KV_MUST_CHECK int fs_xattr_list(struct kv_store *store, uint64_t ino, uint32_t flags,
                                 bool with_trusted, char *buf, size_t cap, size_t *length);
 
+/* Has any inode an attribute at all? 0 with *any; what a cursor returns. */
+KV_MUST_CHECK int fs_xattr_any(struct kv_store *store, bool *any);
+
 /*
  * Add the setting of an attribute to a batch. An ACL is stored as it is: fs/acl.h and the
  * mode are the caller's.

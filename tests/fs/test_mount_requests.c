@@ -183,6 +183,32 @@ START_TEST(what_is_cached_costs_no_request)
 }
 END_TEST
 
+static unsigned attributes_asked_for_by_ls(void)
+{
+    char command[4096];
+    const uint64_t before = test_requests(&mount, "getxattr");
+    snprintf(command, sizeof command, "ls -l '%s' >/dev/null", at("many"));
+    ck_assert_int_eq(system(command), 0);
+    return (unsigned)(test_requests(&mount, "getxattr") - before -
+                      1); /* that asked for the count */
+}
+
+/*
+ * ls asks for the SELinux label and the access list of each file. Of the list the kernel keeps the
+ * answer; that there are no labels, ls itself.
+ */
+START_TEST(ls_asks_for_one_attribute_of_each_file_and_then_for_none)
+{
+    fill_directory();
+    remount();
+    const unsigned cold = attributes_asked_for_by_ls();
+    const unsigned warm = attributes_asked_for_by_ls();
+    printf("ls -l of 1,000 files asks for %u attributes, again for %u\n", cold, warm);
+    ck_assert_uint_le(cold, ENTRY_COUNT + 4);
+    ck_assert_uint_le(warm, 2);
+}
+END_TEST
+
 START_TEST(the_table_of_requests_per_operation)
 {
     settle();
@@ -231,6 +257,7 @@ int main(void)
     tcase_set_timeout(tcase, 60);
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, what_is_cached_costs_no_request);
+    tcase_add_test(tcase, ls_asks_for_one_attribute_of_each_file_and_then_for_none);
     tcase_add_test(tcase, the_table_of_requests_per_operation);
     suite_add_tcase(suite, tcase);
     return test_run(suite);

@@ -159,6 +159,35 @@ START_TEST(what_is_replaced_hands_on_its_list_and_attributes)
 }
 END_TEST
 
+static void take_away(const char *path, const char *name)
+{
+    struct fs_record record;
+    ck_assert_int_eq(fs_lookup(volume, FS_ROOT_INO, path, strlen(path), &record), 0);
+    ck_assert_int_eq(fs_removexattr(volume, record.file.ino, name), 0);
+    fs_forget(volume, record.file.ino, 1);
+}
+
+START_TEST(there_are_no_labels_where_nothing_has_an_attribute)
+{
+    static const char label[] = "security.selinux";
+    char value[64];
+    ck_assert_int_eq(put("plain", "1", 1), 0);
+    ck_assert_int_eq(put("other", "1", 1), 0);
+    ck_assert_int_eq(attribute("plain", label, value, sizeof value), -EOPNOTSUPP);
+    ck_assert_int_eq(attribute("plain", "user.selinux", value, sizeof value), -ENODATA);
+    /* From the first attribute on there may be labels, */
+    ck_assert_int_eq(fs_path_setxattr(volume, "other", "user.colour", "red", 3), 0);
+    ck_assert_int_eq(attribute("plain", label, value, sizeof value), -ENODATA);
+    ck_assert_int_eq(fs_path_setxattr(volume, "plain", label, "l", 2), 0);
+    ck_assert_int_eq(attribute("plain", label, value, sizeof value), 2);
+    ck_assert_int_eq(attribute("other", label, value, sizeof value), -ENODATA);
+    /* and with the last one they are gone. */
+    take_away("other", "user.colour");
+    take_away("plain", label);
+    ck_assert_int_eq(attribute("other", label, value, sizeof value), -EOPNOTSUPP);
+}
+END_TEST
+
 /* More than the log takes at once: it is half of 8 MiB. */
 START_TEST(what_is_replaced_hands_on_any_number_of_attributes)
 {
@@ -282,6 +311,7 @@ int main(void)
     tcase_add_test(tcase, a_value_that_fails_half_way_leaves_the_old_one);
     tcase_add_test(tcase, what_is_replaced_hands_on_its_mode);
     tcase_add_test(tcase, what_is_replaced_hands_on_its_list_and_attributes);
+    tcase_add_test(tcase, there_are_no_labels_where_nothing_has_an_attribute);
     tcase_add_test(tcase, what_is_replaced_hands_on_any_number_of_attributes);
     tcase_add_test(tcase, what_replaces_a_file_has_nothing_of_the_directorys_list);
     tcase_add_test(tcase, listings_are_in_byte_order);
