@@ -25,6 +25,7 @@
 #include "fs/mount.h"
 #include "fs/prefetch.h"
 #include "fs/process.h"
+#include "fs/xattr.h"
 
 static struct fs_fuse *fuse_of(fuse_req_t req)
 {
@@ -100,7 +101,7 @@ static void reply_attr(fuse_req_t req, const struct fs_record *record)
 static void do_init(void *userdata, struct fuse_conn_info *conn)
 {
     const struct fs_fuse *fuse = userdata;
-    fs_protocol_negotiate(conn, fuse->writeback, fuse->read_ahead_bytes);
+    fs_protocol_negotiate(conn, fuse->writeback, !fuse->without_acl, fuse->read_ahead_bytes);
 }
 
 /* ---- names ------------------------------------------------------------------------ */
@@ -661,8 +662,19 @@ static void reply_text(fuse_req_t req, size_t size, const char *name)
         (void)fuse_reply_buf(req, text, length);
 }
 
+/* An access list, where they are not supported: who is told so once does not ask for more. */
+static bool is_refused_list(fuse_req_t req, const char *name)
+{
+    return fuse_of(req)->without_acl &&
+           fs_xattr_flag(name) & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
+}
+
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
+    if (is_refused_list(req, name)) {
+        reply_err(req, "getxattr", ino, name, -EOPNOTSUPP);
+        return;
+    }
     if (fs_fuse_control_answer(req, ino, -ENODATA))
         return;
     if (ino == FS_ROOT_INO && is_text(name)) {
@@ -697,7 +709,9 @@ static void do_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
     int err;
     if (fs_fuse_control_answer(req, ino, -EPERM))
         return;
-    if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SYNC) == 0)
+    if (is_refused_list(req, name))
+        err = -EOPNOTSUPP;
+    else if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SYNC) == 0)
         err = fs_fuse_is_operator(req) ? fs_checkpoint(volume_of(req)) : -EPERM;
     else if (ino == FS_ROOT_INO && strcmp(name, FS_XATTR_SCRUB) == 0)
         err =
@@ -711,18 +725,20 @@ static void do_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
     if (fs_fuse_control_answer(req, ino, -EPERM))
         return;
-    reply_err(req, "removexattr", ino, name, fs_removexattr(volume_of(req), ino, name));
+    reply_err(req, "removexattr", ino, name,
+              is_refused_list(req, name) ? -EOPNOTSUPP : fs_removexattr(volume_of(req), ino, name));
 }
 
 static const char trusted_prefix[] = "trusted.";
+static const char list_prefix[] = "system.posix_acl_";
 
-/* Take the names of trusted attributes out of a list. Returns its new length. */
-static size_t drop_trusted(char *names, size_t length)
+/* Take the names that begin so out of a list. Returns its new length. */
+static size_t drop_names(char *names, size_t length, const char *prefix)
 {
     size_t kept = 0;
     for (size_t at = 0; at < length;) {
         const size_t name_bytes = strlen(names + at) + 1;
-        if (strncmp(names + at, trusted_prefix, sizeof trusted_prefix - 1) != 0) {
+        if (strncmp(names + at, prefix, strlen(prefix)) != 0) {
             memmove(names + kept, names + at, name_bytes);
             kept += name_bytes;
         }
@@ -748,7 +764,9 @@ static int list_names(fuse_req_t req, fuse_ino_t ino, char *names, size_t cap, s
         return err;
     if (has_trusted(names, *length) &&
         !fs_process_is_capable(caller->pid, caller->uid, FS_CAPABILITY_SYS_ADMIN))
-        *length = drop_trusted(names, *length);
+        *length = drop_names(names, *length, trusted_prefix);
+    if (fuse_of(req)->without_acl)
+        *length = drop_names(names, *length, list_prefix);
     return cap && *length > cap ? -ERANGE : 0;
 }
 

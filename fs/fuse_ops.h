@@ -22,6 +22,7 @@ struct fs_fuse {
     struct fs_control *control;   /* its own lock; NULL: there is no control directory */
     struct fs_prefetch *prefetch; /* its own lock; NULL: nothing is read ahead */
     bool writeback;               /* the kernel gathers writes */
+    bool without_acl;             /* access lists are not supported */
     bool read_only;               /* as it was mounted */
     uint32_t owner;               /* user that mounted */
     uint32_t read_ahead_bytes;    /* by the kernel; 0: its default */

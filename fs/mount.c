@@ -217,6 +217,7 @@ static int open_volume(const struct fs_mount_options *options, struct fs_mount *
     if (!mount->fuse.scrub)
         return fail(error, -ENOMEM, "%s: not enough memory", options->image);
     mount->fuse.writeback = options->writeback;
+    mount->fuse.without_acl = options->acl == FS_ACL_OFF;
     mount->fuse.read_ahead_bytes = options->read_ahead_bytes;
     mount->fuse.read_only = options->read_only;
     mount->fuse.owner = (uint32_t)geteuid();

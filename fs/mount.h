@@ -31,6 +31,12 @@ struct fs_settings_words {
     bool (*show)(size_t index, const struct fs_mount_options *options, char *line, size_t cap);
 };
 
+/* What becomes of access lists. */
+enum fs_acl_use {
+    FS_ACL_HELD = 0,
+    FS_ACL_OFF /* they can neither be read nor set, and only modes say who may what */
+};
+
 #define FS_CONTROL_NAME_MAX 64u /* bytes, with the terminating zero */
 #define FS_PROFILE_NAME_MAX 16u /* likewise */
 
@@ -51,6 +57,7 @@ struct fs_mount_options {
     enum fs_transport_kind transport;
     bool allow_other;    /* users besides the mounting one may enter */
     bool writeback;      /* the kernel gathers writes; see fs/README.md */
+    uint32_t acl;        /* enum fs_acl_use */
     bool count_requests; /* log the requests per operation at close */
     bool confine;        /* give up what serving does not need (fs/confine.h) ... */
     bool seccomp;        /* ... also system calls */

@@ -312,13 +312,14 @@ static void note_waited(void *context)
     (void)atomic_fetch_add_explicit(&protocol->counters->thread_waits, 1, memory_order_relaxed);
 }
 
-void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback, uint32_t read_ahead_bytes)
+void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback, bool acl,
+                           uint32_t read_ahead_bytes)
 {
     const unsigned wanted =
         FUSE_CAP_ASYNC_READ | FUSE_CAP_DONT_MASK | FUSE_CAP_READDIRPLUS |
         FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
-        FUSE_CAP_POSIX_ACL | FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_CACHE_SYMLINKS |
-        FUSE_CAP_EXPLICIT_INVAL_DATA | (writeback ? FUSE_CAP_WRITEBACK_CACHE : 0u);
+        FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPLICIT_INVAL_DATA |
+        (acl ? FUSE_CAP_POSIX_ACL : 0u) | (writeback ? FUSE_CAP_WRITEBACK_CACHE : 0u);
     /*
      * All that libfuse asks for by itself and is not in the list is off: atomic O_TRUNC
      * (open is never sent, so truncation must come as SETATTR), splice (a copy is cheaper

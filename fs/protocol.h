@@ -47,9 +47,11 @@ void fs_protocol_init(struct fs_protocol *protocol, struct fs_volume *volume,
 /*
  * For libfuse's init: ask the kernel for what kvfs wants, as far as libfuse has a name for it.
  * The hooks ask for the rest. writeback: the kernel may gather writes; read_ahead_bytes: 0 is its
- * own choice, and more than that is not to be had here (fs/read_ahead.h).
+ * own choice, and more than that is not to be had here (fs/read_ahead.h). acl: the kernel holds
+ * access lists; else it lets everybody ask us for them.
  */
-void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback, uint32_t read_ahead_bytes);
+void fs_protocol_negotiate(struct fuse_conn_info *conn, bool writeback, bool acl,
+                           uint32_t read_ahead_bytes);
 /* The transport's hooks; their context is the protocol, which must outlive the transport. */
 struct fs_transport_hooks fs_protocol_hooks(struct fs_protocol *protocol, kv_log_fn *log,
                                             void *log_context);

@@ -223,7 +223,8 @@ KV_MUST_CHECK int fs_readdir(struct fs_volume *volume, uint64_t ino, uint64_t co
 /* ---- extended attributes ------------------------------------------------------------ */
 
 /* Which names there may be, and how much of what: fs/xattr.h. length: out, also on -ERANGE.
- * -ENODATA; -EOPNOTSUPP the name, or a label (security.selinux) where no inode has any attribute. */
+ * -ENODATA; -EOPNOTSUPP the name, or a label (security.selinux) where no inode has any attribute.
+ */
 KV_MUST_CHECK int fs_getxattr(struct fs_volume *volume, uint64_t ino, const char *name, void *value,
                               size_t cap, size_t *length);
 /*

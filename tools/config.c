@@ -66,6 +66,12 @@ static const char *const log_level_choices[] = {
     NULL,
 };
 
+static const char *const acl_choices[] = {
+    [FS_ACL_HELD] = "yes",
+    [FS_ACL_OFF] = "no",
+    NULL,
+};
+
 #define PERCENT_OR_NEVER "a number from 0 to 100, 0 for never"
 #define TIME_OR_NEVER    "a time from 0 to 1h, such as 100ms; 0 for never"
 
@@ -79,6 +85,7 @@ static const struct setting settings[] = {
     {{"mount", "ro", "no", "yes or no"}, SETTING_BOOL, FIELD(read_only), 0, 0, NULL},
     {{"mount", "allow_other", "no", "yes or no"}, SETTING_BOOL, FIELD(allow_other), 0, 0, NULL},
     {{"mount", "writeback", "no", "yes or no"}, SETTING_BOOL, FIELD(writeback), 0, 0, NULL},
+    {{"mount", "acl", "yes", "yes or no"}, SETTING_CHOICE, FIELD(acl), 0, 0, acl_choices},
     {{"mount", "transport", "auto", "auto, ring or dev"},
      SETTING_CHOICE,
      FIELD(transport),

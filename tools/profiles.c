@@ -53,8 +53,10 @@ static const struct tool_profile profiles[] = {
       {0}}},
     {"cache",
      "files that can be made again, and often are: the cache of a compiler, of a proxy",
-     "a crash takes up to 30 s of what nobody fsynced; an fsync waits for a checkpoint of all that changed",
+     "a crash takes up to 30 s of what nobody fsynced; an fsync waits for a checkpoint of all that changed; "
+     "access lists are not supported",
      {{"sync", "checkpoint", "no log: everything is written once, or never if it goes before"},
+      {"acl", "no", "ls -l of many files asks for nothing of each"},
       {0}}},
     {"ssd",
      "few bytes written, for the life of a flash device",

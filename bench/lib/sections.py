@@ -6,7 +6,7 @@ import statistics
 from lib import goals, page, plots, report, sides
 from lib.page import table
 
-GROUPS = {"create": "create", "fsync": "create, fsync", "stat": "stat", "list": "ls -lR",
+GROUPS = {"create": "create", "fsync": "create, fsync", "stat": "stat", "list": "ls -lR", "ls": "ls -lR",
           "read": "open, read, close", "rename": "rename", "unlink": "unlink",
           "rm-r": "trees", "untar": "trees", "tar": "trees", "git": "trees",
           "sqlite": "SQLite", "fio": "large files"}

@@ -197,9 +197,9 @@ def all_targets(bin_dir, sizes):
     smallfiles = bin_dir / "bench-smallfiles"
     image_size = sizes["image"]
 
-    def kvfs(name, transport):
-        return kvfs_target(name, f"kvfs with its defaults, transport={transport}", bin_dir,
-                           image_size, ["-o", f"transport={transport}"])
+    def kvfs(name, transport, *others):
+        words = ",".join([f"transport={transport}", *others])
+        return kvfs_target(name, f"kvfs with its defaults, {words}", bin_dir, image_size, ["-o", words])
 
     def floor(name, transport):
         return Daemon(
@@ -223,6 +223,7 @@ def all_targets(bin_dir, sizes):
     return [
         kvfs("kvfs", "ring"),
         kvfs("kvfs-dev", "dev"),
+        kvfs("kvfs-noacl", "ring", "acl=no"),
         floor("floor", "ring"),
         floor("floor-dev", "dev"),
         floor_disk("floor-disk", "ring"),

@@ -8,6 +8,7 @@ import contextlib
 import json
 import pathlib
 import shutil
+import subprocess
 import sys
 import time
 
@@ -124,6 +125,9 @@ def small_files(visit, label, size):
     def phase(row, name, tree, **options):
         visit.smallfiles(f"{row}/{label}", name, files, size, tree, **options)
 
+    def list_all(row):
+        visit.program(row, files, "ls", "-lR", target.path / "one", stdout=subprocess.DEVNULL)
+
     def warm_up():
         # Reading first: it makes the kernel ask a FUSE daemon for the access time at the next stat.
         for name in ("read", "stat", "list"):
@@ -148,6 +152,12 @@ def small_files(visit, label, size):
         if visit.wants(f"{name}/remounted/{label}") and target.keeps_data:
             target.remount()
             phase(f"{name}/remounted", name, "one")
+    if visit.wants(f"ls/cold/{label}"):
+        target.drop_kernel_caches()
+        list_all(f"ls/cold/{label}")
+    if visit.wants(f"ls/remounted/{label}") and target.keeps_data:
+        target.remount()
+        list_all(f"ls/remounted/{label}")
     if visit.wants(f"rename/{label}", f"unlink/{label}"):
         phase("", "stat", "one")
         target.settle()
@@ -315,7 +325,8 @@ def limited(function):
 
 def small_file_rows(label):
     return [f"create/{label}/1", f"create/{label}/4", f"stat/cold/{label}", f"list/cold/{label}",
-            f"list/remounted/{label}", f"read/cold/{label}", f"read/remounted/{label}",
+            f"list/remounted/{label}", f"ls/cold/{label}", f"ls/remounted/{label}",
+            f"read/cold/{label}", f"read/remounted/{label}",
             f"stat/warm/{label}", f"read/warm/{label}", f"list/warm/{label}", f"rename/{label}",
             f"unlink/{label}"]
 

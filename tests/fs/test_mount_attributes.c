@@ -327,6 +327,55 @@ START_TEST(a_default_list_is_inherited)
 }
 END_TEST
 
+static void remount_with(enum fs_acl_use acl)
+{
+    ck_assert_int_eq(test_mount_unmount(&mount), 0);
+    mount.options.acl = acl;
+    test_mount_start(&mount);
+}
+
+static void expect_unsupported(int result)
+{
+    ck_assert_int_eq(result, -1);
+    ck_assert_int_eq(errno, EOPNOTSUPP);
+}
+
+START_TEST(without_access_lists_modes_decide_alone)
+{
+    static const char access[] = "system.posix_acl_access",
+                      inherited[] = "system.posix_acl_default";
+    const struct list list = list_for_user(OTHER_USER);
+    char file[] = "listed", names[256];
+    struct list back;
+    make(file, 0640);
+    ck_assert_int_eq(mkdir(at("shared"), 0755), 0);
+    ck_assert_int_eq(setxattr(at(file), access, &list, sizeof list, 0), 0);
+    ck_assert_int_eq(setxattr(at(file), "user.colour", "red", 3, 0), 0);
+    remount_with(FS_ACL_OFF);
+    ck_assert_int_ne(test_as_user(OTHER_USER, OTHER_GROUP, overwrite, file), 0);
+    expect_unsupported((int)getxattr(at(file), access, &back, sizeof back));
+    expect_unsupported(setxattr(at(file), access, &list, sizeof list, 0));
+    expect_unsupported(setxattr(at("shared"), inherited, &list, sizeof list, 0));
+    expect_unsupported(removexattr(at(file), access));
+    /* Other attributes are as ever, */
+    ck_assert_int_eq(getxattr(at(file), "user.colour", names, sizeof names), 3);
+    ck_assert_int_eq(listxattr(at(file), names, sizeof names), sizeof "user.colour");
+    ck_assert_str_eq(names, "user.colour");
+    const mode_t old = umask(027);
+    ck_assert_int_eq(mkdir(at("shared/made"), 0777), 0);
+    umask(old);
+    ck_assert_uint_eq(mode_of("shared/made"), 0750);
+    /* and nothing is lost. */
+    remount_with(FS_ACL_HELD);
+    ck_assert_int_eq(test_as_user(OTHER_USER, OTHER_GROUP, overwrite, file), 0);
+    ck_assert_int_eq(getxattr(at(file), access, &back, sizeof back), (ssize_t)sizeof back);
+    ck_assert_int_eq(memcmp(&list, &back, sizeof back), 0);
+    ck_assert_int_eq(unlink(at(file)), 0);
+    ck_assert_int_eq(rmdir(at("shared/made")), 0);
+    ck_assert_int_eq(rmdir(at("shared")), 0);
+}
+END_TEST
+
 /* ---- the mount itself ------------------------------------------------------------------- */
 
 START_TEST(the_space_in_use_shows_in_statvfs)
@@ -400,6 +449,7 @@ int main(void)
     tcase_add_test(tcase, extended_attributes_of_every_size_are_kept);
     tcase_add_test(tcase, an_access_list_lets_one_more_user_in);
     tcase_add_test(tcase, a_default_list_is_inherited);
+    tcase_add_test(tcase, without_access_lists_modes_decide_alone);
     tcase_add_test(tcase, the_space_in_use_shows_in_statvfs);
     tcase_add_test(tcase, the_mount_table_names_the_image);
     tcase_add_test(tcase, a_read_only_mount_changes_nothing);

@@ -209,6 +209,17 @@ START_TEST(ls_asks_for_one_attribute_of_each_file_and_then_for_none)
 }
 END_TEST
 
+START_TEST(ls_asks_for_nothing_of_each_file_without_access_lists)
+{
+    fill_directory();
+    mount.options.acl = FS_ACL_OFF;
+    remount();
+    const unsigned cold = attributes_asked_for_by_ls();
+    printf("with acl=no for %u\n", cold);
+    ck_assert_uint_le(cold, 4);
+}
+END_TEST
+
 START_TEST(the_table_of_requests_per_operation)
 {
     settle();
@@ -258,6 +269,7 @@ int main(void)
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, what_is_cached_costs_no_request);
     tcase_add_test(tcase, ls_asks_for_one_attribute_of_each_file_and_then_for_none);
+    tcase_add_test(tcase, ls_asks_for_nothing_of_each_file_without_access_lists);
     tcase_add_test(tcase, the_table_of_requests_per_operation);
     suite_add_tcase(suite, tcase);
     return test_run(suite);

@@ -46,6 +46,7 @@ static void assert_same_settings(const struct fs_mount_options *a, const struct 
     ck_assert_int_eq(a->read_only, b->read_only);
     ck_assert_int_eq(a->allow_other, b->allow_other);
     ck_assert_int_eq(a->writeback, b->writeback);
+    ck_assert_uint_eq(a->acl, b->acl);
     ck_assert_uint_eq(a->threads, b->threads);
     ck_assert_int_eq(a->transport, b->transport);
     ck_assert_uint_eq(a->memory_budget_bytes, b->memory_budget_bytes);
