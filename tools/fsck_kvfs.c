@@ -462,6 +462,7 @@ int main(int argc, char **argv)
 
     int err = 0;
     bool skipped = false;
+    tool_await_daemon(request.image);
     if (kv_image_holder(request.image)) {
         err = -EBUSY;
     } else {

@@ -85,18 +85,6 @@ static int unmount_by_helper(const char *dir)
     return WIFEXITED(how) && WEXITSTATUS(how) == 0 ? 0 : -EPERM;
 }
 
-/* Wait until `holder` has let go of the image. */
-static void await_release(const char *image, int holder)
-{
-    const struct timespec pause = {.tv_nsec = 10000000};
-    enum { PAUSES_UNTIL_TOLD = 1000 };
-    for (int pauses = 0; holder > 0 && kv_image_holder(image) == holder; pauses++) {
-        if (pauses == PAUSES_UNTIL_TOLD)
-            tool_complain("waiting for process %d to write the rest to %s", holder, image);
-        (void)nanosleep(&pause, NULL); /* a shorter pause does no harm */
-    }
-}
-
 /*
  * Take the mount away. One that is busy may be so for a moment only, because somebody, a scrub that
  * asks how far it is, just looks at it: that is waited for.
@@ -134,7 +122,7 @@ static int run_umount(const struct tool_arguments *arguments)
         return TOOL_FAILED;
     }
 
-    await_release(mount.source, holder);
+    tool_await_release(mount.source, holder, 0);
     struct kv_image_info info;
     struct kv_error error = {""};
     err = kv_image_info(mount.source, &info, &error);

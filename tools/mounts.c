@@ -8,12 +8,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fs/control.h"
@@ -254,6 +256,59 @@ static void process_name(int pid, char name[32])
     if (file)
         (void)fclose(file); /* only read */
     name[strcspn(name, "\n")] = '\0';
+}
+
+/* A process, and the root of the one whose mount table is searched for what it serves. */
+struct daemon_seen_from {
+    int process;
+    const char *root;
+};
+
+static bool is_served_by(const struct mount_line *line, const void *wanted)
+{
+    const struct daemon_seen_from *seen = wanted;
+    char path[PATH_MAX];
+    return is_kvfs(line) &&
+           (size_t)snprintf(path, sizeof path, "%s%s", seen->root, line->source) < sizeof path &&
+           kv_image_holder(path) == seen->process;
+}
+
+/* Has the daemon no mount any more, or not yet? No, where that can not be seen. */
+static bool serves_nothing(int process)
+{
+    char table[64], root[64];
+    struct tool_mount mount;
+    snprintf(table, sizeof table, "/proc/%d/mountinfo", process);
+    snprintf(root, sizeof root, "/proc/%d/root", process);
+    const struct daemon_seen_from here = {process, ""}, there = {process, root};
+    return find_line(OWN_TABLE, is_served_by, &here, &mount) == -ENOENT &&
+           find_line(table, is_served_by, &there, &mount) == -ENOENT;
+}
+
+void tool_await_release(const char *image, int holder, unsigned seconds_max)
+{
+    enum { PAUSES_A_SECOND = 100, SECONDS_UNTIL_TOLD = 10 };
+    const struct timespec pause = {.tv_nsec = 1000000000 / PAUSES_A_SECOND};
+    const unsigned long pauses_max = seconds_max ? PAUSES_A_SECOND * seconds_max : ULONG_MAX;
+    for (unsigned long pauses = 0; holder > 0 && pauses < pauses_max; pauses++) {
+        if (kv_image_holder(image) != holder || !serves_nothing(holder))
+            return;
+        if (pauses == PAUSES_A_SECOND * SECONDS_UNTIL_TOLD)
+            tool_complain("waiting for process %d to write the rest to %s", holder, image);
+        (void)nanosleep(&pause, NULL); /* a shorter pause does no harm */
+    }
+}
+
+void tool_await_daemon(const char *image)
+{
+    enum { SECONDS_MAX = 60 };
+    char name[32];
+    const int holder = kv_image_holder(image);
+    if (holder <= 0)
+        return;
+    process_name(holder, name);
+    if (strcmp(name, "mount.kvfs") == 0)
+        tool_await_release(image, holder, SECONDS_MAX);
 }
 
 void tool_describe_holder(const char *path, struct kv_error *error)

@@ -58,6 +58,22 @@ bool tool_is_mount_point(const char *dir);
 void tool_describe_holder(const char *path, struct kv_error *error);
 
 /*
+ * Wait until a daemon whose mount is gone has written the rest to the image and let go of it.
+ *
+ * holder       its process; 0 or less: there is nothing to wait for.
+ * seconds_max  0: as long as it takes. It is said after ten seconds that something is waited for.
+ *
+ * Returns at once when that process serves a mount: it is not about to end.
+ */
+void tool_await_release(const char *image, int holder, unsigned seconds_max);
+
+/*
+ * The same for who is about to open an image, be it just unmounted: umount(8) does not wait for the
+ * daemon. Nothing is waited for when another program than mount.kvfs has it.
+ */
+void tool_await_daemon(const char *image);
+
+/*
  * Is the block device at `path` used by the kernel, mounted for instance? False for a file.
  */
 bool tool_device_in_use(const char *path);

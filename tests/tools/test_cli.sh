@@ -361,6 +361,21 @@ if [ "$can_mount" = yes ]; then
     touch dir/written || problem "an_option_wins_over_the_file: still read-only"
     works  umount_again                     kvfs umount dir
 
+    # umount(8) does not wait for the daemon, which has the rest to write.
+    leave_with_work()
+    {
+        head -c 4000000 /dev/urandom >dir/rest
+        umount dir 2>/dev/null || fusermount3 -u dir
+    }
+    for _ in 1 2 3; do
+        works  mount_waits_for_the_daemon_of_before  mount.kvfs image dir
+        leave_with_work
+        works  get_waits_for_the_daemon_of_before    kvfs get image last
+        works  it_is_mounted_again                   mount.kvfs image dir
+        leave_with_work
+        works  fsck_waits_for_the_daemon_of_before   fsck.kvfs -n -f image
+    done
+
     mount.kvfs -f image dir >out 2>err &
     daemon=$!
     for _ in {1..600}; do mountpoint -q dir && break; sleep 0.1; done
