@@ -53,7 +53,10 @@ static void write_at(struct maker *maker, uint64_t ino, uint64_t offset, uint64_
                      uint64_t identity, bool random)
 {
     uint8_t *bytes = malloc(length);
-    must_work(bytes ? 0 : -ENOMEM, "memory");
+    if (!bytes) {
+        must_work(-ENOMEM, "memory");
+        return;
+    }
     if (random)
         test_fill(bytes, length, identity);
     for (uint64_t i = 0; !random && i < length; i++) /* different everywhere, and packs well */
