@@ -449,10 +449,15 @@ int main(void)
     tcase_add_test(tcase, extended_attributes_of_every_size_are_kept);
     tcase_add_test(tcase, an_access_list_lets_one_more_user_in);
     tcase_add_test(tcase, a_default_list_is_inherited);
-    tcase_add_test(tcase, without_access_lists_modes_decide_alone);
     tcase_add_test(tcase, the_space_in_use_shows_in_statvfs);
     tcase_add_test(tcase, the_mount_table_names_the_image);
     tcase_add_test(tcase, a_read_only_mount_changes_nothing);
     suite_add_tcase(suite, tcase);
+    /* With mounts of its own, since it mounts anew. */
+    TCase *const own = tcase_create("own mount");
+    tcase_set_timeout(own, 60);
+    tcase_add_checked_fixture(own, setup, teardown);
+    tcase_add_test(own, without_access_lists_modes_decide_alone);
+    suite_add_tcase(suite, own);
     return test_run(suite);
 }
