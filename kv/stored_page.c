@@ -47,12 +47,13 @@ size_t kv_stored_page_pack(const void *node, size_t node_bytes, struct kv_stored
     const size_t rest = node_bytes - HEADER_BYTES;
     const struct kv_node_gap gap = gap_to_leave(node, node_bytes, form.dense);
     const size_t plain = node_bytes - (gap.end - gap.begin);
-    size_t length = plain;
-    *used = KV_CODEC_NONE;
-    if (form.codec.codec != KV_CODEC_NONE)
-        length = HEADER_BYTES + kv_codec_pack(form.codec, (const uint8_t *)node + HEADER_BYTES,
-                                              rest, (uint8_t *)dst + HEADER_BYTES, rest, used);
-    if (*used == KV_CODEC_NONE || kv_blocks_for(length) >= kv_blocks_for(plain)) {
+    const uint8_t *const body = (const uint8_t *)node + HEADER_BYTES;
+    size_t packed = 0;
+    if (kv_codec_may_shrink(form.codec, body, rest))
+        packed = kv_codec_shrink(form.codec, body, rest, (uint8_t *)dst + HEADER_BYTES, rest);
+    size_t length = HEADER_BYTES + packed;
+    *used = form.codec.codec;
+    if (!packed || kv_blocks_for(length) >= kv_blocks_for(plain)) {
         memcpy(dst, node, gap.begin);
         memcpy((uint8_t *)dst + gap.begin, (const uint8_t *)node + gap.end, node_bytes - gap.end);
         length = plain;
