@@ -462,8 +462,7 @@ int main(int argc, char **argv)
 
     int err = 0;
     bool skipped = false;
-    tool_await_daemon(request.image);
-    if (kv_image_holder(request.image)) {
+    if (tool_await_daemon(request.image)) {
         err = -EBUSY;
     } else {
         err = kv_image_info(request.image, &info, &error);

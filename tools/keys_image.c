@@ -46,7 +46,7 @@ int keys_image_open(const char *image, enum tool_keys_access access,
     const struct fs_volume_options volume_options = {
         .read_only = read_only, .log = log_line, .policies = policies};
     struct keys_backend *opened = calloc(1, sizeof *opened);
-    tool_await_daemon(image);
+    (void)tool_await_daemon(image); /* kv_open tells who still has it */
     int err = opened ? kv_open(image, &store_options, &opened->store, error) : -ENOMEM;
     if (err)
         goto failed;

@@ -202,8 +202,7 @@ int main(int argc, char **argv)
         return status;
 
     struct kv_error error = {""};
-    tool_await_daemon(request.image);
-    if (kv_image_holder(request.image)) {
+    if (tool_await_daemon(request.image)) {
         tool_describe_holder(request.image, &error);
         tool_complain("%s", error.text);
         return STATUS_FAILED;

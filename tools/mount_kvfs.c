@@ -742,8 +742,7 @@ int main(int argc, char **argv)
         status = TOOL_MOUNT_FAILED;
         goto out;
     }
-    tool_await_daemon(image);
-    if (kv_image_holder(image)) { /* before DIR, which is then often its mount point */
+    if (tool_await_daemon(image)) { /* before DIR, which is then often its mount point */
         struct kv_error error;
         tool_describe_holder(image, &error);
         tool_complain("%s", error.text);

@@ -124,18 +124,38 @@ static bool is_kvfs_device(const struct mount_line *line, const void *device)
     return is_kvfs(line) && line->device == *(const dev_t *)device;
 }
 
-/* An image, and the root of the process whose mount table is searched for it. */
-struct image_seen_from {
-    const char *image, *root;
+/* What a mount is looked for by, and the root of the process whose mount table is searched. */
+struct sought {
+    const char *image; /* it shows this one; or NULL */
+    int holder;        /* it shows what this process holds */
+    const char *root;
 };
 
-static bool is_kvfs_of_image(const struct mount_line *line, const void *wanted)
+static bool is_sought(const struct mount_line *line, const void *wanted)
 {
-    const struct image_seen_from *seen = wanted;
+    const struct sought *sought = wanted;
     char path[PATH_MAX];
-    return is_kvfs(line) &&
-           (size_t)snprintf(path, sizeof path, "%s%s", seen->root, line->source) < sizeof path &&
-           kv_image_same(path, seen->image);
+    if (!is_kvfs(line) ||
+        (size_t)snprintf(path, sizeof path, "%s%s", sought->root, line->source) >= sizeof path)
+        return false;
+    return sought->image ? kv_image_same(path, sought->image)
+                         : kv_image_holder(path) == sought->holder;
+}
+
+static int find_here(struct sought sought, struct tool_mount *mount)
+{
+    sought.root = "";
+    return find_line(OWN_TABLE, is_sought, &sought, mount);
+}
+
+/* The same for a process that may live in another mount namespace, or under another root. */
+static int find_around(int process, struct sought sought, struct tool_mount *mount)
+{
+    char table[64], root[64];
+    snprintf(table, sizeof table, "/proc/%d/mountinfo", process);
+    snprintf(root, sizeof root, "/proc/%d/root", process);
+    sought.root = root;
+    return find_line(table, is_sought, &sought, mount);
 }
 
 bool tool_mount_is_dead(int error)
@@ -194,20 +214,12 @@ int tool_mount_of_image(const char *path, struct tool_mount *mount)
     struct stat image;
     if (stat(path, &image))
         return -errno;
-    const struct image_seen_from here = {.image = path, .root = ""};
-    const int err = find_line(OWN_TABLE, is_kvfs_of_image, &here, mount);
+    const struct sought sought = {.image = path};
+    const int err = find_here(sought, mount);
     if (err != -ENOENT)
         return err;
-
-    /* The daemon may live in another mount namespace, or under another root. */
     const int holder = kv_image_holder(path);
-    if (holder <= 0)
-        return -ENOENT;
-    char table[64], root[64];
-    snprintf(table, sizeof table, "/proc/%d/mountinfo", holder);
-    snprintf(root, sizeof root, "/proc/%d/root", holder);
-    const struct image_seen_from there = {.image = path, .root = root};
-    return find_line(table, is_kvfs_of_image, &there, mount);
+    return holder > 0 ? find_around(holder, sought, mount) : -ENOENT;
 }
 
 int tool_mount_control_name(const char *mount_dir, char name[NAME_MAX + 1])
@@ -258,31 +270,12 @@ static void process_name(int pid, char name[32])
     name[strcspn(name, "\n")] = '\0';
 }
 
-/* A process, and the root of the one whose mount table is searched for what it serves. */
-struct daemon_seen_from {
-    int process;
-    const char *root;
-};
-
-static bool is_served_by(const struct mount_line *line, const void *wanted)
+/* Has the daemon a mount, as far as that can be seen? */
+static bool serves_a_mount(int process)
 {
-    const struct daemon_seen_from *seen = wanted;
-    char path[PATH_MAX];
-    return is_kvfs(line) &&
-           (size_t)snprintf(path, sizeof path, "%s%s", seen->root, line->source) < sizeof path &&
-           kv_image_holder(path) == seen->process;
-}
-
-/* Has the daemon no mount any more, or not yet? No, where that can not be seen. */
-static bool serves_nothing(int process)
-{
-    char table[64], root[64];
     struct tool_mount mount;
-    snprintf(table, sizeof table, "/proc/%d/mountinfo", process);
-    snprintf(root, sizeof root, "/proc/%d/root", process);
-    const struct daemon_seen_from here = {process, ""}, there = {process, root};
-    return find_line(OWN_TABLE, is_served_by, &here, &mount) == -ENOENT &&
-           find_line(table, is_served_by, &there, &mount) == -ENOENT;
+    const struct sought sought = {.holder = process};
+    return find_here(sought, &mount) == 0 || find_around(process, sought, &mount) == 0;
 }
 
 void tool_await_release(const char *image, int holder, unsigned seconds_max)
@@ -291,7 +284,7 @@ void tool_await_release(const char *image, int holder, unsigned seconds_max)
     const struct timespec pause = {.tv_nsec = 1000000000 / PAUSES_A_SECOND};
     const unsigned long pauses_max = seconds_max ? PAUSES_A_SECOND * seconds_max : ULONG_MAX;
     for (unsigned long pauses = 0; holder > 0 && pauses < pauses_max; pauses++) {
-        if (kv_image_holder(image) != holder || !serves_nothing(holder))
+        if (kv_image_holder(image) != holder || serves_a_mount(holder))
             return;
         if (pauses == PAUSES_A_SECOND * SECONDS_UNTIL_TOLD)
             tool_complain("waiting for process %d to write the rest to %s", holder, image);
@@ -299,16 +292,18 @@ void tool_await_release(const char *image, int holder, unsigned seconds_max)
     }
 }
 
-void tool_await_daemon(const char *image)
+int tool_await_daemon(const char *image)
 {
     enum { SECONDS_MAX = 60 };
     char name[32];
     const int holder = kv_image_holder(image);
     if (holder <= 0)
-        return;
+        return holder;
     process_name(holder, name);
-    if (strcmp(name, "mount.kvfs") == 0)
-        tool_await_release(image, holder, SECONDS_MAX);
+    if (strcmp(name, "mount.kvfs") != 0)
+        return holder;
+    tool_await_release(image, holder, SECONDS_MAX);
+    return kv_image_holder(image);
 }
 
 void tool_describe_holder(const char *path, struct kv_error *error)

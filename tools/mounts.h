@@ -70,8 +70,10 @@ void tool_await_release(const char *image, int holder, unsigned seconds_max);
 /*
  * The same for who is about to open an image, be it just unmounted: umount(8) does not wait for the
  * daemon. Nothing is waited for when another program than mount.kvfs has it.
+ *
+ * Returns who has it now, as kv_image_holder tells it; 0: nobody.
  */
-void tool_await_daemon(const char *image);
+int tool_await_daemon(const char *image);
 
 /*
  * Is the block device at `path` used by the kernel, mounted for instance? False for a file.
