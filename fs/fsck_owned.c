@@ -426,7 +426,7 @@ static int visit_xattr(struct fs_fsck *c, const struct fs_fsck_item *item)
     memcpy(terminated, name, name_len);
     terminated[name_len] = '\0';
     const uint32_t flag = fs_xattr_flag(terminated);
-    const bool is_acl = flag & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
+    const bool is_acl = flag & FS_RECORD_ACLS;
     if (item->value_len > FS_XATTR_VALUE_MAX ||
         (is_acl && fs_acl_validate(item->value, item->value_len))) {
         if (!fs_fsck_finding(c, KV_CHECK_DAMAGE, "attribute-value",

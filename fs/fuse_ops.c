@@ -665,8 +665,7 @@ static void reply_text(fuse_req_t req, size_t size, const char *name)
 /* An access list, where they are not supported: who is told so once does not ask for more. */
 static bool is_refused_list(fuse_req_t req, const char *name)
 {
-    return fuse_of(req)->without_acl &&
-           fs_xattr_flag(name) & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
+    return fuse_of(req)->without_acl && fs_xattr_flag(name) & FS_RECORD_ACLS;
 }
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)

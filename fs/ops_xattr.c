@@ -142,7 +142,7 @@ static int edit(struct fs_volume *volume, struct fs_data_change *change, struct 
         return fs_change_ttl(volume, change, item, request->value, request->length, request->flags);
 
     const uint32_t flag = fs_xattr_flag(request->name);
-    const bool is_acl = flag & (FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL);
+    const bool is_acl = flag & FS_RECORD_ACLS;
     if (is_acl && S_ISLNK(record->mode))
         return -EOPNOTSUPP;
     if (!request->value && is_acl) /* to have none is what is asked for: no error */

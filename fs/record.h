@@ -109,6 +109,7 @@ enum fs_record_flags {
     FS_RECORD_CAPABILITY = 8,  /* security.capability is one of them */
 };
 #define FS_RECORD_FLAGS_KNOWN 15u
+#define FS_RECORD_ACLS        ((uint32_t)FS_RECORD_ACCESS_ACL | FS_RECORD_DEFAULT_ACL)
 /* Only on disk: content is in F records; these optional fields follow the fixed part. */
 #define FS_DISK_HAS_DATA   16u
 #define FS_DISK_HAS_RDEV   64u
