@@ -129,9 +129,11 @@ static int run_umount(const struct tool_arguments *arguments)
     if (err)
         return tool_failed(-EIO, &error);
     if (!info.clean && !mount.read_only && kv_image_holder(mount.source) == 0) {
-        tool_complain("%s: unmounted, but the last checkpoint failed; the log is replayed at the "
-                      "next mount, the log of mount.kvfs says why",
-                      mount.source);
+        tool_complain("%s: unmounted, but %s; the log is replayed at the next mount, the log of "
+                      "mount.kvfs says why",
+                      mount.source,
+                      holder == 0 ? "its daemon was not there any more"
+                                  : "the last checkpoint failed");
         return TOOL_FAILED;
     }
     return TOOL_OK;

@@ -383,6 +383,14 @@ if [ "$can_mount" = yes ]; then
     kill -INT "$daemon"
     wait "$daemon" || problem "f_ends_when_interrupted: exit status $?"
     mountpoint -q dir && problem "f_ends_when_interrupted: still mounted"
+
+    mount.kvfs -f image dir >out 2>err &
+    daemon=$!
+    for _ in {1..600}; do mountpoint -q dir && break; sleep 0.1; done
+    kill -KILL "$daemon"
+    wait "$daemon" 2>/dev/null
+    refuses umount_tells_of_a_dead_daemon   1 'unmounted, but its daemon was not there' kvfs umount dir
+    mountpoint -q dir && problem "umount_tells_of_a_dead_daemon: still mounted"
 fi
 
 echo "$cases cases, $failures failures"
