@@ -191,12 +191,13 @@ static void note_record(struct promise *promise, const struct record *record)
 
 /*
  * Has the file system gone away under us, which is what the test is about? What was on its way
- * over a ring is cancelled or interrupted.
+ * over a ring is cancelled or interrupted, or the kernel could not reach the daemon's memory any
+ * more (EAGAIN, and "Copy to ring failed: -11" in the kernel's log).
  */
 static bool is_crash(int err)
 {
     return err == -ENOTCONN || err == -ECONNABORTED || err == -EIO || err == -ENODEV ||
-           err == -ECANCELED || err == -EINTR;
+           err == -ECANCELED || err == -EINTR || err == -EAGAIN;
 }
 
 static void format_path(const struct worker *worker, const char *prefix, uint32_t file,
