@@ -79,6 +79,32 @@ int kv_device_submit(struct kv_device *device, struct kv_io *ios, size_t io_coun
     return result;
 }
 
+struct kv_device_flight *kv_device_begin(struct kv_device *device, struct kv_io *ios,
+                                         size_t io_count)
+{
+    if (!device->ops->begin || !io_count || check_ranges(device, ios, io_count))
+        return NULL;
+    const uint64_t begin_ns = kv_metrics_begin(device->metrics, KV_METRIC_IO);
+    struct kv_device_flight *const flight = device->ops->begin(device, ios, io_count);
+    if (!flight)
+        return NULL;
+    count_ios(&device->counts, ios, io_count);
+    flight->kind = ios[0].kind;
+    flight->begin_ns = begin_ns;
+    return flight;
+}
+
+int kv_device_end(struct kv_device *device, struct kv_device_flight *flight)
+{
+    const uint64_t begin_ns = flight->begin_ns;
+    const enum kv_histogram_id kind =
+        flight->kind == KV_IO_READ ? KV_HISTOGRAM_DEVICE_READ : KV_HISTOGRAM_DEVICE_WRITE;
+    const int result = device->ops->end(device, flight);
+    if (begin_ns)
+        kv_metrics_end(device->metrics, kind, begin_ns);
+    return result;
+}
+
 int kv_device_describe_read(struct kv_device *device, const struct kv_io *io, int *descriptor)
 {
     KV_ASSERT(io->kind == KV_IO_READ);

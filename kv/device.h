@@ -2,8 +2,8 @@
  * kv/device.h: the image as an array of blocks, and the seam for tests.
  *
  * A device reads and writes whole blocks at block offsets and flushes. Calls are
- * synchronous; those that take several requests have them in flight together. Every
- * buffer is aligned to KV_BLOCK_BYTES (kv_device_alloc gives such memory).
+ * synchronous, but for kv_device_begin; those that take several requests have them in flight
+ * together. Every buffer is aligned to KV_BLOCK_BYTES (kv_device_alloc gives such memory).
  *
  * Durability: a flush makes every write durable that had completed before the flush was
  * called. Nothing else does. After a flush that failed every later one fails, and what is
@@ -43,6 +43,12 @@ static inline uint64_t kv_io_bytes(const struct kv_io *io)
     return (uint64_t)io->block_count * KV_BLOCK_BYTES;
 }
 
+/* Requests that are under way. Implementations embed this as their first member. */
+struct kv_device_flight {
+    enum kv_io_kind kind; /* of all of them */
+    uint64_t begin_ns;    /* for the statistics, or 0 */
+};
+
 struct kv_device_counts {
     uint64_t reads, read_bytes, writes, write_bytes, flushes;
 };
@@ -59,6 +65,9 @@ struct kv_device_ops {
     int (*submit)(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush);
     int (*discard)(struct kv_device *device, uint64_t block, uint64_t block_count);
     void (*close)(struct kv_device *device);
+    /* The next two may be NULL: as kv_device_begin and kv_device_end. */
+    struct kv_device_flight *(*begin)(struct kv_device *device, struct kv_io *ios, size_t io_count);
+    int (*end)(struct kv_device *device, struct kv_device_flight *flight);
     /* The next four may be NULL: see the functions of the same names. */
     int (*reserve)(struct kv_device *device, uint64_t block, uint64_t block_count);
     int (*room)(struct kv_device *device, uint64_t *block_count);
@@ -112,6 +121,17 @@ KV_MUST_CHECK int kv_device_overlay(struct kv_device *below, struct kv_device **
 /* All counted in device->counts; ranges are checked against block_count (-EINVAL). */
 KV_MUST_CHECK int kv_device_submit(struct kv_device *device, struct kv_io *ios, size_t io_count,
                                    bool flush);
+/*
+ * Have requests of one kind under way: the same thread waits for them with kv_device_end, which
+ * returns what kv_device_submit would. The ios and what they name are borrowed until then.
+ *
+ * Returns NULL where that can not be, or not now (rings and memory are few): nothing has begun.
+ * Then kv_device_submit does it, after all that this thread has under way was waited for: it may
+ * have to wait for a ring.
+ */
+struct kv_device_flight *kv_device_begin(struct kv_device *device, struct kv_io *ios,
+                                         size_t io_count);
+KV_MUST_CHECK int kv_device_end(struct kv_device *device, struct kv_device_flight *flight);
 /*
  * A read that the caller has the kernel make, without waiting: block `block` of the device is at
  * byte KV_BLOCK_BYTES * block of the descriptor, which stays the device's. It is counted here.

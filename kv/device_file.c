@@ -109,6 +109,8 @@ static int descriptor_of_file(struct kv_device *device)
 
 static const struct kv_device_ops file_ops = {
     .submit = kv_device_submit_file,
+    .begin = kv_device_begin_file,
+    .end = kv_device_end_file,
     .discard = discard_file,
     .close = close_file,
     .reserve = reserve_file,

@@ -39,5 +39,9 @@ void kv_device_free_rings(struct file_device *file);
 /* As kv_device_submit. */
 KV_MUST_CHECK int kv_device_submit_file(struct kv_device *device, struct kv_io *ios,
                                         size_t io_count, bool flush);
+/* As kv_device_begin and kv_device_end. */
+struct kv_device_flight *kv_device_begin_file(struct kv_device *device, struct kv_io *ios,
+                                              size_t io_count);
+int kv_device_end_file(struct kv_device *device, struct kv_device_flight *flight);
 
 #endif

@@ -3,7 +3,8 @@
  *
  * Owns       a pool of rings.
  * Invariant  a ring belongs to one caller from take_ring to give_ring_back and is idle outside:
- *            no request outlives the call that made it, so buffers are only borrowed.
+ *            no request outlives the call that made it, or that ends what another began, so
+ *            buffers are only borrowed. Who has a ring under way does not wait for another.
  *            A transfer is whole or an error. A failed flush is never tried again, nor is any
  *            other begun after it: the kernel tells of a lost write once, to one caller only, so
  *            a later flush that says 0 would say nothing.
@@ -63,6 +64,25 @@ static void free_ring(struct ring *ring)
 {
     io_uring_queue_exit(&ring->uring);
     free(ring);
+}
+
+/* A ring without waiting for one; NULL: none is to be had. */
+static struct ring *take_ring_now(struct file_device *file)
+{
+    pthread_mutex_lock(&file->mutex);
+    struct ring *ring = file->idle;
+    const bool more = !ring && file->ring_count < RING_COUNT_MAX;
+    if (ring)
+        file->idle = ring->next_idle;
+    file->ring_count += more;
+    pthread_mutex_unlock(&file->mutex);
+    if (!more || !make_ring(&ring))
+        return ring;
+    pthread_mutex_lock(&file->mutex);
+    file->ring_count--;
+    pthread_cond_broadcast(&file->ring_idle); /* as in give_ring_back */
+    pthread_mutex_unlock(&file->mutex);
+    return NULL;
 }
 
 static int take_ring(struct file_device *file, struct ring **out)
@@ -153,6 +173,7 @@ struct slot {
 };
 
 struct submission {
+    struct kv_device_flight flight; /* if it is one */
     struct file_device *file;
     struct ring *ring;
     struct kv_io *ios;
@@ -359,6 +380,18 @@ static int transfer_one(struct file_device *file, struct kv_io *io)
     return io->result;
 }
 
+/* Wait for all of them. Returns 0, or the first error. */
+static int finish(struct submission *submission)
+{
+    run(submission);
+    KV_ASSERT(submission->busy_slots == 0);
+    give_ring_back(submission->file, submission->ring);
+    for (size_t i = 0; i < submission->io_count; i++)
+        if (submission->ios[i].result)
+            return submission->ios[i].result;
+    return 0;
+}
+
 static int transfer(struct file_device *file, struct kv_io *ios, size_t io_count)
 {
     if (io_count == 1)
@@ -369,14 +402,33 @@ static int transfer(struct file_device *file, struct kv_io *ios, size_t io_count
     const int ring_err = take_ring(file, &submission.ring);
     if (ring_err)
         return fail_all(ios, io_count, as_device_error(ios[0].kind, ring_err));
-    run(&submission);
-    KV_ASSERT(submission.busy_slots == 0);
-    give_ring_back(file, submission.ring);
+    return finish(&submission);
+}
 
-    for (size_t i = 0; i < io_count; i++)
-        if (ios[i].result)
-            return ios[i].result;
-    return 0;
+struct kv_device_flight *kv_device_begin_file(struct kv_device *device, struct kv_io *ios,
+                                              size_t io_count)
+{
+    struct file_device *const file = (struct file_device *)device;
+    struct submission *const submission = file->read_only ? NULL : malloc(sizeof *submission);
+    struct ring *const ring = submission ? take_ring_now(file) : NULL;
+    if (!ring) {
+        free(submission);
+        return NULL;
+    }
+    *submission = (struct submission){.file = file, .ring = ring, .ios = ios, .io_count = io_count};
+    start_waiting_ios(submission);
+    /* What the kernel does not take now, or says of it, is for who waits. */
+    (void)io_uring_submit_and_wait(&ring->uring, 0);
+    return &submission->flight;
+}
+
+int kv_device_end_file(struct kv_device *device, struct kv_device_flight *flight)
+{
+    (void)device;
+    struct submission *const submission = (struct submission *)flight;
+    const int result = finish(submission);
+    free(submission);
+    return result;
 }
 
 /* With flush_mutex. */

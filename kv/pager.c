@@ -41,6 +41,13 @@ void kv_pager_set_tiers(struct kv_pager *pager, const struct kv_tiers *tiers)
     pthread_mutex_unlock(&pager->mutex);
 }
 
+static void free_batches(struct kv_pager *pager)
+{
+    kv_pager_batch_free(pager->early);
+    for (unsigned i = 0; i < 2; i++)
+        kv_pager_batch_free(pager->checkpoint[i]);
+}
+
 int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
 {
     struct kv_pager *pager = calloc(1, sizeof *pager);
@@ -53,9 +60,10 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
     if (err)
         goto out_pager;
     pager->cache.retain_percent = config->retain_percent;
-    pager->checkpoint = kv_pager_batch_new(config->node_bytes);
+    for (unsigned i = 0; i < 2; i++)
+        pager->checkpoint[i] = kv_pager_batch_new(config->node_bytes);
     pager->early = kv_pager_batch_new(config->node_bytes);
-    err = pager->checkpoint && pager->early ? 0 : -ENOMEM;
+    err = pager->checkpoint[0] && pager->checkpoint[1] && pager->early ? 0 : -ENOMEM;
     if (err)
         goto out_batches;
     err = -pthread_mutex_init(&pager->mutex, NULL);
@@ -76,8 +84,7 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
 out_mutex:
     pthread_mutex_destroy(&pager->mutex);
 out_batches:
-    kv_pager_batch_free(pager->early);
-    kv_pager_batch_free(pager->checkpoint);
+    free_batches(pager);
     kv_cache_release(&pager->cache);
 out_pager:
     free(pager);
@@ -95,8 +102,7 @@ void kv_pager_close(struct kv_pager *pager)
         return;
     kv_pager_free_shadows(pager->shadows);
     kv_pager_free_shadows(pager->shadows_free);
-    kv_pager_batch_free(pager->early);
-    kv_pager_batch_free(pager->checkpoint);
+    free_batches(pager);
     kv_cache_release(&pager->cache);
     pthread_cond_destroy(&pager->changed);
     pthread_mutex_destroy(&pager->mutex);

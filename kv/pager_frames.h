@@ -60,6 +60,9 @@ struct write_batch {
     uint8_t *raw;    /* copies of the pages, count * node_bytes */
     uint8_t *packed; /* what is written, each page in whole blocks */
     struct kv_io ios[WRITE_BATCH_MAX];
+    size_t io_count;
+    int err;                         /* of packing and placing it */
+    struct kv_device_flight *flight; /* under way; or NULL */
 };
 
 /* Of kv_pager_pack_some. */
@@ -98,7 +101,7 @@ struct kv_pager {
     struct shadow *shadows_free; /* mutex; that were written, for the next ones of the epoch */
     size_t shadows_max;          /* mutex */
     uint64_t credit;             /* mutex; clusters reserved, not yet used by a dirty page */
-    struct write_batch *checkpoint;        /* whoever runs kv_pager_write_epoch */
+    struct write_batch *checkpoint[2];     /* whoever runs kv_pager_write_epoch */
     struct write_batch *early;             /* whoever set early_busy: to make room, or to help */
     bool early_busy;                       /* mutex */
     unsigned frame_waiters;                /* mutex */

@@ -4,6 +4,7 @@
  * Owns       the batches' memory; a page's place on the device, from when it is claimed.
  * Invariant  a claimed frame is WRITING until its page is on the device; a later version of the
  *            page waits for that. The batches are made at open: making room must not need memory.
+ *            A checkpoint has two of them: one is packed while the other is on its way.
  * Locks      pager->mutex, released while a batch is packed, placed and written.
  *
  * A page written out early (to make room) goes to new space and into the page map's overlay
@@ -26,6 +27,7 @@ struct write_batch *kv_pager_batch_new(size_t node_bytes)
     if (!batch)
         return NULL;
     batch->count = 0;
+    batch->flight = NULL;
     batch->max = kv_min_u64(WRITE_BATCH_MAX, WRITE_BATCH_BYTES / node_bytes);
     batch->raw = malloc(WRITE_BATCH_BYTES);
     batch->packed = kv_device_alloc_unset(WRITE_BATCH_BYTES);
@@ -156,29 +158,33 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *dst)
     return 0;
 }
 
-/* Pack, place and write all claimed pages; neighbours on the device go in one request. */
-static int write_claims(struct kv_pager *pager, struct write_batch *batch)
+/* Pack and place all claimed pages; neighbours on the device go in one request. */
+static int pack_claims(struct kv_pager *pager, struct write_batch *batch)
 {
-    size_t io_count = 0;
     uint8_t *dst = batch->packed;
-    int err = 0;
-    for (size_t i = 0; i < batch->count && !err; i++) {
+    batch->io_count = 0;
+    for (size_t i = 0; i < batch->count; i++) {
         struct claim *claim = &batch->claims[i];
-        err = place_page(pager, claim, dst);
+        const int err = place_page(pager, claim, dst);
         if (err)
-            break;
-        struct kv_io *last = io_count ? &batch->ios[io_count - 1] : NULL;
+            return err;
+        struct kv_io *last = batch->io_count ? &batch->ios[batch->io_count - 1] : NULL;
         if (last && last->block + last->block_count == claim->block)
             last->block_count += claim->block_count;
         else
-            batch->ios[io_count++] = (struct kv_io){.kind = KV_IO_WRITE,
-                                                    .block = claim->block,
-                                                    .block_count = claim->block_count,
-                                                    .buf = dst};
+            batch->ios[batch->io_count++] = (struct kv_io){.kind = KV_IO_WRITE,
+                                                           .block = claim->block,
+                                                           .block_count = claim->block_count,
+                                                           .buf = dst};
         dst += claim->block_count * (size_t)KV_BLOCK_BYTES;
     }
-    if (!err)
-        err = kv_device_submit(pager->config.device, batch->ios, io_count, false);
+    return 0;
+}
+
+/* The pages are on the device: the map says where, and their versions before go. */
+static int map_claims(struct kv_pager *pager, struct write_batch *batch)
+{
+    int err = 0;
     for (size_t i = 0; i < batch->count && !err; i++) {
         const struct claim *claim = &batch->claims[i];
         err = kv_pagemap_set(pager->config.map, claim->epoch, claim->page_id, &claim->ptr);
@@ -236,11 +242,31 @@ static int fail(struct kv_pager *pager, int err, const char *what)
     return err;
 }
 
-/* Called and returns with the mutex; releases it over the I/O. Empties the batch. */
-int kv_pager_run_batch(struct kv_pager *pager, struct write_batch *batch)
+/*
+ * Called and returns with the mutex; releases it while pages are packed. The write is under way
+ * then, unless the device would have one wait for it (batch->flight is NULL).
+ */
+static void begin_batch(struct kv_pager *pager, struct write_batch *batch)
 {
     pthread_mutex_unlock(&pager->mutex);
-    const int write_err = write_claims(pager, batch);
+    batch->err = pack_claims(pager, batch);
+    if (!batch->err)
+        batch->flight = kv_device_begin(pager->config.device, batch->ios, batch->io_count);
+    pthread_mutex_lock(&pager->mutex);
+}
+
+/* Called and returns with the mutex; releases it over the I/O. Empties the batch. */
+static int end_batch(struct kv_pager *pager, struct write_batch *batch)
+{
+    pthread_mutex_unlock(&pager->mutex);
+    int write_err = batch->err;
+    if (batch->flight)
+        write_err = kv_device_end(pager->config.device, batch->flight);
+    else if (!write_err)
+        write_err = kv_device_submit(pager->config.device, batch->ios, batch->io_count, false);
+    if (!write_err)
+        write_err = map_claims(pager, batch);
+    batch->flight = NULL;
     pthread_mutex_lock(&pager->mutex);
     int err = write_err;
     for (size_t i = 0; i < batch->count; i++) {
@@ -251,6 +277,14 @@ int kv_pager_run_batch(struct kv_pager *pager, struct write_batch *batch)
     batch->count = 0;
     pthread_cond_broadcast(&pager->changed);
     return err ? fail(pager, err, "writing pages") : 0;
+}
+
+int kv_pager_run_batch(struct kv_pager *pager, struct write_batch *batch)
+{
+    pthread_mutex_unlock(&pager->mutex);
+    batch->err = pack_claims(pager, batch);
+    pthread_mutex_lock(&pager->mutex);
+    return end_batch(pager, batch);
 }
 
 /* ---- the checkpoint -------------------------------------------------------------- */
@@ -319,25 +353,49 @@ static void *help_to_the_end(void *context)
     return NULL;
 }
 
+/*
+ * Write what can be claimed of the closing epoch, until nothing can (the mutex has been held
+ * since): a batch is packed while the one before is on its way.
+ */
+static int write_claimable(struct kv_pager *pager, uint64_t epoch)
+{
+    struct write_batch *batch = pager->checkpoint[0], *before = pager->checkpoint[1];
+    int err = pager->failure;
+    for (;;) {
+        if (!err)
+            claim_epoch(pager, batch, epoch);
+        if (!batch->count && !before->count)
+            return err;
+        if (batch->count)
+            begin_batch(pager, batch);
+        int end_err = before->count ? end_batch(pager, before) : 0;
+        if (batch->flight) {
+            struct write_batch *const begun = batch;
+            batch = before;
+            before = begun;
+        } else if (batch->count) {
+            const int batch_err = end_batch(pager, batch);
+            end_err = end_err ? end_err : batch_err;
+        }
+        err = err ? err : end_err ? end_err : pager->failure;
+    }
+}
+
 #define BATCHES_WORTH_A_THREAD 4u
 
 int kv_pager_write_epoch(struct kv_pager *pager, uint64_t epoch, bool alone)
 {
-    struct write_batch *batch = pager->checkpoint;
     pthread_t helper;
     pthread_mutex_lock(&pager->mutex);
     KV_ASSERT(epoch + 1 == pager->epoch);
-    const bool helped = alone && left_to_write(pager) > BATCHES_WORTH_A_THREAD * batch->max &&
+    const bool helped = alone &&
+                        left_to_write(pager) > BATCHES_WORTH_A_THREAD * pager->early->max &&
                         !pthread_create(&helper, NULL, help_to_the_end, pager);
-    int err = pager->failure;
+    int err = 0;
     while (!err && left_to_write(pager)) {
-        claim_epoch(pager, batch, epoch);
-        if (batch->count)
-            err = kv_pager_run_batch(pager, batch);
-        else
+        err = write_claimable(pager, epoch);
+        if (!err && left_to_write(pager))
             pthread_cond_wait(&pager->changed, &pager->mutex);
-        if (!err)
-            err = pager->failure;
     }
     struct shadow *unused = pager->shadows_free;
     pager->shadows_free = NULL;

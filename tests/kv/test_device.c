@@ -122,6 +122,87 @@ START_TEST(more_requests_than_a_ring_holds_are_all_done)
 }
 END_TEST
 
+/* One thread, several times as many requests as a ring has entries, twice at the same time. */
+START_TEST(requests_are_under_way_until_they_are_waited_for)
+{
+    enum { COUNT = 150 };
+    static struct kv_io ios[2][COUNT];
+    struct kv_device *device = open_image(_i ? KV_DEVICE_BUFFERED : 0);
+    uint8_t *bytes = alloc_blocks(2 * COUNT);
+    struct kv_device_flight *flights[2];
+    for (unsigned pass = 0; pass < 2; pass++) {
+        for (uint32_t i = 0; i < 2 * COUNT; i++) {
+            uint8_t *buf = bytes + (size_t)i * KV_BLOCK_BYTES;
+            if (pass == 0)
+                fill(buf, i, 1, 3);
+            ios[i / COUNT][i % COUNT] = (struct kv_io){.kind = pass == 0 ? KV_IO_WRITE : KV_IO_READ,
+                                                       .block = i,
+                                                       .block_count = 1,
+                                                       .buf = buf,
+                                                       .result = 1};
+        }
+        for (unsigned i = 0; i < 2; i++) {
+            flights[i] = kv_device_begin(device, ios[i], COUNT);
+            ck_assert_ptr_nonnull(flights[i]);
+        }
+        for (unsigned i = 0; i < 2; i++)
+            ck_assert_int_eq(kv_device_end(device, flights[i]), 0);
+        for (uint32_t i = 0; i < 2 * COUNT; i++) {
+            ck_assert_int_eq(ios[i / COUNT][i % COUNT].result, 0);
+            check_filled(bytes + (size_t)i * KV_BLOCK_BYTES, i, 1, 3);
+        }
+        memset(bytes, 0, (size_t)2 * COUNT * KV_BLOCK_BYTES);
+    }
+    ck_assert_uint_eq(device->counts.writes, 2 * COUNT);
+    ck_assert_uint_eq(device->counts.reads, 2 * COUNT);
+
+    ck_assert_int_eq(truncate(image, 10 * KV_BLOCK_BYTES), 0);
+    flights[0] = kv_device_begin(device, ios[0], COUNT);
+    ck_assert_ptr_nonnull(flights[0]);
+    ck_assert_int_eq(kv_device_end(device, flights[0]), -EIO);
+    ck_assert_int_eq(ios[0][9].result, 0);
+    ck_assert_int_eq(ios[0][10].result, -EIO);
+    kv_device_close(device);
+    free(bytes);
+}
+END_TEST
+
+/* Whoever waits for a ring with rings in hand would wait for himself. */
+START_TEST(no_more_is_begun_than_there_are_rings)
+{
+    enum { MANY = 100 };
+    struct kv_io ios[MANY];
+    struct kv_device_flight *flights[MANY];
+    struct kv_device *device = open_image(0);
+    uint8_t *bytes = alloc_blocks(MANY);
+    unsigned count = 0;
+    for (; count < MANY; count++) {
+        ios[count] = (struct kv_io){.kind = KV_IO_WRITE,
+                                    .block = count,
+                                    .block_count = 1,
+                                    .buf = bytes + (size_t)count * KV_BLOCK_BYTES};
+        flights[count] = kv_device_begin(device, &ios[count], 1);
+        if (!flights[count])
+            break;
+    }
+    ck_assert_uint_gt(count, 1);
+    ck_assert_uint_lt(count, MANY);
+    ck_assert_uint_eq(device->counts.writes, count);
+    for (unsigned i = 0; i < count; i++)
+        ck_assert_int_eq(kv_device_end(device, flights[i]), 0);
+    ck_assert_int_eq(kv_device_submit(device, ios, count, false), 0);
+
+    ios[0].block = IMAGE_BLOCKS;
+    ck_assert_ptr_null(kv_device_begin(device, ios, 1));
+    kv_device_close(device);
+    device = open_image(KV_DEVICE_READ_ONLY);
+    ios[0].block = 0;
+    ck_assert_ptr_null(kv_device_begin(device, ios, 1));
+    kv_device_close(device);
+    free(bytes);
+}
+END_TEST
+
 START_TEST(one_write_with_a_flush_is_done_and_counted)
 {
     struct kv_device *device = open_image(_i ? KV_DEVICE_BUFFERED : 0);
@@ -497,6 +578,8 @@ int main(void)
     tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, what_is_written_is_read_back_also_after_reopening);
     tcase_add_loop_test(tcase, more_requests_than_a_ring_holds_are_all_done, 0, 2);
+    tcase_add_loop_test(tcase, requests_are_under_way_until_they_are_waited_for, 0, 2);
+    tcase_add_test(tcase, no_more_is_begun_than_there_are_rings);
     tcase_add_loop_test(tcase, one_write_with_a_flush_is_done_and_counted, 0, 2);
     tcase_add_test(tcase, a_range_outside_the_device_is_refused_and_nothing_is_done);
     tcase_add_loop_test(tcase, reading_where_the_file_was_cut_off_is_an_io_error, 0, 2);

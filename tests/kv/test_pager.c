@@ -26,12 +26,21 @@ static uint64_t seed_start;
 
 /* ---- a device that tells the test of each submission ------------------------------------ */
 
+/* What is begun is done when it is waited for: until then its bytes must stay as they are. */
 struct watched {
     struct kv_device base;
     struct kv_device *below;
     void (*on_write)(void *context); /* before the requests are done */
     void *context;
     uint64_t read_submissions, read_requests; /* atomic */
+    bool never_begins;                        /* every submission is waited for */
+    unsigned under_way, most_under_way;       /* of the one thread that begins any */
+};
+
+struct watched_flight {
+    struct kv_device_flight base;
+    struct kv_io *ios;
+    size_t io_count;
 };
 
 static int watched_submit(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
@@ -46,6 +55,30 @@ static int watched_submit(struct kv_device *device, struct kv_io *ios, size_t io
     return kv_device_submit(watched->below, ios, io_count, flush);
 }
 
+static struct kv_device_flight *watched_begin(struct kv_device *device, struct kv_io *ios,
+                                              size_t io_count)
+{
+    struct watched *const watched = (struct watched *)device;
+    struct watched_flight *const flight = watched->never_begins ? NULL : calloc(1, sizeof *flight);
+    if (!flight)
+        return NULL;
+    flight->ios = ios;
+    flight->io_count = io_count;
+    if (++watched->under_way > watched->most_under_way)
+        watched->most_under_way = watched->under_way;
+    return &flight->base;
+}
+
+static int watched_end(struct kv_device *device, struct kv_device_flight *flight)
+{
+    struct watched *const watched = (struct watched *)device;
+    struct watched_flight *const begun = (struct watched_flight *)flight;
+    watched->under_way--;
+    const int result = watched_submit(device, begun->ios, begun->io_count, false);
+    free(begun);
+    return result;
+}
+
 static void watched_close(struct kv_device *device)
 {
     kv_device_close(((struct watched *)device)->below);
@@ -53,7 +86,10 @@ static void watched_close(struct kv_device *device)
 
 static void watched_init(struct watched *watched, struct kv_device *below)
 {
-    static const struct kv_device_ops ops = {.submit = watched_submit, .close = watched_close};
+    static const struct kv_device_ops ops = {.submit = watched_submit,
+                                             .begin = watched_begin,
+                                             .end = watched_end,
+                                             .close = watched_close};
     *watched =
         (struct watched){.base = {.ops = &ops, .block_count = below->block_count}, .below = below};
 }
@@ -496,6 +532,26 @@ START_TEST(a_checkpoint_of_many_pages_by_two_threads_is_whole)
 }
 END_TEST
 
+START_TEST(a_checkpoint_packs_pages_while_those_before_are_on_their_way)
+{
+    struct scene *const scene = scene_new(16384, 32u << 20, KV_CODEC_LZ4);
+    enum { COUNT = 600 };
+    scene->watched.never_begins = _i;
+    make_pages(scene, COUNT);
+    checkpoint(scene);
+    for (size_t page = 0; page < COUNT; page++)
+        change(scene, page);
+    scene->watched.most_under_way = 0;
+    note_gate(scene);
+    ck_assert_int_eq(test_pages_write(&scene->pages, test_pages_close_epoch(&scene->pages)), 0);
+    ck_assert_uint_eq(scene->watched.most_under_way, _i ? 0 : 2);
+    ck_assert_uint_eq(scene->watched.under_way, 0);
+    crash(scene);
+    expect_all(scene);
+    scene_free(scene);
+}
+END_TEST
+
 /* ---- freeing pages ----------------------------------------------------------- */
 
 START_TEST(a_page_can_be_freed_in_every_state)
@@ -678,6 +734,7 @@ START_TEST(after_a_failed_write_memory_stays_as_it_was)
                 err = test_pages_write(&scene->pages, test_pages_close_epoch(&scene->pages));
         }
         ck_assert_int_eq(err, -EIO);
+        ck_assert_uint_eq(scene->watched.under_way, 0);
         faulty_arm(scene->faulty, (struct fault){0});
         expect_all(scene);
         scene_free(scene);
@@ -704,6 +761,7 @@ START_TEST(a_failing_checkpoint_sets_waiting_writers_free)
             err = try_change(scene, page);
         ck_assert_int_eq(pthread_join(thread, NULL), 0);
         ck_assert_int_eq(slow.err, -EIO);
+        ck_assert_uint_eq(scene->watched.under_way, 0);
         ck_assert_int_eq(scene->pages.failure, -EIO);
         scene_free(scene);
     }
@@ -721,6 +779,7 @@ static Suite *pager_suite(void)
     tcase_add_test(pager, a_writer_that_is_ahead_waits_for_the_checkpoint);
     tcase_add_test(pager, who_helps_writes_as_much_of_the_closing_epoch_as_is_asked);
     tcase_add_test(pager, a_checkpoint_of_many_pages_by_two_threads_is_whole);
+    tcase_add_loop_test(pager, a_checkpoint_packs_pages_while_those_before_are_on_their_way, 0, 2);
     tcase_add_test(pager, a_page_can_be_freed_in_every_state);
     tcase_add_test(pager, what_no_page_has_is_stale);
     tcase_add_test(pager, a_view_ends_with_the_next_change_of_its_page);
