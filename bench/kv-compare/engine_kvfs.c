@@ -57,8 +57,11 @@ static int open_with(const struct engine_config *config, enum kv_codec codec, st
         err = make_image(path, config, codec);
     if (err)
         goto out;
+    /* Where memory is limited, what it does not cache itself nobody else caches for it. */
+    const uint64_t cache_bytes =
+        config->limited ? config->cache_bytes / 5 * 6 : config->cache_bytes;
     const struct kv_open_options options = {.memory_budget_bytes =
-                                                kv_max_u64(config->cache_bytes, BUDGET_MIN)};
+                                                kv_max_u64(cache_bytes, BUDGET_MIN)};
     struct kv_error why = {{0}};
     err = kv_open(path, &options, &engine->store, &why);
     if (err) {

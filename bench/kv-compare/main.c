@@ -265,7 +265,7 @@ static int find_limit(struct options *options)
         return complain(options->cgroup, "no cgroup under which memory can be limited");
     if (!err && comparison->limit.parent)
         (void)snprintf(comparison->report->memory_limit, REPORT_TEXT,
-                       "a cgroup for each process, 5/8 of it for caches"); /* fits */
+                       "a cgroup for each process, 5/8 of it for caches, 3/4 for that of kvfs"); /* fits */
     return err;
 }
 
