@@ -100,7 +100,7 @@ static int list_entry(struct listing *listing, struct fs_cookies *cookies, struc
     return 0;
 }
 
-/* The keys of a directory behind a name; all of them when it is empty. */
+/* To walk the keys of a directory behind a name; all of them when it is empty. */
 static int open_behind(struct fs_volume *volume, uint64_t directory, const char *name,
                        size_t name_len, struct kv_cursor **cursor)
 {
@@ -110,8 +110,11 @@ static int open_behind(struct fs_volume *volume, uint64_t directory, const char 
     fs_key_entries(&upper, directory + 1);
     memcpy(lower, last.bytes, last.length);
     lower[last.length] = 0; /* the least key behind the name's */
-    return kv_cursor_open(volume->store, lower, last.length + (name_len ? 1u : 0u), upper.bytes,
-                          upper.length, cursor);
+    const int err = kv_cursor_open(volume->store, lower, last.length + (name_len ? 1u : 0u),
+                                   upper.bytes, upper.length, cursor);
+    if (!err)
+        kv_cursor_walk_on(*cursor);
+    return err;
 }
 
 /* The name of a cookie that was forgotten: the entry that has it. -EINVAL: none. */

@@ -56,6 +56,7 @@ int fs_walk(struct fs_volume *volume, uint64_t directory, bool reverse, const ch
     int err = kv_cursor_open_prefix(volume->store, prefix.bytes, prefix.length, &cursor);
     if (err)
         return err;
+    kv_cursor_walk_on(cursor);
     if (from_len == 0)
         err = reverse ? kv_cursor_last(cursor) : kv_cursor_first(cursor);
     else

@@ -15,12 +15,15 @@
 #define AHEAD_MIN   2u
 #define AHEAD_MAX   32u
 #define AHEAD_PART  8u /* and no more than such a part of what hot and warm can hold */
+/* One that is told to walk on reads so many together wherever the first is not in memory. */
+#define WALK_LEAVES 16u
 
 struct kv_cursor {
     struct kv_store *store;
     uint8_t *leaf;    /* node_bytes: the copy */
     uint8_t *scratch; /* node_bytes, for going backward and looking ahead; NULL until then */
     bool positioned;  /* on a key; slot is valid */
+    bool walks_on;    /* kv_cursor_walk_on */
     unsigned slot;
     size_t key_len;
     uint8_t key[KV_KEY_MAX]; /* the key that the cursor is on */
@@ -45,6 +48,7 @@ int kv_cursor_open(struct kv_store *store, const void *lower, size_t lower_len, 
     cursor->store = store;
     cursor->scratch = NULL;
     cursor->positioned = false;
+    cursor->walks_on = false;
     cursor->slot = 0;
     cursor->key_len = 0;
     cursor->leaves_in_order = 0;
@@ -92,6 +96,11 @@ static void leave_key(struct kv_cursor *cursor)
     cursor->large = NULL;
 }
 
+void kv_cursor_walk_on(struct kv_cursor *cursor)
+{
+    cursor->walks_on = true;
+}
+
 void kv_cursor_close(struct kv_cursor *cursor)
 {
     if (!cursor)
@@ -117,6 +126,30 @@ static int arrive(struct kv_cursor *cursor, unsigned slot)
     return 0;
 }
 
+static bool has_scratch(struct kv_cursor *cursor)
+{
+    if (!cursor->scratch)
+        cursor->scratch = malloc(cursor->store->node_bytes);
+    return cursor->scratch != NULL;
+}
+
+/*
+ * Read together the leaf with `key` and those that follow, at most `leaves`; returns how many.
+ * Nothing depends on this: an error will be met again by who wants a leaf.
+ */
+static unsigned read_together(struct kv_cursor *cursor, struct kv_bytes key, uint64_t leaves)
+{
+    struct kv_store *const store = cursor->store;
+    const uint64_t room = kv_pager_page_room(store->pager) / AHEAD_PART;
+    struct kv_btree_ahead ahead = {.max = (unsigned)kv_min_u64(leaves, room)};
+    const struct kv_bytes upper = {.data = cursor->upper, .length = cursor->upper_len};
+    if (!has_scratch(cursor) ||
+        kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], key, upper, cursor->scratch, &ahead))
+        return 0;
+    kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
+    return ahead.count;
+}
+
 /* The first key >= `key` in the leaf that covers it, or in the leaves behind. */
 static int seek_forward(struct kv_cursor *cursor, const void *key, size_t key_len)
 {
@@ -125,9 +158,12 @@ static int seek_forward(struct kv_cursor *cursor, const void *key, size_t key_le
     size_t at_len = key_len;
     if (key_len)
         memcpy(at, key, key_len);
+    struct kv_btree *const btree = &cursor->store->trees[KV_TREE_KEYS];
+    uint64_t missing;
     for (;;) {
-        const int err =
-            kv_btree_leaf_at(&cursor->store->trees[KV_TREE_KEYS], at, at_len, cursor->leaf);
+        if (cursor->walks_on && !kv_btree_resident(btree, at, at_len, &missing))
+            (void)read_together(cursor, (struct kv_bytes){at, at_len}, WALK_LEAVES);
+        const int err = kv_btree_leaf_at(btree, at, at_len, cursor->leaf);
         if (err)
             return err;
         bool exact;
@@ -140,13 +176,6 @@ static int seek_forward(struct kv_cursor *cursor, const void *key, size_t key_le
         memcpy(at, high.data, high.length);
         at_len = high.length;
     }
-}
-
-static bool has_scratch(struct kv_cursor *cursor)
-{
-    if (!cursor->scratch)
-        cursor->scratch = malloc(cursor->store->node_bytes);
-    return cursor->scratch != NULL;
 }
 
 /* The last key < `key` (data NULL: the last of all). */
@@ -180,28 +209,19 @@ static int seek_backward(struct kv_cursor *cursor, struct kv_bytes key)
     }
 }
 
-/*
- * The leaf that begins at `low` comes next, after others in order. Nothing depends on this: an
- * error will be met again by who wants the leaf.
- */
+/* The leaf that begins at `low` comes next, after others in order. */
 static void read_ahead(struct kv_cursor *cursor, struct kv_bytes low)
 {
-    struct kv_store *const store = cursor->store;
     if (cursor->leaves_ahead) {
         cursor->leaves_ahead--;
         return;
     }
-    if (++cursor->leaves_in_order < AHEAD_AFTER || !has_scratch(cursor))
+    if (++cursor->leaves_in_order < AHEAD_AFTER)
         return;
-    const uint64_t room = kv_pager_page_room(store->pager) / AHEAD_PART;
     const uint64_t window = kv_min_u64(AHEAD_MAX, AHEAD_MIN * cursor->leaves_in_order / 2);
-    struct kv_btree_ahead ahead = {.max = (unsigned)kv_min_u64(window, room)};
-    const struct kv_bytes upper = {.data = cursor->upper, .length = cursor->upper_len};
-    if (kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], low, upper, cursor->scratch, &ahead))
-        return;
-    kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
-    cursor->leaves_ahead = ahead.count ? ahead.count - 1 : 0;
-    cursor->leaves_in_order += ahead.count;
+    const unsigned count = read_together(cursor, low, window);
+    cursor->leaves_ahead = count ? count - 1 : 0;
+    cursor->leaves_in_order += count;
 }
 
 static void end_order(struct kv_cursor *cursor)

@@ -298,6 +298,12 @@ KV_MUST_CHECK int kv_cursor_open(struct kv_store *store, const void *lower, size
 KV_MUST_CHECK int kv_cursor_open_prefix(struct kv_store *store, const void *prefix,
                                         size_t prefix_len, struct kv_cursor **cursor);
 void kv_cursor_close(struct kv_cursor *cursor);
+/*
+ * The caller means to go on to the upper bound, or as far as it needs: wherever keys are not in
+ * memory, those that follow within the bounds are read with them, up to some hundred KiB. Without
+ * it that begins after some leaves in order. Not for going backward.
+ */
+void kv_cursor_walk_on(struct kv_cursor *cursor);
 
 /* Each moves and returns 0 on a key, -ENOENT when there is none (the cursor is then on none). */
 KV_MUST_CHECK int kv_cursor_first(struct kv_cursor *cursor);

@@ -69,6 +69,70 @@ START_TEST(an_empty_store_has_nothing_to_stand_on)
 }
 END_TEST
 
+/* Counts how often the store waits for reads. */
+struct counted {
+    struct kv_device base;
+    struct kv_device *below;
+    unsigned waits, blocks;
+};
+
+static int submit_counted(struct kv_device *device, struct kv_io *ios, size_t io_count, bool flush)
+{
+    struct counted *const counted = (struct counted *)device;
+    counted->waits += io_count && ios[0].kind == KV_IO_READ;
+    for (size_t i = 0; i < io_count; i++)
+        counted->blocks += ios[i].kind == KV_IO_READ ? ios[i].block_count : 0;
+    return kv_device_submit(counted->below, ios, io_count, flush);
+}
+
+static void close_counted(struct kv_device *device)
+{
+    (void)device; /* it is opened again */
+}
+
+/* 4,000 keys, some 15 of them in a leaf of one block. */
+START_TEST(who_walks_on_waits_once_for_many_leaves)
+{
+    static const struct kv_device_ops ops = {.submit = submit_counted, .close = close_counted};
+    struct kv_device *const below = memory_device_new(IMAGE_BLOCKS);
+    test_create_on(below, 4096, KV_CODEC_NONE, 0);
+    struct counted counted = {.base = {.ops = &ops, .block_count = below->block_count},
+                              .below = below};
+    enum { KEYS = 4000, FIRST = 1000, WANTED = 400 };
+    char keys[KEYS][101];
+    struct kv_store *store = test_open_on(&counted.base);
+    for (unsigned i = 0; i < KEYS; i++) {
+        snprintf(keys[i], sizeof keys[i], "%0100u", i);
+        put(store, keys[i], 100);
+    }
+    ck_assert_int_eq(kv_close(store), 0);
+
+    unsigned waits[2], blocks[2];
+    for (unsigned walks_on = 0; walks_on < 2; walks_on++) {
+        store = test_open_on(&counted.base);
+        struct kv_cursor *const cursor = cursor_new(store, keys[FIRST], keys[FIRST + WANTED]);
+        if (walks_on)
+            kv_cursor_walk_on(cursor);
+        size_t length; /* what is above the leaves is in memory then */
+        ck_assert_int_eq(kv_get(store, keys[FIRST - 100], 100, NULL, 0, &length), -ERANGE);
+        counted.waits = counted.blocks = 0;
+        unsigned found = 0;
+        for (int err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor))
+            found++;
+        ck_assert_uint_eq(found, WANTED);
+        kv_cursor_close(cursor);
+        waits[walks_on] = counted.waits;
+        blocks[walks_on] = counted.blocks;
+        ck_assert_int_eq(kv_close(store), 0);
+    }
+    printf("%u and %u waits, %u and %u blocks\n", waits[0], waits[1], blocks[0], blocks[1]);
+    ck_assert_uint_le(waits[1], 3);
+    ck_assert_uint_gt(waits[0], 2 * waits[1]);
+    ck_assert_uint_eq(blocks[0], blocks[1]); /* not one leaf beyond the bound */
+    kv_device_close(below);
+}
+END_TEST
+
 START_TEST(bounds_hold_for_every_move)
 {
     struct kv_store *const store = store_new();
@@ -298,6 +362,7 @@ int main(void)
     TCase *const cursor = tcase_create("cursor");
     tcase_set_timeout(cursor, 120);
     tcase_add_test(cursor, an_empty_store_has_nothing_to_stand_on);
+    tcase_add_test(cursor, who_walks_on_waits_once_for_many_leaves);
     tcase_add_test(cursor, bounds_hold_for_every_move);
     tcase_add_test(cursor, a_prefix_ends_where_no_key_can_begin_with_it);
     tcase_add_test(cursor, the_last_key_that_is_not_above_is_what_a_cursor_finds);
