@@ -264,8 +264,9 @@ static int find_limit(struct options *options)
     if (err == -EINVAL)
         return complain(options->cgroup, "no cgroup under which memory can be limited");
     if (!err && comparison->limit.parent)
-        (void)snprintf(comparison->report->memory_limit, REPORT_TEXT,
-                       "a cgroup for each process, 5/8 of it for caches, 3/4 for that of kvfs"); /* fits */
+        (void)snprintf(
+            comparison->report->memory_limit, REPORT_TEXT,
+            "a cgroup for each process, 5/8 of it for caches, 3/4 for that of kvfs"); /* fits */
     return err;
 }
 
