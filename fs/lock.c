@@ -11,11 +11,17 @@
 #include "fs/lock.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #define FS_STRIPE_BITS  10u
 #define FS_STRIPE_COUNT (1u << FS_STRIPE_BITS)
 
+/* In all some ten microseconds. */
+#define TRIES        64u
+#define PAUSES_A_TRY 8u
+
 struct fs_locks {
+    unsigned tries; /* before sleeping; 0: nobody else runs meanwhile */
     struct {
         pthread_rwlock_t lock;
         uint64_t left; /* whose record is left here; 0: none */
@@ -33,6 +39,8 @@ struct fs_locks *fs_locks_new(void)
         free(locks);
         return NULL;
     }
+    cpu_set_t ours;
+    locks->tries = sched_getaffinity(0, sizeof ours, &ours) || CPU_COUNT(&ours) > 1 ? TRIES : 0;
     for (size_t i = 0; i < FS_STRIPE_COUNT; i++) {
         pthread_rwlock_init(&locks->stripes[i].lock, NULL);
         locks->stripes[i].left = 0;
@@ -76,15 +84,27 @@ void fs_lock_add(struct fs_lock_set *set, uint64_t ino, enum fs_lock_mode mode)
     set->count++;
 }
 
+/*
+ * Most that is done under a lock takes less time than to sleep and be woken by another processor:
+ * it is tried for a while before.
+ */
+static void take(const struct fs_locks *locks, pthread_rwlock_t *lock, bool exclusive)
+{
+    for (unsigned tries = 0; tries < locks->tries; tries++) {
+        if (!(exclusive ? pthread_rwlock_trywrlock(lock) : pthread_rwlock_tryrdlock(lock)))
+            return;
+        for (unsigned i = 0; i < PAUSES_A_TRY; i++)
+            kv_cpu_pause();
+    }
+    const int err = exclusive ? pthread_rwlock_wrlock(lock) : pthread_rwlock_rdlock(lock);
+    KV_ASSERT(err == 0);
+}
+
 void fs_lock_take(struct fs_locks *locks, struct fs_lock_set *set)
 {
     KV_ASSERT(!set->held);
-    for (uint32_t i = 0; i < set->count; i++) {
-        pthread_rwlock_t *lock = &locks->stripes[set->wanted[i].stripe].lock;
-        const int err =
-            set->wanted[i].exclusive ? pthread_rwlock_wrlock(lock) : pthread_rwlock_rdlock(lock);
-        KV_ASSERT(err == 0);
-    }
+    for (uint32_t i = 0; i < set->count; i++)
+        take(locks, &locks->stripes[set->wanted[i].stripe].lock, set->wanted[i].exclusive);
     set->held = true;
 }
 

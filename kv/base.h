@@ -167,6 +167,16 @@ static inline void kv_mutex_init_brief(pthread_mutex_t *mutex)
     pthread_mutexattr_destroy(&brief);
 }
 
+/* For loops that wait: let the other thread of the same core go ahead. */
+static inline void kv_cpu_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* How many blocks hold `bytes`; bytes <= UINT64_MAX - KV_BLOCK_BYTES. */
 static inline uint64_t kv_blocks_for(uint64_t bytes)
 {
