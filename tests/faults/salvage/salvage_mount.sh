@@ -6,7 +6,7 @@
 # Where no leaf was destroyed the tree must be what it was, to the last attribute. Where one was,
 # every file that is there must hold what it held, or less, and be readable.
 set -euo pipefail
-wreck=$2
+wreck=${2:?usage: salvage_mount.sh DIR_OF_THE_PROGRAMS SUPPORT_WRECK}
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/programs/lib.sh
 source "$here/../../programs/lib.sh" "$1"
