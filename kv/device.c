@@ -89,19 +89,16 @@ struct kv_device_flight *kv_device_begin(struct kv_device *device, struct kv_io 
     if (!flight)
         return NULL;
     count_ios(&device->counts, ios, io_count);
-    flight->kind = ios[0].kind;
+    flight->histogram = submission_kind(ios, false);
     flight->begin_ns = begin_ns;
     return flight;
 }
 
 int kv_device_end(struct kv_device *device, struct kv_device_flight *flight)
 {
-    const uint64_t begin_ns = flight->begin_ns;
-    const enum kv_histogram_id kind =
-        flight->kind == KV_IO_READ ? KV_HISTOGRAM_DEVICE_READ : KV_HISTOGRAM_DEVICE_WRITE;
+    const struct kv_device_flight begun = *flight;
     const int result = device->ops->end(device, flight);
-    if (begin_ns)
-        kv_metrics_end(device->metrics, kind, begin_ns);
+    kv_metrics_end(device->metrics, begun.histogram, begun.begin_ns);
     return result;
 }
 

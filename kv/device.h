@@ -45,8 +45,8 @@ static inline uint64_t kv_io_bytes(const struct kv_io *io)
 
 /* Requests that are under way. Implementations embed this as their first member. */
 struct kv_device_flight {
-    enum kv_io_kind kind; /* of all of them */
-    uint64_t begin_ns;    /* for the statistics, or 0 */
+    enum kv_histogram_id histogram; /* for the statistics, like the next */
+    uint64_t begin_ns;              /* or 0 */
 };
 
 struct kv_device_counts {

@@ -360,24 +360,20 @@ static void *help_to_the_end(void *context)
 static int write_claimable(struct kv_pager *pager, uint64_t epoch)
 {
     struct write_batch *batch = pager->checkpoint[0], *before = pager->checkpoint[1];
-    int err = pager->failure;
     for (;;) {
-        if (!err)
+        if (!pager->failure)
             claim_epoch(pager, batch, epoch);
         if (!batch->count && !before->count)
-            return err;
+            return pager->failure;
         if (batch->count)
             begin_batch(pager, batch);
-        int end_err = before->count ? end_batch(pager, before) : 0;
-        if (batch->flight) {
-            struct write_batch *const begun = batch;
-            batch = before;
-            before = begun;
-        } else if (batch->count) {
-            const int batch_err = end_batch(pager, batch);
-            end_err = end_err ? end_err : batch_err;
-        }
-        err = err ? err : end_err ? end_err : pager->failure;
+        if (before->count)
+            kv_ignore(end_batch(pager, before)); /* an error is the pager's failure */
+        if (batch->count && !batch->flight)
+            kv_ignore(end_batch(pager, batch));
+        struct write_batch *const begun = batch;
+        batch = before;
+        before = begun;
     }
 }
 
