@@ -245,18 +245,30 @@ bool kv_btree_resident(struct kv_btree *btree, const void *key, size_t key_len, 
     return view_leaf(btree, key, key_len, VIEW_RESIDENT, &leaf, missing) != -EAGAIN;
 }
 
-int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
+/* VIEW_RESIDENT: -EAGAIN as of view_leaf. */
+static int copy_leaf(struct kv_btree *btree, const void *key, size_t key_len, enum view_how how,
+                     void *copy)
 {
     for (;;) {
         struct kv_page_view leaf;
         uint64_t missing;
-        const int err = view_leaf(btree, key, key_len, VIEW_LOAD, &leaf, &missing);
+        const int err = view_leaf(btree, key, key_len, how, &leaf, &missing);
         if (err)
             return err;
         kv_node_copy_racy(copy, leaf.bytes, btree->node_bytes);
         if (kv_pager_view_valid(&leaf))
             return kv_node_covers_racy(copy, btree->node_bytes, key, key_len) ? 0 : -EUCLEAN;
     }
+}
+
+int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
+{
+    return copy_leaf(btree, key, key_len, VIEW_LOAD, copy);
+}
+
+int kv_btree_leaf_at_resident(struct kv_btree *btree, const void *key, size_t key_len, void *copy)
+{
+    return copy_leaf(btree, key, key_len, VIEW_RESIDENT, copy);
 }
 
 int kv_btree_fault_next(struct kv_btree *btree, const void *key, size_t key_len, void *next,

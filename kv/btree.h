@@ -99,6 +99,9 @@ KV_MUST_CHECK int kv_btree_fault_together(struct kv_btree *btree, const struct k
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);
+/* The same with what is in memory. -EAGAIN: a page is not. */
+KV_MUST_CHECK int kv_btree_leaf_at_resident(struct kv_btree *btree, const void *key, size_t key_len,
+                                            void *copy);
 /*
  * Bring the leaf that covers `key` into memory; next, next_len: out: the first key behind it
  * (KV_KEY_MAX bytes; may be `key`). *more false: it is the last leaf.

@@ -1,8 +1,7 @@
 /*
  * kv/cursor.c: walking the keys in order, over private copies of leaves.
  *
- * Owns       one copied leaf, the bounds, the last large value that was read, how many leaves were
- *            read ahead.
+ * Owns       one copied leaf, the bounds, the last large value that was read.
  * Invariant  slot lies in the copy, and its key in [lower, upper), or the cursor is on none.
  *            Moving past the copy's edge continues at the fence that stood there, so a key
  *            that stays in the tree is met exactly once, whatever splits and merges happen.
@@ -10,9 +9,9 @@
  */
 #include "kv/store.h"
 
-/* A cursor that has passed some leaves in order reads the next ones together, more and more. */
+/* A cursor that has passed some leaves in order reads one that is not in memory together with those
+ * that follow, more and more. */
 #define AHEAD_AFTER 4u
-#define AHEAD_MIN   2u
 #define AHEAD_MAX   32u
 #define AHEAD_PART  8u /* and no more than such a part of what hot and warm can hold */
 /* One that is told to walk on reads so many together wherever the first is not in memory. */
@@ -30,7 +29,6 @@ struct kv_cursor {
     size_t lower_len, upper_len;
     uint8_t lower[KV_KEY_MAX], upper[KV_KEY_MAX]; /* lengths 0: unbounded */
     unsigned leaves_in_order;                     /* that it passed, one after the other */
-    unsigned leaves_ahead;                        /* of those to come, that were read ahead */
     bool has_large;                               /* the next two are the present key's */
     uint8_t *large;
     size_t large_len;
@@ -52,7 +50,6 @@ int kv_cursor_open(struct kv_store *store, const void *lower, size_t lower_len, 
     cursor->slot = 0;
     cursor->key_len = 0;
     cursor->leaves_in_order = 0;
-    cursor->leaves_ahead = 0;
     cursor->has_large = false;
     cursor->large = NULL;
     cursor->large_len = 0;
@@ -134,20 +131,33 @@ static bool has_scratch(struct kv_cursor *cursor)
 }
 
 /*
- * Read together the leaf with `key` and those that follow, at most `leaves`; returns how many.
- * Nothing depends on this: an error will be met again by who wants a leaf.
+ * Read together the leaf with `key` and those that follow, at most `leaves`. Nothing depends on
+ * this: an error will be met again by who wants a leaf.
  */
-static unsigned read_together(struct kv_cursor *cursor, struct kv_bytes key, uint64_t leaves)
+static void read_together(struct kv_cursor *cursor, struct kv_bytes key, uint64_t leaves)
 {
     struct kv_store *const store = cursor->store;
     const uint64_t room = kv_pager_page_room(store->pager) / AHEAD_PART;
     struct kv_btree_ahead ahead = {.max = (unsigned)kv_min_u64(leaves, room)};
     const struct kv_bytes upper = {.data = cursor->upper, .length = cursor->upper_len};
-    if (!has_scratch(cursor) ||
-        kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], key, upper, cursor->scratch, &ahead))
-        return 0;
-    kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
-    return ahead.count;
+    if (has_scratch(cursor) &&
+        !kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], key, upper, cursor->scratch, &ahead))
+        kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
+}
+
+/* Copy the leaf with `key`; if it is not in memory and the cursor will go on, others come along. */
+static int copy_leaf(struct kv_cursor *cursor, struct kv_bytes key)
+{
+    struct kv_btree *const btree = &cursor->store->trees[KV_TREE_KEYS];
+    if (cursor->walks_on || cursor->leaves_in_order >= AHEAD_AFTER) {
+        const int err = kv_btree_leaf_at_resident(btree, key.data, key.length, cursor->leaf);
+        if (err != -EAGAIN)
+            return err;
+        const unsigned told = cursor->walks_on ? WALK_LEAVES : 0;
+        read_together(cursor, key,
+                      kv_min_u64(AHEAD_MAX, kv_max_u64(told, cursor->leaves_in_order)));
+    }
+    return kv_btree_leaf_at(btree, key.data, key.length, cursor->leaf);
 }
 
 /* The first key >= `key` in the leaf that covers it, or in the leaves behind. */
@@ -158,12 +168,8 @@ static int seek_forward(struct kv_cursor *cursor, const void *key, size_t key_le
     size_t at_len = key_len;
     if (key_len)
         memcpy(at, key, key_len);
-    struct kv_btree *const btree = &cursor->store->trees[KV_TREE_KEYS];
-    uint64_t missing;
     for (;;) {
-        if (cursor->walks_on && !kv_btree_resident(btree, at, at_len, &missing))
-            (void)read_together(cursor, (struct kv_bytes){at, at_len}, WALK_LEAVES);
-        const int err = kv_btree_leaf_at(btree, at, at_len, cursor->leaf);
+        const int err = copy_leaf(cursor, (struct kv_bytes){at, at_len});
         if (err)
             return err;
         bool exact;
@@ -209,24 +215,9 @@ static int seek_backward(struct kv_cursor *cursor, struct kv_bytes key)
     }
 }
 
-/* The leaf that begins at `low` comes next, after others in order. */
-static void read_ahead(struct kv_cursor *cursor, struct kv_bytes low)
-{
-    if (cursor->leaves_ahead) {
-        cursor->leaves_ahead--;
-        return;
-    }
-    if (++cursor->leaves_in_order < AHEAD_AFTER)
-        return;
-    const uint64_t window = kv_min_u64(AHEAD_MAX, AHEAD_MIN * cursor->leaves_in_order / 2);
-    const unsigned count = read_together(cursor, low, window);
-    cursor->leaves_ahead = count ? count - 1 : 0;
-    cursor->leaves_in_order += count;
-}
-
 static void end_order(struct kv_cursor *cursor)
 {
-    cursor->leaves_in_order = cursor->leaves_ahead = 0;
+    cursor->leaves_in_order = 0;
 }
 
 int kv_cursor_first(struct kv_cursor *cursor)
@@ -277,7 +268,7 @@ int kv_cursor_next(struct kv_cursor *cursor)
     const struct kv_bytes high = kv_node_high(cursor->leaf, cursor->store->node_bytes);
     if (!high.data)
         return -ENOENT;
-    read_ahead(cursor, high);
+    cursor->leaves_in_order++;
     return seek_forward(cursor, high.data, high.length);
 }
 
