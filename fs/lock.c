@@ -11,7 +11,6 @@
 #include "fs/lock.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #define FS_STRIPE_BITS  10u
 #define FS_STRIPE_COUNT (1u << FS_STRIPE_BITS)
@@ -39,8 +38,7 @@ struct fs_locks *fs_locks_new(void)
         free(locks);
         return NULL;
     }
-    cpu_set_t ours;
-    locks->tries = sched_getaffinity(0, sizeof ours, &ours) || CPU_COUNT(&ours) > 1 ? TRIES : 0;
+    locks->tries = kv_cpu_count() > 1 ? TRIES : 0;
     for (size_t i = 0; i < FS_STRIPE_COUNT; i++) {
         pthread_rwlock_init(&locks->stripes[i].lock, NULL);
         locks->stripes[i].left = 0;
@@ -123,10 +121,8 @@ void fs_lock_drop(struct fs_locks *locks, struct fs_lock_set *set)
 
 void fs_lock_take_all(struct fs_locks *locks)
 {
-    for (size_t i = 0; i < FS_STRIPE_COUNT; i++) {
-        const int err = pthread_rwlock_wrlock(&locks->stripes[i].lock);
-        KV_ASSERT(err == 0);
-    }
+    for (size_t i = 0; i < FS_STRIPE_COUNT; i++)
+        take(locks, &locks->stripes[i].lock, true);
 }
 
 void fs_lock_drop_all(struct fs_locks *locks)

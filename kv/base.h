@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -165,6 +166,13 @@ static inline void kv_mutex_init_brief(pthread_mutex_t *mutex)
     pthread_mutexattr_settype(&brief, PTHREAD_MUTEX_ADAPTIVE_NP);
     pthread_mutex_init(mutex, &brief);
     pthread_mutexattr_destroy(&brief);
+}
+
+/* Processors that this thread may run on; 1 where that can not be told. */
+static inline unsigned kv_cpu_count(void)
+{
+    cpu_set_t ours;
+    return sched_getaffinity(0, sizeof ours, &ours) ? 1 : (unsigned)CPU_COUNT(&ours);
 }
 
 /* For loops that wait: let the other thread of the same core go ahead. */

@@ -9,7 +9,6 @@
 #include "kv/crew.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 struct job {
     void (*work)(void *context, size_t item);
@@ -71,10 +70,9 @@ int kv_crew_new(struct kv_crew **out)
     pthread_mutex_init(&crew->mutex, NULL);
     pthread_cond_init(&crew->wanted, NULL);
     pthread_cond_init(&crew->ended, NULL);
-    cpu_set_t ours;
-    const int cpus = sched_getaffinity(0, sizeof ours, &ours) ? 1 : CPU_COUNT(&ours);
+    const unsigned cpus = kv_cpu_count();
     int err = 0;
-    while (!err && crew->count < KV_CREW_MAX && crew->count + 1 < (unsigned)cpus) {
+    while (!err && crew->count < KV_CREW_MAX && crew->count + 1 < cpus) {
         err = pthread_create(&crew->helpers[crew->count], NULL, help, crew);
         crew->count += !err;
     }

@@ -6,7 +6,6 @@
 #include "tools/tune_look.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 
 #include "fs/describe.h"
 #include "fs/namespace.h"
+#include "kv/base.h"
 #include "tools/command.h"
 #include "tools/keys.h"
 #include "tools/keys_backend.h"
@@ -22,12 +22,6 @@
 
 #define TEXT_BYTES  2048u
 #define LOOK_ENOUGH 1 /* ends a scan */
-
-static unsigned processors(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) ? 1 : (unsigned)CPU_COUNT(&set);
-}
 
 /* ---- settings and image ------------------------------------------------------------------ */
 
@@ -39,7 +33,7 @@ int tune_look_at_mount(const struct tool_mount *mount, struct tune_view *view)
         tool_complain("%s", *error.text ? error.text : tool_error_text(err));
         return err;
     }
-    view->processors = processors();
+    view->processors = kv_cpu_count();
     view->has_settings = tool_settings_read(mount->dir, &view->settings, &error) == 0;
     return 0;
 }
@@ -52,7 +46,7 @@ int tune_look_at_image(const char *image, struct tune_view *view)
         tool_complain("%s", *error.text ? error.text : tool_error_text(err));
         return err;
     }
-    view->processors = processors();
+    view->processors = kv_cpu_count();
     return tune_look_at_files(image, &view->files);
 }
 
