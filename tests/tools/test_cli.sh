@@ -376,17 +376,19 @@ if [ "$can_mount" = yes ]; then
         works  fsck_waits_for_the_daemon_of_before   fsck.kvfs -n -f image
     done
 
-    mount.kvfs -f image dir >out 2>err &
-    daemon=$!
-    for _ in {1..600}; do mountpoint -q dir && break; sleep 0.1; done
+    mount_in_foreground()
+    {
+        mount.kvfs -f image dir >out 2>err &
+        daemon=$!
+        for _ in {1..600}; do mountpoint -q dir && break; sleep 0.1; done
+    }
+    mount_in_foreground
     mountpoint -q dir || problem "f_stays_in_the_foreground: not mounted: $(cat err)"
     kill -INT "$daemon"
     wait "$daemon" || problem "f_ends_when_interrupted: exit status $?"
     mountpoint -q dir && problem "f_ends_when_interrupted: still mounted"
 
-    mount.kvfs -f image dir >out 2>err &
-    daemon=$!
-    for _ in {1..600}; do mountpoint -q dir && break; sleep 0.1; done
+    mount_in_foreground
     kill -KILL "$daemon"
     wait "$daemon" 2>/dev/null
     refuses umount_tells_of_a_dead_daemon   1 'unmounted, but its daemon was not there' kvfs umount dir
