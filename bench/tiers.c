@@ -578,7 +578,7 @@ static int parse_options(int argc, char **argv, struct options *options)
                     &options->compressible_percent, 0, 100),
         BENCH_PARSED("codec", "CODEC", "of the image: none, lz4 or zstd[:LEVEL] (lz4)", parse_codec,
                      &options->codec),
-        BENCH_PARSED("tiers", "H,W,C,F", "ratios of the four (12,3,45,40)", parse_tiers,
+        BENCH_PARSED("tiers", "H,W,C,F", "ratios of the four (12,3,90,80)", parse_tiers,
                      &options->tiers[MEMORY_TIERS]),
         BENCH_NUMBER("operations", "N", "reads that are measured (600000)", &options->operations, 1,
                      (uint64_t)1 << 40),
@@ -660,7 +660,7 @@ int main(int argc, char **argv)
         .round_count = 3,
         .compressible_percent = 75,
         .codec = {.codec = KV_CODEC_LZ4},
-        .tiers[MEMORY_TIERS] = {.ratio = {12, 3, 45, 40}},
+        .tiers[MEMORY_TIERS] = {.ratio = {12, 3, 90, 80}},
         .tiers[MEMORY_TWO] = {.ratio = {4, 1, 0, 0}},
     };
     for (unsigned load = 0; load < LOAD_COUNT; load++)

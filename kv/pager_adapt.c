@@ -16,8 +16,8 @@
 #include "kv/pager_frames.h"
 
 /* Beside hot and warm together; measured by bench-tiers. */
-#define COLD_TIMES     3u
-#define FROZEN_PERCENT 267u
+#define COLD_TIMES     6u
+#define FROZEN_PERCENT 534u
 
 #define WINDOW_PART     4u /* of the frames: so many pages must come and go before anything is told */
 #define BACK_PART       8u  /* one page in so many that are read must have left lately */

@@ -125,10 +125,10 @@ START_TEST(pages_that_pack_want_tiers_and_not_memory)
     view.settings.adapt_tiers = false;
     const struct tune_finding *finding = only("tiers");
     ck_assert_str_eq(finding->present, "12,3,0,0");
-    ck_assert_str_eq(finding->proposed, "12,3,45,40");
-    ck_assert_ptr_nonnull(strstr(finding->how, "cold_ratio=45"));
+    ck_assert_str_eq(finding->proposed, "12,3,90,80");
+    ck_assert_ptr_nonnull(strstr(finding->how, "cold_ratio=90"));
     /* With them it is the memory. */
-    view.settings.tiers = (struct kv_tiers){.ratio = {12, 3, 45, 40}};
+    view.settings.tiers = (struct kv_tiers){.ratio = {12, 3, 90, 80}};
     put(&now, "store.frozen_ghost_hits", 6e4);
     put(&now, "store.cold_hits", 1000);
     (void)only("budget");
