@@ -152,11 +152,11 @@ mount_image -o memory_budget=8M,adapt_tiers=no
 touch_files "$TUNE_FILES" 20000
 tuned 1 tiers
 how=$(found how)
-[ "$(found proposed)" = 12,3,45,40 ] || fail "$(cat "$tmp/found")"
+[ "$(found proposed)" = 12,3,90,80 ] || fail "$(cat "$tmp/found")"
 settings=${how#printf \'}
 printf "${settings%%\'*}" >"$mnt/.kvfs/config"
-grep -qx cold_ratio=45 "$mnt/.kvfs/config"
-grep -qx frozen_ratio=40 "$mnt/.kvfs/config"
+grep -qx cold_ratio=90 "$mnt/.kvfs/config"
+grep -qx frozen_ratio=80 "$mnt/.kvfs/config"
 touch_files "$TUNE_FILES" 5000
 [ "$(figure .store.cold_hits)" -gt 0 ] || fail "nothing is found packed"
 end
@@ -174,7 +174,7 @@ grep -qx cold_ratio=0 "$mnt/.kvfs/config"
 end
 
 say "tiers change live, all of a text or nothing"
-mount_image -o hot_ratio=10,warm_ratio=20,cold_ratio=30,frozen_ratio=40
+mount_image -o hot_ratio=10,warm_ratio=20,cold_ratio=30,frozen_ratio=80
 grep -qx warm_ratio=20 "$mnt/.kvfs/config"
 echo hot_ratio=20 >"$mnt/.kvfs/config"
 grep -qx hot_ratio=20 "$mnt/.kvfs/config"
@@ -185,7 +185,7 @@ for wrong in $'hot_ratio=0\nwarm_ratio=0' hot_ratio=10001 hot_ratio=-1 cold_rati
 done
 write_config $'hot_ratio=0\nwarm_ratio=7'
 [ "$(grep _ratio "$mnt/.kvfs/config" | tr '\n' ' ')" = \
-    "hot_ratio=0 warm_ratio=7 cold_ratio=30 frozen_ratio=40 " ] ||
+    "hot_ratio=0 warm_ratio=7 cold_ratio=30 frozen_ratio=80 " ] ||
     fail "$(cat "$mnt/.kvfs/config")"
 end
 
