@@ -110,15 +110,21 @@ def plain(name):
 
 
 def fs_section(runs):
-    """The newest run, and the newest with other FUSE file systems if that is another."""
+    """The newest run; and where that has none, the newest that has other FUSE, or data that memory
+    does not hold."""
     now = newest(runs, "fs-compare")
     if not now:
         return None
     peers = newest(runs, "fs-compare", lambda run: any(
         target["kind"] == "peer" for target in run.data["targets"].values()))
-    out = [fs_goals(now)]
-    if peers and peers is not now:
-        out.append("<h3>An earlier run, with the other FUSE file systems</h3>" + fs_goals(peers))
+    limited = newest(runs, "fs-compare", lambda run: any(
+        row.startswith(goals.LIMITED) for row in run.data["rows"]))
+    shown, out = [now], [fs_goals(now)]
+    for run, words in ((peers, "the other FUSE file systems"),
+                       (limited, "data of four times all memory")):
+        if run and run not in shown:
+            shown.append(run)
+            out.append(f"<h3>An earlier run, with {words}</h3>" + fs_goals(run))
     return "".join(out)
 
 
