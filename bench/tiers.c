@@ -660,7 +660,7 @@ int main(int argc, char **argv)
         .round_count = 3,
         .compressible_percent = 75,
         .codec = {.codec = KV_CODEC_LZ4},
-        .tiers[MEMORY_TIERS] = {.ratio = {12, 3, 90, 80}},
+        .tiers[MEMORY_TIERS] = kv_tiers_with_packed(&(struct kv_tiers){.ratio = {12, 3}}),
         .tiers[MEMORY_TWO] = {.ratio = {4, 1, 0, 0}},
     };
     for (unsigned load = 0; load < LOAD_COUNT; load++)

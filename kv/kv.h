@@ -133,6 +133,11 @@ struct kv_tiers {
     uint32_t ratio[KV_TIER_COUNT]; /* each 0..KV_TIER_RATIO_MAX */
 };
 #define KV_TIER_RATIO_MAX 10000u
+/*
+ * Hot and warm as they are, cold and frozen with the share beside them that bench-tiers found best.
+ * Threads: any.
+ */
+struct kv_tiers kv_tiers_with_packed(const struct kv_tiers *tiers);
 
 /* What is timed and counted beyond the plain counts of kv_stats; costs some percent at most. */
 enum kv_metric_category {

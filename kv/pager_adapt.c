@@ -35,14 +35,19 @@ static struct adapt_counts counts_now(const struct kv_pager *pager)
                                  .back = counts[KV_TIER_WARM].ghost_hits};
 }
 
+struct kv_tiers kv_tiers_with_packed(const struct kv_tiers *tiers)
+{
+    struct kv_tiers with = *tiers;
+    const uint32_t frames = with.ratio[KV_TIER_HOT] + with.ratio[KV_TIER_WARM];
+    with.ratio[KV_TIER_COLD] = frames * COLD_TIMES;
+    with.ratio[KV_TIER_FROZEN] = frames * FROZEN_PERCENT / 100;
+    return with;
+}
+
 static void set_packed(struct kv_pager *pager, bool packed)
 {
-    struct kv_tiers tiers = pager->adapt.given;
-    if (packed) {
-        const uint32_t frames = tiers.ratio[KV_TIER_HOT] + tiers.ratio[KV_TIER_WARM];
-        tiers.ratio[KV_TIER_COLD] = frames * COLD_TIMES;
-        tiers.ratio[KV_TIER_FROZEN] = frames * FROZEN_PERCENT / 100;
-    }
+    const struct kv_tiers *const given = &pager->adapt.given;
+    const struct kv_tiers tiers = packed ? kv_tiers_with_packed(given) : *given;
     pager->adapt.packed = packed;
     kv_pager_apply_tiers(pager, &tiers);
 }

@@ -307,7 +307,7 @@ static bool find_tiers(const struct tune_view *view, struct tune_finding *findin
             "%.0f of %.0f pages that were read had left lately; they take %.0f %% of their length "
             "when they are packed, and nothing is kept packed",
             memory.back, memory.misses, 100 * memory.packing);
-        to = (struct kv_tiers){.ratio = {12, 3, 90, 80}};
+        to = kv_tiers_with_packed(&(struct kv_tiers){.ratio = {12, 3}});
         finding->share = cost_of_reading(view, &memory);
     } else {
         return false;

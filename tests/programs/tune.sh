@@ -174,7 +174,7 @@ grep -qx cold_ratio=0 "$mnt/.kvfs/config"
 end
 
 say "tiers change live, all of a text or nothing"
-mount_image -o hot_ratio=10,warm_ratio=20,cold_ratio=30,frozen_ratio=80
+mount_image -o hot_ratio=10,warm_ratio=20,cold_ratio=30,frozen_ratio=40
 grep -qx warm_ratio=20 "$mnt/.kvfs/config"
 echo hot_ratio=20 >"$mnt/.kvfs/config"
 grep -qx hot_ratio=20 "$mnt/.kvfs/config"
@@ -185,7 +185,7 @@ for wrong in $'hot_ratio=0\nwarm_ratio=0' hot_ratio=10001 hot_ratio=-1 cold_rati
 done
 write_config $'hot_ratio=0\nwarm_ratio=7'
 [ "$(grep _ratio "$mnt/.kvfs/config" | tr '\n' ' ')" = \
-    "hot_ratio=0 warm_ratio=7 cold_ratio=30 frozen_ratio=80 " ] ||
+    "hot_ratio=0 warm_ratio=7 cold_ratio=30 frozen_ratio=40 " ] ||
     fail "$(cat "$mnt/.kvfs/config")"
 end
 
