@@ -9,6 +9,7 @@
  */
 #include "kv/btree_guide.h"
 
+#include <assert.h>
 #include <sys/mman.h>
 
 #define SET_GUIDES      4u
@@ -32,8 +33,11 @@ struct guide {
     _Atomic uint8_t level;  /* of the page */
     _Atomic uint8_t prefix_bytes;
     _Atomic uint64_t prefix[PREFIX_MAX / sizeof(uint64_t)]; /* that all keys but the first share */
-    struct entry entries[];                                 /* [0] has no key */
+    _Atomic uint64_t tail_bytes; /* of the longest key, after the prefix */
+    struct entry entries[];      /* [0] has no key */
 };
+static_assert(offsetof(struct guide, entries) % sizeof(struct entry) == 0,
+              "each entry is in one line of the processor's cache");
 
 struct set {
     _Atomic uint64_t page_ids[SET_GUIDES]; /* 0: none */
@@ -117,9 +121,12 @@ static uint64_t load_head(const struct guide *guide, size_t index)
     return atomic_load_explicit(&guide->entries[index].head, memory_order_relaxed);
 }
 
-/* The last of `count` entries whose head is below. UINT32_MAX: one has the same, heads can not say.
+/*
+ * The last of `count` entries whose key is not above. UINT32_MAX: one has the same head, and that
+ * is not all of its key or may be more than all of the caller's (`whole` is false), so heads can
+ * not say.
  */
-static uint32_t find_entry(const struct guide *guide, size_t count, uint64_t head)
+static uint32_t find_entry(const struct guide *guide, size_t count, uint64_t head, bool whole)
 {
     size_t at = 0; /* its head counts as below */
     while (count > 1) {
@@ -131,7 +138,7 @@ static uint32_t find_entry(const struct guide *guide, size_t count, uint64_t hea
         at = load_head(guide, at + half) <= head ? at + half : at;
         count -= half;
     }
-    return at && load_head(guide, at) == head ? UINT32_MAX : (uint32_t)at;
+    return at && !whole && load_head(guide, at) == head ? UINT32_MAX : (uint32_t)at;
 }
 
 /* Does the key begin with what all keys share? */
@@ -201,7 +208,9 @@ bool kv_btree_guide_find(struct kv_btree *btree, uint64_t page_id, const struct 
         !has_prefix(guide, prefix, key, key_len))
         return false;
     const uint64_t head = head_of((const uint8_t *)key + prefix, key_len - prefix);
-    const uint32_t index = find_entry(guide, count, head);
+    const size_t tail = atomic_load_explicit(&guide->tail_bytes, memory_order_relaxed);
+    const bool whole = tail <= HEAD_BYTES && tail <= key_len - prefix;
+    const uint32_t index = find_entry(guide, count, head, whole);
     if (index == UINT32_MAX)
         return false;
     struct entry *const entry = &guide->entries[index];
@@ -270,16 +279,19 @@ static void make_guide(struct guide *guide, bool same_page, const void *node, si
     atomic_store_explicit(&guide->prefix_bytes, (uint8_t)prefix, memory_order_relaxed);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         atomic_store_explicit(&guide->prefix[i], words[i], memory_order_relaxed);
+    size_t tail = 0;
     for (unsigned slot = 0; slot < count; slot++) {
         uint8_t key[KV_KEY_MAX];
         const size_t key_len = slot ? kv_node_key(node, node_bytes, slot, key) : 0;
         const uint64_t head = slot ? head_of(key + prefix, key_len - prefix) : 0;
+        tail = slot && key_len - prefix > tail ? key_len - prefix : tail;
         struct entry *entry = &guide->entries[slot];
         atomic_store_explicit(&entry->head, head, memory_order_relaxed);
         atomic_store_explicit(&entry->frame, frames[slot], memory_order_relaxed);
         atomic_store_explicit(&entry->child, (uint32_t)kv_node_child(node, slot),
                               memory_order_relaxed);
     }
+    atomic_store_explicit(&guide->tail_bytes, tail, memory_order_relaxed);
     /* Release pairs with the acquire load of find_guide. */
     atomic_store_explicit(&guide->version, version, memory_order_release);
 }

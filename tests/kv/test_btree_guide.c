@@ -122,6 +122,58 @@ START_TEST(it_leads_where_its_page_leads)
 }
 END_TEST
 
+/* Numbers without a gap: what separates two leaves is the whole first key of the second. */
+START_TEST(it_leads_keys_that_are_what_separates_two_children)
+{
+    static const uint8_t value[1000];
+    const struct kv_btree_drop nobody = {0};
+    struct kv_bytes stored = {value, sizeof value};
+    uint8_t key[40];
+    for (unsigned i = 0; i < NUMBERS / 10; i++) {
+        const int length = snprintf((char *)key, sizeof key, "n/%06u", i);
+        ck_assert_int_eq(kv_btree_put(&tree, (struct kv_bytes){key, (size_t)length},
+                                      KV_VALUE_INLINE, stored, nobody),
+                         0);
+    }
+    make_guide();
+    for (unsigned i = 0; i < NUMBERS / 10; i++) {
+        const size_t key_len = (size_t)snprintf((char *)key, sizeof key, "n/%06u", i);
+        ck_assert(agrees(key, key_len));
+        /* Bytes of zero after it, or missing, make another key, of which heads say as much. */
+        key[key_len] = key[key_len + 1] = key[key_len + 2] = 0;
+        for (size_t length = 1; length <= key_len + 3; length++)
+            (void)agrees(key, length);
+    }
+}
+END_TEST
+
+START_TEST(keys_that_end_in_zeros_are_told_apart)
+{
+    static const uint8_t value[1000];
+    const struct kv_btree_drop nobody = {0};
+    struct kv_bytes stored = {value, sizeof value};
+    /* Of each number a key and five that have zeros after it. */
+    uint8_t key[16] = {'z'};
+    for (unsigned i = 0; i < NUMBERS / 10; i++) {
+        memset(key + 1, 0, sizeof key - 1);
+        key[1] = (uint8_t)(i / 6);
+        key[2] = 1;
+        ck_assert_int_eq(
+            kv_btree_put(&tree, (struct kv_bytes){key, 3 + i % 6}, KV_VALUE_INLINE, stored, nobody),
+            0);
+    }
+    make_guide();
+    for (unsigned i = 0; i < NUMBERS / 10; i++) {
+        memset(key + 1, 0, sizeof key - 1);
+        key[1] = (uint8_t)(i / 6);
+        key[2] = 1;
+        for (size_t length = 1; length <= sizeof key; length++)
+            (void)agrees(key, length);
+        (void)agrees(key, 3 + i % 6);
+    }
+}
+END_TEST
+
 START_TEST(it_says_nothing_once_its_page_has_changed)
 {
     struct kv_btree_way way;
@@ -216,6 +268,8 @@ int main(void)
     tcase_set_timeout(tcase, 120);
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, it_leads_where_its_page_leads);
+    tcase_add_test(tcase, it_leads_keys_that_are_what_separates_two_children);
+    tcase_add_test(tcase, keys_that_end_in_zeros_are_told_apart);
     tcase_add_test(tcase, it_says_nothing_once_its_page_has_changed);
     tcase_add_test(tcase, a_child_is_looked_for_where_it_was_and_elsewhere);
     tcase_add_test(tcase, readers_find_everything_while_pages_split_and_merge);
