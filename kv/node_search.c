@@ -50,8 +50,16 @@ RACY_PIECE uint64_t load_u64(const uint8_t *at)
     return *(const volatile unaligned_u64 *)at;
 }
 
+#define LONG_BYTES 1024u /* from here on it pays to let the processor choose how to copy */
+
 RACY_PIECE void copy_bytes(uint8_t *dst, const uint8_t *src, size_t length)
 {
+#if defined(__x86_64__)
+    if (length >= LONG_BYTES) {
+        __asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(length) : : "memory");
+        return;
+    }
+#endif
     size_t i = 0;
     for (; length - i >= 64; i += 64) {
         const unaligned_pair a = *(const volatile unaligned_pair *)(src + i);
@@ -218,6 +226,19 @@ RACY_PIECE bool compare_slot(const uint8_t *node, size_t node_bytes, uint8_t lev
     return true;
 }
 
+#define FEW_CELLS 4u
+
+/* A leaf of few cells has long ones: ask for all of one while its key is still to be compared. */
+RACY_PIECE void fetch_long_cell(const uint8_t *node, size_t node_bytes, const struct shape *shape,
+                                unsigned slot)
+{
+    if (shape->level || shape->count > FEW_CELLS)
+        return;
+    const uint8_t *const cell = node + (uint16_t)load_slot(node, slot);
+    for (size_t at = 0; at < node_bytes / FEW_CELLS; at += 64)
+        __builtin_prefetch(cell + at);
+}
+
 /*
  * The first slot from `first` on whose key is >= key. false: the bytes make no sense.
  * Heads decide nearly always; among equal heads the whole keys are compared.
@@ -245,6 +266,7 @@ RACY_PIECE bool find_slot(const uint8_t *node, size_t node_bytes, const struct s
                                 : find_head(node, first, shape->count, head, false, false);
     unsigned high = low;
     if (low < shape->count && load_head(node, low) == head) {
+        fetch_long_cell(node, node_bytes, shape, low);
         high = low + 1;
         if (high < shape->count && load_head(node, high) == head)
             high = find_head(node, high + 1, shape->count, head, true, false);
@@ -344,7 +366,7 @@ KV_RACY unsigned kv_node_fetch_cell_racy(const void *node, size_t node_bytes, co
     return slot;
 }
 
-#define FETCH_FROM 256u /* what is nearer comes as soon */
+#define FETCH_FROM 256u /* what is nearer comes as soon; and fetch_long_cell was there before */
 
 /* Copy the value in a leaf's slot. */
 RACY_PIECE int copy_value(const uint8_t *node, size_t node_bytes, unsigned slot, uint8_t *buf,
@@ -364,7 +386,7 @@ RACY_PIECE int copy_value(const uint8_t *node, size_t node_bytes, unsigned slot,
     *kind = *(const volatile uint8_t *)(cell + offsetof(struct kv_disk_leaf_cell, kind));
     *value_len = length;
     /* The processor itself looks ahead in one page of memory at a time, and begins late. */
-    for (size_t at = FETCH_FROM; at < length; at += 64)
+    for (size_t at = FETCH_FROM; at < length && length < LONG_BYTES; at += 64)
         __builtin_prefetch(node + value_at + at);
     copy_bytes(buf, node + value_at, length < buf_cap ? length : buf_cap);
     return 0;
