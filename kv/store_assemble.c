@@ -12,7 +12,7 @@
 
 #define BUDGET_DEFAULT (256ull << 20)
 /* Of the records in a log, see KV_REPLAY_OP_BYTES. */
-#define REPLAY_COST_MAX (255ull << 20)
+#define REPLAY_COST_LEAST (255ull << 20) /* a quarter of the memory, if that is more */
 
 /* Blobs on their way to the device: a sixteenth of the budget, within these. */
 #define PENDING_BYTES_MIN (512ull << 10)
@@ -242,9 +242,11 @@ static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock
  * When the log asks for a checkpoint: often enough that it does not fill up, and that neither a
  * replay nor what is noted for each moved page grows out of proportion to the memory. While that
  * checkpoint is under way writers may go on, and wait for it in the end: however long the ring and
- * slow the device, a replay has no more to do than REPLAY_COST_MAX, some 420,000 small records
+ * slow the device, a replay has no more to do than REPLAY_COST_LEAST, some 420,000 small records
  * under scattered keys, or most of a ring of large ones. What that takes is the leaves they are in,
- * each of which it reads and writes once (kv/replay.c).
+ * each of which it reads and writes once (kv/replay.c). A store of more than 1 GiB of memory may
+ * have more: each checkpoint writes the leaves that changed since the last, which with scattered
+ * keys are all there are, and a replay that has room for them reads them once as well.
  */
 static void choose_log_bounds(struct kv_store *store, const struct kv_disk_superblock *sb,
                               const struct kv_open_options *options)
@@ -254,7 +256,8 @@ static void choose_log_bounds(struct kv_store *store, const struct kv_disk_super
     const uint64_t log_bytes = kv_le64_get(sb->log_block_count) * KV_BLOCK_BYTES;
     store->log_bytes_max = log_bytes / 8 * 7;
     store->log_checkpoint_bytes = kv_min_u64(store->log_bytes_max / 3 * 2, budget / 2);
-    store->log_cost_percent = store->log_bytes_max * 100 / REPLAY_COST_MAX;
+    store->log_cost_percent =
+        store->log_bytes_max * 100 / kv_max_u64(REPLAY_COST_LEAST, budget / 4);
 }
 
 int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *sb,
