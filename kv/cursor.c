@@ -10,12 +10,15 @@
 #include "kv/store.h"
 
 /* A cursor that has passed some leaves in order reads one that is not in memory together with those
- * that follow, more and more. */
+ * that follow, more and more, and has as many behind them read ahead. */
 #define AHEAD_AFTER 4u
 #define AHEAD_MAX   32u
 #define AHEAD_PART  8u /* and no more than such a part of what hot and warm can hold */
-/* One that is told to walk on reads so many together wherever the first is not in memory. */
-#define WALK_LEAVES 16u
+/* One that is told to walk on waits for a few wherever the first is not in memory, and has more
+ * read ahead. */
+#define WALK_LEAVES 4u
+#define WALK_AHEAD  16u
+static_assert(AHEAD_MAX <= KV_PAGES_AT_ONCE / 2, "kv_ahead_read takes as many");
 
 struct kv_cursor {
     struct kv_store *store;
@@ -130,33 +133,56 @@ static bool has_scratch(struct kv_cursor *cursor)
     return cursor->scratch != NULL;
 }
 
+/* So many leaves, but no more than there is room for beside what else is used. */
+static unsigned within_room(const struct kv_cursor *cursor, unsigned leaves)
+{
+    const uint64_t room = kv_pager_page_room(cursor->store->pager) / AHEAD_PART;
+    return (unsigned)kv_min_u64(leaves, room);
+}
+
 /*
  * Read together the leaf with `key` and those that follow, at most `leaves`. Nothing depends on
  * this: an error will be met again by who wants a leaf.
  */
-static void read_together(struct kv_cursor *cursor, struct kv_bytes key, uint64_t leaves)
+static void read_together(struct kv_cursor *cursor, struct kv_bytes key, unsigned leaves)
 {
     struct kv_store *const store = cursor->store;
-    const uint64_t room = kv_pager_page_room(store->pager) / AHEAD_PART;
-    struct kv_btree_ahead ahead = {.max = (unsigned)kv_min_u64(leaves, room)};
+    struct kv_btree_ahead ahead = {.max = leaves};
     const struct kv_bytes upper = {.data = cursor->upper, .length = cursor->upper_len};
     if (has_scratch(cursor) &&
         !kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], key, upper, cursor->scratch, &ahead))
         kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
 }
 
+/* Have leaves read that follow the `passed` from the one with `key` on. */
+static void read_ahead(const struct kv_cursor *cursor, struct kv_bytes key, unsigned passed)
+{
+    const struct kv_bytes upper = {.data = cursor->upper, .length = cursor->upper_len};
+    const unsigned wanted =
+        cursor->walks_on ? WALK_AHEAD : (unsigned)kv_min_u64(AHEAD_MAX, cursor->leaves_in_order);
+    kv_ahead_read(cursor->store->ahead, key, upper, passed, within_room(cursor, wanted));
+}
+
 /* Copy the leaf with `key`; if it is not in memory and the cursor will go on, others come along. */
 static int copy_leaf(struct kv_cursor *cursor, struct kv_bytes key)
 {
-    struct kv_btree *const btree = &cursor->store->trees[KV_TREE_KEYS];
-    if (cursor->walks_on || cursor->leaves_in_order >= AHEAD_AFTER) {
-        const int err = kv_btree_leaf_at_resident(btree, key.data, key.length, cursor->leaf);
-        if (err != -EAGAIN)
-            return err;
-        const unsigned told = cursor->walks_on ? WALK_LEAVES : 0;
-        read_together(cursor, key,
-                      kv_min_u64(AHEAD_MAX, kv_max_u64(told, cursor->leaves_in_order)));
+    struct kv_store *const store = cursor->store;
+    struct kv_btree *const btree = &store->trees[KV_TREE_KEYS];
+    if (!cursor->walks_on && cursor->leaves_in_order < AHEAD_AFTER)
+        return kv_btree_leaf_at(btree, key.data, key.length, cursor->leaf);
+    const int err = kv_btree_leaf_at_resident(btree, key.data, key.length, cursor->leaf);
+    if (!err) {
+        const unsigned reached = kv_ahead_reached(store->ahead, kv_node_page_id(cursor->leaf));
+        if (reached)
+            read_ahead(cursor, key, reached);
     }
+    if (err != -EAGAIN)
+        return err;
+    const unsigned told = cursor->walks_on ? WALK_LEAVES : 0;
+    const unsigned now = within_room(
+        cursor, (unsigned)kv_min_u64(AHEAD_MAX, kv_max_u64(told, cursor->leaves_in_order)));
+    read_ahead(cursor, key, now);
+    read_together(cursor, key, now);
     return kv_btree_leaf_at(btree, key.data, key.length, cursor->leaf);
 }
 

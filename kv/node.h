@@ -141,6 +141,11 @@ static inline unsigned kv_node_count(const void *node)
     return kv_le16_get(((const struct kv_disk_node *)node)->slot_count);
 }
 
+static inline uint64_t kv_node_page_id(const void *node)
+{
+    return kv_le64_get(((const struct kv_disk_node *)node)->page_id);
+}
+
 static inline uint8_t kv_node_level(const void *node)
 {
     return ((const struct kv_disk_node *)node)->level;

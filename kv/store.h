@@ -4,6 +4,7 @@
 #ifndef KV_STORE_H
 #define KV_STORE_H
 
+#include "kv/ahead.h"
 #include "kv/batch.h"
 #include "kv/blob.h"
 #include "kv/btree.h"
@@ -38,6 +39,7 @@ struct kv_store {
     struct kv_metrics metrics; /* its own atomics; the device knows it, once it is open */
     struct kv_blobs blobs;
     struct kv_btree trees[KV_TREE_COUNT];
+    struct kv_ahead *ahead; /* of user keys */
     struct kv_checkpoint checkpoint;
 
     /* immutable after open */

@@ -185,6 +185,10 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     for (uint8_t i = 0; i < KV_TREE_COUNT && !err; i++)
         err = kv_btree_init(&store->trees[i], store->pager, store->node_bytes,
                             kv_le64_get(sb->tree_root[i]), i);
+    if (!err) {
+        store->ahead = kv_ahead_new(&store->trees[KV_TREE_KEYS]);
+        err = store->ahead ? 0 : -ENOMEM;
+    }
     return err;
 }
 
@@ -215,12 +219,14 @@ static int open_pending_blobs(struct kv_store *store)
 
 static void close_pages(struct kv_store *store)
 {
+    kv_ahead_free(store->ahead);
     for (unsigned i = 0; i < KV_TREE_COUNT; i++)
         kv_btree_release(&store->trees[i]);
     kv_blob_near_free(store->blobs.near);
     kv_blob_cache_free(store->blobs.cache);
     kv_pager_close(store->pager);
     kv_pagemap_close(store->map);
+    store->ahead = NULL;
     store->blobs.near = NULL;
     store->blobs.cache = NULL;
     store->pager = NULL;

@@ -1,0 +1,34 @@
+/*
+ * kv/ahead.h: a thread that reads the leaves of a tree before those who walk through it arrive.
+ *
+ * Who walks reads a few leaves himself and asks for those behind them; the thread reads these
+ * together, verifies and unpacks them, and remembers the first. Whoever comes to that one asks for
+ * those that follow, and so on: while one group is looked at, the next is on its way. All of it is
+ * a hint: what is not read ahead, or in vain, is read by who wants it, and errors are his to meet.
+ *
+ * Threads: any at any time, but kv_ahead_free.
+ */
+#ifndef KV_AHEAD_H
+#define KV_AHEAD_H
+
+#include "kv/btree.h"
+
+struct kv_ahead;
+
+/* The thread begins when it is first asked. NULL: no memory. The tree outlives it. */
+struct kv_ahead *kv_ahead_new(struct kv_btree *btree);
+void kv_ahead_free(struct kv_ahead *ahead); /* NULL is fine */
+
+/*
+ * Of the leaves that cover [lower, upper) in order, upper.length 0: no end, read `count` behind the
+ * first `passed`; both at most KV_PAGES_AT_ONCE / 2. It returns at once, and does nothing while as
+ * much is waiting as one call asks for.
+ */
+void kv_ahead_read(struct kv_ahead *ahead, struct kv_bytes lower, struct kv_bytes upper,
+                   unsigned passed, unsigned count);
+
+/* Of how many leaves that were read ahead together is this page the first? The answer is given
+ * once; 0: none. */
+unsigned kv_ahead_reached(struct kv_ahead *ahead, uint64_t page_id);
+
+#endif
