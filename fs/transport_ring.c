@@ -105,14 +105,20 @@ struct fs_ring {
     unsigned entry_count;
     unsigned offered; /* entries that a request may come by */
     unsigned reading; /* entries whose requests wait for a read */
-    cpu_set_t others; /* where it may run but on its queue's CPU; none: that is the only one */
-    bool away;        /* it runs there */
-    unsigned shallow; /* completions since it had several reads under way */
+    cpu_set_t all;    /* where it may run */
+    cpu_set_t others; /* but on its queue's CPU; none: that is the only one */
+    bool away;        /* it is not held on that one */
+    unsigned turns;   /* times that it was to wait for a completion */
+    unsigned crowded; /* looks in a row that found a request for which no entry had been free */
+    unsigned shallow; /* completions since there was reason to leave */
 };
 
 /* With so many reads under way a worker leaves the CPU of its queue ... */
 #define AWAY_READS 3u
-/* ... and it comes back after so many completions with none. */
+/* ... and with so many looks, one in so many turns, it goes wherever one is free ... */
+#define AWAY_CROWDED 4u
+#define LOOK_TURNS   16u
+/* ... and it comes back after so many completions with no reason to leave. */
 #define BACK_COMPLETIONS 256u
 
 /* What a completion is about: an entry's command, by its number, or its read. */
@@ -504,8 +510,9 @@ static void settle(struct fs_worker *worker)
 {
     struct fs_ring *ring = worker->ring;
     CPU_ZERO(&ring->others);
-    if (worker->cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof ring->others, &ring->others))
+    if (worker->cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof ring->all, &ring->all))
         return;
+    ring->others = ring->all;
     CPU_CLR(worker->cpu, &ring->others);
     pin(worker);
 }
@@ -517,34 +524,40 @@ static void settle(struct fs_worker *worker)
 static void choose_cpu(struct fs_worker *worker)
 {
     struct fs_ring *ring = worker->ring;
-    if (ring->reading)
+    const bool crowded = ring->crowded >= AWAY_CROWDED;
+    if (ring->reading || crowded)
         ring->shallow = 0;
     else if (ring->away && ++ring->shallow == BACK_COMPLETIONS) {
         ring->away = false;
         pin(worker);
     }
-    if (!ring->away && ring->reading >= AWAY_READS && CPU_COUNT(&ring->others))
+    if (ring->away || !CPU_COUNT(&ring->others))
+        return;
+    if (ring->reading >= AWAY_READS)
         ring->away = sched_setaffinity(0, sizeof ring->others, &ring->others) == 0;
+    else if (crowded)
+        ring->away = sched_setaffinity(0, sizeof ring->all, &ring->all) == 0;
 }
 
 /*
- * Send what was prepared, and wait for a completion. Where all of the queue were busy it is two
- * calls instead of one: with the reply the kernel hands over a request that is waiting at once.
+ * Send what was prepared, and wait for a completion. To find out whether a request is waiting for
+ * an entry takes two calls instead of one: with a reply the kernel hands such a one over at once.
  */
 static int submit_and_wait(struct fs_worker *worker)
 {
-    struct io_uring *ring = &worker->ring->uring;
-    if (worker->was_last) {
-        worker->was_last = false;
-        const int err = io_uring_submit(ring);
-        if (err < 0)
-            return err;
-        if (io_uring_cq_ready(ring)) {
-            fs_worker_found_waiting(worker);
-            return 0;
-        }
-    }
-    return io_uring_submit_and_wait(ring, 1);
+    struct fs_ring *ring = worker->ring;
+    const bool was_last = worker->was_last;
+    worker->was_last = false;
+    if (!was_last && ++ring->turns % LOOK_TURNS)
+        return io_uring_submit_and_wait(&ring->uring, 1);
+    const int err = io_uring_submit(&ring->uring);
+    if (err < 0)
+        return err;
+    const bool found = io_uring_cq_ready(&ring->uring);
+    ring->crowded = found ? ring->crowded + 1 : 0;
+    if (found && was_last)
+        fs_worker_found_waiting(worker);
+    return found ? 0 : io_uring_submit_and_wait(&ring->uring, 1);
 }
 
 /* Take what has ended. Returns false when the worker is to end. */
