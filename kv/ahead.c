@@ -9,7 +9,6 @@
 #include "kv/ahead.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 
 /* So many walks may go on at the same time; of more, some read their leaves themselves. */
@@ -32,8 +31,7 @@ struct kv_ahead {
     pthread_cond_t wanted; /* a group is waiting, or the end */
     struct group waiting;  /* mutex; count 0: none */
     bool stopping;         /* mutex */
-    bool begun;            /* mutex; the thread was started, or could not be */
-    bool has_thread;       /* mutex */
+    _Atomic bool runs;     /* there is a thread; changed by who starts and stops it */
     pthread_t thread;
     struct group group;  /* the thread's: the one that it reads */
     uint8_t *scratch;    /* the thread's; node_bytes */
@@ -61,16 +59,16 @@ void kv_ahead_free(struct kv_ahead *ahead)
 {
     if (!ahead)
         return;
-    pthread_mutex_lock(&ahead->mutex);
-    ahead->stopping = true;
-    pthread_cond_signal(&ahead->wanted);
-    pthread_mutex_unlock(&ahead->mutex);
-    if (ahead->has_thread)
-        pthread_join(ahead->thread, NULL);
+    KV_ASSERT(!kv_ahead_runs(ahead));
     pthread_cond_destroy(&ahead->wanted);
     pthread_mutex_destroy(&ahead->mutex);
     free(ahead->scratch);
     free(ahead);
+}
+
+bool kv_ahead_runs(const struct kv_ahead *ahead)
+{
+    return atomic_load_explicit(&ahead->runs, memory_order_relaxed);
 }
 
 /* The group's leaves in order, those that were passed first. Returns how many there are. */
@@ -126,26 +124,37 @@ static void *serve(void *context)
     return NULL;
 }
 
-/* With the mutex. Without a thread nothing is read ahead. */
-static void begin(struct kv_ahead *ahead)
+int kv_ahead_start(struct kv_ahead *ahead)
 {
-    sigset_t all, before;
-    ahead->begun = true;
-    sigfillset(&all); /* signals are for the threads of the program */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    ahead->has_thread = pthread_create(&ahead->thread, NULL, serve, ahead) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    KV_ASSERT(!kv_ahead_runs(ahead));
+    const int err = -pthread_create(&ahead->thread, NULL, serve, ahead);
+    atomic_store_explicit(&ahead->runs, !err, memory_order_relaxed);
+    return err;
+}
+
+void kv_ahead_stop(struct kv_ahead *ahead)
+{
+    if (!kv_ahead_runs(ahead))
+        return;
+    atomic_store_explicit(&ahead->runs, false, memory_order_relaxed);
+    pthread_mutex_lock(&ahead->mutex);
+    ahead->stopping = true;
+    pthread_cond_signal(&ahead->wanted);
+    pthread_mutex_unlock(&ahead->mutex);
+    pthread_join(ahead->thread, NULL);
+    ahead->stopping = false; /* it may be started again */
+    ahead->waiting.count = 0;
 }
 
 void kv_ahead_read(struct kv_ahead *ahead, struct kv_bytes lower, struct kv_bytes upper,
                    unsigned passed, unsigned count)
 {
     KV_ASSERT(passed <= KV_PAGES_AT_ONCE / 2 && count <= KV_PAGES_AT_ONCE / 2);
+    if (!count || !kv_ahead_runs(ahead))
+        return;
     pthread_mutex_lock(&ahead->mutex);
-    if (!ahead->begun)
-        begin(ahead);
     struct group *const group = &ahead->waiting;
-    if (ahead->has_thread && !group->count && count) {
+    if (!group->count) {
         group->passed = passed;
         group->count = count;
         group->lower_len = lower.length;

@@ -6,7 +6,7 @@
  * those that follow, and so on: while one group is looked at, the next is on its way. All of it is
  * a hint: what is not read ahead, or in vain, is read by who wants it, and errors are his to meet.
  *
- * Threads: any at any time, but kv_ahead_free.
+ * Threads: any at any time; starting, stopping and freeing are for one.
  */
 #ifndef KV_AHEAD_H
 #define KV_AHEAD_H
@@ -15,14 +15,19 @@
 
 struct kv_ahead;
 
-/* The thread begins when it is first asked. NULL: no memory. The tree outlives it. */
+/* Without a thread yet: nothing is read ahead. NULL: no memory. The tree outlives it. */
 struct kv_ahead *kv_ahead_new(struct kv_btree *btree);
-void kv_ahead_free(struct kv_ahead *ahead); /* NULL is fine */
+void kv_ahead_free(struct kv_ahead *ahead); /* it was stopped; NULL is fine */
+
+/* A thread begins, and ends. Returns 0 or a negative errno. Stopping what does not run is fine. */
+KV_MUST_CHECK int kv_ahead_start(struct kv_ahead *ahead);
+void kv_ahead_stop(struct kv_ahead *ahead);
+bool kv_ahead_runs(const struct kv_ahead *ahead);
 
 /*
  * Of the leaves that cover [lower, upper) in order, upper.length 0: no end, read `count` behind the
- * first `passed`; both at most KV_PAGES_AT_ONCE / 2. It returns at once, and does nothing while as
- * much is waiting as one call asks for.
+ * first `passed`; both at most KV_PAGES_AT_ONCE / 2. It returns at once, and does nothing while the
+ * group of an earlier call is waiting.
  */
 void kv_ahead_read(struct kv_ahead *ahead, struct kv_bytes lower, struct kv_bytes upper,
                    unsigned passed, unsigned count);

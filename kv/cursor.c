@@ -15,7 +15,7 @@
 #define AHEAD_MAX   32u
 #define AHEAD_PART  8u /* and no more than such a part of what hot and warm can hold */
 /* One that is told to walk on waits for a few wherever the first is not in memory, and has more
- * read ahead. */
+ * read ahead; where nobody reads ahead it waits for as many. */
 #define WALK_LEAVES 4u
 #define WALK_AHEAD  16u
 static_assert(AHEAD_MAX <= KV_PAGES_AT_ONCE / 2, "kv_ahead_read takes as many");
@@ -178,7 +178,8 @@ static int copy_leaf(struct kv_cursor *cursor, struct kv_bytes key)
     }
     if (err != -EAGAIN)
         return err;
-    const unsigned told = cursor->walks_on ? WALK_LEAVES : 0;
+    const unsigned few = kv_ahead_runs(store->ahead) ? WALK_LEAVES : WALK_AHEAD;
+    const unsigned told = cursor->walks_on ? few : 0;
     const unsigned now = within_room(
         cursor, (unsigned)kv_min_u64(AHEAD_MAX, kv_max_u64(told, cursor->leaves_in_order)));
     read_ahead(cursor, key, now);

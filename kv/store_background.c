@@ -268,15 +268,15 @@ int kv_store_start_threads(struct kv_store *store)
     const int crew_err = kv_crew_new(&store->blobs.crew);
     if (crew_err)
         return crew_err;
+    int err = kv_ahead_start(store->ahead);
     static void *(*const runs[])(void *) = {run_committer, run_checkpointer, run_packer,
                                             run_toucher, run_blob_writer};
     pthread_t *const threads[] = {&store->committer, &store->checkpointer, &store->packer,
                                   &store->toucher, &store->blob_writer};
     const size_t count = sizeof runs / sizeof runs[0];
     size_t started = 0;
-    int err = 0;
     while (started < count && !err) {
-        err = pthread_create(threads[started], NULL, runs[started], store);
+        err = -pthread_create(threads[started], NULL, runs[started], store);
         started += !err;
     }
     store->threads_running = !err;
@@ -286,9 +286,10 @@ int kv_store_start_threads(struct kv_store *store)
     for (size_t i = 0; i < started; i++)
         pthread_join(*threads[i], NULL);
     set_stopping(store, false); /* they may be started later */
+    kv_ahead_stop(store->ahead);
     kv_crew_free(store->blobs.crew);
     store->blobs.crew = NULL;
-    return -err;
+    return err;
 }
 
 void kv_store_stop_threads(struct kv_store *store)
@@ -302,6 +303,7 @@ void kv_store_stop_threads(struct kv_store *store)
     pthread_join(store->packer, NULL);
     pthread_join(store->toucher, NULL);
     pthread_join(store->blob_writer, NULL);
+    kv_ahead_stop(store->ahead);
     kv_crew_free(store->blobs.crew);
     store->blobs.crew = NULL;
     store->threads_running = false;

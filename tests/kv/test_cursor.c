@@ -117,7 +117,10 @@ static void load_above(struct kv_store *store, const char *key)
     ck_assert_int_eq(kv_get(store, key, strlen(key), NULL, 0, &length), -ERANGE);
 }
 
-/* `blocks` not 0: who reads ahead has all the time it needs before the second and sixth leaf. */
+/*
+ * `blocks` not 0, what all of it takes: a thread reads ahead, and has all the time it needs after
+ * the first key and after some leaves.
+ */
 static struct walk walk(struct counted *counted, bool walks_on, unsigned blocks)
 {
     char from[101], to[101];
@@ -127,6 +130,8 @@ static struct walk walk(struct counted *counted, bool walks_on, unsigned blocks)
     struct kv_cursor *const cursor = cursor_new(store, key_of(from, 1000), key_of(to, 1400));
     if (walks_on)
         kv_cursor_walk_on(cursor);
+    if (blocks)
+        ck_assert_int_eq(kv_start_background(store), 0);
     counted->waits = 0;
     atomic_store(&counted->blocks, 0);
     unsigned found = 0;
@@ -159,12 +164,15 @@ START_TEST(who_walks_on_waits_once_for_the_first_few_leaves)
     ck_assert_int_eq(kv_close(store), 0);
 
     const struct walk untold = walk(&counted, false, 0);
-    const struct walk told = walk(&counted, true, untold.blocks);
-    printf("%u and %u waits, %u and %u blocks\n", untold.waits, told.waits, untold.blocks,
-           told.blocks);
-    ck_assert_uint_eq(told.waits, 1);
+    const struct walk told = walk(&counted, true, 0);
+    const struct walk helped = walk(&counted, true, untold.blocks);
+    printf("%u, %u and %u waits, %u, %u and %u blocks\n", untold.waits, told.waits, helped.waits,
+           untold.blocks, told.blocks, helped.blocks);
     ck_assert_uint_gt(untold.waits, 4);
+    ck_assert_uint_eq(told.waits, 2);
+    ck_assert_uint_eq(helped.waits, 1);
     ck_assert_uint_eq(untold.blocks, told.blocks); /* not one leaf beyond the bound */
+    ck_assert_uint_eq(untold.blocks, helped.blocks);
     kv_device_close(below);
 }
 END_TEST
