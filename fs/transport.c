@@ -238,7 +238,7 @@ bool fs_transport_should_await(void)
     if (!worker || !worker->entry || !fs_ring_reply_area(worker))
         return false;
     _Atomic unsigned *const serving = &worker->transport->serving[queue_of(worker)];
-    return fs_ring_awaits(worker) || atomic_load_explicit(serving, memory_order_relaxed) > 1;
+    return fs_ring_busy(worker) || atomic_load_explicit(serving, memory_order_relaxed) > 1;
 }
 
 void fs_transport_await(const struct fs_transport_read *read)

@@ -313,9 +313,9 @@ void *fs_ring_reply_area(struct fs_worker *worker)
     return worker->entry->payload_in_use ? NULL : worker->entry->payload;
 }
 
-bool fs_ring_awaits(const struct fs_worker *worker)
+bool fs_ring_busy(const struct fs_worker *worker)
 {
-    return worker->ring->reading > 0;
+    return worker->ring->reading > 0 || worker->ring->away;
 }
 
 void fs_ring_await(struct fs_worker *worker, const struct fs_transport_read *read)

@@ -77,8 +77,8 @@ void fs_ring_serve(struct fs_worker *worker);
 KV_MUST_CHECK int fs_ring_send(struct fs_worker *worker, const struct iovec *pieces, int count);
 /* Where the reply to the request being served may be built; NULL: not in the entry. */
 void *fs_ring_reply_area(struct fs_worker *worker);
-/* Does any of the worker's requests wait for a read? */
-bool fs_ring_awaits(const struct fs_worker *worker);
+/* Does any of the worker's requests wait for a read, or did many come at a time lately? */
+bool fs_ring_busy(const struct fs_worker *worker);
 /* As fs_transport_await. */
 void fs_ring_await(struct fs_worker *worker, const struct fs_transport_read *read);
 
