@@ -106,8 +106,7 @@ struct fs_ring {
     unsigned offered; /* entries that a request may come by */
     unsigned reading; /* entries whose requests wait for a read */
     cpu_set_t all;    /* where it may run */
-    cpu_set_t others; /* but on its queue's CPU; none: that is the only one */
-    bool away;        /* it is not held on that one */
+    bool away;        /* it is not held on its queue's CPU */
     unsigned turns;   /* times that it was to wait for a completion */
     unsigned crowded; /* looks in a row that found a request for which no entry had been free */
     unsigned shallow; /* completions since there was reason to leave */
@@ -509,12 +508,9 @@ static void pin(const struct fs_worker *worker)
 static void settle(struct fs_worker *worker)
 {
     struct fs_ring *ring = worker->ring;
-    CPU_ZERO(&ring->others);
-    if (worker->cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof ring->all, &ring->all))
-        return;
-    ring->others = ring->all;
-    CPU_CLR(worker->cpu, &ring->others);
-    pin(worker);
+    CPU_ZERO(&ring->all);
+    if (worker->cpu < CPU_SETSIZE && !sched_getaffinity(0, sizeof ring->all, &ring->all))
+        pin(worker);
 }
 
 /*
@@ -531,12 +527,13 @@ static void choose_cpu(struct fs_worker *worker)
         ring->away = false;
         pin(worker);
     }
-    if (ring->away || !CPU_COUNT(&ring->others))
+    const bool reads = ring->reading >= AWAY_READS;
+    if (ring->away || !(reads || crowded))
         return;
-    if (ring->reading >= AWAY_READS)
-        ring->away = sched_setaffinity(0, sizeof ring->others, &ring->others) == 0;
-    else if (crowded)
-        ring->away = sched_setaffinity(0, sizeof ring->all, &ring->all) == 0;
+    cpu_set_t others = ring->all;
+    CPU_CLR(worker->cpu, &others);
+    if (CPU_COUNT(&others))
+        ring->away = sched_setaffinity(0, sizeof others, reads ? &others : &ring->all) == 0;
 }
 
 /*

@@ -81,11 +81,8 @@ static unsigned find_leaves(struct kv_ahead *ahead, uint64_t *page_ids)
     unsigned count = 0;
     memcpy(found.next, group->lower, group->lower_len);
     while (found.more && count < most) { /* from one page above the leaves to the next */
-        uint8_t from[KV_KEY_MAX];
-        const struct kv_bytes lower = {.data = from, .length = found.next_len};
-        memcpy(from, found.next, found.next_len);
         found.max = most - count;
-        if (kv_btree_leaves_ahead(ahead->btree, lower, upper, ahead->scratch, &found))
+        if (kv_btree_leaves_further(ahead->btree, upper, ahead->scratch, &found))
             break;
         memcpy(page_ids + count, found.page_ids, found.count * sizeof *page_ids);
         count += found.count;

@@ -133,6 +133,9 @@ struct kv_btree_ahead {
 KV_MUST_CHECK int kv_btree_leaves_ahead(struct kv_btree *btree, struct kv_bytes lower,
                                         struct kv_bytes upper, void *scratch,
                                         struct kv_btree_ahead *ahead);
+/* The same from where an earlier call, or the caller, says in `next` that it goes on. */
+KV_MUST_CHECK int kv_btree_leaves_further(struct kv_btree *btree, struct kv_bytes upper,
+                                          void *scratch, struct kv_btree_ahead *ahead);
 
 /* ---- writing ------------------------------------------------------------------ */
 

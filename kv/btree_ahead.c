@@ -76,3 +76,12 @@ int kv_btree_leaves_ahead(struct kv_btree *btree, struct kv_bytes lower, struct 
     }
     return 0;
 }
+
+int kv_btree_leaves_further(struct kv_btree *btree, struct kv_bytes upper, void *scratch,
+                            struct kv_btree_ahead *ahead)
+{
+    uint8_t from[KV_KEY_MAX];
+    const struct kv_bytes lower = {.data = from, .length = ahead->next_len};
+    memcpy(from, ahead->next, ahead->next_len);
+    return kv_btree_leaves_ahead(btree, lower, upper, scratch, ahead);
+}

@@ -26,11 +26,8 @@ static int each_page(struct kv_store *store, const void *lower, size_t lower_len
         memcpy(ahead.next, lower, lower_len);
     int err = 0;
     while (ahead.more && left && !err) {
-        uint8_t from[KV_KEY_MAX];
-        const struct kv_bytes begin = {.data = from, .length = ahead.next_len};
-        memcpy(from, ahead.next, ahead.next_len);
         ahead.max = (unsigned)kv_min_u64(left, KV_PAGES_AT_ONCE);
-        err = kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], begin, upper, scratch, &ahead);
+        err = kv_btree_leaves_further(&store->trees[KV_TREE_KEYS], upper, scratch, &ahead);
         if (err)
             break;
         if (with_above)
