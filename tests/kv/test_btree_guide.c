@@ -37,15 +37,20 @@ static size_t make_key(uint64_t number, uint8_t key[40])
     return (size_t)length;
 }
 
+static void put_key(const uint8_t *key, size_t key_len, size_t value_len)
+{
+    static const uint8_t value[1000];
+    const struct kv_btree_drop nobody = {0};
+    ck_assert_uint_le(value_len, sizeof value);
+    ck_assert_int_eq(kv_btree_put(&tree, (struct kv_bytes){key, key_len}, KV_VALUE_INLINE,
+                                  (struct kv_bytes){value, value_len}, nobody),
+                     0);
+}
+
 static void put(uint64_t number)
 {
-    static const uint8_t value[100];
-    const struct kv_btree_drop nobody = {0};
     uint8_t key[40];
-    const struct kv_bytes bytes = {.data = key, .length = make_key(number, key)};
-    ck_assert_int_eq(
-        kv_btree_put(&tree, bytes, KV_VALUE_INLINE, (struct kv_bytes){value, sizeof value}, nobody),
-        0);
+    put_key(key, make_key(number, key), 100);
 }
 
 static void del(uint64_t number)
@@ -125,15 +130,10 @@ END_TEST
 /* Numbers without a gap: what separates two leaves is the whole first key of the second. */
 START_TEST(it_leads_keys_that_are_what_separates_two_children)
 {
-    static const uint8_t value[1000];
-    const struct kv_btree_drop nobody = {0};
-    struct kv_bytes stored = {value, sizeof value};
     uint8_t key[40];
     for (unsigned i = 0; i < NUMBERS / 10; i++) {
         const int length = snprintf((char *)key, sizeof key, "n/%06u", i);
-        ck_assert_int_eq(kv_btree_put(&tree, (struct kv_bytes){key, (size_t)length},
-                                      KV_VALUE_INLINE, stored, nobody),
-                         0);
+        put_key(key, (size_t)length, 1000);
     }
     make_guide();
     for (unsigned i = 0; i < NUMBERS / 10; i++) {
@@ -149,18 +149,13 @@ END_TEST
 
 START_TEST(keys_that_end_in_zeros_are_told_apart)
 {
-    static const uint8_t value[1000];
-    const struct kv_btree_drop nobody = {0};
-    struct kv_bytes stored = {value, sizeof value};
     /* Of each number a key and five that have zeros after it. */
     uint8_t key[16] = {'z'};
     for (unsigned i = 0; i < NUMBERS / 10; i++) {
         memset(key + 1, 0, sizeof key - 1);
         key[1] = (uint8_t)(i / 6);
         key[2] = 1;
-        ck_assert_int_eq(
-            kv_btree_put(&tree, (struct kv_bytes){key, 3 + i % 6}, KV_VALUE_INLINE, stored, nobody),
-            0);
+        put_key(key, 3 + i % 6, 1000);
     }
     make_guide();
     for (unsigned i = 0; i < NUMBERS / 10; i++) {
