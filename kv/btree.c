@@ -61,14 +61,43 @@ int kv_btree_create(struct kv_btree *btree)
 /* How a descent comes by its pages. */
 enum view_how { VIEW_LOAD, VIEW_RESIDENT };
 
+/* Say that a leaf was loaded. One that is changed already was not waited for alone. */
+static void tell_loaded(struct kv_btree *btree, const struct kv_page_view *leaf)
+{
+    uint8_t low[KV_KEY_MAX], high[KV_KEY_MAX];
+    size_t low_len, high_len;
+    if (!kv_node_low_racy(leaf->bytes, btree->node_bytes, low, &low_len))
+        return;
+    (void)kv_node_high_racy(leaf->bytes, btree->node_bytes, high, &high_len);
+    if (kv_pager_view_valid(leaf))
+        btree->loaded(btree->loaded_context, (struct kv_bytes){low, low_len},
+                      (struct kv_bytes){high, high_len});
+}
+
 /* View a page; VIEW_RESIDENT: -EAGAIN when it is not in memory. */
 static int view_page(struct kv_btree *btree, uint64_t page_id, enum view_how how,
                      struct kv_page_view *view)
 {
     if (how == VIEW_RESIDENT)
         return kv_pager_view_resident(btree->pager, page_id, view) ? 0 : -EAGAIN;
-    const int err = kv_pager_view(btree->pager, page_id, view);
+    bool loaded;
+    const int err = kv_pager_view_or_load(btree->pager, page_id, view, &loaded);
+    if (!err && loaded && btree->loaded && kv_node_level_racy(view->bytes) == 0)
+        tell_loaded(btree, view);
     return err == -ESTALE ? -EUCLEAN : err;
+}
+
+#define FEW_PAGES 8u /* of more it is not worth the while, and they are seldom in order */
+
+void kv_btree_load(struct kv_btree *btree, const uint64_t *page_ids, size_t count)
+{
+    if (!kv_pager_prefetch(btree->pager, page_ids, count) || !btree->loaded || count > FEW_PAGES)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        struct kv_page_view view;
+        if (kv_pager_peek(btree->pager, page_ids[i], &view) && kv_node_level_racy(view.bytes) == 0)
+            tell_loaded(btree, &view);
+    }
 }
 
 /* Find the child that covers `key`. The inner page in view may be stale by then: child UINT64_MAX.

@@ -18,6 +18,12 @@ struct kv_btree_path;
 struct kv_btree_hints;
 struct kv_btree_guides;
 
+/*
+ * Told of each leaf that a descent has loaded: its fences. high.length 0: it is the last one. By any
+ * thread, which holds nothing; both are borrowed for the call.
+ */
+typedef void kv_btree_loaded_fn(void *context, struct kv_bytes low, struct kv_bytes high);
+
 struct kv_btree {
     struct kv_pager *pager;
     size_t node_bytes;
@@ -29,6 +35,8 @@ struct kv_btree {
     struct kv_btree_path *path; /* the writer's; between begin_puts and end_puts it stays pinned */
     bool keeps_path;            /* the writer's */
     struct kv_page_view lead;   /* the writer's; where the leaf of the next key may be */
+    kv_btree_loaded_fn *loaded; /* set before the tree is used; NULL: nobody is told */
+    void *loaded_context;
 };
 
 struct kv_btree_path *kv_btree_path_new(void); /* NULL: no memory; free() it */
@@ -52,11 +60,13 @@ KV_MUST_CHECK int kv_btree_get_floor(struct kv_btree *btree, const void *key, si
                                      size_t *value_len, uint8_t *kind);
 /*
  * The same with what is in memory. -EAGAIN: a page is not, *missing says which; give it to
- * kv_pager_prefetch and come again.
+ * kv_btree_load and come again.
  */
 KV_MUST_CHECK int kv_btree_get_resident(struct kv_btree *btree, const void *key, size_t key_len,
                                         void *buf, size_t buf_cap, size_t *value_len, uint8_t *kind,
                                         uint64_t *missing);
+/* Bring pages that were missing into memory, together; of a few, the tree's `loaded` is told. */
+void kv_btree_load(struct kv_btree *btree, const uint64_t *page_ids, size_t count);
 /* A key that is looked up together with others. */
 struct kv_btree_lookup {
     const void *key;

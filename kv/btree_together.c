@@ -268,7 +268,7 @@ int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
         left_count = missing_count;
         if (round == FAULT_ROUNDS)
             break;
-        kv_pager_prefetch(btree->pager, missing, missing_count);
+        kv_btree_load(btree, missing, missing_count);
     }
     /* Who arrived in the wrong place is told so where it is looked at closely: by the writer. */
     for (size_t i = 0; i < left_count && !err; i++)

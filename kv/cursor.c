@@ -13,7 +13,6 @@
  * that follow, more and more, and has as many behind them read ahead. */
 #define AHEAD_AFTER 4u
 #define AHEAD_MAX   32u
-#define AHEAD_PART  8u /* and no more than such a part of what hot and warm can hold */
 /* One that is told to walk on waits for a few wherever the first is not in memory, and has more
  * read ahead; where nobody reads ahead it waits for as many. */
 #define WALK_LEAVES 4u
@@ -26,6 +25,8 @@ struct kv_cursor {
     uint8_t *scratch; /* node_bytes, for going backward and looking ahead; NULL until then */
     bool positioned;  /* on a key; slot is valid */
     bool walks_on;    /* kv_cursor_walk_on */
+    bool began;       /* to go forward: there is a copy */
+    bool follows;     /* it began where an earlier walk ended: the next will where this one does */
     unsigned slot;
     size_t key_len;
     uint8_t key[KV_KEY_MAX]; /* the key that the cursor is on */
@@ -50,6 +51,8 @@ int kv_cursor_open(struct kv_store *store, const void *lower, size_t lower_len, 
     cursor->scratch = NULL;
     cursor->positioned = false;
     cursor->walks_on = false;
+    cursor->began = false;
+    cursor->follows = false;
     cursor->slot = 0;
     cursor->key_len = 0;
     cursor->leaves_in_order = 0;
@@ -105,6 +108,9 @@ void kv_cursor_close(struct kv_cursor *cursor)
 {
     if (!cursor)
         return;
+    /* One that stops half way is gone on from by the same walk, which has not ended. */
+    if (cursor->walks_on && cursor->began && (!cursor->positioned || cursor->follows))
+        kv_ahead_left(cursor->store->ahead, kv_node_page_id(cursor->leaf));
     leave_key(cursor);
     free(cursor->scratch);
     free(cursor->leaf);
@@ -133,11 +139,12 @@ static bool has_scratch(struct kv_cursor *cursor)
     return cursor->scratch != NULL;
 }
 
-/* So many leaves, but no more than there is room for beside what else is used. */
-static unsigned within_room(const struct kv_cursor *cursor, unsigned leaves)
+/* Where to read ahead ends. */
+static struct kv_bytes end_of_reading(const struct kv_cursor *cursor)
 {
-    const uint64_t room = kv_pager_page_room(cursor->store->pager) / AHEAD_PART;
-    return (unsigned)kv_min_u64(leaves, room);
+    if (cursor->follows)
+        return (struct kv_bytes){.length = 0};
+    return (struct kv_bytes){.data = cursor->upper, .length = cursor->upper_len};
 }
 
 /*
@@ -148,23 +155,24 @@ static void read_together(struct kv_cursor *cursor, struct kv_bytes key, unsigne
 {
     struct kv_store *const store = cursor->store;
     struct kv_btree_ahead ahead = {.max = leaves};
-    const struct kv_bytes upper = {.data = cursor->upper, .length = cursor->upper_len};
+    const struct kv_bytes upper = end_of_reading(cursor);
     if (has_scratch(cursor) &&
         !kv_btree_leaves_ahead(&store->trees[KV_TREE_KEYS], key, upper, cursor->scratch, &ahead))
-        kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
+        (void)kv_pager_prefetch(store->pager, ahead.page_ids, ahead.count);
 }
 
 /* Have leaves read that follow the `passed` from the one with `key` on. */
 static void read_ahead(const struct kv_cursor *cursor, struct kv_bytes key, unsigned passed)
 {
-    const struct kv_bytes upper = {.data = cursor->upper, .length = cursor->upper_len};
+    const struct kv_bytes upper = end_of_reading(cursor);
     const unsigned wanted =
         cursor->walks_on ? WALK_AHEAD : (unsigned)kv_min_u64(AHEAD_MAX, cursor->leaves_in_order);
-    kv_ahead_read(cursor->store->ahead, key, upper, passed, within_room(cursor, wanted));
+    kv_ahead_read(cursor->store->ahead, key, upper, passed,
+                  kv_ahead_within_room(cursor->store->ahead, wanted));
 }
 
 /* Copy the leaf with `key`; if it is not in memory and the cursor will go on, others come along. */
-static int copy_leaf(struct kv_cursor *cursor, struct kv_bytes key)
+static int read_leaf(struct kv_cursor *cursor, struct kv_bytes key)
 {
     struct kv_store *const store = cursor->store;
     struct kv_btree *const btree = &store->trees[KV_TREE_KEYS];
@@ -180,11 +188,21 @@ static int copy_leaf(struct kv_cursor *cursor, struct kv_bytes key)
         return err;
     const unsigned few = kv_ahead_runs(store->ahead) ? WALK_LEAVES : WALK_AHEAD;
     const unsigned told = cursor->walks_on ? few : 0;
-    const unsigned now = within_room(
-        cursor, (unsigned)kv_min_u64(AHEAD_MAX, kv_max_u64(told, cursor->leaves_in_order)));
+    const unsigned now = kv_ahead_within_room(
+        store->ahead, (unsigned)kv_min_u64(AHEAD_MAX, kv_max_u64(told, cursor->leaves_in_order)));
     read_ahead(cursor, key, now);
     read_together(cursor, key, now);
     return kv_btree_leaf_at(btree, key.data, key.length, cursor->leaf);
+}
+
+static int copy_leaf(struct kv_cursor *cursor, struct kv_bytes key)
+{
+    const int err = read_leaf(cursor, key);
+    if (!err && cursor->walks_on && !cursor->began) {
+        cursor->began = true;
+        cursor->follows = kv_ahead_follows(cursor->store->ahead, kv_node_page_id(cursor->leaf));
+    }
+    return err;
 }
 
 /* The first key >= `key` in the leaf that covers it, or in the leaves behind. */
@@ -245,6 +263,8 @@ static int seek_backward(struct kv_cursor *cursor, struct kv_bytes key)
 static void end_order(struct kv_cursor *cursor)
 {
     cursor->leaves_in_order = 0;
+    cursor->began = false;
+    cursor->follows = false;
 }
 
 int kv_cursor_first(struct kv_cursor *cursor)

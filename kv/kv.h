@@ -305,7 +305,8 @@ KV_MUST_CHECK int kv_cursor_open_prefix(struct kv_store *store, const void *pref
 void kv_cursor_close(struct kv_cursor *cursor);
 /*
  * The caller means to go on to the upper bound, or as far as it needs: wherever keys are not in
- * memory, those that follow within the bounds are read with them, up to some hundred KiB. Without
+ * memory, those that follow within the bounds are read with them, up to some hundred KiB; and
+ * those beyond, when another such cursor has ended just before the first key of this one. Without
  * it that begins after some leaves in order. Not for going backward.
  */
 void kv_cursor_walk_on(struct kv_cursor *cursor);

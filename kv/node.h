@@ -131,6 +131,8 @@ bool kv_node_covers_racy(const void *node, size_t node_bytes, const void *key, s
  * there is none (*length 0).
  */
 bool kv_node_high_racy(const void *node, size_t node_bytes, void *fence, size_t *length);
+/* The lower fence likewise; there always is one. */
+bool kv_node_low_racy(const void *node, size_t node_bytes, void *fence, size_t *length);
 /* Copy a whole node word by word, into memory that nobody else uses. */
 void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes);
 

@@ -483,6 +483,20 @@ KV_RACY bool kv_node_high_racy(const void *node, size_t node_bytes, void *fence,
     return true;
 }
 
+KV_RACY bool kv_node_low_racy(const void *node, size_t node_bytes, void *fence, size_t *length)
+{
+    struct shape shape;
+    *length = 0;
+    if (!load_shape(node, node_bytes, &shape))
+        return false;
+    const size_t low_len = node_bytes - shape.heap_end - shape.high_bytes;
+    if (low_len > KV_KEY_MAX)
+        return false;
+    *length = low_len;
+    copy_bytes(fence, (const uint8_t *)node + shape.heap_end, low_len);
+    return true;
+}
+
 KV_RACY void kv_node_copy_racy(void *dst, const void *node, size_t node_bytes)
 {
     copy_bytes(dst, node, node_bytes);

@@ -145,20 +145,29 @@ static bool view_racy(struct kv_pager *pager, uint64_t page_id, struct kv_page_v
 
 int kv_pager_view(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view)
 {
+    bool loaded;
+    return kv_pager_view_or_load(pager, page_id, view, &loaded);
+}
+
+int kv_pager_view_or_load(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view,
+                          bool *loaded)
+{
+    *loaded = false;
     for (unsigned spins = 0;; spins++) {
         uint32_t index;
         if (view_racy(pager, page_id, view, &index))
             return 0;
         if (index != KV_FRAME_NONE && spins < SPINS_BEFORE_LOCK)
             continue;
-        bool loaded;
+        bool now = false;
         pthread_mutex_lock(&pager->mutex);
-        const int err = kv_pager_fault(pager, page_id, &index, &loaded);
+        const int err = kv_pager_fault(pager, page_id, &index, &now);
         /* Loading a page is not a use of it: else each page of a scan would look used twice. */
         const bool viewed = !err && view_frame(pager, index, page_id, view);
         pthread_mutex_unlock(&pager->mutex);
-        if (viewed && !loaded)
+        if (viewed && !now)
             count_hit(pager, index);
+        *loaded |= now;
         if (err || viewed)
             return err;
         sched_yield(); /* latched by the writer: let it end */
@@ -175,6 +184,12 @@ bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_
             return false;
     }
     return false;
+}
+
+bool kv_pager_peek(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view)
+{
+    const uint32_t index = kv_cache_find_racy(&pager->cache, page_id);
+    return index != KV_FRAME_NONE && view_frame(pager, index, page_id, view);
 }
 
 bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, uint64_t page_id,

@@ -63,8 +63,13 @@ struct kv_page_view {
 /* Bring the page into memory if need be. -ESTALE: there is no such page (any more). */
 KV_MUST_CHECK int kv_pager_view(struct kv_pager *pager, uint64_t page_id,
                                 struct kv_page_view *view);
+/* The same; loaded: out: this call brought it. */
+KV_MUST_CHECK int kv_pager_view_or_load(struct kv_pager *pager, uint64_t page_id,
+                                        struct kv_page_view *view, bool *loaded);
 /* The same without waiting for the device; false: the page is not in memory. */
 bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view);
+/* The same without being a use of the page. */
+bool kv_pager_peek(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view);
 /* View a page in the frame where it was before. false: it is not there, or is being changed. */
 bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, uint64_t page_id,
                          struct kv_page_view *view);
@@ -85,9 +90,9 @@ void kv_pager_fetch_bucket(const struct kv_pager *pager, uint64_t page_id);
 void kv_pager_fetch_frame(const struct kv_pager *pager, uint64_t page_id);
 /*
  * Bring pages into memory, those that are not there with one submission. Only a hint: what can
- * not be had is left out, and whoever asks for it will hear why.
+ * not be had is left out, and whoever asks for it will hear why. Returns how many this call read.
  */
-void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
+size_t kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
 /* The same, and what is there now is retained (kv_cache_retain). */
 void kv_pager_retain(struct kv_pager *pager, const uint64_t *page_ids, size_t count);
 /* All frames, whatever they are used for. */

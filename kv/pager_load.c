@@ -287,7 +287,7 @@ static void wait_for_loads(struct kv_pager *pager, const uint64_t *page_ids, siz
 
 void kv_pager_retain(struct kv_pager *pager, const uint64_t *page_ids, size_t count)
 {
-    kv_pager_prefetch(pager, page_ids, count);
+    (void)kv_pager_prefetch(pager, page_ids, count);
     pthread_mutex_lock(&pager->mutex);
     for (size_t i = 0; i < count; i++) {
         const uint32_t index = kv_cache_find(&pager->cache, page_ids[i]);
@@ -298,9 +298,10 @@ void kv_pager_retain(struct kv_pager *pager, const uint64_t *page_ids, size_t co
     pthread_mutex_unlock(&pager->mutex);
 }
 
-void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count)
+size_t kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t count)
 {
     struct load loads[PREFETCH_MAX];
+    size_t loaded = 0;
     pthread_mutex_lock(&pager->mutex);
     for (size_t at = 0; at < count; at += PREFETCH_MAX) {
         const size_t now = kv_min_u64(count - at, PREFETCH_MAX);
@@ -313,6 +314,8 @@ void kv_pager_prefetch(struct kv_pager *pager, const uint64_t *page_ids, size_t 
         for (size_t i = 0; i < load_count; i++)
             finish_load(pager, &loads[i]);
         wait_for_loads(pager, page_ids + at, now);
+        loaded += load_count;
     }
     pthread_mutex_unlock(&pager->mutex);
+    return loaded;
 }

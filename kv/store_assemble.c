@@ -116,6 +116,11 @@ static void say_host_is_full(struct kv_error *error)
                         "writes; make room there, or open it read-only");
 }
 
+static void on_leaf_loaded(void *context, struct kv_bytes low, struct kv_bytes high)
+{
+    kv_ahead_loaded(context, low, high);
+}
+
 /* What is given out next is faulted in by then, by a thread that nobody waits for. */
 static void go_ahead(struct kv_store *store, uint64_t bytes_min)
 {
@@ -186,8 +191,11 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
         err = kv_btree_init(&store->trees[i], store->pager, store->node_bytes,
                             kv_le64_get(sb->tree_root[i]), i);
     if (!err) {
-        store->ahead = kv_ahead_new(&store->trees[KV_TREE_KEYS]);
+        struct kv_btree *const keys = &store->trees[KV_TREE_KEYS];
+        store->ahead = kv_ahead_new(keys);
         err = store->ahead ? 0 : -ENOMEM;
+        keys->loaded = on_leaf_loaded;
+        keys->loaded_context = store->ahead;
     }
     return err;
 }
@@ -219,6 +227,7 @@ static int open_pending_blobs(struct kv_store *store)
 
 static void close_pages(struct kv_store *store)
 {
+    store->trees[KV_TREE_KEYS].loaded = NULL;
     kv_ahead_free(store->ahead);
     for (unsigned i = 0; i < KV_TREE_COUNT; i++)
         kv_btree_release(&store->trees[i]);

@@ -53,6 +53,11 @@ int kv_retain(struct kv_store *store, const void *lower, size_t lower_len, const
     return most ? each_page(store, lower, lower_len, end, true, most, kv_pager_retain, &seen) : 0;
 }
 
+static void read_pages(struct kv_pager *pager, const uint64_t *page_ids, size_t count)
+{
+    (void)kv_pager_prefetch(pager, page_ids, count);
+}
+
 int kv_prefetch(struct kv_store *store, const void *lower, size_t lower_len, const void *upper,
                 size_t upper_len, uint64_t bytes_max, uint64_t *bytes_read)
 {
@@ -64,7 +69,7 @@ int kv_prefetch(struct kv_store *store, const void *lower, size_t lower_len, con
     const uint64_t room = kv_pager_page_room(store->pager) / PREFETCH_PART;
     const uint64_t most = bytes_max ? kv_min_u64(bytes_max / store->node_bytes, room) : room;
     const struct kv_bytes end = {.data = upper, .length = upper_len};
-    const int err = each_page(store, lower, lower_len, end, false, most, kv_pager_prefetch, &seen);
+    const int err = each_page(store, lower, lower_len, end, false, most, read_pages, &seen);
     if (bytes_read)
         *bytes_read = seen * store->node_bytes;
     return err;

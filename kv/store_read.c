@@ -201,7 +201,7 @@ static void look_up_together(struct kv_store *store, struct kv_lookup *lookups, 
         }
         pending_count = left;
         if (left)
-            kv_pager_prefetch(store->pager, missing, left);
+            kv_btree_load(&store->trees[KV_TREE_KEYS], missing, left);
     }
     for (size_t i = 0; i < pending_count; i++)
         pending[i]->result = get_one(store, pending[i]->key, pending[i]->key_len, pending[i]->buf,

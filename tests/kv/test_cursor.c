@@ -149,20 +149,25 @@ static struct walk walk(struct counted *counted, bool walks_on, unsigned blocks)
 }
 
 /* 4,000 keys, some 15 of them in a leaf of one block. */
-START_TEST(who_walks_on_waits_once_for_the_first_few_leaves)
+static void fill_counted(struct counted *counted)
 {
     static const struct kv_device_ops ops = {.submit = submit_counted, .close = close_counted};
     struct kv_device *const below = memory_device_new(IMAGE_BLOCKS);
     test_create_on(below, 4096, KV_CODEC_NONE, 0);
-    struct counted counted = {.base = {.ops = &ops, .block_count = below->block_count},
-                              .below = below,
-                              .walker = pthread_self()};
+    *counted = (struct counted){.base = {.ops = &ops, .block_count = below->block_count},
+                                .below = below,
+                                .walker = pthread_self()};
     char key[101];
-    struct kv_store *const store = test_open_on(&counted.base);
+    struct kv_store *const store = test_open_on(&counted->base);
     for (unsigned i = 0; i < 4000; i++)
         put(store, key_of(key, i), 100);
     ck_assert_int_eq(kv_close(store), 0);
+}
 
+START_TEST(who_walks_on_waits_once_for_the_first_few_leaves)
+{
+    struct counted counted;
+    fill_counted(&counted);
     const struct walk untold = walk(&counted, false, 0);
     const struct walk told = walk(&counted, true, 0);
     const struct walk helped = walk(&counted, true, untold.blocks);
@@ -173,7 +178,96 @@ START_TEST(who_walks_on_waits_once_for_the_first_few_leaves)
     ck_assert_uint_eq(helped.waits, 1);
     ck_assert_uint_eq(untold.blocks, told.blocks); /* not one leaf beyond the bound */
     ck_assert_uint_eq(untold.blocks, helped.blocks);
-    kv_device_close(below);
+    kv_device_close(counted.below);
+}
+END_TEST
+
+/*
+ * Walk over 20 ranges of 30 keys each, two or three leaves, in order or the last one first; no
+ * thread reads ahead.
+ */
+static struct walk walk_ranges(struct counted *counted, bool in_order)
+{
+    char from[101], to[101];
+    struct kv_store *const store = test_open_on(&counted->base);
+    load_above(store, key_of(from, 970));
+    load_above(store, key_of(to, 1630));
+    counted->waits = 0;
+    atomic_store(&counted->blocks, 0);
+    for (unsigned i = 0; i < 20; i++) {
+        const unsigned start = 1000 + 30 * (in_order ? i : 19 - i);
+        struct kv_cursor *const cursor =
+            cursor_new(store, key_of(from, start), key_of(to, start + 30));
+        kv_cursor_walk_on(cursor);
+        unsigned found = 0;
+        for (int err = kv_cursor_first(cursor); !err; err = kv_cursor_next(cursor))
+            found++;
+        ck_assert_uint_eq(found, 30);
+        kv_cursor_close(cursor);
+    }
+    const struct walk walked = {.waits = counted->waits, .blocks = atomic_load(&counted->blocks)};
+    ck_assert_int_eq(kv_close(store), 0);
+    return walked;
+}
+
+START_TEST(walks_that_follow_one_another_read_beyond_their_ends)
+{
+    struct counted counted;
+    fill_counted(&counted);
+    const struct walk ordered = walk_ranges(&counted, true);
+    const struct walk reversed = walk_ranges(&counted, false);
+    printf("%u and %u waits, %u and %u blocks\n", ordered.waits, reversed.waits, ordered.blocks,
+           reversed.blocks);
+    ck_assert_uint_ge(reversed.waits, 20);
+    ck_assert_uint_le(ordered.waits, 1 + (reversed.blocks + 15) / 16);
+    /* Beyond the last range no more than is read together; nothing is read twice. */
+    ck_assert_uint_lt(ordered.blocks, reversed.blocks + 16);
+    kv_device_close(counted.below);
+}
+END_TEST
+
+/*
+ * Ask for 400 keys of some 23 leaves in order, or the last one first. helped: a thread reads ahead,
+ * and has all the time it needs: behind leaves 4, 9 and 19, which are waited for, it reads as many.
+ */
+static struct walk ask_for_each(struct counted *counted, bool in_order, bool helped)
+{
+    static const unsigned read_after[] = {0, 0, 0, 0, 8, 18, 24};
+    char key[101];
+    struct kv_store *const store = test_open_on(&counted->base);
+    load_above(store, key_of(key, 970)); /* what is above the leaves is in memory then */
+    load_above(store, key_of(key, 1430));
+    if (helped)
+        ck_assert_int_eq(kv_start_background(store), 0);
+    counted->waits = 0;
+    atomic_store(&counted->blocks, 0);
+    for (unsigned i = 0; i < 400; i++) {
+        load_above(store, key_of(key, in_order ? 1000 + i : 1399 - i));
+        const unsigned least =
+            helped && in_order && counted->waits < 7 ? read_after[counted->waits] : 0;
+        while (atomic_load(&counted->blocks) < least)
+            sched_yield();
+    }
+    const struct walk walked = {.waits = counted->waits, .blocks = atomic_load(&counted->blocks)};
+    ck_assert_int_eq(kv_close(store), 0);
+    return walked;
+}
+
+START_TEST(who_asks_for_key_after_key_in_order_waits_less_and_less)
+{
+    struct counted counted;
+    fill_counted(&counted);
+    const struct walk alone = ask_for_each(&counted, true, false);
+    const struct walk helped = ask_for_each(&counted, true, true);
+    const struct walk reversed = ask_for_each(&counted, false, true);
+    printf("%u, %u and %u waits, %u, %u and %u blocks\n", alone.waits, helped.waits, reversed.waits,
+           alone.blocks, helped.blocks, reversed.blocks);
+    ck_assert_uint_gt(alone.waits, 19);
+    ck_assert_uint_eq(helped.waits, 6);
+    ck_assert_uint_gt(helped.blocks, alone.blocks); /* it goes on beyond the last key */
+    ck_assert_uint_eq(alone.blocks, alone.waits);
+    ck_assert_uint_eq(reversed.blocks, alone.blocks); /* nothing in vain where there is no order */
+    kv_device_close(counted.below);
 }
 END_TEST
 
@@ -407,6 +501,8 @@ int main(void)
     tcase_set_timeout(cursor, 120);
     tcase_add_test(cursor, an_empty_store_has_nothing_to_stand_on);
     tcase_add_test(cursor, who_walks_on_waits_once_for_the_first_few_leaves);
+    tcase_add_test(cursor, walks_that_follow_one_another_read_beyond_their_ends);
+    tcase_add_test(cursor, who_asks_for_key_after_key_in_order_waits_less_and_less);
     tcase_add_test(cursor, bounds_hold_for_every_move);
     tcase_add_test(cursor, a_prefix_ends_where_no_key_can_begin_with_it);
     tcase_add_test(cursor, the_last_key_that_is_not_above_is_what_a_cursor_finds);
