@@ -21,6 +21,7 @@
 #include "fs/data_edit.h"
 
 #define FS_PACKED_FILE_MAX 8192u /* a file up to here is packed whole */
+#define PREFETCH_EXTENTS   16u   /* of a range, the rest is left */
 
 static inline uint64_t align_down(uint64_t offset, uint64_t unit)
 {
@@ -137,6 +138,23 @@ int fs_data_read_begin(const struct fs_data *data, const struct fs_file *file, u
     if (!err)
         *got = take;
     return err;
+}
+
+void fs_data_prefetch(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
+                      size_t length)
+{
+    struct kv_blob_ref refs[PREFETCH_EXTENTS];
+    size_t count = 0;
+    struct fs_data_walk walk;
+    if (file->is_inline || offset >= file->size)
+        return;
+    int err = fs_data_walk_open(&walk, data, file, offset, kv_min_u64(file->size, offset + length));
+    while (!err && count < PREFETCH_EXTENTS && !(err = fs_data_walk_next(&walk))) {
+        if (walk.record.kind == FS_DATA_EXTENT)
+            refs[count++] = walk.record.blob;
+    }
+    fs_data_walk_close(&walk);
+    kv_blob_prefetch(data->store, refs, count);
 }
 
 /* ---- seeking ------------------------------------------------------------------ */

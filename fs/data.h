@@ -118,6 +118,10 @@ KV_MUST_CHECK int fs_data_read_begin(const struct fs_data *data, const struct fs
                                      struct kv_blob_reading **reading,
                                      struct kv_blob_transfer *transfer);
 
+/* Have the extents of a range read into memory (kv_blob_prefetch). */
+void fs_data_prefetch(const struct fs_data *data, const struct fs_file *file, uint64_t offset,
+                      size_t length);
+
 /*
  * Write `length` bytes (1..FS_WRITE_MAX), growing the file if need be.
  *

@@ -25,6 +25,7 @@
 #include "fs/mount.h"
 #include "fs/prefetch.h"
 #include "fs/process.h"
+#include "fs/streams.h"
 #include "fs/xattr.h"
 
 static struct fs_fuse *fuse_of(fuse_req_t req)
@@ -445,6 +446,8 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                                 .buf = fs_transport_buffer(),
                                 .size = size};
     int err = read.buf && size <= FS_REPLY_MAX ? 0 : -ENOMEM;
+    if (!err && fuse_of(req)->streams)
+        fs_streams_read(fuse_of(req)->streams, ino, read.offset, size);
     if (!err && fs_transport_should_await())
         err = begin_read(&read);
     else if (!err)

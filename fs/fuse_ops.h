@@ -10,6 +10,7 @@
 
 struct fs_control;
 struct fs_prefetch;
+struct fs_streams;
 
 struct fuse_lowlevel_ops;
 
@@ -21,6 +22,7 @@ struct fs_fuse {
     struct fs_scrub *scrub;       /* its own lock */
     struct fs_control *control;   /* its own lock; NULL: there is no control directory */
     struct fs_prefetch *prefetch; /* its own lock; NULL: nothing is read ahead */
+    struct fs_streams *streams;   /* its own lock; NULL: likewise */
     bool writeback;               /* the kernel gathers writes */
     bool without_acl;             /* access lists are not supported */
     bool read_only;               /* as it was mounted */

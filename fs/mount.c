@@ -31,6 +31,7 @@
 #include "fs/fuse_ops.h"
 #include "fs/mount_point.h"
 #include "fs/read_ahead.h"
+#include "fs/streams.h"
 #include "fs/transport.h"
 
 struct fs_mount {
@@ -47,6 +48,7 @@ struct fs_mount {
     bool confine, seccomp;
     struct fs_health *health;
     struct fs_prefetch *prefetch;
+    struct fs_streams *streams;
     struct fs_notifier *notifier;
     struct fs_control_apply *apply;
     struct fs_settings *settings;
@@ -148,7 +150,8 @@ static int open_control(const struct fs_mount_options *options, struct fs_mount 
     mount->health =
         fs_health_new(fuse->volume, &fuse->counters, options->read_only, &options->alerts);
     mount->prefetch = fuse->prefetch = fs_prefetch_new(fuse->volume);
-    if (!mount->health || !mount->prefetch)
+    mount->streams = fuse->streams = fs_streams_new(fuse->volume);
+    if (!mount->health || !mount->prefetch || !mount->streams)
         return -ENOMEM;
     if (strcmp(options->control, FS_CONTROL_NONE) == 0)
         return 0;
@@ -489,6 +492,8 @@ int fs_mount_serve(struct fs_mount *mount)
     if (!err && mount->notifier)
         err = fs_notifier_start(mount->notifier, mount->session);
     if (!err)
+        err = fs_streams_start(mount->streams);
+    if (!err)
         err = fs_transport_start(mount->transport);
     if (err)
         goto out;
@@ -525,6 +530,7 @@ int fs_mount_serve(struct fs_mount *mount)
 out:
     if (mount->notifier)
         fs_notifier_stop(mount->notifier);
+    fs_streams_stop(mount->streams);
     fs_health_stop(mount->health);
     close(signal_fd);
     return err;
@@ -579,6 +585,7 @@ int fs_mount_close(struct fs_mount *mount)
     fs_notifier_free(mount->notifier);
     fs_settings_free(mount->settings);
     fs_prefetch_free(mount->prefetch);
+    fs_streams_free(mount->streams);
     fs_health_free(mount->health);
     fs_counters_release(&mount->fuse.counters);
     fs_volume_close(mount->fuse.volume);

@@ -73,6 +73,17 @@ int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, 
     return read_locked(volume, ino, offset, buf, length, got, NULL, NULL);
 }
 
+void fs_prefetch_range(struct fs_volume *volume, uint64_t ino, uint64_t offset, size_t length)
+{
+    struct fs_lock_set locks = FS_LOCK_SET_INIT;
+    struct fs_item item;
+    fs_lock_add(&locks, ino, FS_LOCK_SHARED);
+    fs_lock_take(volume->locks, &locks);
+    if (!load_regular(volume, ino, &item))
+        fs_data_prefetch(&volume->data, &item.record.file, offset, length);
+    fs_lock_drop(volume->locks, &locks);
+}
+
 int fs_read_begin(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf, size_t length,
                   size_t *got, struct kv_blob_reading **reading, struct kv_blob_transfer *transfer)
 {

@@ -166,6 +166,8 @@ void fs_record_stat(const struct fs_record *record, struct stat *stat);
 
 KV_MUST_CHECK int fs_read(struct fs_volume *volume, uint64_t ino, uint64_t offset, void *buf,
                           size_t length, size_t *got);
+/* Have extents of the range read into memory. A hint: errors are for who reads it. */
+void fs_prefetch_range(struct fs_volume *volume, uint64_t ino, uint64_t offset, size_t length);
 /*
  * As fs_read, for who does not wait for the device. 0 and *reading NULL: it is read. 0 and
  * *reading: *transfer is to be made, then fs_read_end called, and `buf` stays until then.

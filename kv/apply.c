@@ -431,6 +431,11 @@ int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts, 
     return kv_blobs_read(&store->blobs, parts, count);
 }
 
+void kv_blob_prefetch(struct kv_store *store, const struct kv_blob_ref *refs, size_t count)
+{
+    kv_blobs_prefetch(&store->blobs, refs, count);
+}
+
 int kv_blob_read_begin(struct kv_store *store, const struct kv_blob_part *part,
                        struct kv_blob_reading **reading, struct kv_blob_transfer *transfer)
 {

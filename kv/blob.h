@@ -73,6 +73,8 @@ void kv_blobs_given(struct kv_blobs *blobs, const struct kv_io *ios, size_t coun
 /* As kv_blob_read of kv.h. */
 KV_MUST_CHECK int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts,
                                 size_t count);
+/* As kv_blob_prefetch of kv.h. */
+void kv_blobs_prefetch(struct kv_blobs *blobs, const struct kv_blob_ref *refs, size_t count);
 /* As kv_blob_read_begin and _end of kv.h. */
 KV_MUST_CHECK int kv_blobs_read_begin(struct kv_blobs *blobs, const struct kv_blob_part *part,
                                       struct kv_blob_reading **reading,

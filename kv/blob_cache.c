@@ -338,8 +338,22 @@ static void copy_in(const struct kv_blob_cache *cache, uint32_t chunk, const uin
     }
 }
 
-/* Somebody wants it: note that, and keep it from changing until unpin. */
-static void pin(struct kv_blob_cache *cache, uint32_t at, bool retain)
+/* It makes room, now or when who copies it is done. */
+static void take_out(struct kv_blob_cache *cache, uint32_t at)
+{
+    end_retaining(cache, at);
+    queue_remove(cache, at);
+    if (cache->contents[at].pins) {
+        hash_remove(cache, at);
+        cache->contents[at].dropped = true;
+    } else {
+        evict(cache, at);
+    }
+}
+
+/* Somebody wants it: note that, and keep it from changing until unpin. arrives: it did not come
+ * ahead of its use, from now on. */
+static void pin(struct kv_blob_cache *cache, uint32_t at, bool retain, bool arrives)
 {
     struct content *const content = &cache->contents[at];
     if (content->written) { /* now it is one that was read, once */
@@ -351,9 +365,11 @@ static void pin(struct kv_blob_cache *cache, uint32_t at, bool retain)
     }
     if (retain)
         mark_retained(cache, at);
-    if (content->ahead && cache->ahead_credit < AHEAD_CREDIT_MAX)
-        cache->ahead_credit += AHEAD_CREDIT_USE;
-    content->ahead = false;
+    if (content->ahead && arrives) {
+        content->ahead = false;
+        if (cache->ahead_credit < AHEAD_CREDIT_MAX)
+            cache->ahead_credit += AHEAD_CREDIT_USE;
+    }
     content->pins++;
 }
 
@@ -366,13 +382,16 @@ static void unpin(struct kv_blob_cache *cache, uint32_t at)
 }
 
 bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        uint32_t piece, size_t offset, void *buf, size_t length, bool retain)
+                        uint32_t piece, size_t offset, void *buf, size_t length,
+                        enum kv_blob_wanted use)
 {
     pthread_mutex_lock(&cache->mutex);
     const uint32_t at = find(cache, ref, piece);
+    const bool passes = at != NONE && cache->contents[at].ahead && use == KV_BLOB_WANTED_ONCE;
+    const bool leaves = passes && offset + length == cache->contents[at].length_bytes;
     if (at != NONE)
-        pin(cache, at, retain);
-    if (piece != KV_BLOB_PIECE_STORED) {
+        pin(cache, at, use == KV_BLOB_WANTED_RETAIN, !passes || leaves);
+    if (piece != KV_BLOB_PIECE_STORED || passes) {
         cache->stats.hits += at != NONE;
         cache->stats.misses += at == NONE;
     }
@@ -381,6 +400,8 @@ bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_r
         return false;
     copy_out(cache, at, offset, buf, length);
     pthread_mutex_lock(&cache->mutex);
+    if (leaves && !cache->contents[at].dropped)
+        take_out(cache, at);
     unpin(cache, at);
     pthread_mutex_unlock(&cache->mutex);
     return true;
@@ -397,16 +418,8 @@ void kv_blob_cache_was_hit(struct kv_blob_cache *cache)
 static void drop(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref, uint32_t piece)
 {
     const uint32_t at = find(cache, ref, piece);
-    if (at == NONE)
-        return;
-    end_retaining(cache, at);
-    queue_remove(cache, at);
-    if (cache->contents[at].pins) {
-        hash_remove(cache, at);
-        cache->contents[at].dropped = true;
-    } else {
-        evict(cache, at);
-    }
+    if (at != NONE)
+        take_out(cache, at);
 }
 
 void kv_blob_cache_drop(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,

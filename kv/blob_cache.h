@@ -34,12 +34,15 @@ struct kv_blob_cache *kv_blob_cache_new(uint64_t bytes_max, uint32_t retain_perc
 struct kv_arena *kv_blob_cache_arena(struct kv_blob_cache *cache);
 void kv_blob_cache_free(struct kv_blob_cache *cache); /* NULL is fine */
 
-/*
- * Copy bytes [offset, offset + length) of a piece, which lie inside it. false: it is not here.
- * retain: it stays from now on, until others that are to stay are used more.
- */
+enum kv_blob_wanted {
+    KV_BLOB_WANTED,
+    KV_BLOB_WANTED_ONCE,  /* in order: what came ahead of its use leaves with its last byte */
+    KV_BLOB_WANTED_RETAIN /* it stays from now on, until others that are to stay are used more */
+};
+/* Copy bytes [offset, offset + length) of a piece, which lie inside it. false: it is not here. */
 bool kv_blob_cache_copy(struct kv_blob_cache *cache, const struct kv_disk_blob_ref *ref,
-                        uint32_t piece, size_t offset, void *buf, size_t length, bool retain);
+                        uint32_t piece, size_t offset, void *buf, size_t length,
+                        enum kv_blob_wanted use);
 /* The number of a piece that is all of a blob as it is stored: packed. To ask for it counts neither
  * as a hit nor as a miss. */
 #define KV_BLOB_PIECE_STORED UINT32_MAX

@@ -236,6 +236,14 @@ static int give_frames(struct kv_blobs *blobs, const struct load *load, bool kep
 
 /* ---- what is in memory ------------------------------------------------------------------ */
 
+/* Who reads much at once goes by, also by what was read ahead for him. */
+static enum kv_blob_wanted use_of(const struct kv_blob_part *part)
+{
+    if (part->retain)
+        return KV_BLOB_WANTED_RETAIN;
+    return part->length > KEEP_BYTES ? KV_BLOB_WANTED_ONCE : KV_BLOB_WANTED;
+}
+
 /* Take the part from the cache, if all of it is there. */
 static bool is_cached(struct kv_blobs *blobs, const struct load *load)
 {
@@ -244,7 +252,11 @@ static bool is_cached(struct kv_blobs *blobs, const struct load *load)
         return false;
     if (!load->frame_bytes)
         return kv_blob_cache_copy(blobs->cache, &load->disk, 0, part->offset, part->buf,
-                                  part->length, part->retain);
+                                  part->length, use_of(part));
+    if (load->disk.ptr.codec == KV_CODEC_NONE && use_of(part) == KV_BLOB_WANTED_ONCE &&
+        kv_blob_cache_copy(blobs->cache, &load->disk, KV_BLOB_PIECE_STORED, part->offset, part->buf,
+                           part->length, KV_BLOB_WANTED_ONCE))
+        return true; /* read ahead, as it is */
     size_t done = 0;
     while (done < part->length) {
         const size_t offset = part->offset + done;
@@ -252,7 +264,7 @@ static bool is_cached(struct kv_blobs *blobs, const struct load *load)
         const size_t inside = offset % load->frame_bytes;
         const size_t take = kv_min_u64(load->frame_bytes - inside, part->length - done);
         if (!kv_blob_cache_copy(blobs->cache, &load->disk, piece, inside,
-                                (uint8_t *)part->buf + done, take, part->retain))
+                                (uint8_t *)part->buf + done, take, use_of(part)))
             return false;
         done += take;
     }
@@ -279,7 +291,7 @@ static int read_stored(struct kv_blobs *blobs, struct load *load, bool *found)
         return -ENOMEM;
     int err = 0;
     *found = kv_blob_cache_copy(blobs->cache, &load->disk, KV_BLOB_PIECE_STORED, 0, stored, length,
-                                load->part->retain);
+                                use_of(load->part));
     if (*found) {
         load->stored = stored;
         load->in_memory = true;
@@ -554,6 +566,77 @@ int kv_blobs_read(struct kv_blobs *blobs, const struct kv_blob_part *parts, size
         }
     }
     return err;
+}
+
+/* ---- ahead of need ----------------------------------------------------------------------------
+ */
+
+/* Blobs that are read for nobody yet. */
+struct errand {
+    struct kv_blobs *blobs;
+    struct kv_blob_part nothing[KV_BLOBS_AT_ONCE];
+    struct load loads[KV_BLOBS_AT_ONCE];
+    struct kv_io ios[KV_BLOBS_AT_ONCE];
+    size_t count;
+};
+
+static bool is_in_memory(struct kv_blobs *blobs, const struct load *load)
+{
+    return kv_blob_cache_has(blobs->cache, &load->disk, 0) ||
+           kv_blob_cache_has(blobs->cache, &load->disk, KV_BLOB_PIECE_STORED);
+}
+
+static void end_errand(struct kv_io *io)
+{
+    struct errand *const errand = io->context;
+    struct load *const load = &errand->loads[io - errand->ios];
+    if (io->result || load->ended)
+        return;
+    load->ended = true;
+    count_read(errand->blobs, load);
+    if (verify_whole(load))
+        return;
+    if (load->frame_bytes && load->disk.ptr.codec == KV_CODEC_NONE)
+        kv_blob_cache_keep(errand->blobs->cache, &load->disk, KV_BLOB_PIECE_STORED, load->stored,
+                           load->raw, KV_BLOB_AHEAD);
+    else
+        kv_ignore(give_whole(errand->blobs, load, true));
+}
+
+static void add_errand(struct errand *errand, const struct kv_blob_ref *ref)
+{
+    struct load *const load = &errand->loads[errand->count];
+    struct kv_io *const io = &errand->ios[errand->count];
+    uint64_t block;
+    uint32_t block_count;
+    errand->nothing[errand->count] = (struct kv_blob_part){.ref = *ref};
+    *load = (struct load){.part = &errand->nothing[errand->count]};
+    describe(load, ref);
+    if (kv_blobs_extent(errand->blobs, ref, &block, &block_count) ||
+        is_in_memory(errand->blobs, load) ||
+        begin_request(errand->blobs, block, block_count, NULL, load, io))
+        return;
+    io->result = -EIO; /* until it has one */
+    io->done = end_errand;
+    io->context = errand;
+    errand->count++;
+}
+
+void kv_blobs_prefetch(struct kv_blobs *blobs, const struct kv_blob_ref *refs, size_t count)
+{
+    if (!blobs->cache || !kv_blob_cache_ahead_pays(blobs->cache))
+        return;
+    for (size_t at = 0; at < count;) {
+        struct errand errand = {.blobs = blobs};
+        while (at < count && errand.count < KV_BLOBS_AT_ONCE)
+            add_errand(&errand, &refs[at++]);
+        if (errand.count) /* each request has its own result */
+            kv_ignore(kv_device_submit(blobs->device, errand.ios, errand.count, false));
+        for (size_t i = 0; i < errand.count; i++) {
+            end_errand(&errand.ios[i]);
+            end_load(blobs, &errand.loads[i]);
+        }
+    }
 }
 
 /* ---- without waiting ------------------------------------------------------------------------- */

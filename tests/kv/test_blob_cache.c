@@ -52,7 +52,7 @@ static bool is_kept(struct kv_blob_cache *cache, uint64_t number, struct test_ra
     const struct kv_disk_blob_ref ref = make_ref(number, length);
     const size_t offset = test_random_below(random, length);
     const size_t count = 1 + test_random_below(random, length - offset);
-    if (!kv_blob_cache_copy(cache, &ref, (uint32_t)number % 3, offset, back, count, false))
+    if (!kv_blob_cache_copy(cache, &ref, (uint32_t)number % 3, offset, back, count, KV_BLOB_WANTED))
         return false;
     test_fill(content, length, number);
     KV_ASSERT(memcmp(back, content + offset, count) == 0);
@@ -74,9 +74,10 @@ START_TEST(what_is_kept_comes_back_in_any_part)
     struct kv_disk_blob_ref other = make_ref(1, length_of(1));
     uint8_t byte;
     other.ptr.birth_epoch = kv_le64_of(4); /* the same place, later */
-    ck_assert(!kv_blob_cache_copy(cache, &other, 1, 0, &byte, 1, false));
+    ck_assert(!kv_blob_cache_copy(cache, &other, 1, 0, &byte, 1, KV_BLOB_WANTED));
     other = make_ref(1, length_of(1));
-    ck_assert(!kv_blob_cache_copy(cache, &other, 0, 0, &byte, 1, false)); /* another piece of it */
+    ck_assert(!kv_blob_cache_copy(cache, &other, 0, 0, &byte, 1,
+                                  KV_BLOB_WANTED)); /* another piece of it */
     struct kv_blob_cache_stats stats;
     kv_blob_cache_stats(cache, &stats);
     ck_assert_uint_eq(stats.hits, 800);
@@ -126,7 +127,8 @@ static bool retain(struct kv_blob_cache *cache, uint64_t number)
 {
     uint8_t byte;
     const struct kv_disk_blob_ref ref = make_ref(number, length_of(number));
-    return kv_blob_cache_copy(cache, &ref, (uint32_t)number % 3, 0, &byte, 1, true);
+    return kv_blob_cache_copy(cache, &ref, (uint32_t)number % 3, 0, &byte, 1,
+                              KV_BLOB_WANTED_RETAIN);
 }
 
 START_TEST(what_is_retained_stays_within_its_share)

@@ -378,6 +378,98 @@ START_TEST(what_waits_to_be_written_is_read_in_parts_too)
 }
 END_TEST
 
+/* ---- ahead of need ------------------------------------------------------------------------ */
+
+#define AHEAD 6u
+
+/* Blobs of which every other one shrinks, and what they hold. */
+struct several {
+    struct written blobs[AHEAD];
+    struct kv_blob_ref refs[AHEAD];
+    uint8_t contents[AHEAD][EXTENT];
+};
+
+static void write_several(struct fixture *f, struct several *several, struct kv_codec_spec codec)
+{
+    f->blobs.cache = kv_blob_cache_new(4u << 20, 0);
+    ck_assert_ptr_nonnull(f->blobs.cache);
+    for (unsigned i = 0; i < AHEAD; i++) {
+        fill(f, EXTENT, i % 2);
+        memcpy(several->contents[i], f->bytes, EXTENT);
+        several->blobs[i] = write_blob(f, EXTENT, codec);
+        several->refs[i] = several->blobs[i].ref;
+    }
+}
+
+static void expect_part(struct fixture *f, const struct several *several, unsigned i, size_t offset,
+                        size_t length)
+{
+    ck_assert_int_eq(read_part(f, &several->blobs[i], offset, length), 0);
+    ck_assert_mem_eq(f->back, several->contents[i] + offset, length);
+}
+
+START_TEST(what_is_prefetched_is_read_without_the_device_once)
+{
+    static struct several several;
+    struct fixture f;
+    fixture_init(&f, 60u + (unsigned)_i);
+    write_several(&f, &several, codecs[_i]);
+    kv_blobs_prefetch(&f.blobs, several.refs, AHEAD);
+    ck_assert_uint_eq(atomic_load(&f.blobs.reads), AHEAD);
+    kv_blobs_prefetch(&f.blobs, several.refs, AHEAD); /* they are there */
+    for (unsigned i = 0; i < AHEAD; i++) {
+        expect_part(&f, &several, i, 0, EXTENT / 2);
+        expect_part(&f, &several, i, EXTENT / 2, EXTENT / 2);
+    }
+    ck_assert_uint_eq(atomic_load(&f.blobs.reads), AHEAD);
+    /* Who reads much at once goes by: with their last bytes they made room. */
+    for (unsigned i = 0; i < AHEAD; i++)
+        expect_part(&f, &several, i, 0, EXTENT);
+    ck_assert_uint_eq(atomic_load(&f.blobs.reads), 2 * AHEAD);
+    fixture_release(&f);
+}
+END_TEST
+
+START_TEST(what_is_prefetched_may_be_damaged_or_unreadable)
+{
+    static struct several several;
+    struct fixture f;
+    fixture_init(&f, 70u + (unsigned)_i);
+    write_several(&f, &several, codecs[_i]);
+    damage(&f, &several.blobs[2], 5000);
+    faulty_arm(f.faulty, (struct fault){.targets = FAULT_READS, .after = 4, .error = -EIO});
+    kv_blobs_prefetch(&f.blobs, several.refs, AHEAD);
+    ck_assert_uint_eq(faulty_failures(f.faulty), 1);
+    for (unsigned i = 0; i < AHEAD; i++) {
+        if (i == 2)
+            ck_assert_int_eq(read_part(&f, &several.blobs[i], 0, EXTENT), -EBADMSG);
+        else
+            expect_part(&f, &several, i, 0, EXTENT);
+    }
+    fixture_release(&f);
+}
+END_TEST
+
+START_TEST(prefetching_ends_where_nobody_uses_what_it_reads)
+{
+    struct fixture f;
+    struct kv_blob_ref refs[64];
+    fixture_init(&f, 80);
+    f.blobs.cache = kv_blob_cache_new(1u << 20, 0); /* far less than all of them */
+    ck_assert_ptr_nonnull(f.blobs.cache);
+    for (unsigned i = 0; i < 64; i++) {
+        fill(&f, EXTENT, false);
+        refs[i] = write_blob(&f, EXTENT, codecs[0]).ref;
+    }
+    for (unsigned round = 0; round < 40; round++)
+        for (unsigned i = 0; i < 64; i += 8)
+            kv_blobs_prefetch(&f.blobs, refs + i, 8);
+    ck_assert_uint_ge(atomic_load(&f.blobs.reads), 64);
+    ck_assert_uint_lt(atomic_load(&f.blobs.reads), 700); /* of 2,560 */
+    fixture_release(&f);
+}
+END_TEST
+
 int main(void)
 {
     seed_start = test_env("KVFS_SEED", 1);
@@ -394,6 +486,9 @@ int main(void)
     tcase_add_test(tcase, an_image_without_the_feature_has_no_frames);
     tcase_add_test(tcase, frames_are_cached_one_by_one_and_read_ahead_in_order);
     tcase_add_test(tcase, what_is_only_read_ahead_may_be_damaged_or_unreadable);
+    tcase_add_loop_test(tcase, what_is_prefetched_is_read_without_the_device_once, 0, 3);
+    tcase_add_loop_test(tcase, what_is_prefetched_may_be_damaged_or_unreadable, 0, 3);
+    tcase_add_test(tcase, prefetching_ends_where_nobody_uses_what_it_reads);
     tcase_add_test(tcase, what_waits_to_be_written_is_read_in_parts_too);
     suite_add_tcase(suite, tcase);
     return test_run(suite);

@@ -55,7 +55,7 @@ static bool reads(struct kv_blob_cache *cache, uint64_t number)
 {
     uint8_t content[CHUNK], back[CHUNK];
     const struct kv_disk_blob_ref ref = make_ref(number);
-    if (!kv_blob_cache_copy(cache, &ref, 0, 0, back, CHUNK, false))
+    if (!kv_blob_cache_copy(cache, &ref, 0, 0, back, CHUNK, KV_BLOB_WANTED))
         return false;
     test_fill(content, CHUNK, number);
     KV_ASSERT(memcmp(back, content, CHUNK) == 0);
@@ -164,7 +164,7 @@ START_TEST(what_was_dropped_is_gone_and_its_room_is_free)
             if (test_random_below(&random, 2)) {
                 const struct kv_disk_blob_ref ref = make_ref(number);
                 uint8_t byte;
-                ck_assert(kv_blob_cache_copy(cache, &ref, 0, 0, &byte, 1, true));
+                ck_assert(kv_blob_cache_copy(cache, &ref, 0, 0, &byte, 1, KV_BLOB_WANTED_RETAIN));
             }
         }
         ck_assert_uint_eq(count_there(cache, 0, capacity), capacity);
