@@ -182,7 +182,7 @@ int kv_ahead_start(struct kv_ahead *ahead)
 
 void kv_ahead_stop(struct kv_ahead *ahead)
 {
-    if (!kv_ahead_runs(ahead))
+    if (!ahead || !kv_ahead_runs(ahead))
         return;
     atomic_store_explicit(&ahead->runs, false, memory_order_relaxed);
     pthread_mutex_lock(&ahead->mutex);

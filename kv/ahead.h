@@ -23,7 +23,8 @@ struct kv_ahead;
 struct kv_ahead *kv_ahead_new(struct kv_btree *btree);
 void kv_ahead_free(struct kv_ahead *ahead); /* it was stopped; NULL is fine */
 
-/* A thread begins, and ends. Returns 0 or a negative errno. Stopping what does not run is fine. */
+/* A thread begins, and ends. Returns 0 or a negative errno. Stopping what does not run is fine,
+ * and NULL. */
 KV_MUST_CHECK int kv_ahead_start(struct kv_ahead *ahead);
 void kv_ahead_stop(struct kv_ahead *ahead);
 bool kv_ahead_runs(const struct kv_ahead *ahead);

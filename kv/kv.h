@@ -212,7 +212,8 @@ KV_MUST_CHECK int kv_open(const char *path, const struct kv_open_options *option
 
 /*
  * Start the threads that kv_open did not: for who must fork, or give up rights, in between.
- * Nothing to do (0) for a store that is read-only or has them. -EAGAIN no thread to be had.
+ * Nothing to do (0) for a store that has them; one that is read-only has the one that reads pages
+ * ahead. -EAGAIN no thread to be had.
  */
 KV_MUST_CHECK int kv_start_background(struct kv_store *store);
 

@@ -244,7 +244,9 @@ int kv_set_tiers(struct kv_store *store, const struct kv_tiers *tiers)
 
 int kv_start_background(struct kv_store *store)
 {
-    return store->read_only || store->threads_running ? 0 : kv_store_start_threads(store);
+    if (store->read_only) /* of what the others do nothing is to be done */
+        return kv_ahead_runs(store->ahead) ? 0 : kv_ahead_start(store->ahead);
+    return store->threads_running ? 0 : kv_store_start_threads(store);
 }
 
 int kv_close(struct kv_store *store)

@@ -294,6 +294,7 @@ int kv_store_start_threads(struct kv_store *store)
 
 void kv_store_stop_threads(struct kv_store *store)
 {
+    kv_ahead_stop(store->ahead);
     if (!store->threads_running)
         return;
     set_stopping(store, true);
@@ -303,7 +304,6 @@ void kv_store_stop_threads(struct kv_store *store)
     pthread_join(store->packer, NULL);
     pthread_join(store->toucher, NULL);
     pthread_join(store->blob_writer, NULL);
-    kv_ahead_stop(store->ahead);
     kv_crew_free(store->blobs.crew);
     store->blobs.crew = NULL;
     store->threads_running = false;

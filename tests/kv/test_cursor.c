@@ -230,11 +230,16 @@ END_TEST
  * Ask for 400 keys of some 23 leaves in order, or the last one first. helped: a thread reads ahead,
  * and has all the time it needs: behind leaves 4, 9 and 19, which are waited for, it reads as many.
  */
-static struct walk ask_for_each(struct counted *counted, bool in_order, bool helped)
+static struct walk ask_for_each(struct counted *counted, bool in_order, bool helped, bool read_only)
 {
     static const unsigned read_after[] = {0, 0, 0, 0, 8, 18, 24};
     char key[101];
-    struct kv_store *const store = test_open_on(&counted->base);
+    const struct kv_open_options options = {.device = &counted->base,
+                                            .memory_budget_bytes = 16u << 20,
+                                            .no_background = true,
+                                            .read_only = read_only};
+    struct kv_store *store;
+    ck_assert_int_eq(kv_open(NULL, &options, &store, NULL), 0);
     load_above(store, key_of(key, 970)); /* what is above the leaves is in memory then */
     load_above(store, key_of(key, 1430));
     if (helped)
@@ -257,13 +262,15 @@ START_TEST(who_asks_for_key_after_key_in_order_waits_less_and_less)
 {
     struct counted counted;
     fill_counted(&counted);
-    const struct walk alone = ask_for_each(&counted, true, false);
-    const struct walk helped = ask_for_each(&counted, true, true);
-    const struct walk reversed = ask_for_each(&counted, false, true);
+    const struct walk alone = ask_for_each(&counted, true, false, false);
+    const struct walk helped = ask_for_each(&counted, true, true, false);
+    const struct walk looking = ask_for_each(&counted, true, true, true);
+    const struct walk reversed = ask_for_each(&counted, false, true, false);
     printf("%u, %u and %u waits, %u, %u and %u blocks\n", alone.waits, helped.waits, reversed.waits,
            alone.blocks, helped.blocks, reversed.blocks);
     ck_assert_uint_gt(alone.waits, 19);
     ck_assert_uint_eq(helped.waits, 6);
+    ck_assert_uint_eq(looking.waits, 6);            /* read-only likewise */
     ck_assert_uint_gt(helped.blocks, alone.blocks); /* it goes on beyond the last key */
     ck_assert_uint_eq(alone.blocks, alone.waits);
     ck_assert_uint_eq(reversed.blocks, alone.blocks); /* nothing in vain where there is no order */
