@@ -416,9 +416,9 @@ KV_MUST_CHECK int kv_blob_read_many(struct kv_store *store, const struct kv_blob
 
 /*
  * Read blobs that somebody will want soon: all of each is verified, unpacked and kept in memory, as
- * far as blob_percent allows. A hint: what can not be had is left out, and whoever asks for it hears
- * why; and nothing is read while most of what came so was not used. The references may be dropped
- * meanwhile.
+ * far as blob_percent allows. A hint: what can not be had is left out, and whoever asks for it
+ * hears why; and nothing is read while most of what came so was not used. The references may be
+ * dropped meanwhile.
  */
 void kv_blob_prefetch(struct kv_store *store, const struct kv_blob_ref *refs, size_t count);
 
