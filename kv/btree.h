@@ -19,8 +19,8 @@ struct kv_btree_hints;
 struct kv_btree_guides;
 
 /*
- * Told of each leaf that a descent has loaded: its fences. high.length 0: it is the last one. By any
- * thread, which holds nothing; both are borrowed for the call.
+ * Told of each leaf that a descent has loaded: its fences. high.length 0: it is the last one. By
+ * any thread, which holds nothing; both are borrowed for the call.
  */
 typedef void kv_btree_loaded_fn(void *context, struct kv_bytes low, struct kv_bytes high);
 
