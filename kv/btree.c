@@ -134,15 +134,18 @@ static int view_child(struct kv_btree *btree, const struct kv_btree_way *way, en
     return 0;
 }
 
+#define RESTARTS_FEW 4u
+
 /*
  * View the leaf that covers `key`, and all that is above it on the way. The view may be stale by
- * the time it is read.
+ * the time it is read. Where hardly a frame can be had, a page may leave for the one below it, and
+ * that for the first when it is loaded again: after some restarts each counts as used.
  * VIEW_RESIDENT: -EAGAIN when a page on the way is not in memory, *missing says which.
  */
 static int descend(struct kv_btree *btree, const void *key, size_t key_len, enum view_how how,
                    struct kv_page_view *leaf, uint64_t *missing)
 {
-    for (;;) {
+    for (unsigned restarts = 0;; restarts++) {
         struct kv_page_view view;
         *missing = btree->root;
         int err = view_page(btree, btree->root, how, &view);
@@ -152,6 +155,8 @@ static int descend(struct kv_btree *btree, const void *key, size_t key_len, enum
         for (unsigned depth = 0; !restart; depth++) {
             const uint8_t level = kv_node_level_racy(view.bytes);
             struct kv_btree_way way = {.child = 0};
+            if (restarts > RESTARTS_FEW)
+                kv_pager_use(btree->pager, &view);
             if (level)
                 find_way(btree, *missing, &view, level, key, key_len, &way);
             if (!kv_pager_view_valid(&view))

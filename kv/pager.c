@@ -186,6 +186,11 @@ bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_
     return false;
 }
 
+void kv_pager_use(struct kv_pager *pager, const struct kv_page_view *view)
+{
+    kv_cache_touch_racy(frame_at(pager, (uint32_t)(view->frame - pager->cache.frames)));
+}
+
 bool kv_pager_peek(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view)
 {
     const uint32_t index = kv_cache_find_racy(&pager->cache, page_id);

@@ -68,7 +68,9 @@ KV_MUST_CHECK int kv_pager_view_or_load(struct kv_pager *pager, uint64_t page_id
                                         struct kv_page_view *view, bool *loaded);
 /* The same without waiting for the device; false: the page is not in memory. */
 bool kv_pager_view_resident(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view);
-/* The same without being a use of the page. */
+/* A use of the page, which loading it is not: it stays longer. */
+void kv_pager_use(struct kv_pager *pager, const struct kv_page_view *view);
+/* As kv_pager_view_resident without being a use of the page. */
 bool kv_pager_peek(struct kv_pager *pager, uint64_t page_id, struct kv_page_view *view);
 /* View a page in the frame where it was before. false: it is not there, or is being changed. */
 bool kv_pager_view_frame(struct kv_pager *pager, const struct kv_frame *frame, uint64_t page_id,

@@ -418,6 +418,33 @@ START_TEST(what_memory_holds_packed_is_not_read_again)
 }
 END_TEST
 
+/* A page and the one below it could push each other out of the only frame that is left. */
+START_TEST(reading_goes_on_with_hardly_a_frame_to_be_had)
+{
+    struct scene *scene = scene_new(KV_CODEC_LZ4, false);
+    fill(scene);
+    for (uint64_t key = 0; key < KEYS; key++)
+        get_and_compare(scene, key);
+    struct kv_pager *const pager = scene->store->pager;
+    static struct kv_page held[4000];
+    size_t count = 0;
+    const size_t left = (size_t)_i;
+    for (uint64_t page_id = 1; count + left < kv_cache_frames(&pager->cache); page_id++) {
+        if (kv_pager_pin(pager, page_id, &held[count]))
+            continue;
+        if (kv_node_level_racy(held[count].bytes))
+            kv_pager_unpin(pager, &held[count]);
+        else
+            count++;
+    }
+    for (uint64_t key = 0; key < KEYS; key += 7)
+        get_and_compare(scene, key);
+    while (count)
+        kv_pager_unpin(pager, &held[--count]);
+    scene_free(scene);
+}
+END_TEST
+
 /* Nothing is in memory. */
 static void forget(struct scene *scene)
 {
@@ -587,6 +614,7 @@ int main(void)
     tcase_add_test(alone, a_stale_copy_is_not_served_even_if_it_is_there);
     tcase_add_test(alone, a_packed_copy_that_is_damaged_costs_a_read);
     tcase_add_test(alone, what_memory_holds_packed_is_not_read_again);
+    tcase_add_loop_test(alone, reading_goes_on_with_hardly_a_frame_to_be_had, 2, 6);
     tcase_add_test(alone, what_was_prefetched_is_not_read_again);
     suite_add_tcase(suite, alone);
     return test_run(suite);
