@@ -61,8 +61,8 @@ int kv_pager_open(const struct kv_pager_config *config, struct kv_pager **out)
         goto out_pager;
     pager->cache.retain_percent = config->retain_percent;
     for (unsigned i = 0; i < 2; i++)
-        pager->checkpoint[i] = kv_pager_batch_new(config->node_bytes);
-    pager->early = kv_pager_batch_new(config->node_bytes);
+        pager->checkpoint[i] = kv_pager_batch_new(config->node_bytes, config->budget_bytes);
+    pager->early = kv_pager_batch_new(config->node_bytes, config->budget_bytes);
     err = pager->checkpoint[0] && pager->checkpoint[1] && pager->early ? 0 : -ENOMEM;
     if (err)
         goto out_batches;

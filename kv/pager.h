@@ -39,6 +39,11 @@ struct kv_pager_config {
     void (*on_failure)(void *context, int error, const char *what);
     /* Called when a page that was read is damaged. */
     void (*on_damage)(void *context, uint64_t page_id, int error);
+    /*
+     * Called, under the pager's lock, when many pages are dirty: kv_pager_clean should be called
+     * soon, by a thread that nobody waits for. NULL: there is none.
+     */
+    void (*on_crowded)(void *context);
     void *context;
 };
 
@@ -168,6 +173,8 @@ KV_MUST_CHECK int kv_pager_help(struct kv_pager *pager, unsigned percent);
  * thread at a time.
  */
 size_t kv_pager_pack_some(struct kv_pager *pager, size_t pages_max);
+/* Likewise, after on_crowded: write pages out, so that whoever needs a frame finds clean ones. */
+void kv_pager_clean(struct kv_pager *pager);
 
 struct kv_pager_stats {
     uint64_t frames, dirty;

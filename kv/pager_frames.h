@@ -24,7 +24,9 @@
 #include <pthread.h>
 
 #define WRITE_BATCH_MAX 256u /* pages */
-#define DIRTY_PERCENT   75u  /* of the frames; more are written out */
+#define CLEAN_PERCENT   75u  /* of the frames: when more are dirty, some are written out */
+#define DIRTY_PERCENT   85u  /* when more are dirty, the writer does it itself */
+#define CLEAN_MIN       16u  /* frames, of few more than a quarter */
 
 struct shadow {
     struct shadow *next;
@@ -105,6 +107,7 @@ struct kv_pager {
     struct write_batch *early;             /* whoever set early_busy: to make room, or to help */
     bool early_busy;                       /* mutex */
     unsigned frame_waiters;                /* mutex */
+    bool cleaning_asked;                   /* mutex; kv_pager_clean will come */
     int failure;                           /* mutex; sticky: a write failed */
     uint64_t order;                        /* mutex; pages claimed so far */
     uint64_t changes;                      /* the writer's */
@@ -225,14 +228,15 @@ uint32_t kv_pager_take_frame(struct kv_pager *pager, uint32_t *dirty, uint32_t d
  */
 KV_MUST_CHECK int kv_pager_obtain_frame(struct kv_pager *pager, uint32_t *index, bool *released);
 void kv_pager_give_back_frame(struct kv_pager *pager, uint32_t index);
-/* Are so many frames dirty that some should be written out? */
-static inline bool too_many_dirty(const struct kv_pager *pager, uint32_t frames)
+/* Of so many frames, are more than `percent` dirty? */
+static inline bool more_are_dirty(const struct kv_pager *pager, uint32_t frames, unsigned percent)
 {
-    return dirty_count(pager) > (uint64_t)frames * DIRTY_PERCENT / 100;
+    return dirty_count(pager) > kv_min_u64((uint64_t)frames * percent / 100, frames - CLEAN_MIN);
 }
 /*
  * Keep some frames clean, so that readers seldom wait for writes, and that there is something
- * to read with when nothing can be written any more. May release the mutex meanwhile.
+ * to read with when nothing can be written any more: ask for kv_pager_clean in time, and do it here
+ * if that was not enough. May release the mutex meanwhile.
  */
 KV_MUST_CHECK int kv_pager_limit_dirty(struct kv_pager *pager);
 
@@ -240,8 +244,8 @@ KV_MUST_CHECK int kv_pager_limit_dirty(struct kv_pager *pager);
 
 /* Heap only; no mutex. */
 void kv_pager_free_shadows(struct shadow *shadows);
-/* Heap only; no mutex. NULL: no memory. */
-struct write_batch *kv_pager_batch_new(size_t node_bytes);
+/* Heap only, a small part of the budget; no mutex. NULL: no memory. */
+struct write_batch *kv_pager_batch_new(size_t node_bytes, uint64_t budget_bytes);
 void kv_pager_batch_free(struct write_batch *batch);
 /* Add a dirty frame's page to a batch; its bytes do not change while it is claimed. */
 void kv_pager_claim_frame(struct kv_pager *pager, struct write_batch *batch, uint32_t index);

@@ -29,7 +29,7 @@ static void add_slab(struct kv_pager *pager)
     const uint32_t frames = kv_cache_frames(&pager->cache);
     uint32_t dirty[8];
     uint32_t dirty_count;
-    if (too_many_dirty(pager, frames - 1))
+    if (more_are_dirty(pager, frames - 1, CLEAN_PERCENT))
         return;
     const uint32_t index = kv_pager_take_frame(pager, dirty, 8, &dirty_count);
     if (index != KV_FRAME_NONE)

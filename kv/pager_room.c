@@ -1,7 +1,7 @@
 /*
  * kv/pager_room.c: frames for pages that are to come.
  *
- * Owns       which dirty pages are written out early.
+ * Owns       which dirty pages are written out early, and when.
  * Invariant  a frame is taken from its page only when the page is clean, unpinned and not on its
  *            way; its version is odd from then on. One early write-out at a time.
  * Locks      pager->mutex, released while pages are written.
@@ -110,14 +110,11 @@ static uint32_t find_oldest(struct kv_pager *pager, uint32_t *dirty, uint32_t di
     return found;
 }
 
-/*
- * Keep some frames clean, so that readers seldom wait for writes, and that there is something
- * to read with when nothing can be written any more.
- */
-int kv_pager_limit_dirty(struct kv_pager *pager)
+/* Write out dirty pages until no more than `percent` of the frames are dirty. */
+static int clean_down_to(struct kv_pager *pager, unsigned percent)
 {
     uint32_t dirty[64];
-    while (too_many_dirty(pager, kv_cache_frames(&pager->cache))) {
+    while (more_are_dirty(pager, kv_cache_frames(&pager->cache), percent)) {
         const uint32_t found = find_oldest(pager, dirty, 64);
         if (!found)
             return 0; /* all are on their way */
@@ -126,6 +123,25 @@ int kv_pager_limit_dirty(struct kv_pager *pager)
             return err;
     }
     return 0;
+}
+
+int kv_pager_limit_dirty(struct kv_pager *pager)
+{
+    if (!pager->cleaning_asked && pager->config.on_crowded &&
+        more_are_dirty(pager, kv_cache_frames(&pager->cache), CLEAN_PERCENT)) {
+        pager->cleaning_asked = true;
+        pager->config.on_crowded(pager->config.context);
+    }
+    return clean_down_to(pager, DIRTY_PERCENT);
+}
+
+void kv_pager_clean(struct kv_pager *pager)
+{
+    pthread_mutex_lock(&pager->mutex);
+    kv_ignore(
+        clean_down_to(pager, CLEAN_PERCENT)); /* the pager's failure, which others meet, too */
+    pager->cleaning_asked = false;
+    pthread_mutex_unlock(&pager->mutex);
 }
 
 void kv_pager_drop_clean(struct kv_pager *pager)

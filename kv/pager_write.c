@@ -19,18 +19,23 @@
 #include "kv/node.h"
 #include "kv/stored_page.h"
 
-#define WRITE_BATCH_BYTES (1u << 20) /* pages written with one submission */
+/* Pages written with one submission: a part of the budget, within these. */
+#define BATCH_BYTES_MAX (1u << 20)
+#define BATCH_BYTES_MIN (256u << 10)
+#define BATCH_PART      128u
 
-struct write_batch *kv_pager_batch_new(size_t node_bytes)
+struct write_batch *kv_pager_batch_new(size_t node_bytes, uint64_t budget_bytes)
 {
+    const size_t bytes =
+        kv_max_u64(BATCH_BYTES_MIN, kv_min_u64(BATCH_BYTES_MAX, budget_bytes / BATCH_PART));
     struct write_batch *batch = malloc(sizeof *batch);
     if (!batch)
         return NULL;
     batch->count = 0;
     batch->flight = NULL;
-    batch->max = kv_min_u64(WRITE_BATCH_MAX, WRITE_BATCH_BYTES / node_bytes);
-    batch->raw = malloc(WRITE_BATCH_BYTES);
-    batch->packed = kv_device_alloc_unset(WRITE_BATCH_BYTES);
+    batch->max = kv_min_u64(WRITE_BATCH_MAX, bytes / node_bytes);
+    batch->raw = malloc(batch->max * node_bytes);
+    batch->packed = kv_device_alloc_unset(batch->max * node_bytes);
     if (batch->raw && batch->packed)
         return batch;
     free(batch->raw);

@@ -106,6 +106,7 @@ struct kv_store {
     bool log_is_behind;     /* work_mutex */
     bool checkpoint_wanted; /* work_mutex */
     bool touch_wanted;      /* work_mutex */
+    bool cleaning_wanted;   /* work_mutex */
     pthread_t committer, checkpointer, packer, toucher, blob_writer;
     bool threads_running;
 };
@@ -172,7 +173,8 @@ KV_MUST_CHECK int kv_store_checkpoint_after(struct kv_store *store, uint64_t don
 void kv_store_want_checkpoint(struct kv_store *store);
 /* The same for a write of the log, before who appends has to wait for one. */
 void kv_store_want_log_write(struct kv_store *store);
-void kv_store_want_touch(void *context); /* a store: memory is due to be faulted in; any lock */
+void kv_store_want_touch(void *context);    /* a store: memory is due to be faulted in; any lock */
+void kv_store_want_cleaning(void *context); /* a store: many pages are dirty; any lock */
 
 /* The background threads. Stopping waits for them; without any, nothing. */
 KV_MUST_CHECK int kv_store_start_threads(struct kv_store *store);

@@ -178,6 +178,7 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
                                            .epoch = epoch,
                                            .on_failure = on_pager_failure,
                                            .on_damage = on_page_damage,
+                                           .on_crowded = kv_store_want_cleaning,
                                            .context = store};
     err = kv_pager_open(&config, &store->pager);
     if (!err && blob_share) {

@@ -130,6 +130,15 @@ void kv_store_want_touch(void *context)
     pthread_mutex_unlock(&store->work_mutex);
 }
 
+void kv_store_want_cleaning(void *context)
+{
+    struct kv_store *store = context;
+    pthread_mutex_lock(&store->work_mutex);
+    store->cleaning_wanted = true;
+    pthread_cond_signal(&store->for_packer);
+    pthread_mutex_unlock(&store->work_mutex);
+}
+
 /* ---- the threads ----------------------------------------------------------------- */
 
 /* Wait for work or the time; false: the store is closing. Under work_mutex. */
@@ -145,6 +154,13 @@ static bool wait_for_work(struct kv_store *store, pthread_cond_t *work, uint64_t
     while (!store->stopping && !(flag && *flag) && !timed_out)
         timed_out = pthread_cond_timedwait(work, &store->work_mutex, &until);
     return !store->stopping;
+}
+
+/* Of kv_clock_ns, in milliseconds; 0: it is past. */
+static uint64_t ms_until(uint64_t due_ms)
+{
+    const uint64_t now_ms = kv_clock_ns() / 1000000;
+    return due_ms > now_ms ? due_ms - now_ms : 0;
 }
 
 /* A failed write of the log is said and kept by kv_store_fail. */
@@ -165,12 +181,11 @@ static void *run_committer(void *context)
     pthread_mutex_lock(&store->work_mutex);
     uint64_t due_ms = kv_clock_ns() / 1000000 + store->commit_interval_ms;
     for (;;) {
-        const uint64_t now_ms = kv_clock_ns() / 1000000;
-        const uint64_t wait_ms = due_ms > now_ms ? due_ms - now_ms : 0;
-        if (!wait_for_work(store, &store->for_committer, wait_ms, &store->committer_called))
+        if (!wait_for_work(store, &store->for_committer, ms_until(due_ms),
+                           &store->committer_called))
             break;
         const bool behind = store->log_is_behind;
-        const bool due = store->interval_changed || kv_clock_ns() / 1000000 >= due_ms;
+        const bool due = store->interval_changed || !ms_until(due_ms);
         store->committer_called = store->log_is_behind = store->interval_changed = false;
         pthread_mutex_unlock(&store->work_mutex);
         if (behind)
@@ -203,22 +218,38 @@ static void *run_checkpointer(void *context)
     return NULL;
 }
 
+/* Pack some pages. Returns for how long to rest then; it was `pause_ms`. */
+static uint64_t pack_some(struct kv_store *store, uint64_t pause_ms)
+{
+    const uint64_t begun_ns = kv_clock_ns();
+    if (!kv_pager_pack_some(store->pager, PACK_AT_ONCE))
+        return kv_min_u64(2 * pause_ms, PACK_EVERY_MS_MAX);
+    const uint64_t rest_ms = (kv_clock_ns() - begun_ns) * PACK_REST_TIMES / 1000000;
+    return kv_max_u64(rest_ms, PACK_EVERY_MS);
+}
+
+/* Pages that will leave memory are packed, and written when many are dirty. */
 static void *run_packer(void *context)
 {
     struct kv_store *store = context;
     uint64_t pause_ms = PACK_EVERY_MS, adapt_ns = kv_clock_ns();
+    uint64_t due_ms = adapt_ns / 1000000 + pause_ms;
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, &store->for_packer, pause_ms, NULL)) {
+    while (wait_for_work(store, &store->for_packer, ms_until(due_ms), &store->cleaning_wanted)) {
+        const bool crowded = store->cleaning_wanted;
+        store->cleaning_wanted = false;
         pthread_mutex_unlock(&store->work_mutex);
-        const uint64_t begun_ns = kv_clock_ns();
-        if (begun_ns - adapt_ns >= ADAPT_EVERY_NS) {
-            adapt_ns = begun_ns;
+        if (crowded)
+            kv_pager_clean(store->pager);
+        const uint64_t now_ns = kv_clock_ns();
+        if (now_ns - adapt_ns >= ADAPT_EVERY_NS) {
+            adapt_ns = now_ns;
             kv_pager_adapt(store->pager);
         }
-        const bool worked = kv_pager_pack_some(store->pager, PACK_AT_ONCE) > 0;
-        const uint64_t rest_ms = (kv_clock_ns() - begun_ns) * PACK_REST_TIMES / 1000000;
-        pause_ms = worked ? kv_max_u64(rest_ms, PACK_EVERY_MS)
-                          : kv_min_u64(2 * pause_ms, PACK_EVERY_MS_MAX);
+        if (!ms_until(due_ms)) {
+            pause_ms = pack_some(store, pause_ms);
+            due_ms = kv_clock_ns() / 1000000 + pause_ms;
+        }
         pthread_mutex_lock(&store->work_mutex);
     }
     pthread_mutex_unlock(&store->work_mutex);

@@ -23,6 +23,12 @@ static void note_damage(void *context, uint64_t page_id, int error)
     (void)__atomic_fetch_add(&pages->damage_count, 1, __ATOMIC_RELAXED);
 }
 
+static void note_crowded(void *context)
+{
+    struct test_pages *const pages = context;
+    pages->crowded_count++;
+}
+
 static void open_rows(struct test_pages *pages)
 {
     int err = kv_space_open(pages->device, &pages->space_config, pages->durable_epoch,
@@ -49,6 +55,7 @@ static void open_rows(struct test_pages *pages)
         .epoch = pages->epoch,
         .on_failure = note_failure,
         .on_damage = note_damage,
+        .on_crowded = note_crowded,
         .context = pages,
     };
     err = kv_pager_open(&config, &pages->pager);

@@ -28,8 +28,9 @@ struct test_pages {
     uint64_t bitmap_digest;
     struct kv_pagemap_root root;
 
-    int failure;           /* atomic; what the pager reported */
-    unsigned damage_count; /* atomic; damaged pages that it reported */
+    int failure;            /* atomic; what the pager reported */
+    unsigned damage_count;  /* atomic; damaged pages that it reported */
+    unsigned crowded_count; /* how often it asked for kv_pager_clean */
 };
 
 /* Format the device and open everything. budget_bytes 0: no pager. */
