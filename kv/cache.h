@@ -86,7 +86,8 @@ struct kv_cache {
                                                    cold and frozen */
     /* packed pages: cache_packed.c. Chunks are counted through the whole arena */
     uint32_t *packed_buckets;
-    uint32_t *packed_ghosts; /* marks of pages that left the packed tiers lately; 0: none */
+    uint32_t *packed_ghosts; /* marks of pages that left the packed tiers lately, or were turned
+                                away; 0: none */
     uint32_t packed_mask, chunks_per_slab;
     uint32_t free_chain, free_chunks;
     uint32_t chunks[KV_TIER_COUNT]; /* of cold and of frozen */
@@ -200,6 +201,11 @@ bool kv_cache_has_spare_slab(const struct kv_cache *cache);
 /* Make a slab a free frame; what lies in it moves, packed pages leave to make room for that. */
 void kv_cache_free_slab(struct kv_cache *cache);
 
+/*
+ * Is the page better not kept, since another would leave for it and it is as good as any? If so, it
+ * is not turned away when it comes again.
+ */
+bool kv_cache_turns_away(struct kv_cache *cache, uint64_t page_id, size_t length);
 /*
  * Keep a packed page, at the head of cold. One that was kept before is replaced. false: there is no
  * room for it. Nothing is ever kept twice.

@@ -12,6 +12,11 @@
  *
  *    | next prev state | hash, page id, version, queue | bytes |  ->  | next prev state | bytes |
  *
+ * Which ones come: all as long as there is room; then those that are known to be used, or that had
+ * left or been turned away lately. Most of what is read once is not read again soon, and to put it
+ * in another's place costs as much as to unpack it (the doorkeeper of TinyLFU, Einziger et al.
+ * 2017).
+ *
  * Which ones stay: cold is a queue in order of arrival. At its end, a page that was used while it
  * was there, or that had left lately before it came, goes on to frozen; others go. Frozen is a
  * clock: what was used since goes round once more. What is hot has its frame and no need of a
@@ -26,6 +31,7 @@
 #define FRESH_LOOKS    256u /* for a page to pack closer */
 #define ROUNDS_WORTH   2u   /* of frozen: who stays so long is worth being packed closer */
 #define DECAY_AT_LEAST 1024u
+#define GHOST_AWAY     2u /* of a mark */
 
 enum chunk_state { CHUNK_FREE, CHUNK_FIRST, CHUNK_REST };
 
@@ -181,10 +187,17 @@ static void forget(struct kv_cache *cache, uint32_t first)
 
 /* ---- what stays ------------------------------------------------------------------- */
 
+/* The mark of a page that left, and where it is; GHOST_AWAY is on where it was turned away. */
 static uint32_t *ghost_of(const struct kv_cache *cache, uint64_t page_id, uint32_t *mark)
 {
-    *mark = (uint32_t)mixed(page_id) | 1;
+    *mark = ((uint32_t)mixed(page_id) | 1) & ~GHOST_AWAY;
     return &cache->packed_ghosts[(uint32_t)(mixed(page_id) >> 32) & cache->packed_mask];
+}
+
+/* Did the page leave, or was it turned away? */
+static bool is_marked(uint32_t ghost, uint32_t mark)
+{
+    return (ghost & ~GHOST_AWAY) == mark;
 }
 
 static bool is_hot(const struct kv_cache *cache, uint64_t page_id)
@@ -409,6 +422,17 @@ static uint32_t take_chain(struct kv_cache *cache, uint32_t count)
     return first;
 }
 
+bool kv_cache_turns_away(struct kv_cache *cache, uint64_t page_id, size_t length)
+{
+    uint32_t mark;
+    uint32_t *const ghost = ghost_of(cache, page_id, &mark);
+    if (cache->free_chunks >= chunks_for(length) || is_marked(*ghost, mark) ||
+        find(cache, page_id) != NONE)
+        return false;
+    *ghost = mark | GHOST_AWAY;
+    return true;
+}
+
 bool kv_cache_keep_packed(struct kv_cache *cache, uint64_t page_id, const struct kv_packed *packed,
                           const void *bytes)
 {
@@ -426,10 +450,9 @@ bool kv_cache_keep_packed(struct kv_cache *cache, uint64_t page_id, const struct
     uint32_t mark;
     uint32_t *const ghost = ghost_of(cache, page_id, &mark);
     const bool back = *ghost == mark;
-    if (back) {
+    cache->counts[KV_TIER_FROZEN].ghost_hits += back;
+    if (is_marked(*ghost, mark))
         *ghost = 0;
-        cache->counts[KV_TIER_FROZEN].ghost_hits++;
-    }
     const uint32_t first = take_chain(cache, count);
     struct first_chunk *const page = page_at(cache, first);
     uint32_t *const bucket = bucket_of(cache, page_id);
@@ -467,8 +490,12 @@ bool kv_cache_copy_packed(struct kv_cache *cache, uint64_t page_id, struct kv_pa
 void kv_cache_drop_packed(struct kv_cache *cache, uint64_t page_id)
 {
     const uint32_t first = find(cache, page_id);
-    if (first != NONE)
-        forget(cache, first);
+    if (first == NONE)
+        return;
+    forget(cache, first);
+    uint32_t mark;
+    uint32_t *const ghost = ghost_of(cache, page_id, &mark);
+    *ghost = mark | GHOST_AWAY; /* its next version is let in */
 }
 
 void kv_cache_drop_all_packed(struct kv_cache *cache)

@@ -59,8 +59,10 @@ bool kv_pager_keep_stored(struct kv_pager *pager, uint64_t page_id, const struct
         ptr->codec != KV_CODEC_NONE && length <= kv_packed_length_max(pager->config.node_bytes);
     kv_cache_note_packable(cache, packable);
     /* As long as there are frames that nobody uses, nothing leaves. */
-    if (!packable || cache->queues[KV_QUEUE_FREE].count)
+    if (!packable || cache->queues[KV_QUEUE_FREE].count || !cache->slabs_max)
         return packable;
+    if (!kv_cache_wants_slab(cache, length) && kv_cache_turns_away(cache, page_id, length))
+        return true;
     const struct kv_packed packed = {
         .ptr = *ptr, .digest = kv_le64_get(ptr->digest), .length = length, .codec = ptr->codec};
     keep_packed(pager, page_id, &packed, stored);

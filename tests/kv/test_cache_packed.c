@@ -185,6 +185,36 @@ START_TEST(pages_that_come_back_stay_longer)
 }
 END_TEST
 
+START_TEST(a_page_that_is_new_comes_in_the_second_time_when_all_room_is_taken)
+{
+    struct fixture *f = fixture_new((struct kv_tiers){{10, 20, 30, 40}});
+    /* Given that there is room, all are let in; */
+    uint64_t page = 0;
+    for (; grow(f, 6000), f->cache.free_chunks >= 13; page++) {
+        ck_assert(!kv_cache_turns_away(&f->cache, page + 1, 6000));
+        ck_assert(keep(f, page, 1, 6000));
+    }
+    ck_assert_uint_gt(page, 100);
+    /* when there is none, one that was never seen is turned away, and then no more, */
+    ck_assert(kv_cache_turns_away(&f->cache, PAGES, 6000));
+    ck_assert(!kv_cache_turns_away(&f->cache, PAGES, 6000));
+    /* nor is one that is there, */
+    ck_assert(!kv_cache_turns_away(&f->cache, 1, 6000));
+    /* or left for want of room, */
+    ck_assert(keep(f, page, 1, 6000));
+    ck_assert(!kv_cache_has_packed(&f->cache, 1));
+    ck_assert(!kv_cache_turns_away(&f->cache, 1, 6000));
+    /* or was thrown away since it changed. */
+    const uint64_t changed_id = page + 1;
+    kv_cache_drop_packed(&f->cache, changed_id);
+    while (f->cache.free_chunks >= 13)
+        ck_assert(keep(f, ++page, 1, 6000));
+    ck_assert(!kv_cache_turns_away(&f->cache, changed_id, 6000));
+    ck_assert(kv_cache_packed_sound(&f->cache));
+    fixture_free(f);
+}
+END_TEST
+
 START_TEST(what_does_not_pack_gives_the_memory_to_frames)
 {
     struct fixture *f = fixture_new((struct kv_tiers){{10, 20, 30, 40}});
@@ -275,6 +305,7 @@ int main(void)
     tcase_add_loop_test(packed, what_is_found_is_what_was_kept_last, 0, 4);
     tcase_add_test(packed, a_scan_passes_through_cold_and_leaves_frozen);
     tcase_add_test(packed, pages_that_come_back_stay_longer);
+    tcase_add_test(packed, a_page_that_is_new_comes_in_the_second_time_when_all_room_is_taken);
     tcase_add_test(packed, what_does_not_pack_gives_the_memory_to_frames);
     tcase_add_test(packed, ratios_change_while_pages_are_there);
     tcase_add_test(packed, warm_keeps_its_share_when_frames_become_slabs);
