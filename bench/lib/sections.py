@@ -9,7 +9,7 @@ from lib.page import table
 GROUPS = {"create": "create", "fsync": "create, fsync", "stat": "stat", "list": "ls -lR", "ls": "ls -lR",
           "read": "open, read, close", "rename": "rename", "unlink": "unlink",
           "rm-r": "trees", "untar": "trees", "tar": "trees", "git": "trees",
-          "sqlite": "SQLite", "fio": "large files"}
+          "sqlite": "SQLite", "fio": "large files", "4x": "data 4 × memory"}
 
 KV_GROUPS = {"get": "get", "scan": "scan, mixed", "mixed": "scan, mixed", "fill": "put",
              "put": "put", "sync": "put, durable", "large": "4 KiB values",
