@@ -9,6 +9,8 @@ import signal
 import subprocess
 import time
 
+from lib import ending
+
 RING_SWITCH = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
 STEP_SECONDS_MAX = 1800
 
@@ -19,16 +21,19 @@ class Failed(Exception):
 
 def run(command, timeout=STEP_SECONDS_MAX, **options):
     """Run a command; return what it printed. Failed with its own words when it fails."""
-    process = subprocess.Popen(
-        [str(word) for word in command], stdin=options.pop("stdin", subprocess.DEVNULL),
-        stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, text=True,
-        start_new_session=True, **options)
+    process = None
     try:
+        with ending.held():
+            process = subprocess.Popen(
+                [str(word) for word in command], stdin=options.pop("stdin", subprocess.DEVNULL),
+                stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, text=True,
+                start_new_session=True, **options)
         out, words = process.communicate(timeout=timeout)
     except BaseException as reason:
-        with contextlib.suppress(ProcessLookupError):  # it may just have ended
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        if process:
+            with contextlib.suppress(ProcessLookupError):  # it may just have ended
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
         if isinstance(reason, subprocess.TimeoutExpired):
             raise Failed(f"{command[0]}: not done after {timeout} s") from None
         raise

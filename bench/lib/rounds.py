@@ -6,12 +6,11 @@ In a round each work is done on one target after another, before the next work c
 import contextlib
 import os
 import pathlib
-import signal
 import sys
 import tempfile
 import time
 
-from lib import goals, machine, workdir, works
+from lib import ending, goals, machine, workdir, works
 
 # What a work finds to do.
 SIZES = {
@@ -142,16 +141,11 @@ class Rounds:
 # ---- a place for it ------------------------------------------------------------------------
 
 
-def end_on_signal(number, _frame):
-    sys.exit(128 + number)
-
-
 @contextlib.contextmanager
 def workplace(name, directory):
     """A new directory, the ring switched on, an end also by signals. What `closing` is given is
     called at the end, before all of it goes, and nothing comes between. Gives (directory, closing)."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end_on_signal)
+    ending.by_signals()
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}.", dir=directory)).resolve()
     last = []
     try:
@@ -161,11 +155,8 @@ def workplace(name, directory):
             try:
                 yield scratch, last.append
             finally:
-                before = {number: signal.signal(number, signal.SIG_IGN)
-                          for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-                for function in last:
-                    function()
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+                with ending.ignored():
+                    for function in last:
+                        function()
     finally:
         workdir.remove(scratch)

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 
-from lib import machine
+from lib import ending, machine
 from lib.machine import Failed, run
 
 AGED_FILES = 30000
@@ -122,9 +122,10 @@ class Daemon(Target):
     def mount(self):
         log = self.scratch / "log"
         with open(log, "ab") as out:
-            self.process = subprocess.Popen(self.words(self.command), stdin=subprocess.DEVNULL,
-                                            stdout=out, stderr=out, start_new_session=True)
-        self.pid = self.process.pid
+            with ending.held():
+                self.process = subprocess.Popen(self.words(self.command), stdin=subprocess.DEVNULL,
+                                                stdout=out, stderr=out, start_new_session=True)
+                self.pid = self.process.pid
         end = time.monotonic() + 30
         while not is_mounted(self.mnt):
             if self.process.poll() is not None or time.monotonic() > end:

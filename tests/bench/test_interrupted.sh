@@ -7,7 +7,13 @@ set -eu
 
 bench=$(cd "$(dirname "$0")/../../bench" && pwd)
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+clean_up() {
+    while read -r _ place _; do
+        case $place in "$scratch"/*) umount -l "$place" ;; esac
+    done </proc/self/mounts
+    rm -rf "$scratch"
+}
+trap clean_up EXIT
 
 mkdir "$scratch/work"
 "$bench/fs-compare" --tiny --rounds 10000 --rows 'unlink/4k' --targets kvfs --bin "$1" \
