@@ -40,10 +40,10 @@ struct kv_pager_config {
     /* Called when a page that was read is damaged. */
     void (*on_damage)(void *context, uint64_t page_id, int error);
     /*
-     * Called, under the pager's lock, when many pages are dirty: kv_pager_clean should be called
-     * soon, by a thread that nobody waits for. NULL: there is none.
+     * Called, under the pager's lock, when many pages are dirty: will a thread that nobody waits
+     * for call kv_pager_clean soon? NULL: there is none.
      */
-    void (*on_crowded)(void *context);
+    bool (*on_crowded)(void *context);
     void *context;
 };
 

@@ -25,7 +25,7 @@
 
 #define WRITE_BATCH_MAX 256u /* pages */
 #define CLEAN_PERCENT   75u  /* of the frames: when more are dirty, some are written out */
-#define DIRTY_PERCENT   85u  /* when more are dirty, the writer does it itself */
+#define DIRTY_PERCENT   85u  /* when more are, the writer helps who was asked to do that */
 #define CLEAN_MIN       16u  /* frames, of few more than a quarter */
 
 struct shadow {

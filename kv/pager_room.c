@@ -128,18 +128,16 @@ static int clean_down_to(struct kv_pager *pager, unsigned percent)
 int kv_pager_limit_dirty(struct kv_pager *pager)
 {
     if (!pager->cleaning_asked && pager->config.on_crowded &&
-        more_are_dirty(pager, kv_cache_frames(&pager->cache), CLEAN_PERCENT)) {
-        pager->cleaning_asked = true;
-        pager->config.on_crowded(pager->config.context);
-    }
-    return clean_down_to(pager, DIRTY_PERCENT);
+        more_are_dirty(pager, kv_cache_frames(&pager->cache), CLEAN_PERCENT))
+        pager->cleaning_asked = pager->config.on_crowded(pager->config.context);
+    return clean_down_to(pager, pager->cleaning_asked ? DIRTY_PERCENT : CLEAN_PERCENT);
 }
 
 void kv_pager_clean(struct kv_pager *pager)
 {
     pthread_mutex_lock(&pager->mutex);
-    kv_ignore(
-        clean_down_to(pager, CLEAN_PERCENT)); /* the pager's failure, which others meet, too */
+    /* An error is the pager's failure, which others meet, too. */
+    kv_ignore(clean_down_to(pager, CLEAN_PERCENT));
     pager->cleaning_asked = false;
     pthread_mutex_unlock(&pager->mutex);
 }

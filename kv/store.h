@@ -174,7 +174,8 @@ void kv_store_want_checkpoint(struct kv_store *store);
 /* The same for a write of the log, before who appends has to wait for one. */
 void kv_store_want_log_write(struct kv_store *store);
 void kv_store_want_touch(void *context);    /* a store: memory is due to be faulted in; any lock */
-void kv_store_want_cleaning(void *context); /* a store: many pages are dirty; any lock */
+bool kv_store_want_cleaning(void *context); /* a store: many pages are dirty; any lock. false: no
+                                               thread will see to it */
 
 /* The background threads. Stopping waits for them; without any, nothing. */
 KV_MUST_CHECK int kv_store_start_threads(struct kv_store *store);

@@ -101,14 +101,19 @@ int kv_checkpoint(struct kv_store *store)
     return checkpoint_counted(store, &store->checkpoints_asked);
 }
 
+/* Tell a thread that there is work for it. */
+static void call_thread(struct kv_store *store, bool *wanted, pthread_cond_t *work)
+{
+    pthread_mutex_lock(&store->work_mutex);
+    *wanted = true;
+    pthread_cond_signal(work);
+    pthread_mutex_unlock(&store->work_mutex);
+}
+
 void kv_store_want_checkpoint(struct kv_store *store)
 {
-    if (!store->threads_running)
-        return;
-    pthread_mutex_lock(&store->work_mutex);
-    store->checkpoint_wanted = true;
-    pthread_cond_signal(&store->for_checkpointer);
-    pthread_mutex_unlock(&store->work_mutex);
+    if (store->threads_running)
+        call_thread(store, &store->checkpoint_wanted, &store->for_checkpointer);
 }
 
 void kv_store_want_log_write(struct kv_store *store)
@@ -124,19 +129,15 @@ void kv_store_want_log_write(struct kv_store *store)
 void kv_store_want_touch(void *context)
 {
     struct kv_store *store = context;
-    pthread_mutex_lock(&store->work_mutex);
-    store->touch_wanted = true;
-    pthread_cond_signal(&store->for_toucher);
-    pthread_mutex_unlock(&store->work_mutex);
+    call_thread(store, &store->touch_wanted, &store->for_toucher);
 }
 
-void kv_store_want_cleaning(void *context)
+bool kv_store_want_cleaning(void *context)
 {
     struct kv_store *store = context;
-    pthread_mutex_lock(&store->work_mutex);
-    store->cleaning_wanted = true;
-    pthread_cond_signal(&store->for_packer);
-    pthread_mutex_unlock(&store->work_mutex);
+    if (store->threads_running)
+        call_thread(store, &store->cleaning_wanted, &store->for_packer);
+    return store->threads_running;
 }
 
 /* ---- the threads ----------------------------------------------------------------- */

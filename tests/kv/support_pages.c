@@ -23,10 +23,11 @@ static void note_damage(void *context, uint64_t page_id, int error)
     (void)__atomic_fetch_add(&pages->damage_count, 1, __ATOMIC_RELAXED);
 }
 
-static void note_crowded(void *context)
+static bool note_crowded(void *context)
 {
     struct test_pages *const pages = context;
-    pages->crowded_count++;
+    pages->crowded_count += pages->is_cleaned;
+    return pages->is_cleaned;
 }
 
 static void open_rows(struct test_pages *pages)

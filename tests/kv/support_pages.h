@@ -30,7 +30,8 @@ struct test_pages {
 
     int failure;            /* atomic; what the pager reported */
     unsigned damage_count;  /* atomic; damaged pages that it reported */
-    unsigned crowded_count; /* how often it asked for kv_pager_clean */
+    bool is_cleaned;        /* the test calls kv_pager_clean when it is asked for ... */
+    unsigned crowded_count; /* ... and was so often */
 };
 
 /* Format the device and open everything. budget_bytes 0: no pager. */
