@@ -141,9 +141,9 @@ int kv_pagemap_set(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id,
 uint64_t kv_pagemap_memory(struct kv_pagemap *map)
 {
     pthread_mutex_lock(&map->mutex);
-    const uint64_t bytes =
-        map->cached_count * sizeof(struct map_block) +
-        (map->overlays[0].capacity + map->overlays[1].capacity) * sizeof(struct overlay_slot);
+    const uint64_t bytes = map->cached_count * sizeof(struct map_block) +
+                           kv_overlay_memory(&map->overlays[0]) +
+                           kv_overlay_memory(&map->overlays[1]);
     pthread_mutex_unlock(&map->mutex);
     return bytes;
 }

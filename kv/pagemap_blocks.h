@@ -6,7 +6,8 @@
  *            the present place of every page. The base tree changes only in
  *            kv_pagemap_write, and only for pages that the overlay being written covers.
  * Locks      map->mutex guards everything; device reads of map blocks happen under it. All
- *            functions here are called with it.
+ *            functions here are called with it. Only the overlay that kv_pagemap_write is given
+ *            changes no more, and is read without.
  * On disk    blocks of 128 struct kv_disk_ptr. Block `index` of level l covers page ids
  *            [index * 128^(l+1), (index + 1) * 128^(l+1)). A pointer to a map block says in
  *            free_slots how many null pointers are below it, so that free ids are found
@@ -20,16 +21,31 @@
 
 #include <pthread.h>
 
-/* An open-addressed hash from page id to pointer: what an epoch has changed. */
+/*
+ * Open-addressed hashes from page id to pointer: what an epoch has changed. There are many, by the
+ * page id, and each grows by itself, for whoever looks for a page waits while entries are moved.
+ */
+#define OVERLAY_PARTS 256u
+
 struct overlay_slot {
     uint64_t page_id; /* 0: empty */
     struct kv_disk_ptr ptr;
 };
 
-struct overlay {
+struct overlay_part {
     struct overlay_slot *slots;
-    size_t capacity; /* power of two, or 0 */
+    uint32_t capacity; /* power of two, or 0 */
+    uint32_t count;
+};
+
+struct overlay {
+    struct overlay_part parts[OVERLAY_PARTS];
     size_t count;
+};
+
+/* Where a walk over an overlay is; zeroes: at its start. */
+struct overlay_walk {
+    uint32_t part, slot;
 };
 
 struct map_block {
@@ -79,6 +95,10 @@ struct overlay_slot *kv_overlay_find(const struct overlay *overlay, uint64_t pag
 KV_MUST_CHECK int kv_overlay_set(struct overlay *overlay, uint64_t page_id,
                                  const struct kv_disk_ptr *ptr);
 void kv_overlay_clear(struct overlay *overlay);
+/* The next entry, in no order; NULL: that was all. */
+const struct overlay_slot *kv_overlay_next(const struct overlay *overlay,
+                                           struct overlay_walk *walk);
+size_t kv_overlay_memory(const struct overlay *overlay); /* bytes */
 
 /* A block that is in memory, or NULL. It stays until blocks are loaded or dropped. */
 struct map_block *kv_map_find_cached(struct kv_pagemap *map, uint32_t level, uint64_t index);

@@ -93,12 +93,13 @@ int kv_pagemap_next_placed(struct kv_pagemap *map, int level, uint64_t *page_id)
         err = next_below(map, level, (uint32_t)root, 0, *page_id, &next);
     else if (level == root && level >= 0 && !*page_id)
         next = 0; /* the root itself */
-    for (unsigned i = 0; i < 2 && level < 0; i++)
-        for (size_t slot = 0; slot < map->overlays[i].capacity; slot++) {
-            const uint64_t id = map->overlays[i].slots[slot].page_id;
-            if (id && id >= *page_id && id < next)
-                next = id;
-        }
+    for (unsigned i = 0; i < 2 && level < 0; i++) {
+        struct overlay_walk walk = {0};
+        const struct overlay_slot *slot;
+        while ((slot = kv_overlay_next(&map->overlays[i], &walk)))
+            if (slot->page_id >= *page_id && slot->page_id < next)
+                next = slot->page_id;
+    }
     pthread_mutex_unlock(&map->mutex);
     if (!err)
         *page_id = next;

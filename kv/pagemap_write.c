@@ -4,7 +4,7 @@
  * Owns       nothing.
  * Invariant  a changed block gets a new place, and so does all that leads to it.
  * Locks      map->mutex, released while the device writes; changed blocks stay in memory
- *            meanwhile.
+ *            meanwhile. What the epoch has changed is collected and sorted without it.
  */
 #include "kv/pagemap_blocks.h"
 
@@ -164,33 +164,39 @@ static int commit_page(struct kv_pagemap *map, uint64_t epoch, const struct kv_d
     return kv_space_commit(map->space, epoch, block, block_count);
 }
 
-static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id_next,
-                        struct kv_pagemap_root *root)
+/*
+ * What the epoch has changed, in the order of the page ids, with room for one more; the caller
+ * frees it. Its places are committed. Without the mutex: nobody changes that overlay any more.
+ */
+static int collect_changes(struct kv_pagemap *map, uint64_t epoch, struct change **out)
 {
     const struct overlay *overlay = &map->overlays[epoch & 1];
-    struct change *changes = NULL;
-    struct write_queue queue = {0};
-    int err = 0;
+    struct change *changes = malloc((overlay->count + 1) * sizeof *changes);
+    *out = changes;
+    if (!changes)
+        return -ENOMEM;
+    struct overlay_walk walk = {0};
+    const struct overlay_slot *slot;
     size_t count = 0;
-    if (!overlay->count)
-        goto done;
-    changes = malloc((overlay->count + 1) * sizeof *changes);
-    queue.memory = kv_device_alloc_unset(WRITE_CHUNK * KV_BLOCK_BYTES);
-    err = changes && queue.memory ? 0 : -ENOMEM;
-    if (err)
-        goto out;
-    for (size_t i = 0; i < overlay->capacity && !err; i++) {
-        const struct overlay_slot *slot = &overlay->slots[i];
-        if (!slot->page_id)
-            continue;
+    int err = 0;
+    while (!err && (slot = kv_overlay_next(overlay, &walk))) {
         changes[count++] = (struct change){slot->page_id, slot->ptr};
         err = commit_page(map, epoch, &slot->ptr);
     }
-    if (err)
-        goto out;
-    qsort(changes, count, sizeof *changes, compare_changes);
+    if (!err)
+        qsort(changes, count, sizeof *changes, compare_changes);
+    return err;
+}
+
+/* Under the mutex. There are changes. */
+static int write_changes(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id_next,
+                         struct change *changes, size_t count)
+{
+    struct write_queue queue = {.memory = kv_device_alloc_unset(WRITE_CHUNK * KV_BLOCK_BYTES)};
+    if (!queue.memory)
+        return -ENOMEM;
     bool grew;
-    err = grow_depth(map, kv_max_u64(page_id_next, changes[count - 1].index + 1), &grew);
+    int err = grow_depth(map, kv_max_u64(page_id_next, changes[count - 1].index + 1), &grew);
     if (!err && grew) {
         /* The old tree hangs below the first slots of the new levels, which must be written
          * even if nothing there changed: touch page id 0, which is never a page. */
@@ -201,8 +207,9 @@ static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id
         err = write_level(map, epoch, level, changes, &count, &queue);
     if (!err)
         err = queue_flush(map, &queue);
+    free(queue.memory);
     if (err)
-        goto out;
+        return err;
     KV_ASSERT(count == 1);
     map->root.ptr = changes[0].ptr;
     for (struct map_block *block = map->hand; block; block = block->ring_next) {
@@ -211,23 +218,24 @@ static int write_locked(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id
             break;
     }
     kv_map_shrink_cache(map, NULL);
-done:
-    root->ptr = map->root.ptr;
-    root->depth = map->root.depth;
-    /* Without changes the tree did not grow: ids beyond it were given, but hold no page. */
-    root->page_id_next = kv_min_u64(page_id_next, ids_below(map->root.depth));
-out:
-    free(queue.memory);
-    free(changes);
-    return err;
+    return 0;
 }
 
 int kv_pagemap_write(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id_next,
                      struct kv_pagemap_root *root)
 {
+    const size_t count = map->overlays[epoch & 1].count;
+    struct change *changes = NULL;
+    int err = count ? collect_changes(map, epoch, &changes) : 0;
     pthread_mutex_lock(&map->mutex);
-    const int err = write_locked(map, epoch, page_id_next, root);
+    if (count && !err)
+        err = write_changes(map, epoch, page_id_next, changes, count);
+    root->ptr = map->root.ptr;
+    root->depth = map->root.depth;
+    /* Without changes the tree did not grow: ids beyond it were given, but hold no page. */
+    root->page_id_next = kv_min_u64(page_id_next, ids_below(map->root.depth));
     pthread_mutex_unlock(&map->mutex);
+    free(changes);
     return err;
 }
 
