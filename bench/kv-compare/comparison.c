@@ -67,6 +67,8 @@ void comparison_complete_rows(struct comparison *comparison)
             comparison->rows[row_index(maker)] = true;
         if (needed->goal_kind == ROW_OWN_ROW)
             comparison->rows[row_index(row_named(needed->other))] = true;
+        if (row->goal_kind == ROW_ABSOLUTE && row->other)
+            comparison->rows[row_index(row_named(row->other))] = true;
     }
 }
 
@@ -114,7 +116,8 @@ static void describe_work(const struct comparison *comparison, const struct size
  */
 static void ready_memory(const struct workload *work)
 {
-    if (work->operation != WORKLOAD_PUT || work->limited)
+    const bool grows = work->operation == WORKLOAD_PUT || work->operation == WORKLOAD_RAW_MEMORY;
+    if (!grows || work->limited)
         return;
     const uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
     const uint64_t free_bytes = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * page_bytes;
@@ -196,20 +199,25 @@ static const struct figure *our_figure(const struct size_report *size, const str
 }
 
 /*
- * The bare device instead of an engine. Where much is written, as much in as long a time as we
- * wrote in this row. Returns false if it is not known how much that is.
+ * The bare machine instead of an engine. Where much is written, as much in as long a time as we
+ * wrote in this row; where memory is used, as much of it in as long a time as we took in the fill.
+ * Returns false if it is not known how much that is.
  */
-static bool describe_raw(const struct figure *ours, const struct row *row, struct workload *work)
+static bool describe_raw(const struct size_report *size, const struct row *row,
+                         struct workload *work)
 {
-    work->operation = row->sync ? WORKLOAD_RAW_SYNC : WORKLOAD_RAW_FILL;
+    if (!row->raw_only)
+        work->operation = row->sync ? WORKLOAD_RAW_SYNC : WORKLOAD_RAW_FILL;
     work->thread_count = 1;
     if (row->sync)
         return true;
+    const struct figure *ours = our_figure(size, row->raw_only ? row_maker(ROW_RANDOM) : row);
     if (!ours->round_count || ours->failure[0] || !ours->written_bytes)
         return false;
     const double seconds = (double)ours->operation_count / ours->per_second[ours->round_count - 1];
     work->raw_bytes_per_second = kv_max_u64((uint64_t)((double)ours->written_bytes / seconds), 1);
     work->time_max_ns = kv_min_u64((uint64_t)(seconds * 1e9), RAW_FILL_MAX_NS);
+    work->raw_memory_bytes = ours->peak_rss_bytes;
     return true;
 }
 
@@ -226,7 +234,7 @@ static int run_one(struct comparison *comparison, struct size_report *size, cons
     }
     struct workload work;
     describe_work(comparison, size, row, &work);
-    if (!kind && !describe_raw(our_figure(size, row), row, &work))
+    if (!kind && !describe_raw(size, row, &work))
         return 0;
     char *directory;
     int err = ready_directory(comparison, name, row, &directory);
@@ -261,7 +269,7 @@ static bool takes_part(const struct comparison *comparison, const struct row *ro
     if (engine == REPORT_RAW)
         return comparison->raw && row->raw;
     const struct engine_kind *kind = engine_at(engine);
-    return comparison->engines[engine] && kind->version &&
+    return comparison->engines[engine] && kind->version && !row->raw_only &&
            (kind != &engine_kvfs_none || row->both_codecs);
 }
 

@@ -21,7 +21,7 @@ enum row_goal {
     ROW_PEER,      /* ratio to `other` */
     ROW_OWN_ROW,   /* ratio to our own figure in row `other` */
     ROW_RAW,       /* ratio to the bare device in this row */
-    ROW_ABSOLUTE   /* the figure itself; shown beside the bare device's */
+    ROW_ABSOLUTE   /* the figure itself; shown beside the bare machine's, here or in `other` */
 };
 
 struct row {
@@ -38,7 +38,8 @@ struct row {
     unsigned thread_count;
     unsigned batch_count; /* 0: 1 */
     bool sync, limited;
-    bool raw; /* the bare device does what is like it */
+    bool raw;      /* the bare machine does what is like it ... */
+    bool raw_only; /* ... and nobody else */
     enum row_goal goal_kind;
     const char *other;
     double goal; /* at least; ROW_DISK_BYTES and ROW_LONGEST (ns): at most */

@@ -116,9 +116,15 @@ static void find_other(const struct size_report *size, const struct row *row,
     unsigned engine = best_peer(size, row);
     if (row->goal_kind == ROW_PEER)
         engine = engine_index(row->other);
-    const bool beside_raw = row->goal_kind == ROW_ABSOLUTE && value_of(size, row, REPORT_RAW) > 0;
-    if (row->goal_kind == ROW_RAW || beside_raw) {
-        verdict->other = value_of(size, row, REPORT_RAW);
+    const double raw = value_of(size, row, REPORT_RAW);
+    const double raw_there = row->goal_kind == ROW_ABSOLUTE && row->other
+                                 ? value_of(size, row_named(row->other), REPORT_RAW)
+                                 : 0;
+    if (raw_there > raw) {
+        verdict->other = raw_there;
+        name_other(verdict, row->other);
+    } else if (row->goal_kind == ROW_RAW || (row->goal_kind == ROW_ABSOLUTE && raw > 0)) {
+        verdict->other = raw;
         name_other(verdict, "raw");
     } else if (engine < ENGINE_COUNT) {
         verdict->other = value_of(size, row, engine);
@@ -240,11 +246,15 @@ static bool was_run(const struct size_report *size, const struct row *row)
     return false;
 }
 
-/* Does the bare device miss the goal that we miss? */
-static bool device_misses(const struct row *row, const struct verdict *verdict)
+/* Who misses the goal that we miss, and does nothing but use the device or the memory; or "". */
+static const char *also_missed_by(const struct row *row, const struct verdict *verdict)
 {
-    return verdict->judgement == MISSED && row->goal_kind == ROW_ABSOLUTE &&
-           strcmp(verdict->other_name, "raw") == 0 && verdict->other > row->goal;
+    if (verdict->judgement != MISSED || row->goal_kind != ROW_ABSOLUTE ||
+        verdict->other <= row->goal)
+        return "";
+    if (strcmp(verdict->other_name, "raw") == 0)
+        return ", as by the device";
+    return row->other && strcmp(verdict->other_name, row->other) == 0 ? ", as by the memory" : "";
 }
 
 static void write_goals(const struct report *report, const struct size_report *size, FILE *out)
@@ -262,7 +272,7 @@ static void write_goals(const struct report *report, const struct size_report *s
         put_goal(goal, row);
         fprintf(out, "| %s | %s | %s %s | %s | %s | %s%s |\n", row->title, own, other,
                 verdict.other_name, ratio, goal, judgement_words[verdict.judgement],
-                device_misses(row, &verdict) ? ", as by the device" : "");
+                also_missed_by(row, &verdict));
     }
     fputc('\n', out);
 }
@@ -300,7 +310,7 @@ static void write_all_figures(const struct report *report, const struct size_rep
     fputc('\n', out);
     const struct row *row;
     for (unsigned r = 0; (row = row_at(r)); r++) {
-        if (!was_run(size, row) || (row->from && kind == BY_CPU))
+        if (!was_run(size, row) || (row->measure != ROW_PER_SECOND && kind == BY_CPU))
             continue;
         fprintf(out, "| %s |", row->name);
         for (unsigned engine = 0; engine < REPORT_ENGINES; engine++)

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "bench/kv-compare/chooser.h"
+#include "bench/kv-compare/raw.h"
 #include "bench/measure.h"
 #include "kv/histogram.h"
 
@@ -25,9 +26,6 @@
 #define MIXED_PUT_RATE   5u  /* one of so many operations of WORKLOAD_MIXED overwrites */
 #define VALUE_HEAD       16u /* number and generation */
 #define COMPRESSIBLE     50u /* percent */
-#define RAW_SYNC_BYTES   4096u
-#define RAW_FILL_BYTES   (1u << 20)
-#define RAW_FILE_BYTES   (256u << 20) /* of WORKLOAD_RAW_FILL */
 
 /* One thread's part. */
 struct worker {
@@ -412,80 +410,6 @@ int workload_disk_bytes(const char *directory, uint64_t *bytes)
     return 0;
 }
 
-/* ---- without an engine ------------------------------------------------------------------ */
-
-/* Write one piece, flush it if the work is about that, and add how long it took. */
-static int write_timed(int fd, struct worker *worker, const uint8_t *bytes, size_t length,
-                       uint64_t offset)
-{
-    const bool flush = worker->work->operation == WORKLOAD_RAW_SYNC;
-    const uint64_t begun_ns = measure_now_ns();
-    start_clock(worker);
-    const ssize_t written = pwrite(fd, bytes, length, (off_t)offset);
-    if (written < 0 || (flush && fdatasync(fd)))
-        return -errno;
-    if ((size_t)written != length)
-        return -ENOSPC;
-    stop_clock(worker);
-    kv_histogram_add(worker->latencies, measure_now_ns() - begun_ns);
-    worker->operation_count++;
-    return 0;
-}
-
-static int append_and_flush(int fd, struct worker *worker)
-{
-    uint8_t block[RAW_SYNC_BYTES];
-    int err = 0;
-    measure_fill(block, sizeof block, worker->work->seed, 0);
-    while (!err && worker->elapsed_ns < worker->work->time_max_ns)
-        err = write_timed(fd, worker, block, sizeof block, worker->operation_count * sizeof block);
-    return err;
-}
-
-static int write_at_random(int fd, struct worker *worker)
-{
-    const struct workload *work = worker->work;
-    void *bytes;
-    if (posix_memalign(&bytes, 4096, RAW_FILL_BYTES))
-        return -ENOMEM;
-    measure_fill(bytes, RAW_FILL_BYTES, work->seed, 0);
-    int err = -posix_fallocate(fd, 0, RAW_FILE_BYTES);
-    const uint64_t begun_ns = measure_now_ns(), end_ns = begun_ns + work->time_max_ns;
-    uint64_t due_ns = begun_ns;
-    while (!err && due_ns < end_ns) {
-        const struct timespec due = {.tv_sec = (time_t)(due_ns / 1000000000u),
-                                     .tv_nsec = (long)(due_ns % 1000000000u)};
-        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL) == EINTR)
-            ;
-        const uint64_t piece =
-            measure_mix(work->seed + worker->operation_count) % (RAW_FILE_BYTES / RAW_FILL_BYTES);
-        err = write_timed(fd, worker, bytes, RAW_FILL_BYTES, piece * RAW_FILL_BYTES);
-        /* Who was held up does not make up for it. */
-        due_ns = kv_max_u64(due_ns + RAW_FILL_BYTES * 1000000000ull / work->raw_bytes_per_second,
-                            measure_now_ns());
-    }
-    free(bytes);
-    return err;
-}
-
-static int run_raw(const char *directory, const struct workload *work, struct worker *worker)
-{
-    worker->work = work;
-    worker->latencies = calloc(1, sizeof *worker->latencies);
-    char *path = engine_path(directory, "raw");
-    int err = worker->latencies && path ? 0 : -ENOMEM;
-    if (!err) {
-        const bool fills = work->operation == WORKLOAD_RAW_FILL;
-        const int fd =
-            open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | (fills ? O_DIRECT : 0), 0600);
-        err = fd < 0 ? -errno : fills ? write_at_random(fd, worker) : append_and_flush(fd, worker);
-        if (fd >= 0 && close(fd) && !err)
-            err = -errno;
-    }
-    free(path);
-    return err;
-}
-
 /* ---- one run ------------------------------------------------------------------------------ */
 
 static void sum_up(struct worker *workers, const struct workload *work, uint64_t flush_ns,
@@ -588,9 +512,7 @@ int workload_run(const struct engine_kind *kind, const char *directory, const st
     if (!err && kind) {
         err = run_engine(kind, directory, work, workers, result);
     } else if (!err) {
-        err = run_raw(directory, work, workers);
-        if (!err)
-            sum_up(workers, work, 0, result);
+        err = raw_run(directory, work, result);
     }
     workers_free(workers, work);
 

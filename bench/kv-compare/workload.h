@@ -12,13 +12,14 @@
 #include "bench/kv-compare/engine.h"
 
 enum workload_operation {
-    WORKLOAD_PUT,      /* each number once, in batches, into what was empty */
-    WORKLOAD_GET,      /* one after the other */
-    WORKLOAD_GET_MANY, /* WORKLOAD_MANY at once */
-    WORKLOAD_MIXED,    /* four gets to one overwrite, which is a batch by itself */
-    WORKLOAD_SCAN,     /* everything in order, again and again */
-    WORKLOAD_RAW_SYNC, /* no engine: 4 KiB are appended to a file and flushed (fdatasync) */
-    WORKLOAD_RAW_FILL  /* no engine: 1 MiB at a time goes to random places of a file, O_DIRECT */
+    WORKLOAD_PUT,       /* each number once, in batches, into what was empty */
+    WORKLOAD_GET,       /* one after the other */
+    WORKLOAD_GET_MANY,  /* WORKLOAD_MANY at once */
+    WORKLOAD_MIXED,     /* four gets to one overwrite, which is a batch by itself */
+    WORKLOAD_SCAN,      /* everything in order, again and again */
+    WORKLOAD_RAW_SYNC,  /* no engine: 4 KiB are appended to a file and flushed (fdatasync) */
+    WORKLOAD_RAW_FILL,  /* no engine: 1 MiB at a time goes to random places of a file, O_DIRECT */
+    WORKLOAD_RAW_MEMORY /* no engine: batch_count random pages at a time, memory growing */
 };
 
 enum workload_pick {
@@ -49,6 +50,7 @@ struct workload {
     uint64_t time_max_ns;          /* 0: all of operations_max */
     uint64_t warm_ns;              /* the same work before the clock runs */
     uint64_t raw_bytes_per_second; /* WORKLOAD_RAW_FILL: no faster than this */
+    uint64_t raw_memory_bytes;     /* WORKLOAD_RAW_MEMORY: so much in the end */
     uint64_t seed;
 };
 
