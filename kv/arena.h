@@ -4,8 +4,10 @@
  * The first touch of memory is a fault, mostly under some lock: 0.2 ms for a large page, and 5.7 ms
  * on a virtual machine whose host took the memory back (bench/README.md, "First touch"). So an
  * arena knows how far it is used, and a thread that nobody waits for goes ahead of that: as far as
- * it is used already, so that little use stays little, within bounds. Whoever comes to memory that
- * the thread has not reached pays for it as ever.
+ * it is used already, so that little use stays little, within bounds. It is best done while nobody
+ * else has work for the processor: so the thread waits for a pause as long as a good part of what
+ * is ahead is left, and a burst takes from that. Whoever comes to memory that the thread has not
+ * reached pays for it as ever.
  *
  * What was touched is never given back before the arena goes.
  */
@@ -18,7 +20,7 @@
 
 /* Who goes ahead, and how far. */
 struct kv_arena_ahead {
-    size_t bytes_min;            /* also of an arena that is not used yet */
+    size_t bytes_min;            /* also of an arena that is not used yet; 0: nothing waits */
     void (*call)(void *context); /* there is something for kv_arena_touch; any thread, any lock */
     void *context;
 };
@@ -29,7 +31,9 @@ struct kv_arena {
     struct kv_arena_ahead ahead;
     _Atomic size_t used;    /* by the lock of who gives it out */
     _Atomic size_t touched; /* by kv_arena_touch */
-    _Atomic bool called;    /* until it was asked */
+    _Atomic bool called;    /* until nothing is due, or it is touched */
+    _Atomic bool pressed;   /* called again, since little is left; until somebody looks */
+    bool hurried;           /* by who goes ahead: little was left, and not half is there yet */
 };
 
 /*
@@ -41,7 +45,15 @@ void kv_arena_unmap(struct kv_arena *arena);
 /* Before it is used: copied. */
 void kv_arena_go_ahead(struct kv_arena *arena, const struct kv_arena_ahead *ahead);
 
-/* Fault in one step of what is due. false: nothing was. Threads: one at a time. */
+enum kv_arena_due {
+    KV_ARENA_DUE_NOTHING,
+    KV_ARENA_DUE_LATER, /* in the next pause; there will be another call when less is left */
+    KV_ARENA_DUE_NOW
+};
+
+/* For who goes ahead, one thread at a time. */
+enum kv_arena_due kv_arena_due(struct kv_arena *arena);
+/* Fault in one step of what is due, now or later. false: nothing was. */
 bool kv_arena_touch(struct kv_arena *arena);
 
 void kv_arena_use_more(struct kv_arena *arena, size_t end); /* of kv_arena_use */

@@ -19,6 +19,7 @@
 #define PACK_AT_ONCE       32u  /* pages, so some 2 ms of work */
 #define PACK_AT_CHECKPOINT 128u /* when there is no packer */
 #define ADAPT_EVERY_NS     500000000ull
+#define TOUCH_PAUSE_MS     20u /* without use: a pause */
 
 /* Under checkpoint.mutex. */
 static int checkpoint_locked(struct kv_store *store, bool clean)
@@ -257,18 +258,34 @@ static void *run_packer(void *context)
     return NULL;
 }
 
+/* One step of an arena, of which so much was used when it was looked at last; or what is due. */
+static enum kv_arena_due touch_step(struct kv_arena *arena, size_t *used_before)
+{
+    const size_t used = atomic_load_explicit(&arena->used, memory_order_relaxed);
+    const bool pause = used == *used_before;
+    *used_before = used;
+    const enum kv_arena_due due = kv_arena_due(arena);
+    if (due == KV_ARENA_DUE_NOTHING || (due == KV_ARENA_DUE_LATER && !pause))
+        return due;
+    return kv_arena_touch(arena) ? KV_ARENA_DUE_NOW : KV_ARENA_DUE_NOTHING;
+}
+
 /* Memory is faulted in ahead of who will use it (kv/arena.h), in steps of some milliseconds. */
 static void *run_toucher(void *context)
 {
+    static const uint64_t wait_ms[] = {[KV_ARENA_DUE_NOTHING] = UINT32_MAX,
+                                       [KV_ARENA_DUE_LATER] = TOUCH_PAUSE_MS,
+                                       [KV_ARENA_DUE_NOW] = 0};
     struct kv_store *store = context;
-    bool more = true; /* arenas may want some before they are used */
+    size_t used[KV_STORE_ARENAS] = {0};
+    enum kv_arena_due due = KV_ARENA_DUE_NOW; /* arenas may want some before they are used */
     pthread_mutex_lock(&store->work_mutex);
-    while (wait_for_work(store, &store->for_toucher, more ? 0 : UINT32_MAX, &store->touch_wanted)) {
+    while (wait_for_work(store, &store->for_toucher, wait_ms[due], &store->touch_wanted)) {
         store->touch_wanted = false;
         pthread_mutex_unlock(&store->work_mutex);
-        more = false;
+        due = KV_ARENA_DUE_NOTHING;
         for (unsigned i = 0; i < KV_STORE_ARENAS && store->arenas[i]; i++)
-            more |= kv_arena_touch(store->arenas[i]);
+            due = kv_max_u64(due, touch_step(store->arenas[i], &used[i]));
         pthread_mutex_lock(&store->work_mutex);
     }
     pthread_mutex_unlock(&store->work_mutex);

@@ -146,6 +146,47 @@ START_TEST(who_goes_ahead_is_called_once_for_what_is_due)
 }
 END_TEST
 
+START_TEST(while_enough_is_left_it_can_wait_for_a_pause)
+{
+    struct kv_arena arena;
+    set_up(&arena, 128 * MIB, 16 * MIB);
+    ck_assert_int_eq(kv_arena_due(&arena), KV_ARENA_DUE_NOW); /* nothing is there */
+    (void)touch_all(&arena);
+    ck_assert_int_eq(kv_arena_due(&arena), KV_ARENA_DUE_NOTHING);
+    use(&arena, 4 * MIB);
+    ck_assert_int_eq(calls, 1);
+    ck_assert_int_eq(kv_arena_due(&arena), KV_ARENA_DUE_LATER);
+    use(&arena, 11 * MIB); /* more than a quarter of 16 MiB is left */
+    ck_assert_int_eq(kv_arena_due(&arena), KV_ARENA_DUE_LATER);
+    ck_assert_int_eq(calls, 1);
+    ck_assert(kv_arena_touch(&arena)); /* as in a pause */
+    kv_arena_unmap(&arena);
+}
+END_TEST
+
+START_TEST(when_little_is_left_there_is_another_call_and_no_waiting_until_half_is_there)
+{
+    struct kv_arena arena;
+    set_up(&arena, 128 * MIB, 16 * MIB);
+    (void)touch_all(&arena);
+    use(&arena, 4 * MIB);
+    ck_assert_int_eq(kv_arena_due(&arena), KV_ARENA_DUE_LATER);
+    use(&arena, 14 * MIB);
+    ck_assert_int_eq(calls, 2);
+    use(&arena, 15 * MIB);
+    ck_assert_int_eq(calls, 2); /* it is said once */
+    while (kv_arena_due(&arena) == KV_ARENA_DUE_NOW)
+        ck_assert(kv_arena_touch(&arena));
+    ck_assert_int_eq(kv_arena_due(&arena), KV_ARENA_DUE_LATER);
+    ck_assert_uint_ge(resident(&arena), 23 * MIB);
+    ck_assert_uint_lt(resident(&arena), 27 * MIB);
+    use(&arena, 24 * MIB); /* and when it is little again */
+    ck_assert_int_eq(calls, 3);
+    ck_assert_int_eq(kv_arena_due(&arena), KV_ARENA_DUE_NOW);
+    kv_arena_unmap(&arena);
+}
+END_TEST
+
 START_TEST(what_was_written_meanwhile_stays)
 {
     struct kv_arena arena;
@@ -172,6 +213,9 @@ int main(void)
     tcase_add_test(tcase, no_more_than_64_mib_are_faulted_in_ahead);
     tcase_add_test(tcase, it_ends_where_the_arena_does);
     tcase_add_test(tcase, who_goes_ahead_is_called_once_for_what_is_due);
+    tcase_add_test(tcase, while_enough_is_left_it_can_wait_for_a_pause);
+    tcase_add_test(tcase,
+                   when_little_is_left_there_is_another_call_and_no_waiting_until_half_is_there);
     tcase_add_test(tcase, what_was_written_meanwhile_stays);
     suite_add_tcase(suite, tcase);
     return test_run(suite);
