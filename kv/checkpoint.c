@@ -16,6 +16,9 @@
  */
 #include "kv/checkpoint.h"
 
+/* So few pages take some milliseconds, for which writers may be made to wait. */
+#define BRIEF_PAGES 256u
+
 struct gate_notes {
     uint64_t epoch, page_id_next, log_tail, log_link;
 };
@@ -25,7 +28,8 @@ static int pass_gate(struct kv_checkpoint *checkpoint, struct gate_notes *notes)
 {
     pthread_mutex_lock(checkpoint->gate);
     notes->epoch = atomic_load_explicit(&checkpoint->epoch, memory_order_relaxed);
-    const int err = kv_wal_seal(checkpoint->wal, notes->epoch, &notes->log_tail, &notes->log_link);
+    const bool brief = kv_pager_dirty_pages(checkpoint->pager) <= BRIEF_PAGES;
+    const int err = kv_wal_seal(checkpoint->wal, brief, &notes->log_tail, &notes->log_link);
     if (!err) {
         notes->page_id_next = kv_pagemap_next_id(checkpoint->map);
         kv_pager_open_epoch(checkpoint->pager, notes->epoch + 1);

@@ -377,6 +377,14 @@ static void stats_of_tiers(const struct kv_pager *pager, struct kv_tier_stats *t
     tiers[KV_TIER_FROZEN].bytes_max = slabs_max - cold_max;
 }
 
+uint64_t kv_pager_dirty_pages(struct kv_pager *pager)
+{
+    pthread_mutex_lock(&pager->mutex);
+    const uint64_t count = dirty_count(pager);
+    pthread_mutex_unlock(&pager->mutex);
+    return count;
+}
+
 void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats)
 {
     pthread_mutex_lock(&pager->mutex);

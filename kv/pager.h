@@ -185,6 +185,7 @@ struct kv_pager_stats {
     struct kv_tier_stats tiers[KV_TIER_COUNT];
 };
 void kv_pager_stats(struct kv_pager *pager, struct kv_pager_stats *stats);
+uint64_t kv_pager_dirty_pages(struct kv_pager *pager); /* that are not on their way */
 
 /*
  * For kv_check: read the stored version that `ptr` names into `out` (node_bytes), verified.

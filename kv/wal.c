@@ -376,14 +376,13 @@ static int jump_to_start(struct kv_wal *wal)
     return 0;
 }
 
-int kv_wal_seal(struct kv_wal *wal, uint64_t epoch, uint64_t *position, uint64_t *link)
+int kv_wal_seal(struct kv_wal *wal, bool brief, uint64_t *position, uint64_t *link)
 {
-    (void)epoch; /* a block takes the epoch of the records that it begins with */
     pthread_mutex_lock(&wal->mutex);
     int err = wal->error;
     if (!err && wal->fill > 0)
         seal_current(wal);
-    if (!err && kv_wal_should_jump(wal))
+    if (!err && kv_wal_should_jump(wal, brief))
         err = jump_to_start(wal);
     if (!err) {
         *position = wal->sealed;

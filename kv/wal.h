@@ -112,10 +112,12 @@ uint64_t kv_wal_position(struct kv_wal *wal);
  */
 KV_MUST_CHECK int kv_wal_sync(struct kv_wal *wal, uint64_t position);
 
-/* Begin a fresh block and say where and after which digest: what a superblock needs. On a thin
- * device this may be the start of the ring; what was appended is durable then. */
-KV_MUST_CHECK int kv_wal_seal(struct kv_wal *wal, uint64_t epoch, uint64_t *position,
-                              uint64_t *link);
+/*
+ * Begin a fresh block and say where and after which digest: what a superblock needs. On a thin
+ * device this may be the start of the ring; what was appended is durable then, and there is no room
+ * until kv_wal_trim. brief: that comes soon, so it may be so by choice.
+ */
+KV_MUST_CHECK int kv_wal_seal(struct kv_wal *wal, bool brief, uint64_t *position, uint64_t *link);
 /* A checkpoint made everything before `position` superfluous (and so durable). */
 void kv_wal_trim(struct kv_wal *wal, uint64_t position);
 

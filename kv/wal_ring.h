@@ -98,7 +98,7 @@ void kv_wal_gather(struct kv_wal *wal);
 /* The first position from the next one on whose block has no certain room. With the mutex. */
 uint64_t kv_wal_backed_end(const struct kv_wal *wal);
 /* Is a checkpoint that begins now the time to go back to the start of what is backed? Likewise. */
-bool kv_wal_should_jump(const struct kv_wal *wal);
+bool kv_wal_should_jump(const struct kv_wal *wal, bool brief);
 /* Is it time for somebody to have room made that will be needed soon? Likewise; says so once. */
 bool kv_wal_calls_for_room(struct kv_wal *wal);
 /* Make it, without the mutex. Should that fail, who appends will try, and hear of it. */

@@ -26,7 +26,8 @@
 #define LEFT_BLOCKS_MAX 256u
 /* Between two flushes, so that the first lap may make the host note that blocks are written. */
 #define FLUSHED_SELDOM_BLOCKS 64u
-/* After a jump writers wait for the whole checkpoint: by choice only for one that is short. */
+/* After a jump writers wait for the whole checkpoint: by choice only for one that is brief, after
+ * no more log than this. */
 #define JUMP_BLOCKS_MAX KV_WAL_BACKED_BLOCKS_MIN
 /* It grows by choice only while the host has so many times the room that the rest would take. */
 #define BACK_HOST_SHARE 4u
@@ -41,10 +42,10 @@ uint64_t kv_wal_backed_end(const struct kv_wal *wal)
     return slot < wal->backed_blocks ? next - slot + wal->backed_blocks : next;
 }
 
-bool kv_wal_should_jump(const struct kv_wal *wal)
+bool kv_wal_should_jump(const struct kv_wal *wal, bool brief)
 {
     return kv_wal_backed_end(wal) - wal->sealed < wal->backed_blocks / 2 &&
-           (wal->stuck || wal->sealed - wal->tail <= JUMP_BLOCKS_MAX);
+           (wal->stuck || (brief && wal->sealed - wal->tail <= JUMP_BLOCKS_MAX));
 }
 
 /* Lately, since the part with room came to be what it is? Then it has been filled once since. */

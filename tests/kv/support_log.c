@@ -148,7 +148,7 @@ uint64_t log_append_synced(struct log_fixture *f, const struct log_record *recor
 void log_checkpoint(struct log_fixture *f)
 {
     uint64_t position, link;
-    ck_assert_int_eq(kv_wal_seal(f->wal, f->epoch, &position, &link), 0);
+    ck_assert_int_eq(kv_wal_seal(f->wal, true, &position, &link), 0);
     kv_wal_trim(f->wal, position);
     f->config.tail = position;
     f->config.tail_link = link;

@@ -196,6 +196,55 @@ START_TEST(a_checkpoint_empties_the_log)
 }
 END_TEST
 
+#define THIN_BLOCKS 32768u
+#define RING_BYTES  (16u << 20)
+#define PUTS        6000u /* that take more than half of the log that has room, and not all of it */
+#define FEW_KEYS    100u
+
+static int reserve_any(struct kv_device *device, uint64_t block, uint64_t block_count)
+{
+    (void)device;
+    (void)block;
+    (void)block_count;
+    return 0;
+}
+
+static int room_for_all(struct kv_device *device, uint64_t *block_count)
+{
+    (void)device;
+    *block_count = UINT64_MAX;
+    return 0;
+}
+
+/* Where there is no room for records until the checkpoint ends: not with many pages to write. */
+START_TEST(only_a_brief_checkpoint_has_the_log_start_anew)
+{
+    const bool brief = _i;
+    struct kv_device *const device = memory_device_new(THIN_BLOCKS);
+    struct kv_device_ops thin_ops = *device->ops;
+    thin_ops.reserve = reserve_any;
+    thin_ops.room = room_for_all;
+    test_create_on(device, 4096, KV_CODEC_NONE, RING_BYTES);
+    device->ops = &thin_ops;
+    device->thin = true;
+    struct kv_store *const store = test_open_on(device);
+    const uint64_t before = kv_wal_position(store->wal);
+    for (unsigned i = 0; i < PUTS; i++)
+        ck_assert_int_eq(test_put_number(store, brief ? i % FEW_KEYS : i, 500), 0);
+    const uint64_t logged = kv_wal_position(store->wal) - before;
+    ck_assert_uint_gt(logged, KV_WAL_BACKED_BLOCKS_MIN / 2);
+    ck_assert_uint_lt(logged, KV_WAL_BACKED_BLOCKS_MIN);
+    ck_assert_int_eq(kv_checkpoint(store), 0);
+    const uint64_t after = kv_wal_position(store->wal);
+    if (brief)
+        ck_assert_uint_gt(after, RING_BYTES / KV_BLOCK_BYTES);
+    else
+        ck_assert_uint_lt(after, KV_WAL_BACKED_BLOCKS_MIN);
+    ck_assert_int_eq(test_put_number(store, 0, 500), 0);
+    kv_abandon(store); /* and the device */
+}
+END_TEST
+
 /* ---- failures ---------------------------------------------------------------- */
 
 struct caller {
@@ -268,6 +317,7 @@ int main(void)
         checkpoint, what_a_superblock_reaches_is_flushed_before_it_and_not_touched_after_it, 0, 3);
     tcase_add_test(checkpoint, a_checkpoint_without_changes_writes_nothing);
     tcase_add_test(checkpoint, a_checkpoint_empties_the_log);
+    tcase_add_loop_test(checkpoint, only_a_brief_checkpoint_has_the_log_start_anew, 0, 2);
     tcase_add_test(checkpoint, after_a_failed_checkpoint_there_is_no_other);
     suite_add_tcase(suite, checkpoint);
     return test_run(suite);

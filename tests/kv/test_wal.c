@@ -456,7 +456,7 @@ START_TEST(a_failed_write_fails_appends_and_seals_too)
     ck_assert_int_eq(kv_wal_append(f.wal, body, sizeof body, 1, &position), -EIO);
     f.disk.writes_left = UINT64_MAX;
     ck_assert_int_eq(kv_wal_append(f.wal, body, 10, 1, &position), -EIO);
-    ck_assert_int_eq(kv_wal_seal(f.wal, 1, &position, &link), -EIO);
+    ck_assert_int_eq(kv_wal_seal(f.wal, true, &position, &link), -EIO);
     ck_assert_int_eq(kv_wal_sync(f.wal, 1), -EIO);
     log_expect(&f, &record, 1);
     log_fixture_release(&f);

@@ -1,6 +1,6 @@
 /*
  * tests/kv/test_wal_room.c: room for the log on a sparse image's host is made before it is needed,
- * where flushes are frequent.
+ * where flushes are frequent, and used again from its start, where nobody waits long for that.
  */
 #include "kv/wal.h"
 
@@ -209,6 +209,47 @@ START_TEST(what_can_not_be_had_ahead_is_no_failure)
 }
 END_TEST
 
+static void seal(struct fixture *f, bool brief, uint64_t *position)
+{
+    uint64_t link;
+    ck_assert_int_eq(kv_wal_seal(f->wal, brief, position, &link), 0);
+}
+
+START_TEST(a_brief_checkpoint_near_the_end_of_what_has_room_goes_back_to_the_start)
+{
+    struct fixture f;
+    fixture_init(&f);
+    for (uint64_t number = 0; number < BACKED * 3 / 4; number++)
+        append_synced(&f, number);
+    uint64_t position;
+    seal(&f, true, &position);
+    ck_assert_uint_eq(position % RING_BLOCKS, 0);
+    ck_assert_uint_gt(position, RING_BLOCKS);
+    ck_assert_int_eq(append(&f, 0, &position), -EAGAIN); /* until the checkpoint has ended */
+    kv_wal_trim(f.wal, position);
+    append_synced(&f, 0);
+    ck_assert_uint_eq(reserved_end, BACKED);
+    fixture_release(&f);
+}
+END_TEST
+
+START_TEST(nobody_waits_for_a_long_checkpoint_while_there_may_be_more_room)
+{
+    struct fixture f;
+    fixture_init(&f);
+    for (uint64_t number = 0; number < BACKED * 3 / 4; number++)
+        append_synced(&f, number);
+    uint64_t position;
+    seal(&f, false, &position);
+    ck_assert_uint_eq(position, BACKED * 3 / 4);
+    for (uint64_t number = BACKED * 3 / 4; number < BACKED + 8; number++)
+        append_synced(&f, number);
+    ck_assert_uint_eq(reserved_end, BACKED + GROWTH);
+    expect_records(&f, BACKED + 8);
+    fixture_release(&f);
+}
+END_TEST
+
 #define RECORDS 3000u
 
 struct writer {
@@ -251,6 +292,8 @@ int main(void)
     tcase_add_test(room, who_appends_makes_room_when_nobody_has_heard_the_call);
     tcase_add_test(room, where_much_is_appended_between_flushes_nobody_is_called_for_room);
     tcase_add_loop_test(room, what_can_not_be_had_ahead_is_no_failure, 0, 2);
+    tcase_add_test(room, a_brief_checkpoint_near_the_end_of_what_has_room_goes_back_to_the_start);
+    tcase_add_test(room, nobody_waits_for_a_long_checkpoint_while_there_may_be_more_room);
     tcase_add_test(room, room_is_made_while_records_are_appended);
     suite_add_tcase(suite, room);
     return test_run(suite);
