@@ -284,8 +284,10 @@ static void *run_toucher(void *context)
         store->touch_wanted = false;
         pthread_mutex_unlock(&store->work_mutex);
         due = KV_ARENA_DUE_NOTHING;
-        for (unsigned i = 0; i < KV_STORE_ARENAS && store->arenas[i]; i++)
-            due = kv_max_u64(due, touch_step(store->arenas[i], &used[i]));
+        for (unsigned i = 0; i < KV_STORE_ARENAS && store->arenas[i]; i++) {
+            const enum kv_arena_due step = touch_step(store->arenas[i], &used[i]);
+            due = step > due ? step : due;
+        }
         pthread_mutex_lock(&store->work_mutex);
     }
     pthread_mutex_unlock(&store->work_mutex);
