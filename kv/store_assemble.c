@@ -138,11 +138,15 @@ static void go_ahead(struct kv_store *store, uint64_t bytes_min)
     }
 }
 
+static uint64_t budget_of(const struct kv_open_options *options)
+{
+    return options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
+}
+
 static int open_pages(struct kv_store *store, const struct kv_disk_superblock *sb,
                       const struct kv_open_options *options, uint64_t epoch)
 {
-    const uint64_t budget =
-        options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
+    const uint64_t budget = budget_of(options);
     const uint64_t map_share = budget / 16;
     const uint64_t blob_share = budget * options->blob_percent / 100;
     store->budget_bytes = budget;
@@ -267,8 +271,7 @@ static int rebuild_space(struct kv_store *store, const struct kv_disk_superblock
 static void choose_log_bounds(struct kv_store *store, const struct kv_disk_superblock *sb,
                               const struct kv_open_options *options)
 {
-    const uint64_t budget =
-        options->memory_budget_bytes ? options->memory_budget_bytes : BUDGET_DEFAULT;
+    const uint64_t budget = budget_of(options);
     const uint64_t log_bytes = kv_le64_get(sb->log_block_count) * KV_BLOCK_BYTES;
     store->log_bytes_max = log_bytes / 8 * 7;
     store->log_checkpoint_bytes = kv_min_u64(store->log_bytes_max / 3 * 2, budget / 2);
