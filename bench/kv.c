@@ -2,15 +2,19 @@
  * bench/kv.c: how fast is the store by itself, without a kernel and without files?
  *
  * Fills an image in ascending and in shuffled order, gets keys at random, scans everything, and
- * mixes gets with overwrites, on the library alone. Every value read is verified: it names its
- * key and its generation, and the rest of it follows from these.
+ * mixes gets with overwrites, also beside one checkpoint after the other, on the library alone.
+ * Every value read is verified: it names its key and its generation, and the rest of it follows
+ * from these.
  *
- * Owns       one image, made at the start of each fill and removed at the end.
- * Invariant  key k is overwritten by thread k % threads only, so its owner knows its generation.
- * Threads    generations[k] belongs to the owner of k; the rest is constant while threads run.
+ * Owns       one image, made at the start of each fill and removed at the end; the thread that
+ * makes checkpoints. Invariant  key k is overwritten by thread k % threads only, so its owner knows
+ * its generation. Threads    generations[k] belongs to the owner of k; the rest is constant while
+ * threads run.
  */
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -20,7 +24,15 @@
 #include "kv/kv.h"
 #include "tools/options.h"
 
-enum phase { PHASE_FILL_SEQ, PHASE_GET, PHASE_SCAN, PHASE_MIXED, PHASE_FILL_RANDOM, PHASE_COUNT };
+enum phase {
+    PHASE_FILL_SEQ,
+    PHASE_GET,
+    PHASE_SCAN,
+    PHASE_MIXED,
+    PHASE_MIXED_CHECKPOINTS,
+    PHASE_FILL_RANDOM,
+    PHASE_COUNT
+};
 
 #define KEY_BYTES      16u
 #define VALUE_HEAD     16u /* key and generation */
@@ -48,7 +60,7 @@ struct worker {
 
 /* What a phase of the last run made the device do, up to the next checkpoint. */
 struct phase_writes {
-    uint64_t written_bytes, log_flushes;
+    uint64_t written_bytes, log_flushes, checkpoints;
 };
 
 struct bench {
@@ -72,6 +84,7 @@ struct phase_kind {
     work_range_fn *work;
     bool fresh_image;
     bool writes;
+    bool beside_checkpoints;
 };
 
 static int complain(const char *what, int err)
@@ -275,11 +288,21 @@ static int mix_gets_and_puts(struct bench *bench, struct worker *worker, uint64_
 }
 
 static const struct phase_kind phase_kinds[PHASE_COUNT] = {
-    [PHASE_FILL_SEQ] = {"fill-seq", fill_ascending, true, true},
-    [PHASE_GET] = {"get", get_shuffled, false, false},
-    [PHASE_SCAN] = {"scan", scan_range, false, false},
-    [PHASE_MIXED] = {"mixed", mix_gets_and_puts, false, true},
-    [PHASE_FILL_RANDOM] = {"fill-random", fill_shuffled, true, true},
+    [PHASE_FILL_SEQ] = {.name = "fill-seq",
+                        .work = fill_ascending,
+                        .fresh_image = true,
+                        .writes = true},
+    [PHASE_GET] = {.name = "get", .work = get_shuffled},
+    [PHASE_SCAN] = {.name = "scan", .work = scan_range},
+    [PHASE_MIXED] = {.name = "mixed", .work = mix_gets_and_puts, .writes = true},
+    [PHASE_MIXED_CHECKPOINTS] = {.name = "mixed-checkpoints",
+                                 .work = mix_gets_and_puts,
+                                 .writes = true,
+                                 .beside_checkpoints = true},
+    [PHASE_FILL_RANDOM] = {.name = "fill-random",
+                           .work = fill_shuffled,
+                           .fresh_image = true,
+                           .writes = true},
 };
 
 /* ---- running them ---------------------------------------------------------------- */
@@ -292,6 +315,41 @@ static int run_worker(void *context, unsigned thread)
     const uint64_t threads = bench->options->thread_count;
     return bench->kind->work(bench, &bench->workers[thread], count * thread / threads,
                              count * (thread + 1) / threads);
+}
+
+/* Makes one checkpoint after the other. */
+struct checkpointer {
+    struct kv_store *store;
+    pthread_t thread;
+    _Atomic bool stopping;
+    int err; /* of the thread, until it has ended */
+};
+
+static void *make_checkpoints(void *context)
+{
+    struct checkpointer *checkpointer = context;
+    while (!checkpointer->err &&
+           !atomic_load_explicit(&checkpointer->stopping, memory_order_relaxed))
+        checkpointer->err = kv_checkpoint(checkpointer->store);
+    return NULL;
+}
+
+/* All threads do their part; the time that this takes. */
+static int run_workers(struct bench *bench, uint64_t *elapsed_ns)
+{
+    const unsigned threads = bench->options->thread_count;
+    struct checkpointer checkpointer = {.store = bench->store};
+    if (!bench->kind->beside_checkpoints)
+        return measure_parallel(threads, run_worker, bench, elapsed_ns);
+    int err = -pthread_create(&checkpointer.thread, NULL, make_checkpoints, &checkpointer);
+    if (err)
+        return complain("checkpoints", err);
+    err = measure_parallel(threads, run_worker, bench, elapsed_ns);
+    atomic_store_explicit(&checkpointer.stopping, true, memory_order_relaxed);
+    pthread_join(checkpointer.thread, NULL);
+    if (checkpointer.err)
+        (void)complain("checkpoints", checkpointer.err);
+    return err ? err : checkpointer.err;
 }
 
 static int close_store(struct bench *bench)
@@ -355,7 +413,7 @@ static int run_phase(struct bench *bench, enum phase phase, unsigned run)
     kv_store_stats(bench->store, &before);
     bench->kind = kind;
     uint64_t elapsed_ns;
-    err = measure_parallel(bench->options->thread_count, run_worker, bench, &elapsed_ns);
+    err = run_workers(bench, &elapsed_ns);
     if (err)
         return err;
     if (kind->writes) {
@@ -371,6 +429,7 @@ static int run_phase(struct bench *bench, enum phase phase, unsigned run)
     kv_store_stats(bench->store, &after);
     writes->written_bytes = after.device_write_bytes - before.device_write_bytes;
     writes->log_flushes = after.log_flushes - before.log_flushes;
+    writes->checkpoints = after.checkpoints - before.checkpoints;
     bench->direct_io = after.direct_io;
     if (kind->fresh_image)
         bench->image_used_bytes = after.total_bytes - after.free_bytes;
@@ -400,13 +459,13 @@ static const char *const sync_names[] = {
 
 static void print_table(struct bench *bench)
 {
-    fprintf(stderr, "%-12s %12s %12s %10s %10s %10s %12s\n", "phase", "operations", "per second",
+    fprintf(stderr, "%-17s %12s %12s %10s %10s %10s %12s\n", "phase", "operations", "per second",
             "p50 us", "p99 us", "p99.9 us", "written MiB");
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++) {
         if (!bench->options->selected[phase])
             continue;
         struct phase_result *result = &bench->results[phase];
-        fprintf(stderr, "%-12s %12" PRIu64 " %12.0f %10.2f %10.2f %10.2f %12.1f\n",
+        fprintf(stderr, "%-17s %12" PRIu64 " %12.0f %10.2f %10.2f %10.2f %12.1f\n",
                 phase_kinds[phase].name, result->operation_count,
                 measure_median(result->ops_per_s, bench->options->run_count),
                 (double)measure_latencies_at(&result->latencies, 500) / 1000.0,
@@ -436,13 +495,15 @@ static void print_json(struct bench *bench)
         struct phase_result *result = &bench->results[phase];
         printf("%s\"%s\":{\"operations\":%" PRIu64 ",\"ops_per_s\":%.0f,\"p50_ns\":%" PRIu64
                ",\"p99_ns\":%" PRIu64 ",\"p999_ns\":%" PRIu64 ",\"written_bytes\":%" PRIu64
-               ",\"log_flushes\":%" PRIu64 ",\"checksum\":\"%016" PRIx64 "\"}",
+               ",\"log_flushes\":%" PRIu64 ",\"checkpoints\":%" PRIu64 ",\"checksum\":\"%016" PRIx64
+               "\"}",
                separator, phase_kinds[phase].name, result->operation_count,
                measure_median(result->ops_per_s, options->run_count),
                measure_latencies_at(&result->latencies, 500),
                measure_latencies_at(&result->latencies, 990),
                measure_latencies_at(&result->latencies, 999), bench->writes[phase].written_bytes,
-               bench->writes[phase].log_flushes, result->checksum);
+               bench->writes[phase].log_flushes, bench->writes[phase].checkpoints,
+               result->checksum);
         separator = ",";
     }
     printf("},\"image_used_bytes\":%" PRIu64 ",\"peak_rss_bytes\":%" PRIu64 "}\n",
@@ -501,7 +562,8 @@ static int parse_options(int argc, char **argv, struct options *options)
                      &options->codec),
         BENCH_FLAG("buffered", "use the page cache of the host, not O_DIRECT",
                    &options->buffered_io),
-        BENCH_PARSED("phases", "LIST", "of fill-seq,get,scan,mixed,fill-random (all)", parse_phases,
+        BENCH_PARSED("phases", "LIST",
+                     "of fill-seq,get,scan,mixed,mixed-checkpoints,fill-random (all)", parse_phases,
                      options->selected),
         BENCH_SMALL("runs", "N", "how often to repeat everything (1)", &options->run_count, 1,
                     PHASE_RUNS_MAX),
@@ -521,7 +583,7 @@ static const char *find_contradiction(const struct options *options)
     if (options->thread_count > options->key_count)
         return "--threads is more than --keys";
     const bool reads = options->selected[PHASE_GET] || options->selected[PHASE_SCAN] ||
-                       options->selected[PHASE_MIXED];
+                       options->selected[PHASE_MIXED] || options->selected[PHASE_MIXED_CHECKPOINTS];
     if (reads && !options->selected[PHASE_FILL_SEQ])
         return "get, scan and mixed read what fill-seq wrote: add it to --phases";
     return NULL;
