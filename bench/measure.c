@@ -11,12 +11,31 @@
 #include <pthread.h>
 #include <time.h>
 
-uint64_t measure_now_ns(void)
+static uint64_t clock_ns(clockid_t which)
 {
     struct timespec now;
-    if (clock_gettime(CLOCK_MONOTONIC, &now))
-        abort(); /* cannot fail for this clock */
+    if (clock_gettime(which, &now))
+        abort(); /* cannot fail for the clocks that are asked for */
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t measure_now_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+void measure_clock_start(struct measure_clock *clock)
+{
+    clock->cpu_begun_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    clock->begun_ns = measure_now_ns();
+}
+
+uint64_t measure_clock_stop(struct measure_clock *clock)
+{
+    const uint64_t took_ns = measure_now_ns() - clock->begun_ns;
+    clock->elapsed_ns += took_ns;
+    clock->cpu_ns += clock_ns(CLOCK_THREAD_CPUTIME_ID) - clock->cpu_begun_ns;
+    return took_ns;
 }
 
 uint64_t measure_mix(uint64_t x)

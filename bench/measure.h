@@ -17,6 +17,18 @@
 /* Monotonic time in nanoseconds. */
 uint64_t measure_now_ns(void);
 
+/*
+ * What a thread takes between start and stop, summed up: of the clock and of its processor. To be
+ * started and stopped by the same thread; all zero at first. Stopping returns what was added to
+ * elapsed_ns.
+ */
+struct measure_clock {
+    uint64_t elapsed_ns, cpu_ns;
+    uint64_t begun_ns, cpu_begun_ns; /* while it runs */
+};
+void measure_clock_start(struct measure_clock *clock);
+uint64_t measure_clock_stop(struct measure_clock *clock);
+
 /* A number that looks random and depends on `x` alone (the finaliser of splitmix64). */
 uint64_t measure_mix(uint64_t x);
 

@@ -29,30 +29,13 @@
 struct timing {
     const struct workload *work;
     struct kv_histogram *latencies;
-    uint64_t operation_count, elapsed_ns, cpu_ns;
-    uint64_t clock_begun_ns, cpu_begun_ns;
+    struct measure_clock clock;
+    uint64_t operation_count;
 };
-
-static uint64_t thread_cpu_ns(void)
-{
-    struct timespec now;
-    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now))
-        abort(); /* cannot fail for this clock */
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static void begin_operation(struct timing *timing)
-{
-    timing->cpu_begun_ns = thread_cpu_ns();
-    timing->clock_begun_ns = measure_now_ns();
-}
 
 static void end_operation(struct timing *timing)
 {
-    const uint64_t took_ns = measure_now_ns() - timing->clock_begun_ns;
-    timing->elapsed_ns += took_ns;
-    timing->cpu_ns += thread_cpu_ns() - timing->cpu_begun_ns;
-    kv_histogram_add(timing->latencies, took_ns);
+    kv_histogram_add(timing->latencies, measure_clock_stop(&timing->clock));
     timing->operation_count++;
 }
 
@@ -70,7 +53,7 @@ static int write_piece(struct timing *timing, int fd, const uint8_t *bytes, size
                        uint64_t offset)
 {
     const bool flush = timing->work->operation == WORKLOAD_RAW_SYNC;
-    begin_operation(timing);
+    measure_clock_start(&timing->clock);
     const ssize_t written = pwrite(fd, bytes, length, (off_t)offset);
     if (written < 0 || (flush && fdatasync(fd)))
         return -errno;
@@ -85,7 +68,7 @@ static int append_and_flush(struct timing *timing, int fd)
     uint8_t block[SYNC_BYTES];
     int err = 0;
     measure_fill(block, sizeof block, timing->work->seed, 0);
-    while (!err && timing->elapsed_ns < timing->work->time_max_ns)
+    while (!err && timing->clock.elapsed_ns < timing->work->time_max_ns)
         err = write_piece(timing, fd, block, sizeof block, timing->operation_count * sizeof block);
     return err;
 }
@@ -153,7 +136,7 @@ static void touch_pages(struct timing *timing, struct memory *memory, uint64_t p
 {
     const unsigned count = timing->work->batch_count;
     const uint64_t first = timing->work->seed + timing->operation_count * count;
-    begin_operation(timing);
+    measure_clock_start(&timing->clock);
     for (unsigned i = 0; i < count; i++) {
         uint8_t *page = memory->bytes + measure_mix(first + i) % page_count * MEMORY_PAGE;
         for (size_t at = 0; at < MEMORY_PAGE; at += MEMORY_LINE_STEP)
@@ -200,8 +183,8 @@ int raw_run(const char *directory, const struct workload *work, struct workload_
                                                            : use_device(&timing, directory);
     result->operation_count = timing.operation_count;
     const double count = (double)timing.operation_count * 1e9;
-    result->per_second = count / (double)kv_max_u64(timing.elapsed_ns, 1);
-    result->per_cpu_second = count / (double)kv_max_u64(timing.cpu_ns, 1);
+    result->per_second = count / (double)kv_max_u64(timing.clock.elapsed_ns, 1);
+    result->per_cpu_second = count / (double)kv_max_u64(timing.clock.cpu_ns, 1);
     result->p50_ns = kv_histogram_at(timing.latencies, 500);
     result->p99_ns = kv_histogram_at(timing.latencies, 990);
     result->p999_ns = kv_histogram_at(timing.latencies, 999);

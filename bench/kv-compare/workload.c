@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench/kv-compare/chooser.h"
@@ -34,8 +33,8 @@ struct worker {
     struct engine_session *session;
     struct chooser chooser;
     struct kv_histogram *latencies;
-    uint64_t operation_count, elapsed_ns, cpu_ns, generation;
-    uint64_t clock_begun_ns, cpu_begun_ns;
+    struct measure_clock clock;
+    uint64_t operation_count, generation;
     uint64_t checksum; /* keeps the compiler from leaving values out */
     /* The operations that come next. */
     struct engine_record records[WORKLOAD_BATCH_MAX];
@@ -82,28 +81,6 @@ static inline int look_at(struct worker *worker, uint64_t number, const struct e
     }
     worker->checksum += sum;
     return 0;
-}
-
-/* ---- the clock -------------------------------------------------------------------- */
-
-static uint64_t thread_cpu_ns(void)
-{
-    struct timespec now;
-    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now))
-        abort(); /* cannot fail for this clock */
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static void start_clock(struct worker *worker)
-{
-    worker->cpu_begun_ns = thread_cpu_ns();
-    worker->clock_begun_ns = measure_now_ns();
-}
-
-static void stop_clock(struct worker *worker)
-{
-    worker->elapsed_ns += measure_now_ns() - worker->clock_begun_ns;
-    worker->cpu_ns += thread_cpu_ns() - worker->cpu_begun_ns;
 }
 
 /* ---- what is timed ---------------------------------------------------------------- */
@@ -209,16 +186,17 @@ static int run_chunks(struct worker *worker, uint64_t operations_max, uint64_t t
     const uint64_t chunk = batch > 1 ? batch : CHUNK_OPERATIONS;
     /* A number each once: no further than the share of this thread. */
     const uint64_t most = operations_max ? operations_max : UINT64_MAX;
-    while (worker->operation_count < most && (!time_max_ns || worker->elapsed_ns < time_max_ns)) {
+    while (worker->operation_count < most &&
+           (!time_max_ns || worker->clock.elapsed_ns < time_max_ns)) {
         size_t count = kv_min_u64(chunk, most - worker->operation_count);
         if (worker->work->sync)
             count = kv_min_u64(count, kv_max_u64(batch, 16)); /* of milliseconds each */
         prepare(worker, count);
-        start_clock(worker);
+        measure_clock_start(&worker->clock);
         const int err = run_chunk(worker, count);
         if (err)
             return err;
-        stop_clock(worker);
+        (void)measure_clock_stop(&worker->clock);
         worker->operation_count += count;
     }
     return 0;
@@ -263,7 +241,7 @@ static bool count_record(void *context, const uint8_t *key, size_t key_len, cons
 static int scan_once(struct worker *worker, bool verify)
 {
     struct scanner scanner = {.worker = worker, .verify = verify};
-    start_clock(worker);
+    measure_clock_start(&worker->clock);
     int err = worker->kind->scan(worker->session, count_record, &scanner);
     if (!err)
         err = scanner.error;
@@ -274,7 +252,7 @@ static int scan_once(struct worker *worker, bool verify)
     }
     if (err)
         return err;
-    stop_clock(worker);
+    (void)measure_clock_stop(&worker->clock);
     worker->operation_count += scanner.count;
     return 0;
 }
@@ -284,7 +262,7 @@ static int run_scans(struct worker *worker, uint64_t time_max_ns)
     int err;
     do {
         err = scan_once(worker, false);
-    } while (!err && worker->elapsed_ns < time_max_ns);
+    } while (!err && worker->clock.elapsed_ns < time_max_ns);
     return err;
 }
 
@@ -292,7 +270,8 @@ static int run_scans(struct worker *worker, uint64_t time_max_ns)
 
 static void forget_figures(struct worker *worker)
 {
-    worker->operation_count = worker->elapsed_ns = worker->cpu_ns = 0;
+    worker->operation_count = 0;
+    worker->clock = (struct measure_clock){0};
     memset(worker->latencies, 0, sizeof *worker->latencies);
 }
 
@@ -420,8 +399,8 @@ static void sum_up(struct worker *workers, const struct workload *work, uint64_t
     for (unsigned i = 0; i < work->thread_count; i++) {
         struct worker *worker = &workers[i];
         result->operation_count += worker->operation_count;
-        per_ns += (double)worker->operation_count / (double)kv_max_u64(worker->elapsed_ns, 1);
-        cpu_ns += worker->cpu_ns;
+        per_ns += (double)worker->operation_count / (double)kv_max_u64(worker->clock.elapsed_ns, 1);
+        cpu_ns += worker->clock.cpu_ns;
         if (i)
             kv_histogram_merge(workers[0].latencies, worker->latencies);
     }
