@@ -19,24 +19,31 @@ class Failed(Exception):
     """A command or a mount did not do what it was to do; the text says which."""
 
 
-def run(command, timeout=STEP_SECONDS_MAX, **options):
-    """Run a command; return what it printed. Failed with its own words when it fails."""
+@contextlib.contextmanager
+def started(command, **options):
+    """A process with a session of its own, which does not outlive what goes wrong meanwhile."""
     process = None
     try:
         with ending.held():
-            process = subprocess.Popen(
-                [str(word) for word in command], stdin=options.pop("stdin", subprocess.DEVNULL),
-                stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, text=True,
-                start_new_session=True, **options)
-        out, words = process.communicate(timeout=timeout)
-    except BaseException as reason:
+            process = subprocess.Popen([str(word) for word in command], start_new_session=True,
+                                       **{"stdin": subprocess.DEVNULL, **options})
+        yield process
+    except BaseException:
         if process:
             with contextlib.suppress(ProcessLookupError):  # it may just have ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-        if isinstance(reason, subprocess.TimeoutExpired):
-            raise Failed(f"{command[0]}: not done after {timeout} s") from None
         raise
+
+
+def run(command, timeout=STEP_SECONDS_MAX, **options):
+    """Run a command; return what it printed. Failed with its own words when it fails."""
+    try:
+        with started(command, **{"stdout": subprocess.PIPE, **options}, stderr=subprocess.PIPE,
+                     text=True) as process:
+            out, words = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{command[0]}: not done after {timeout} s") from None
     if process.returncode != 0:
         first = words.strip().splitlines()[:3] or [f"status {process.returncode}"]
         raise Failed(f"{pathlib.Path(command[0]).name}: " + "; ".join(first))
