@@ -237,6 +237,21 @@ def kv_trend(runs):
             page.folded("As a table", table(heads, lines)))
 
 
+def bare_machine(runs):
+    """Rows that no store does: what the machine by itself took at the longest."""
+    lines = []
+    for run in runs:
+        for size in run.data["sizes"]:
+            stored = {figure["row"] for figure in size["figures"] if figure["engine"] != "raw"}
+            lines += [[f"{figure['row']}, {size['records']:,}", run.when[:16],
+                       f"{figure['longest_ns'] / 1e6:.1f} ms"]
+                      for figure in size["figures"] if figure["row"] not in stored]
+    if not lines:
+        return ""
+    return ("<h3>The machine without a store</h3>" +
+            table(["row, records", "run", "the longest operation"], lines))
+
+
 def trend_section(runs):
     files = [run for run in runs if run.bench == "fs-compare"]
     stores = [run for run in runs if run.bench == "kv-compare"]
@@ -249,7 +264,7 @@ def trend_section(runs):
         out.append(fs_trend(files, "ext4-fresh",
                             "The host's file system, a new directory for each work."))
     if stores:
-        out.append(kv_trend(stores))
+        out.append(kv_trend(stores) + bare_machine(stores))
     return "".join(out)
 
 

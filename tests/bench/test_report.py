@@ -112,8 +112,6 @@ class Page(unittest.TestCase):
                                     row.get("title", name) in self.words, name)
             for size in data.get("sizes", ()):
                 for figure in size["figures"]:
-                    if figure["engine"] == "raw":
-                        continue  # stands beside what it is there for
                     self.assertIn(f"{figure['row']}, {size['records']:,}", self.words)
             for name in (*data.get("loads", ()), *data.get("traces", ())):
                 self.assertIn(name, self.words)
