@@ -209,23 +209,25 @@ START_TEST(what_can_not_be_had_ahead_is_no_failure)
 }
 END_TEST
 
-static void seal(struct fixture *f, bool brief, uint64_t *position)
+/* A checkpoint begins when three quarters of what has room are used; where the log goes on. */
+static uint64_t seal_near_the_end(struct fixture *f, bool brief)
 {
-    uint64_t link;
-    ck_assert_int_eq(kv_wal_seal(f->wal, brief, position, &link), 0);
+    uint64_t position, link;
+    for (uint64_t number = 0; number < BACKED * 3 / 4; number++)
+        append_synced(f, number);
+    ck_assert_int_eq(kv_wal_seal(f->wal, brief, &position, &link), 0);
+    return position;
 }
 
 START_TEST(a_brief_checkpoint_near_the_end_of_what_has_room_goes_back_to_the_start)
 {
     struct fixture f;
     fixture_init(&f);
-    for (uint64_t number = 0; number < BACKED * 3 / 4; number++)
-        append_synced(&f, number);
-    uint64_t position;
-    seal(&f, true, &position);
+    const uint64_t position = seal_near_the_end(&f, true);
     ck_assert_uint_eq(position % RING_BLOCKS, 0);
     ck_assert_uint_gt(position, RING_BLOCKS);
-    ck_assert_int_eq(append(&f, 0, &position), -EAGAIN); /* until the checkpoint has ended */
+    uint64_t refused;
+    ck_assert_int_eq(append(&f, 0, &refused), -EAGAIN); /* until the checkpoint has ended */
     kv_wal_trim(f.wal, position);
     append_synced(&f, 0);
     ck_assert_uint_eq(reserved_end, BACKED);
@@ -237,11 +239,7 @@ START_TEST(nobody_waits_for_a_long_checkpoint_while_there_may_be_more_room)
 {
     struct fixture f;
     fixture_init(&f);
-    for (uint64_t number = 0; number < BACKED * 3 / 4; number++)
-        append_synced(&f, number);
-    uint64_t position;
-    seal(&f, false, &position);
-    ck_assert_uint_eq(position, BACKED * 3 / 4);
+    ck_assert_uint_eq(seal_near_the_end(&f, false), BACKED * 3 / 4);
     for (uint64_t number = BACKED * 3 / 4; number < BACKED + 8; number++)
         append_synced(&f, number);
     ck_assert_uint_eq(reserved_end, BACKED + GROWTH);
