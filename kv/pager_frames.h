@@ -108,6 +108,7 @@ struct kv_pager {
     bool early_busy;                       /* mutex */
     unsigned frame_waiters;                /* mutex */
     bool cleaning_asked;                   /* mutex; kv_pager_clean will come */
+    bool passed_many;                      /* mutex; it is wanted where pages leave */
     int failure;                           /* mutex; sticky: a write failed */
     uint64_t order;                        /* mutex; pages claimed so far */
     uint64_t changes;                      /* the writer's */

@@ -8,6 +8,10 @@
  */
 #include "kv/pager_frames.h"
 
+/* Of the warm pages, or so many: who passes over as many dirty ones asks for a clean-up. */
+#define PASSED_PART 4u
+#define PASSED_MAX  16u
+
 /* Wait until something changes; a frame is wanted. */
 static void wait_for_frame(struct kv_pager *pager)
 {
@@ -56,6 +60,26 @@ uint32_t kv_pager_take_frame(struct kv_pager *pager, uint32_t *dirty, uint32_t d
     return kv_cache_take_free(&pager->cache);
 }
 
+static void ask_for_cleaning(struct kv_pager *pager)
+{
+    if (!pager->cleaning_asked && pager->config.on_crowded)
+        pager->cleaning_asked = pager->config.on_crowded(pager->config.context);
+}
+
+/*
+ * Somebody looked for a frame and passed over so many dirty ones. Few frames are warm, and most are
+ * hot: long before many of all are dirty there may be no clean one where pages leave, and whoever
+ * reads must write.
+ */
+static void note_passed(struct kv_pager *pager, uint32_t dirty_count)
+{
+    const uint32_t warm = pager->cache.queues[KV_TIER_WARM].count;
+    if (dirty_count < kv_min_u64(PASSED_MAX, warm / PASSED_PART + 1))
+        return;
+    pager->passed_many = true;
+    ask_for_cleaning(pager);
+}
+
 /*
  * A frame without a page, its version odd. Called and returns with the mutex; may release it
  * meanwhile (*released). The caller has no frame in hand.
@@ -66,6 +90,7 @@ int kv_pager_obtain_frame(struct kv_pager *pager, uint32_t *index, bool *release
     uint32_t dirty_count;
     for (;;) {
         *index = kv_pager_take_frame(pager, dirty, pager->failure ? 0 : 64, &dirty_count);
+        note_passed(pager, dirty_count);
         if (*index != KV_FRAME_NONE)
             return 0;
         if (pager->failure)
@@ -127,9 +152,8 @@ static int clean_down_to(struct kv_pager *pager, unsigned percent)
 
 int kv_pager_limit_dirty(struct kv_pager *pager)
 {
-    if (!pager->cleaning_asked && pager->config.on_crowded &&
-        more_are_dirty(pager, kv_cache_frames(&pager->cache), CLEAN_PERCENT))
-        pager->cleaning_asked = pager->config.on_crowded(pager->config.context);
+    if (more_are_dirty(pager, kv_cache_frames(&pager->cache), CLEAN_PERCENT))
+        ask_for_cleaning(pager);
     return clean_down_to(pager, pager->cleaning_asked ? DIRTY_PERCENT : CLEAN_PERCENT);
 }
 
@@ -137,6 +161,13 @@ void kv_pager_clean(struct kv_pager *pager)
 {
     pthread_mutex_lock(&pager->mutex);
     /* An error is the pager's failure, which others meet, too. */
+    if (pager->passed_many) {
+        uint32_t dirty[64];
+        const uint32_t found = find_oldest(pager, dirty, 64);
+        if (found)
+            kv_ignore(clean_some(pager, dirty, found));
+    }
+    pager->passed_many = false;
     kv_ignore(clean_down_to(pager, CLEAN_PERCENT));
     pager->cleaning_asked = false;
     pthread_mutex_unlock(&pager->mutex);

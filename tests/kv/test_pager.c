@@ -373,6 +373,46 @@ START_TEST(a_writer_whose_pages_are_cleaned_in_time_writes_none_itself)
 }
 END_TEST
 
+/* Most frames are hot and clean, so few of all are dirty; and yet most of those that may leave. */
+START_TEST(a_reader_whose_way_is_cleaned_in_time_writes_nothing)
+{
+    struct scene *const scene = scene_new(NODE_BYTES, BUDGET_BYTES, KV_CODEC_NONE);
+    const size_t frames = stats_of(scene).frames, hot = frames * 6 / 10, pages = 4 * frames;
+    ck_assert_uint_le(pages, PAGES_MAX);
+    make_pages(scene, pages);
+    checkpoint(scene);
+    for (size_t page = 0; page < 3 * hot; page++) /* they leave warm, and come back */
+        ck_assert_int_eq(try_read(scene, page % hot), 0);
+    for (size_t page = 2 * frames; page < 3 * frames; page++)
+        ck_assert_int_eq(try_read(scene, page), 0);
+    for (unsigned round = 0; round < 3; round++)
+        for (size_t page = 0; page < hot; page++)
+            ck_assert_int_eq(try_read(scene, page), 0);
+
+    scene->pages.is_cleaned = true;
+    for (size_t page = frames; page < pages; page++) {
+        const struct kv_pager_stats before = stats_of(scene);
+        const unsigned asked = scene->pages.crowded_count;
+        ck_assert_int_eq(try_read(scene, page), 0);
+        ck_assert_uint_eq(stats_of(scene).writes, before.writes);
+        ck_assert_uint_le(before.dirty, frames * 3 / 4);
+        if (page % 3 == 0)
+            change(scene, page);
+        ck_assert_uint_eq(stats_of(scene).writes, before.writes);
+        for (size_t i = 0; i < 8; i++)
+            ck_assert_int_eq(try_read(scene, (page * 8 + i) % hot), 0);
+        if (scene->pages.crowded_count != asked)
+            kv_pager_clean(scene->pages.pager);
+    }
+    ck_assert_uint_gt(scene->pages.crowded_count, 1);
+    ck_assert_uint_gt(stats_of(scene).writes, 100);
+    expect_all(scene);
+    crash(scene);
+    expect_all(scene);
+    scene_free(scene);
+}
+END_TEST
+
 START_TEST(cleaning_is_asked_for_once_until_it_was_done)
 {
     struct scene *const scene = scene_new(NODE_BYTES, BUDGET_BYTES, KV_CODEC_NONE);
@@ -820,6 +860,7 @@ static Suite *pager_suite(void)
     tcase_add_loop_test(pager, ten_times_the_memory_goes_through_the_budget, 0, 3);
     tcase_add_test(pager, some_frames_always_stay_clean);
     tcase_add_test(pager, a_writer_whose_pages_are_cleaned_in_time_writes_none_itself);
+    tcase_add_test(pager, a_reader_whose_way_is_cleaned_in_time_writes_nothing);
     tcase_add_test(pager, cleaning_is_asked_for_once_until_it_was_done);
     tcase_add_test(pager, a_scan_leaves_the_pages_that_are_used_in_memory);
     tcase_add_test(pager, a_writer_that_is_ahead_waits_for_the_checkpoint);
