@@ -45,11 +45,11 @@ static void pack_one(void *context, size_t item)
     struct packing *const packing = context;
     struct store_plan *const plan = packing->plans[item];
     const uint64_t begin = kv_metrics_begin(packing->metrics, KV_METRIC_CODEC);
-    const size_t packed =
-        is_in_frames(plan, (uint8_t)packing->codec.codec)
-            ? kv_blob_frames_pack(packing->codec, plan->bytes, plan->length, plan->packed,
-                                  plan->room)
-            : kv_codec_shrink(packing->codec, plan->bytes, plan->length, plan->packed, plan->room);
+    const size_t packed = is_in_frames(plan, (uint8_t)packing->codec.codec)
+                              ? kv_blob_frames_pack(packing->codec, plan->bytes, plan->length,
+                                                    plan->packed, plan->room)
+                              : kv_codec_shrink(packing->codec, plan->bytes, plan->length,
+                                                plan->packed, kv_codec_limit(plan->length));
     kv_metrics_packed(packing->metrics, begin, packed ? packing->codec.codec : KV_CODEC_NONE,
                       plan->length, packed ? packed : plan->length);
     if (!packed)

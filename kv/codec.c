@@ -2,7 +2,8 @@
  * kv/codec.c: bytes to packed bytes and back, and the digest over stored bytes.
  *
  * Owns       the zstd contexts, a pair for each thread that ever needed one.
- * Invariant  what is packed is at least one block smaller than what it was made from.
+ * Invariant  what is packed takes no more than its caller allows: kv_codec_pack, a block less than
+ *            what it was made from.
  * Locks      none: a thread touches only its own contexts.
  * Lifetime   contexts are made at a thread's first use and freed when it ends. They hang
  *            from a pthread key, the one piece of process-wide state in kv/: making a context
@@ -167,12 +168,8 @@ bool kv_codec_may_shrink(struct kv_codec_spec spec, const void *src, size_t leng
 }
 
 size_t kv_codec_shrink(struct kv_codec_spec spec, const void *src, size_t length, void *dst,
-                       size_t dst_cap)
+                       size_t limit)
 {
-    KV_ASSERT(length > KV_BLOCK_BYTES);
-    /* A packer may fill one block less than the bytes themselves would take. */
-    const size_t limit = (size_t)(kv_blocks_for(length) - 1) * KV_BLOCK_BYTES;
-    KV_ASSERT(dst_cap >= limit);
     return spec.codec == KV_CODEC_LZ4 ? pack_lz4(src, length, dst, limit)
                                       : pack_zstd(src, length, dst, limit, zstd_level(spec.level));
 }
@@ -182,7 +179,7 @@ size_t kv_codec_pack(struct kv_codec_spec spec, const void *src, size_t length, 
 {
     KV_ASSERT(dst_cap >= length);
     const size_t packed = kv_codec_may_shrink(spec, src, length)
-                              ? kv_codec_shrink(spec, src, length, dst, dst_cap)
+                              ? kv_codec_shrink(spec, src, length, dst, kv_codec_limit(length))
                               : 0;
     if (packed) {
         *used = spec.codec;

@@ -24,10 +24,14 @@ size_t kv_codec_pack(struct kv_codec_spec spec, const void *src, size_t length, 
 
 /* The two halves of it, for who need not copy what does not shrink: is it worth trying? */
 bool kv_codec_may_shrink(struct kv_codec_spec spec, const void *src, size_t length);
-/* Then the packed length, or 0: it does not shrink by a block. dst_cap: length, rounded down to
- * a block, at least. */
+/* The most that packed bytes may take to save a block. */
+static inline size_t kv_codec_limit(size_t length)
+{
+    return (size_t)(kv_blocks_for(length) - 1) * KV_BLOCK_BYTES;
+}
+/* Then the packed length, or 0: it does not shrink to `limit` bytes, which dst has. */
 size_t kv_codec_shrink(struct kv_codec_spec spec, const void *src, size_t length, void *dst,
-                       size_t dst_cap);
+                       size_t limit);
 
 /*
  * Unpack exactly raw_length bytes. `codec` comes from disk and may be any number.

@@ -196,7 +196,7 @@ int kv_create_on_device(struct kv_device *device, const struct kv_create_options
     memcpy(sb.magic, KV_SUPERBLOCK_MAGIC, sizeof sb.magic);
     sb.version = kv_le32_of(KV_FORMAT_VERSION);
     sb.feature_incompat = kv_le64_of(KV_FEATURE_INCOMPAT_THIRDS | KV_FEATURE_INCOMPAT_FRAMES |
-                                     KV_FEATURE_INCOMPAT_DENSE);
+                                     KV_FEATURE_INCOMPAT_DENSE | KV_FEATURE_INCOMPAT_BARE);
     sb.node_bytes = kv_le32_of(options->node_bytes ? options->node_bytes : NODE_DEFAULT);
     sb.extent_bytes = kv_le32_of(options->extent_bytes ? options->extent_bytes : EXTENT_DEFAULT);
     sb.codec = (uint8_t)options->codec.codec;

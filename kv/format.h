@@ -47,7 +47,8 @@
 #define KV_FEATURE_COMPAT_KNOWN   0ull
 #define KV_FEATURE_ROCOMPAT_KNOWN 0ull
 #define KV_FEATURE_INCOMPAT_KNOWN                                                                  \
-    (KV_FEATURE_INCOMPAT_THIRDS | KV_FEATURE_INCOMPAT_FRAMES | KV_FEATURE_INCOMPAT_DENSE)
+    (KV_FEATURE_INCOMPAT_THIRDS | KV_FEATURE_INCOMPAT_FRAMES | KV_FEATURE_INCOMPAT_DENSE |         \
+     KV_FEATURE_INCOMPAT_BARE)
 
 /*
  * A cell of a leaf may take a third of what is in it; without this, no more than a quarter of the
@@ -64,6 +65,11 @@
  * (kv/stored_page.h). Set in new images; others go on without.
  */
 #define KV_FEATURE_INCOMPAT_DENSE 4ull
+/*
+ * A page may be stored without its slots (KV_STORED_BARE), packed or not. Set in new images; others
+ * go on without.
+ */
+#define KV_FEATURE_INCOMPAT_BARE 8ull
 
 /*
  * Where something lies, and the proof that it is that: the digest is XXH3-64
@@ -221,13 +227,19 @@ struct kv_disk_node {
     kv_le16 last_insert;   /* slot of the last insertion + 1; a hint for splits */
     uint8_t tree;          /* 0 user keys, 1 blob reference counts */
     uint8_t stored_codec;  /* enum kv_codec, of what follows the header */
-    uint8_t reserved[2];
+    uint8_t stored_shape;  /* enum kv_stored_shape */
+    uint8_t reserved;
     kv_le32 stored_bytes;  /* header included */
     kv_le64 stored_order;  /* of two pages of one epoch, the greater one is the later one */
     kv_le64 stored_digest; /* XXH3-64 of the stored bytes with this field zero, seeded with the
                               block where they lie and the image's log id */
 };
 static_assert(sizeof(struct kv_disk_node) == 64, "node header is 64 bytes");
+enum kv_stored_shape {
+    KV_STORED_NODE = 0, /* all of it, but for the free bytes where an image is dense */
+    KV_STORED_BARE = 1, /* a bare node: see kv/node_bare.c */
+};
+
 #define KV_NODE_MAGIC    0x444e564bu /* "KVND" */
 #define KV_NODE_HIGH_INF 1u          /* no high fence: up to the end of the key space */
 

@@ -73,6 +73,25 @@ KV_MUST_CHECK int kv_node_validate(const void *node, size_t node_bytes, uint64_t
 /* Header and slots of a leaf of small values that is two thirds full. */
 #define KV_NODE_FETCH_BYTES 896u
 
+/* ---- without slots ------------------------------------------------------ */
+
+/*
+ * A bare node: the header, the length of each key, the cells in the order of their keys, the fences
+ * (kv/node_bare.c). What it lacks, slots, free bytes and dead ones, follows from the rest. It is no
+ * node, but packs to a tenth or a sixth less than one.
+ */
+
+/* Make a bare node of a valid one, in `bare` (node_bytes of memory elsewhere). Returns its bytes.
+ */
+size_t kv_node_strip(const void *node, size_t node_bytes, void *bare);
+/* How long the bare node with this header is, which may be any bytes. 0: it is none. */
+size_t kv_node_bare_bytes(const void *header, size_t node_bytes);
+/*
+ * Make a node where the header of a bare one stands at the beginning and all that follows it at the
+ * end, up to node_bytes. Both may be any bytes: the node is still to be validated. 0 or -EUCLEAN.
+ */
+KV_MUST_CHECK int kv_node_restore(void *node, size_t node_bytes);
+
 /* ---- reading, racy ------------------------------------------------------ */
 
 uint8_t kv_node_level_racy(const void *node);

@@ -18,6 +18,7 @@
 #include "kv/device.h"
 #include "kv/pagemap.h"
 #include "kv/space.h"
+#include "kv/stored_page.h"
 
 struct kv_pager;
 
@@ -29,12 +30,11 @@ struct kv_pager_config {
     size_t node_bytes;
     uint64_t budget_bytes;
     struct kv_tiers tiers;
-    bool adapt_tiers;        /* cold and frozen may get a share that tiers do not give them */
-    uint32_t retain_percent; /* of the frames for pages: 0..50 */
-    struct kv_codec_spec codec;
-    bool dense;        /* what is not packed may be stored dense (kv/stored_page.h) */
-    uint64_t image_id; /* kv_superblock_log_id */
-    uint64_t epoch;    /* the first open one */
+    bool adapt_tiers;           /* cold and frozen may get a share that tiers do not give them */
+    uint32_t retain_percent;    /* of the frames for pages: 0..50 */
+    struct kv_stored_form form; /* of the pages on the device */
+    uint64_t image_id;          /* kv_superblock_log_id */
+    uint64_t epoch;             /* the first open one */
     /* Called once when a page could not be written: the store must turn read-only. */
     void (*on_failure)(void *context, int error, const char *what);
     /* Called when a page that was read is damaged. */

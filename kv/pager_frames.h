@@ -61,6 +61,7 @@ struct write_batch {
     size_t count, max;
     uint8_t *raw;    /* copies of the pages, count * node_bytes */
     uint8_t *packed; /* what is written, each page in whole blocks */
+    uint8_t *bare;   /* node_bytes, for packing */
     struct kv_io ios[WRITE_BATCH_MAX];
     size_t io_count;
     int err;                         /* of packing and placing it */

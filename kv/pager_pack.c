@@ -53,7 +53,7 @@ bool kv_pager_keep_stored(struct kv_pager *pager, uint64_t page_id, const struct
 {
     struct kv_cache *const cache = &pager->cache;
     const uint32_t length = kv_le32_get(ptr->length_bytes);
-    if (pager->config.codec.codec == KV_CODEC_NONE)
+    if (pager->config.form.codec.codec == KV_CODEC_NONE)
         return true; /* nobody tried */
     const bool packable =
         ptr->codec != KV_CODEC_NONE && length <= kv_packed_length_max(pager->config.node_bytes);
@@ -68,6 +68,11 @@ bool kv_pager_keep_stored(struct kv_pager *pager, uint64_t page_id, const struct
     keep_packed(pager, page_id, &packed, stored);
     return true;
 }
+
+/* Memory to pack in: three times node_bytes. */
+struct room {
+    void *node, *bare, *stored;
+};
 
 /* ---- packing what will leave warm ------------------------------------------------------ */
 
@@ -99,9 +104,9 @@ static size_t choose_candidates(struct kv_pager *pager, struct candidate *candid
     return count;
 }
 
-/* The page as it was chosen, packed by lz4, is in `stored`. Without the mutex. */
-static bool pack_candidate(struct kv_pager *pager, const struct candidate *candidate, void *node,
-                           void *stored, struct kv_packed *packed)
+/* The page as it was chosen, packed by lz4, is in room->stored. Without the mutex. */
+static bool pack_candidate(struct kv_pager *pager, const struct candidate *candidate,
+                           const struct room *room, struct kv_packed *packed)
 {
     const size_t node_bytes = pager->config.node_bytes;
     const struct kv_page_view view = {.frame = frame_at(pager, candidate->frame),
@@ -109,15 +114,16 @@ static bool pack_candidate(struct kv_pager *pager, const struct candidate *candi
                                       .version = candidate->version};
     if (kv_pagemap_get(pager->config.map, candidate->page_id, &packed->ptr))
         return false;
-    kv_node_copy_racy(node, view.bytes, node_bytes);
+    kv_node_copy_racy(room->node, view.bytes, node_bytes);
     if (!kv_pager_view_valid(&view))
         return false;
-    ((struct kv_disk_node *)node)->epoch = packed->ptr.birth_epoch;
+    ((struct kv_disk_node *)room->node)->epoch = packed->ptr.birth_epoch;
     enum kv_codec used;
-    const struct kv_stored_form lz4 = {.codec = {.codec = KV_CODEC_LZ4}};
-    const size_t length = kv_stored_page_pack(node, node_bytes, lz4, 0, stored, &used);
+    const struct kv_stored_form lz4 = {.codec = {.codec = KV_CODEC_LZ4}, .bare = true};
+    const size_t length =
+        kv_stored_page_pack(room->node, node_bytes, lz4, 0, room->bare, room->stored, &used);
     const uint64_t seed = kv_digest_seed(candidate->page_id, kv_le64_get(packed->ptr.birth_epoch));
-    packed->digest = kv_digest(stored, length, seed);
+    packed->digest = kv_digest(room->stored, length, seed);
     packed->length = (uint32_t)length;
     packed->codec = (uint8_t)used;
     return true;
@@ -144,7 +150,7 @@ static void keep_candidate(struct kv_pager *pager, const struct candidate *candi
 }
 
 /* Called and returns with the mutex. */
-static size_t pack_leaving(struct kv_pager *pager, size_t pages_max, void *node, void *stored)
+static size_t pack_leaving(struct kv_pager *pager, size_t pages_max, const struct room *room)
 {
     struct candidate candidates[GROUP_MAX];
     if (!pager->cache.slabs_max || pager->cache.queues[KV_QUEUE_FREE].count)
@@ -154,29 +160,32 @@ static size_t pack_leaving(struct kv_pager *pager, size_t pages_max, void *node,
         struct kv_packed packed;
         memset(&packed, 0, sizeof packed);
         pthread_mutex_unlock(&pager->mutex);
-        const bool done = pack_candidate(pager, &candidates[i], node, stored, &packed);
+        const bool done = pack_candidate(pager, &candidates[i], room, &packed);
         pthread_mutex_lock(&pager->mutex);
         if (done)
-            keep_candidate(pager, &candidates[i], &packed, stored);
+            keep_candidate(pager, &candidates[i], &packed, room->stored);
     }
     return count;
 }
 
 /* ---- packing frozen pages closer ---------------------------------------------------------- */
 
-/* Pack `stored` by zstd, in place; `node` is for what it unpacks to. false: no gain. */
+/* Pack room->stored by zstd, in place. false: no gain. */
 static bool pack_closer(struct kv_pager *pager, uint64_t page_id, struct kv_packed *packed,
-                        void *stored, void *node)
+                        const struct room *room)
 {
     const size_t node_bytes = pager->config.node_bytes;
     const uint64_t epoch = kv_le64_get(packed->ptr.birth_epoch);
-    const struct kv_stored_form zstd = {.codec = {.codec = KV_CODEC_ZSTD, .level = 1}};
-    if (kv_digest(stored, packed->length, kv_digest_seed(page_id, epoch)) != packed->digest ||
-        kv_stored_page_unpack(stored, packed->length, packed->codec, page_id, epoch, node,
-                              node_bytes))
+    const struct kv_stored_form zstd = {.codec = {.codec = KV_CODEC_ZSTD, .level = 1},
+                                        .bare = true};
+    const uint64_t seed = kv_digest_seed(page_id, epoch);
+    if (kv_digest(room->stored, packed->length, seed) != packed->digest ||
+        kv_stored_page_unpack(room->stored, packed->length, packed->codec, page_id, epoch,
+                              room->node, node_bytes))
         return false;
     enum kv_codec used;
-    const size_t length = kv_stored_page_pack(node, node_bytes, zstd, 0, stored, &used);
+    const size_t length =
+        kv_stored_page_pack(room->node, node_bytes, zstd, 0, room->bare, room->stored, &used);
     const uint32_t before = packed->length;
     const unsigned saved = used != KV_CODEC_NONE && length < before
                                ? (unsigned)((before - length) * 1000 / before)
@@ -188,7 +197,7 @@ static bool pack_closer(struct kv_pager *pager, uint64_t page_id, struct kv_pack
         return false;
     packed->length = (uint32_t)length;
     packed->codec = (uint8_t)used;
-    packed->digest = kv_digest(stored, length, kv_digest_seed(page_id, epoch));
+    packed->digest = kv_digest(room->stored, length, seed);
     return true;
 }
 
@@ -203,20 +212,20 @@ static bool is_skipped(struct packer *packer)
 }
 
 /* Called and returns with the mutex. */
-static size_t repack_frozen(struct kv_pager *pager, size_t pages_max, void *node, void *stored)
+static size_t repack_frozen(struct kv_pager *pager, size_t pages_max, const struct room *room)
 {
     size_t count = 0;
     uint64_t page_id;
     struct kv_packed packed;
     while (count < pages_max &&
-           kv_cache_take_fresh_frozen(&pager->cache, &page_id, &packed, stored)) {
+           kv_cache_take_fresh_frozen(&pager->cache, &page_id, &packed, room->stored)) {
         count++;
         if (is_skipped(&pager->packer))
             continue;
         pthread_mutex_unlock(&pager->mutex);
-        const bool closer = pack_closer(pager, page_id, &packed, stored, node);
+        const bool closer = pack_closer(pager, page_id, &packed, room);
         pthread_mutex_lock(&pager->mutex);
-        if (closer && kv_cache_shrink_packed(&pager->cache, page_id, &packed, stored))
+        if (closer && kv_cache_shrink_packed(&pager->cache, page_id, &packed, room->stored))
             pager->repacked++;
     }
     return count;
@@ -225,18 +234,20 @@ static size_t repack_frozen(struct kv_pager *pager, size_t pages_max, void *node
 size_t kv_pager_pack_some(struct kv_pager *pager, size_t pages_max)
 {
     const size_t node_bytes = pager->config.node_bytes;
-    void *node = kv_buffers_take(pager->config.buffers, node_bytes);
-    void *stored = kv_buffers_take(pager->config.buffers, node_bytes);
+    struct kv_buffers *const buffers = pager->config.buffers;
+    const struct room room = {.node = kv_buffers_take(buffers, node_bytes),
+                              .bare = kv_buffers_take(buffers, node_bytes),
+                              .stored = kv_buffers_take(buffers, node_bytes)};
     size_t count = 0;
-    if (node && stored) {
+    if (room.node && room.bare && room.stored) {
         pthread_mutex_lock(&pager->mutex);
-        count = pack_leaving(pager, pages_max, node, stored);
-        count += repack_frozen(pager, pages_max, node, stored);
+        count = pack_leaving(pager, pages_max, &room);
+        count += repack_frozen(pager, pages_max, &room);
         pthread_mutex_unlock(&pager->mutex);
     }
-    if (stored)
-        kv_buffers_give(pager->config.buffers, stored, node_bytes);
-    if (node)
-        kv_buffers_give(pager->config.buffers, node, node_bytes);
+    void *const taken[] = {room.stored, room.bare, room.node};
+    for (unsigned i = 0; i < 3; i++)
+        if (taken[i])
+            kv_buffers_give(buffers, taken[i], node_bytes);
     return count;
 }

@@ -34,10 +34,12 @@ struct write_batch *kv_pager_batch_new(size_t node_bytes, uint64_t budget_bytes)
     batch->count = 0;
     batch->flight = NULL;
     batch->max = kv_min_u64(WRITE_BATCH_MAX, bytes / node_bytes);
-    batch->raw = malloc(batch->max * node_bytes);
+    batch->raw = malloc((batch->max + 1) * node_bytes);
     batch->packed = kv_device_alloc_unset(batch->max * node_bytes);
-    if (batch->raw && batch->packed)
+    if (batch->raw && batch->packed) {
+        batch->bare = batch->raw + batch->max * node_bytes;
         return batch;
+    }
     free(batch->raw);
     free(batch->packed);
     free(batch);
@@ -129,8 +131,8 @@ void kv_pager_claim_frame(struct kv_pager *pager, struct write_batch *batch, uin
     dirty_unlink(pager, index);
 }
 
-/* Pack a claimed page to `dst` and find it a place. */
-static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *dst)
+/* Pack a claimed page to `dst` and find it a place. `bare` is node_bytes of scratch. */
+static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *bare, uint8_t *dst)
 {
     uint8_t *const raw = claim->raw;
     const size_t node_bytes = pager->config.node_bytes;
@@ -140,8 +142,8 @@ static int place_page(struct kv_pager *pager, struct claim *claim, uint8_t *dst)
     enum kv_codec used;
     struct kv_metrics *metrics = pager->config.device->metrics;
     const uint64_t begin = kv_metrics_begin(metrics, KV_METRIC_CODEC);
-    const struct kv_stored_form form = {.codec = pager->config.codec, .dense = pager->config.dense};
-    const size_t length = kv_stored_page_pack(raw, node_bytes, form, claim->order, dst, &used);
+    const size_t length =
+        kv_stored_page_pack(raw, node_bytes, pager->config.form, claim->order, bare, dst, &used);
     kv_metrics_packed(metrics, begin, used, node_bytes, length);
     claim->stored = dst;
     claim->block_count = (uint32_t)kv_blocks_for(length);
@@ -170,7 +172,7 @@ static int pack_claims(struct kv_pager *pager, struct write_batch *batch)
     batch->io_count = 0;
     for (size_t i = 0; i < batch->count; i++) {
         struct claim *claim = &batch->claims[i];
-        const int err = place_page(pager, claim, dst);
+        const int err = place_page(pager, claim, batch->bare, dst);
         if (err)
             return err;
         struct kv_io *last = batch->io_count ? &batch->ios[batch->io_count - 1] : NULL;

@@ -166,24 +166,25 @@ static int open_pages(struct kv_store *store, const struct kv_disk_superblock *s
     }
     if (err)
         return err;
-    const struct kv_pager_config config = {.device = store->device,
-                                           .space = store->space,
-                                           .map = store->map,
-                                           .buffers = store->buffers,
-                                           .node_bytes = store->node_bytes,
-                                           .budget_bytes = budget - map_share - blob_share,
-                                           .tiers = options->tiers,
-                                           .adapt_tiers = !options->fixed_tiers,
-                                           .retain_percent = options->retain_percent,
-                                           .codec = store->blobs.codec,
-                                           .dense = kv_le64_get(sb->feature_incompat) &
-                                                    KV_FEATURE_INCOMPAT_DENSE,
-                                           .image_id = kv_superblock_log_id(sb),
-                                           .epoch = epoch,
-                                           .on_failure = on_pager_failure,
-                                           .on_damage = on_page_damage,
-                                           .on_crowded = kv_store_want_cleaning,
-                                           .context = store};
+    const struct kv_pager_config config = {
+        .device = store->device,
+        .space = store->space,
+        .map = store->map,
+        .buffers = store->buffers,
+        .node_bytes = store->node_bytes,
+        .budget_bytes = budget - map_share - blob_share,
+        .tiers = options->tiers,
+        .adapt_tiers = !options->fixed_tiers,
+        .retain_percent = options->retain_percent,
+        .form = {.codec = store->blobs.codec,
+                 .dense = kv_le64_get(sb->feature_incompat) & KV_FEATURE_INCOMPAT_DENSE,
+                 .bare = kv_le64_get(sb->feature_incompat) & KV_FEATURE_INCOMPAT_BARE},
+        .image_id = kv_superblock_log_id(sb),
+        .epoch = epoch,
+        .on_failure = on_pager_failure,
+        .on_damage = on_page_damage,
+        .on_crowded = kv_store_want_cleaning,
+        .context = store};
     err = kv_pager_open(&config, &store->pager);
     if (!err && blob_share) {
         store->blobs.cache = kv_blob_cache_new(blob_share, options->retain_percent);

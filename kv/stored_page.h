@@ -7,9 +7,14 @@
  * is, without the pointer that leads to it: a lost page map does not lose the pages. And a copy
  * of one does not pass for it: not an older image in the same place, not a file's content.
  *
- * A page whose rest is not packed is stored whole, or dense: without the free bytes between its
- * slots and its cells, where that saves a block. A B+tree filled at random is full to 70 %: stored
- * dense it takes a quarter less. The stored length says which of the two it is.
+ * The rest is a bare node (kv/node.h) where it is packed, or where that saves a block: slots are
+ * a tenth to a sixth of what packed records take, and are made again in less time than unpacking
+ * them would. Else it is the whole node.
+ *
+ * In images that do not have bare pages the rest is always the node. Where it is not packed it is
+ * stored whole, or dense: without the free bytes between its slots and its cells, where that saves
+ * a block. A B+tree filled at random is full to 70 %: stored dense it takes a quarter less. The
+ * stored length says which of the two it is.
  *
  * In memory the fields that only the stored form needs are zero.
  *
@@ -26,19 +31,21 @@
 struct kv_stored_form {
     struct kv_codec_spec codec;
     bool dense; /* the image has KV_FEATURE_INCOMPAT_DENSE */
+    bool bare;  /* the image has KV_FEATURE_INCOMPAT_BARE, or the page stays in memory */
 };
 
 /*
  * Make the stored form of a page, but for its digest: at most node_bytes, in dst. The node's
  * epoch is set.
  *
- * order  greater than that of every page packed before in the same epoch.
+ * order    greater than that of every page packed before in the same epoch.
+ * scratch  node_bytes of memory, for form.bare.
  *
  * Returns the bytes of the stored form. *used: how the rest is packed; not KV_CODEC_NONE only
- * if that saves a block.
+ * if that saves a block or, in the bare form, an eighth.
  */
 size_t kv_stored_page_pack(const void *node, size_t node_bytes, struct kv_stored_form form,
-                           uint64_t order, void *dst, enum kv_codec *used);
+                           uint64_t order, void *scratch, void *dst, enum kv_codec *used);
 /* Add the digest, when it is known where the page will lie. image_id: kv_superblock_log_id. */
 void kv_stored_page_seal(void *stored, size_t length, uint64_t image_id, uint64_t block);
 

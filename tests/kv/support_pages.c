@@ -51,7 +51,7 @@ static void open_rows(struct test_pages *pages)
         .node_bytes = pages->node_bytes,
         .budget_bytes = pages->budget_bytes,
         .tiers = pages->tiers,
-        .codec = pages->codec,
+        .form = {.codec = pages->codec, .bare = true},
         .image_id = pages->space_config.log_id,
         .epoch = pages->epoch,
         .on_failure = note_failure,

@@ -488,6 +488,37 @@ static bool step_remove(struct row *row, unsigned at)
     return !is_fence;
 }
 
+/* The header of a bare node, and what follows it, to where kv_node_restore wants them. */
+static void place_bare(const uint8_t *bare, size_t bare_bytes, uint8_t *node, size_t node_bytes)
+{
+    const size_t rest = bare_bytes - sizeof(struct kv_disk_node);
+    memset(node, 0xee, node_bytes);
+    memcpy(node, bare, sizeof(struct kv_disk_node));
+    memcpy(node + node_bytes - rest, bare + sizeof(struct kv_disk_node), rest);
+}
+
+/* Put a node in the place of one, by way of its bare form. */
+static void step_strip(const struct row *row, unsigned index)
+{
+    const size_t node_bytes = row->node_bytes;
+    uint8_t *const node = row->nodes[index], *const bare = node_new(node_bytes);
+    const size_t used = kv_node_used(node, node_bytes);
+    const unsigned count = kv_node_count(node);
+    const size_t bare_bytes = kv_node_strip(node, node_bytes, bare);
+    ck_assert_uint_eq(bare_bytes, used - count * (sizeof(struct kv_disk_slot) - sizeof(kv_le16)));
+    ck_assert_uint_eq(kv_node_bare_bytes(bare, node_bytes), bare_bytes);
+    place_bare(bare, bare_bytes, node, node_bytes);
+    ck_assert_int_eq(kv_node_restore(node, node_bytes), 0);
+
+    row_validate(row, index);
+    ck_assert_uint_eq(kv_node_used(node, node_bytes), used);
+    const struct kv_node_gap gap = kv_node_gap(node, node_bytes);
+    ck_assert_uint_eq(gap.end - gap.begin, node_bytes - used);
+    for (size_t at = gap.begin; at < gap.end; at++)
+        ck_assert_uint_eq(node[at], 0);
+    free(bare);
+}
+
 static void walk(size_t node_bytes, uint8_t level, enum key_style style, unsigned steps)
 {
     struct row *const row = row_new(node_bytes, level);
@@ -510,6 +541,8 @@ static void walk(size_t node_bytes, uint8_t level, enum key_style style, unsigne
             step_overwrite(row, random_below(count));
         else
             (void)step_remove(row, random_below(count)); /* a fence may stay */
+        if (step % 16 == 0)
+            step_strip(row, random_below(row->count));
         if (step % 32 == 0)
             row_compare_search(row, pair);
         if (step % 512 == 0)
@@ -736,6 +769,115 @@ START_TEST(damaged_nodes_are_refused_or_harmless)
 }
 END_TEST
 
+/* What comes of a damaged bare node is refused, or for kv_node_validate to refuse, or harmless. */
+START_TEST(damaged_bare_nodes_are_refused_or_harmless)
+{
+    random_state = seed_start ^ 81;
+    unsigned refused = 0, invalid = 0;
+    for (unsigned i = 0; i < 60; i++) {
+        const size_t node_bytes = (size_t)KV_NODE_BYTES_MIN << random_below(i % 8 ? 1 : 5);
+        uint8_t *const node =
+            random_node(node_bytes, (uint8_t)random_below(2), random_below(KEY_STYLES));
+        uint8_t *const bare = node_new(node_bytes), *const copy = node_new(node_bytes);
+        const size_t bare_bytes = kv_node_strip(node, node_bytes, bare);
+        for (unsigned trial = 0; trial < 200; trial++) {
+            place_bare(bare, bare_bytes, copy, node_bytes);
+            const size_t lengths = node_bytes - (bare_bytes - sizeof(struct kv_disk_node));
+            const size_t from[] = {0, lengths, lengths + sizeof(kv_le16) * kv_node_count(bare)};
+            const size_t to[] = {sizeof(struct kv_disk_node), from[2], node_bytes};
+            for (unsigned times = 1 + random_below(3); times; times--) {
+                const unsigned where = random_below(3);
+                if (from[where] == to[where])
+                    continue;
+                const size_t at = from[where] + random_below(to[where] - from[where]);
+                copy[at] = random_below(2) ? (uint8_t)random_next()
+                                           : (uint8_t)(copy[at] ^ (1u << random_below(8)));
+            }
+            int err = kv_node_restore(copy, node_bytes);
+            ck_assert(err == 0 || err == -EUCLEAN);
+            refused += err != 0;
+            if (err)
+                continue;
+            err = kv_node_validate(copy, node_bytes, 1);
+            invalid += err != 0;
+            if (!err)
+                read_held(copy, node_bytes);
+        }
+        free(copy);
+        free(bare);
+        free(node);
+    }
+    ck_assert_uint_gt(refused, 0);
+    ck_assert_uint_gt(invalid, 0);
+}
+END_TEST
+
+START_TEST(bare_nodes_of_nothing_but_slots_come_back)
+{
+    /* The lengths are where the last slots will be: nothing is between slots and cells. */
+    const size_t node_bytes = KV_NODE_BYTES_MIN;
+    uint8_t *const node = node_new(node_bytes), *const bare = node_new(node_bytes);
+    const struct kv_bytes none = {0};
+    kv_node_init(node, node_bytes, 1, 0, 0, (struct kv_bytes){"", 0}, none);
+    unsigned count = 0;
+    for (; count < 1000; count++) {
+        const uint8_t key[2] = {(uint8_t)(count >> 8), (uint8_t)count};
+        if (!kv_node_insert(node, node_bytes, count, key, sizeof key, KV_VALUE_INLINE, none, bare))
+            break;
+    }
+    const struct kv_node_gap gap = kv_node_gap(node, node_bytes);
+    ck_assert_uint_lt(gap.end - gap.begin, sizeof(kv_le16) * count);
+
+    const size_t bare_bytes = kv_node_strip(node, node_bytes, bare);
+    uint8_t *const back = node_new(node_bytes);
+    place_bare(bare, bare_bytes, back, node_bytes);
+    ck_assert_int_eq(kv_node_restore(back, node_bytes), 0);
+    ck_assert_int_eq(kv_node_validate(back, node_bytes, 1), 0);
+    ck_assert_uint_eq(kv_node_count(back), count);
+    for (unsigned slot = 0; slot < count; slot++) {
+        uint8_t key[KV_KEY_MAX];
+        ck_assert_uint_eq(kv_node_key(back, node_bytes, slot, key), 2);
+        ck_assert_uint_eq(key[0] * 256u + key[1], slot);
+    }
+    free(back);
+    free(bare);
+    free(node);
+}
+END_TEST
+
+/* A header that does not add up says nothing of how long the rest is. */
+START_TEST(a_header_that_no_bare_node_has_gives_no_length)
+{
+    const size_t node_bytes = 16384;
+    struct kv_disk_node good;
+    memset(&good, 0, sizeof good);
+    good.slot_count = kv_le16_of(10);
+    good.heap_start = kv_le32_of(16000);
+    good.low_bytes = good.high_bytes = kv_le16_of(20);
+    ck_assert_uint_eq(kv_node_bare_bytes(&good, node_bytes), sizeof good + 10 * 2 + 384);
+    for (unsigned i = 0; i < 6; i++) {
+        struct kv_disk_node bad = good;
+        if (i == 0)
+            bad.garbage_bytes = kv_le32_of(1);
+        else if (i == 1)
+            bad.heap_start = kv_le32_of((uint32_t)node_bytes + 1);
+        else if (i == 2)
+            bad.heap_start = kv_le32_of(UINT32_MAX);
+        else if (i == 3)
+            bad.heap_start = kv_le32_of(64 + 10 * 8 - 1);
+        else if (i == 4)
+            bad.slot_count = kv_le16_of(UINT16_MAX);
+        else
+            bad.low_bytes = kv_le16_of(365);
+        ck_assert_uint_eq(kv_node_bare_bytes(&bad, node_bytes), 0);
+        uint8_t *const node = node_new(node_bytes);
+        memcpy(node, &bad, sizeof bad);
+        ck_assert_int_eq(kv_node_restore(node, node_bytes), -EUCLEAN);
+        free(node);
+    }
+}
+END_TEST
+
 START_TEST(garbage_is_refused_and_racy_reads_of_it_end)
 {
     random_state = seed_start ^ 80;
@@ -796,7 +938,8 @@ START_TEST(each_broken_rule_is_seen)
     BREAK(header->flags = 2);
     BREAK(header->flags = KV_NODE_HIGH_INF);
     BREAK(header->tree = 2);
-    BREAK(header->reserved[1] = 1);
+    BREAK(header->reserved = 1);
+    BREAK(header->stored_shape = KV_STORED_BARE);
     BREAK(header->stored_order.b[0] = 1);
     BREAK(header->stored_codec = 1);
     BREAK(header->stored_bytes.b[0] = 1);
@@ -941,6 +1084,9 @@ static Suite *node_suite(void)
     TCase *const damaged = tcase_create("damage");
     tcase_set_timeout(damaged, 300);
     tcase_add_test(damaged, damaged_nodes_are_refused_or_harmless);
+    tcase_add_test(damaged, damaged_bare_nodes_are_refused_or_harmless);
+    tcase_add_test(damaged, bare_nodes_of_nothing_but_slots_come_back);
+    tcase_add_test(damaged, a_header_that_no_bare_node_has_gives_no_length);
     tcase_add_test(damaged, garbage_is_refused_and_racy_reads_of_it_end);
     tcase_add_test(damaged, each_broken_rule_is_seen);
     tcase_add_test(damaged, three_largest_values_fit_into_one_leaf);

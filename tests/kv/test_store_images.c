@@ -190,6 +190,54 @@ START_TEST(an_older_image_says_that_it_may_hold_larger_cells_before_it_does)
 }
 END_TEST
 
+/* How many pages lie in the image, by their shapes. */
+static void count_shapes(const struct test_dir *dir, unsigned counts[2])
+{
+    counts[KV_STORED_NODE] = counts[KV_STORED_BARE] = 0;
+    const uint64_t end = image_file_bytes(dir->image);
+    for (uint64_t at = 0; at < end; at += KV_BLOCK_BYTES) {
+        struct kv_disk_node header;
+        image_read_file(dir->image, at, &header, sizeof header);
+        if (kv_le32_get(header.magic) != KV_NODE_MAGIC)
+            continue;
+        ck_assert_uint_le(header.stored_shape, KV_STORED_BARE);
+        counts[header.stored_shape]++;
+    }
+}
+
+/* An older program would not know what to do with a page that has no slots. */
+START_TEST(an_older_image_gets_no_pages_without_slots)
+{
+    for (unsigned older = 0; older < 2; older++) {
+        struct test_dir dir;
+        unsigned made[2], counts[2];
+        test_dir_make(&dir);
+        const struct kv_create_options options = {.size_bytes = IMAGE_BYTES,
+                                                  .codec.codec = KV_CODEC_LZ4};
+        ck_assert_int_eq(kv_create(dir.image, &options, NULL), 0);
+        count_shapes(&dir, made); /* the roots */
+        if (older)
+            edit_superblocks(&dir, set_no_features);
+        struct kv_store *store = image_open(&dir);
+        for (unsigned key = 0; key < 1000; key++)
+            ck_assert_int_eq(image_put_number(store, key, 10), 0);
+        ck_assert_int_eq(kv_close(store), 0);
+        count_shapes(&dir, counts);
+        if (older) {
+            ck_assert_uint_le(counts[KV_STORED_BARE], made[KV_STORED_BARE]);
+            ck_assert_uint_gt(counts[KV_STORED_NODE], made[KV_STORED_NODE]);
+        } else {
+            ck_assert_uint_gt(counts[KV_STORED_BARE], made[KV_STORED_BARE]);
+        }
+        store = image_open(&dir);
+        for (unsigned key = 0; key < 1000; key++)
+            ck_assert_int_eq(image_get_number(store, key, 10), 0);
+        ck_assert_int_eq(kv_close(store), 0);
+        test_dir_remove(&dir);
+    }
+}
+END_TEST
+
 START_TEST(an_unknown_read_only_feature_refuses_writing_only)
 {
     struct test_dir dir;
@@ -413,6 +461,7 @@ static Suite *store_suite(void)
     tcase_add_loop_test(images, an_unknown_version_or_incompatible_feature_is_refused, 0, 2);
     tcase_add_test(images, an_unknown_compatible_feature_does_no_harm);
     tcase_add_test(images, an_older_image_says_that_it_may_hold_larger_cells_before_it_does);
+    tcase_add_test(images, an_older_image_gets_no_pages_without_slots);
     tcase_add_test(images, an_unknown_read_only_feature_refuses_writing_only);
     tcase_add_loop_test(images, one_damaged_superblock_is_made_good_by_the_other, 0, 2);
     tcase_add_test(images, an_image_without_any_good_superblock_is_damaged);

@@ -584,7 +584,7 @@ void scene_edit_page(struct scene *scene, uint64_t page_id, scene_edit_fn *edit,
     enum kv_codec used;
     const struct kv_disk_superblock superblock = scene_superblock(scene);
     const size_t length = kv_stored_page_pack(
-        node, NODE_BYTES, (struct kv_stored_form){.dense = true}, 1, stored, &used);
+        node, NODE_BYTES, (struct kv_stored_form){.dense = true}, 1, NULL, stored, &used);
     KV_ASSERT(length == NODE_BYTES);
     kv_stored_page_seal(stored, length, kv_superblock_log_id(&superblock), kv_le64_get(ptr.block));
     scene_write(scene, kv_le64_get(ptr.block), stored);

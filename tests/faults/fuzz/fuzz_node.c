@@ -3,7 +3,8 @@
  *
  * Input      shape(1) seed of the base node(1), then patches offset(2) length(1) bytes until
  *            a length of 0, then operations.
- * Checked    the racy readers on whatever bytes there are; kv_node_validate on the same; and
+ * Checked    the racy readers and kv_node_restore on whatever bytes there are; kv_node_validate on
+ *            the same; and
  *            on what it lets pass, every function that changes nodes, each of which must
  *            leave a node that is valid again.
  */
@@ -308,6 +309,30 @@ static void read_valid(struct nodes *nodes)
     }
 }
 
+/* The same bytes as a bare node: what it makes of them is for kv_node_validate to judge. */
+static void restore_bare(struct nodes *nodes)
+{
+    memcpy(nodes->copy, nodes->node, NODE_BYTES);
+    ((struct kv_disk_node *)nodes->copy)->garbage_bytes = kv_le32_of(0);
+    if (kv_node_restore(nodes->copy, NODE_BYTES) || !valid(nodes->copy, PAGE_ID))
+        return;
+    const size_t length = kv_node_strip(nodes->copy, NODE_BYTES, nodes->scratch);
+    KV_ASSERT(length == kv_node_bare_bytes(nodes->copy, NODE_BYTES));
+}
+
+/* A valid one goes and comes back. */
+static void strip_valid(struct nodes *nodes)
+{
+    const size_t used = kv_node_used(nodes->node, NODE_BYTES);
+    const size_t rest =
+        kv_node_strip(nodes->node, NODE_BYTES, nodes->scratch) - sizeof(struct kv_disk_node);
+    memcpy(nodes->copy, nodes->scratch, sizeof(struct kv_disk_node));
+    memcpy(nodes->copy + NODE_BYTES - rest, nodes->scratch + sizeof(struct kv_disk_node), rest);
+    KV_ASSERT(kv_node_restore(nodes->copy, NODE_BYTES) == 0);
+    KV_ASSERT(valid(nodes->copy, PAGE_ID));
+    KV_ASSERT(kv_node_used(nodes->copy, NODE_BYTES) == used);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
     struct fuzz_input input = {bytes, length};
@@ -323,9 +348,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     patch_node(nodes.node, &input);
     memset(nodes.key, 'k', sizeof nodes.key);
     read_racy(&nodes, 1 + shape % KV_KEY_MAX);
+    restore_bare(&nodes);
     if (!valid(nodes.node, PAGE_ID))
         make_plausible(nodes.node);
     if (valid(nodes.node, PAGE_ID)) {
+        strip_valid(&nodes);
         read_valid(&nodes);
         for (unsigned steps = 0; steps < 64 && input.left; steps++) {
             if (kv_node_level(nodes.node))

@@ -7,6 +7,7 @@
 #include "tests/faults/fuzz/image_repair.h"
 
 #include "kv/codec.h"
+#include "kv/node.h"
 #include "kv/stored_page.h"
 #include "kv/superblock.h"
 
@@ -162,18 +163,22 @@ static uint64_t spare_blocks(const struct image_bytes *image, const struct image
 void image_page_write(struct image_bytes *image, const struct image_place *place, uint8_t *node,
                       size_t node_bytes)
 {
-    uint8_t packed[KV_NODE_BYTES_MAX];
+    uint8_t packed[KV_NODE_BYTES_MAX], scratch[KV_NODE_BYTES_MAX];
     struct kv_disk_superblock superblock;
     uint64_t superblock_at;
     if (!image_superblock(image, &superblock, &superblock_at))
         return;
     struct kv_disk_ptr ptr = read_ptr(image, place);
+    /* Only what is a node can be stored without its slots. */
+    const uint64_t features = kv_le64_get(superblock.feature_incompat);
+    const bool is_node = !kv_node_validate(node, node_bytes, kv_node_page_id(node));
     const struct kv_stored_form form = {
         .codec = {.codec = ptr.codec <= KV_CODEC_ZSTD ? ptr.codec : 0},
-        .dense = kv_le64_get(superblock.feature_incompat) & KV_FEATURE_INCOMPAT_DENSE};
+        .dense = features & KV_FEATURE_INCOMPAT_DENSE,
+        .bare = is_node && (features & KV_FEATURE_INCOMPAT_BARE)};
     enum kv_codec used;
-    const size_t length = kv_stored_page_pack(node, node_bytes, form,
-                                              kv_superblock_log_id(&superblock), packed, &used);
+    const size_t length = kv_stored_page_pack(
+        node, node_bytes, form, kv_superblock_log_id(&superblock), scratch, packed, &used);
     if (kv_blocks_for(length) > kv_blocks_for(kv_le32_get(ptr.length_bytes))) {
         const uint64_t block = spare_blocks(image, place, kv_blocks_for(length));
         if (!block)
