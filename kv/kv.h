@@ -188,7 +188,8 @@ struct kv_open_options {
      * many of them, in relation to memory and log, ask for a checkpoint earlier. 0 = 30000
      */
     uint32_t checkpoint_interval_ms;
-    uint32_t log_buffer_bytes; /* for records until they are written; 0 = 4 MiB */
+    /* For records until they are written; 0 = 4 MiB, or a sixteenth of a budget below 64 MiB */
+    uint32_t log_buffer_bytes;
     /*
      * Memory of the budget that is faulted in before it is used, by a thread of its own: so much
      * at least, or as much as is used already up to KV_TOUCH_AHEAD_MAX. 0: only the latter.

@@ -14,6 +14,8 @@
 /* Of the records in a log, see KV_REPLAY_OP_BYTES. */
 #define REPLAY_COST_LEAST (255ull << 20) /* a quarter of the memory, if that is more */
 
+/* Records on their way to the log: a sixteenth of the budget, but no more. */
+#define LOG_BUFFER_MAX (4u << 20)
 /* Blobs on their way to the device: a sixteenth of the budget, within these. */
 #define PENDING_BYTES_MIN (512ull << 10)
 #define PENDING_BYTES_MAX (16ull << 20)
@@ -319,12 +321,15 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
             return err;
     }
     choose_log_bounds(store, sb, options);
+    const uint64_t log_buffer = kv_min_u64(LOG_BUFFER_MAX, store->budget_bytes / 16);
     const struct kv_wal_config config = {.first_block = kv_le64_get(sb->log_first_block),
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),
                                          .tail = kv_le64_get(sb->log_tail),
                                          .tail_link = kv_le64_get(sb->log_tail_link),
-                                         .buffer_bytes = options->log_buffer_bytes,
+                                         .buffer_bytes = options->log_buffer_bytes
+                                                             ? options->log_buffer_bytes
+                                                             : (uint32_t)log_buffer,
                                          .before_flush = give_blobs,
                                          .after_flush = blobs_given,
                                          .context = store};
