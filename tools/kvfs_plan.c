@@ -145,7 +145,7 @@ static double batch_memory(const struct plan *plan)
     }
     const double batches = total / batch;
     const double more = batches <= 1.5 ? 0 : batches >= 3 ? 1 : (batches - 1.5) / 1.5;
-    return batch * (2.3 + 1.6 * more);
+    return batch * (2.3 + 2.6 * more);
 }
 
 static struct forecast forecast_of(const struct plan *plan)

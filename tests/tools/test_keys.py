@@ -902,11 +902,14 @@ def test_plan():
     worst = 0
     for count, size in ((6000, 20), (6000, 200), (4000, 700), (1500, 5000), (800, 30000)):
         stream = tree_stream(count, size)
-        image = make_image('image')
-        done = subprocess.run([sys.executable, '-I', '-S', '-c', MEASURE, KVFS, 'import',
-                               '--format', 'tar', image], input=stream, capture_output=True)
-        same('import_for_plan', done.returncode, 0)
-        memory = int(done.stdout) * 1024
+        peaks = []  # the least counts: a thread that had to wait for a processor gathers more
+        for _ in range(1 if SLOW else 3):
+            image = make_image('image')
+            done = subprocess.run([sys.executable, '-I', '-S', '-c', MEASURE, KVFS, 'import',
+                                   '--format', 'tar', image], input=stream, capture_output=True)
+            same('import_for_plan', done.returncode, 0)
+            peaks.append(int(done.stdout) * 1024)
+        memory = min(peaks)
         plan = json.loads(run('plan', '--json', '--keys', str(count), '--value-size', str(size),
                               '--key-size', '11'))
         found = json.loads(run('stat', '--json', image))
