@@ -72,11 +72,16 @@ static int write_durably(struct client *client, unsigned file, bool *by_fsync)
     if (fd < 0)
         return -errno;
     int err = 0;
-    const ssize_t written = write(fd, client->bytes, length);
-    if (written < 0)
-        err = -errno;
-    else if ((size_t)written != length)
-        violate("%s: %zd of %zu bytes were written", path, written, length);
+    /* The kernel may hand it on in parts, and says how far it came when one fails. */
+    for (size_t done = 0; !err && done < length;) {
+        const ssize_t written = write(fd, client->bytes + done, length - done);
+        if (written < 0)
+            err = -errno;
+        else if (written == 0)
+            violate("%s: %zu of %zu bytes were written", path, done, length);
+        else
+            done += (size_t)written;
+    }
     if (!err && fsync(fd)) {
         err = -errno;
         *by_fsync = true;
