@@ -98,6 +98,7 @@ static const struct fs_figure store_figures[] = {
     COUNTER(log_waits, "Batches that waited for room in the log", KV_METRIC_WAL),
     {"log_wait_ns", "Time that they waited", KV_METRIC_WAL, FS_FIGURE_DURATION_NS,
      STORE(log_wait_ns), NULL},
+    COUNTER(batches_deferred, "Batches that did not wait for their pages", KV_METRIC_TREE),
     COUNTER(checkpoints, "Checkpoints", KV_METRIC_WAL),
     COUNTER(checkpoints_wanted, "Checkpoints since the log or memory got full", KV_METRIC_WAL),
     COUNTER(checkpoints_asked, "Checkpoints that a program asked for", KV_METRIC_WAL),

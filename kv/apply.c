@@ -8,7 +8,7 @@
  * Locks      the writer lock from the reservation to the append to the log.
  *
  * How a batch becomes a record is in apply_record.c, how a record changes the trees in
- * apply_redo.c.
+ * apply_redo.c; what waits for its leaves in apply_deferred.c.
  */
 #include "kv/apply_record.h"
 
@@ -44,9 +44,12 @@ static struct kv_page_view *leads_of_last(const struct kv_btree_leads *leads, si
     return leads->count ? leads->views + op_count - count : NULL;
 }
 
-/* Bring every leaf that the record changes into memory, or say why that can not be. */
+/*
+ * Bring every leaf that the record changes into memory, or say why that can not be. absent: NULL,
+ * or out: some are not there, and were not read; of KV_BTREE_FEW operations at most.
+ */
 static int fault_record(struct kv_store *store, const struct kv_record *record, size_t *op_count,
-                        uint64_t *range_pages, const struct kv_btree_leads *leads)
+                        uint64_t *range_pages, const struct kv_btree_leads *leads, bool *absent)
 {
     /* All of it may come into one leaf. */
     const size_t cell_fixed = sizeof(struct kv_disk_slot) + sizeof(struct kv_disk_leaf_cell);
@@ -76,9 +79,22 @@ static int fault_record(struct kv_store *store, const struct kv_record *record, 
     }
     if (err != -ENOENT)
         return err;
-    return kv_btree_fault_together(&store->trees[KV_TREE_KEYS], keys, key_count,
-                                   room + cell_fixed * *op_count,
-                                   leads_of_last(leads, *op_count, key_count));
+    struct kv_btree *const tree = &store->trees[KV_TREE_KEYS];
+    struct kv_page_view *const last_leads = leads_of_last(leads, *op_count, key_count);
+    room += cell_fixed * *op_count;
+    if (absent) {
+        *absent = !kv_btree_fault_few(tree, keys, key_count, room, last_leads);
+        return 0;
+    }
+    return kv_btree_fault_together(tree, keys, key_count, room, last_leads);
+}
+
+int kv_fault_record(struct kv_store *store, const struct kv_record *record,
+                    const struct kv_btree_leads *leads)
+{
+    size_t op_count;
+    uint64_t range_pages;
+    return fault_record(store, record, &op_count, &range_pages, leads, NULL);
 }
 
 /*
@@ -116,30 +132,28 @@ static bool log_is_long(struct kv_store *store)
            store->log_bytes_max;
 }
 
+/* Is there room in the log for the record? -EAGAIN. Under the writer lock. */
+static int log_room(struct kv_store *store, const struct kv_record *record)
+{
+    if (store->sync == KV_SYNC_CHECKPOINT)
+        return 0;
+    return log_is_long(store) ? -EAGAIN : kv_wal_room(store->wal, record->length);
+}
+
 /* Log room (-EAGAIN) and space (-ENOSPC) for the record. Under the writer lock. */
 static int reserve(struct kv_store *store, const struct kv_record *record, uint64_t pages,
                    bool urgent)
 {
-    if (store->sync != KV_SYNC_CHECKPOINT) {
-        const int err = log_is_long(store) ? -EAGAIN : kv_wal_room(store->wal, record->length);
-        if (err)
-            return err;
-    }
-    return kv_pager_reserve(store->pager, pages, urgent);
+    const int err = log_room(store, record);
+    return err ? err : kv_pager_reserve(store->pager, pages, urgent);
 }
 
 /* ---- apply -------------------------------------------------------------------------- */
 
-/* Under the writer lock: change the trees, then the log. */
-static int change(struct kv_store *store, const struct kv_record *record, size_t op_count,
-                  const struct kv_btree_leads *leads, uint64_t *position)
+/* Under the writer lock: readers see the record's changes; put it into the log. */
+static int log_change(struct kv_store *store, const struct kv_record *record, size_t op_count,
+                      uint64_t *position)
 {
-    const uint64_t changes = kv_pager_changes(store->pager);
-    int err = kv_store_apply_record(store, record, leads);
-    if (err && kv_pager_changes(store->pager) == changes)
-        return err; /* a page in the way could not be had; nothing has happened yet */
-    if (err)
-        return kv_store_fail(store, err, "applying a batch");
     store->changed = true;
     (void)atomic_fetch_add_explicit(&store->log_since_checkpoint,
                                     kv_store_log_weight(store, record->length, op_count),
@@ -148,8 +162,21 @@ static int change(struct kv_store *store, const struct kv_record *record, size_t
     if (store->sync == KV_SYNC_CHECKPOINT)
         return 0;
     const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
-    err = kv_wal_append(store->wal, record->bytes, record->length, epoch, position);
+    const int err = kv_wal_append(store->wal, record->bytes, record->length, epoch, position);
     return err ? kv_store_fail(store, err, "writing the log") : 0;
+}
+
+/* Under the writer lock: change the trees, then the log. */
+static int change(struct kv_store *store, const struct kv_record *record, size_t op_count,
+                  const struct kv_btree_leads *leads, uint64_t *position)
+{
+    const uint64_t changes = kv_pager_changes(store->pager);
+    const int err = kv_store_apply_record(store, record, leads);
+    if (err && kv_pager_changes(store->pager) == changes)
+        return err; /* a page in the way could not be had; nothing has happened yet */
+    if (err)
+        return kv_store_fail(store, err, "applying a batch");
+    return log_change(store, record, op_count, position);
 }
 
 #define FEW_LEADS 8u
@@ -159,7 +186,10 @@ struct attempt {
     const struct kv_batch *batch;
     bool late; /* it has patches, which depend on what is stored: built under the lock */
     bool urgent;
-    bool ready; /* the record is built */
+    bool ready;        /* the record is built */
+    bool may_defer;    /* it need not wait for its leaves ... */
+    bool absent;       /* ... which are not in memory */
+    unsigned refusals; /* so often it could not be deferred */
     struct kv_record record;
     struct prepared prepared;
     size_t op_count;
@@ -169,6 +199,7 @@ struct attempt {
     uint64_t epoch; /* that was open when it was tried */
     uint64_t done;  /* checkpoints that had ended by then */
     bool want_checkpoint, want_log_write;
+    struct kv_deferring want_settle;
 };
 
 /* Memory for leads; without, it goes, too. */
@@ -188,9 +219,12 @@ static int prepare(struct kv_store *store, struct attempt *attempt)
     int err = kv_record_build(store, attempt->batch, &attempt->record, &attempt->prepared);
     if (!err && attempt->record.single)
         make_leads(attempt, count);
+    attempt->may_defer = !err && !attempt->late && !attempt->urgent && attempt->refusals < 2 &&
+                         kv_may_defer(store, attempt->batch, &attempt->record);
+    attempt->absent = false;
     if (!err)
         err = fault_record(store, &attempt->record, &attempt->op_count, &attempt->range_pages,
-                           &attempt->leads);
+                           &attempt->leads, attempt->may_defer ? &attempt->absent : NULL);
     attempt->ready = !err;
     return err;
 }
@@ -199,6 +233,39 @@ static void unprepare(struct kv_store *store, struct attempt *attempt)
 {
     kv_prepared_discard(store, &attempt->prepared);
     attempt->ready = false;
+}
+
+/* After the record has gone into the log. */
+static void note_wants(struct kv_store *store, struct attempt *attempt)
+{
+    attempt->want_checkpoint =
+        atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) >=
+            store->log_checkpoint_bytes ||
+        kv_wal_is_short(store->wal);
+    attempt->want_log_write = kv_wal_is_behind(store->wal);
+}
+
+/* Does it wait: for its leaves, or for an earlier change of the same key? Under the writer lock. */
+static bool is_to_wait(struct kv_store *store, const struct attempt *attempt)
+{
+    return attempt->may_defer &&
+           (attempt->absent || (kv_deferred_any(store->deferred) && !KV_PLANT(deferred_overtaken) &&
+                                kv_deferred_touches(store->deferred, attempt->batch)));
+}
+
+/* -ENOBUFS: not now. Under the writer lock. */
+static int defer(struct kv_store *store, struct attempt *attempt, uint64_t *position)
+{
+    int err = log_room(store, &attempt->record);
+    if (err)
+        return err;
+    if (kv_defer(store, attempt->batch, &attempt->want_settle)) {
+        attempt->refusals++;
+        return -ENOBUFS;
+    }
+    err = log_change(store, &attempt->record, attempt->op_count, position);
+    note_wants(store, attempt);
+    return err;
 }
 
 /* With the writer lock. */
@@ -213,6 +280,8 @@ static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t 
         err = check_refs(store, &attempt->record);
     if (err)
         return err;
+    if (is_to_wait(store, attempt))
+        return defer(store, attempt, position);
     const uint64_t pages = kv_store_pages_needed(store, attempt->op_count, attempt->record.length,
                                                  attempt->range_pages);
     err = reserve(store, &attempt->record, pages, attempt->urgent);
@@ -224,11 +293,7 @@ static int try_locked(struct kv_store *store, struct attempt *attempt, uint64_t 
                                              kv_min_u64(attempt->leads.count, attempt->op_count)};
     err = change(store, &attempt->record, attempt->op_count, &leads, position);
     kv_pager_unreserve(store->pager);
-    attempt->want_checkpoint =
-        atomic_load_explicit(&store->log_since_checkpoint, memory_order_relaxed) >=
-            store->log_checkpoint_bytes ||
-        kv_wal_is_short(store->wal);
-    attempt->want_log_write = kv_wal_is_behind(store->wal);
+    note_wants(store, attempt);
     return err;
 }
 
@@ -252,6 +317,26 @@ static void keep_pace(struct kv_store *store)
     kv_ignore(kv_pager_help(store->pager, (unsigned)kv_min_u64(percent, 100)));
 }
 
+/*
+ * Take the writer lock. What can not wait comes after all that does: *settling, then, it is
+ * kv_settle_unlock that gives it back.
+ */
+static int lock_writer(struct kv_store *store, const struct attempt *attempt, bool *settling)
+{
+    *settling = !attempt->may_defer && kv_deferred_any(store->deferred);
+    if (!*settling) {
+        pthread_mutex_lock(&store->writer);
+        if (attempt->may_defer || !kv_deferred_any(store->deferred))
+            return 0;
+        pthread_mutex_unlock(&store->writer);
+        *settling = true;
+    }
+    /* What is left waits for pages that can not be had: no matter, unless it is of the same keys.
+     */
+    const int err = kv_settle_and_lock(store);
+    return err && kv_deferred_touches(store->deferred, attempt->batch) ? err : 0;
+}
+
 static int try_apply(struct kv_store *store, struct attempt *attempt, uint64_t *position)
 {
     int err = 0;
@@ -263,14 +348,18 @@ static int try_apply(struct kv_store *store, struct attempt *attempt, uint64_t *
         err = prepare(store, attempt);
     if (err)
         return err;
-    pthread_mutex_lock(&store->writer);
-    err = try_locked(store, attempt, position);
-    pthread_mutex_unlock(&store->writer);
+    bool settling;
+    err = lock_writer(store, attempt, &settling);
+    if (!err)
+        err = try_locked(store, attempt, position);
+    if (settling)
+        kv_settle_unlock(store);
+    else
+        pthread_mutex_unlock(&store->writer);
     return err;
 }
 
-/* There is space that the next checkpoint gives back. */
-static bool checkpoint_may_help(struct kv_store *store)
+bool kv_checkpoint_may_help(struct kv_store *store)
 {
     struct kv_space_stats stats;
     kv_space_stats(store->space, &stats);
@@ -295,8 +384,15 @@ static int apply_attempt(struct kv_store *store, struct attempt *attempt, uint64
 {
     for (unsigned short_of_space = 0;;) {
         int err = try_apply(store, attempt, position);
+        if (err == -ENOBUFS) {
+            /* Others have gathered as much as there is room for, or space is short. */
+            if (attempt->refusals == 1)
+                kv_ignore(kv_settle(store));
+            attempt->ready = false;
+            continue;
+        }
         const bool no_space = err == -ENOSPC && short_of_space++ < CHECKPOINTS_FOR_SPACE &&
-                              checkpoint_may_help(store);
+                              kv_checkpoint_may_help(store);
         if (err != -EAGAIN && !no_space)
             return err;
         if (attempt->late || !attempt->ready)
@@ -335,6 +431,8 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
         kv_store_want_checkpoint(store);
     if (attempt.want_log_write)
         kv_store_want_log_write(store);
+    if (attempt.want_settle.first || attempt.want_settle.many)
+        kv_store_want_settle(store, attempt.want_settle.many);
     if (err == -ENOSPC || (!err && !attempt.urgent))
         kv_store_note_host(store, err == -ENOSPC);
     if (err && !atomic_load_explicit(&store->failure, memory_order_acquire))
@@ -352,97 +450,4 @@ int kv_apply(struct kv_store *store, const struct kv_batch *batch, unsigned flag
     if (store->sync == KV_SYNC_ALWAYS || (flags & KV_APPLY_SYNC))
         return kv_sync_to(store, end);
     return 0;
-}
-
-/* ---- blobs of the public interface -------------------------------------------------- */
-
-/* A checkpoint may help where there is no space. */
-static int write_blob(struct kv_store *store, struct kv_blob_source *source,
-                      const struct kv_codec_spec *codec)
-{
-    if (store->read_only)
-        return -EROFS;
-    for (unsigned tries = 0;; tries++) {
-        const uint64_t epoch = atomic_load_explicit(&store->checkpoint.epoch, memory_order_relaxed);
-        int err = kv_apply_write_blobs(store, source, 1, codec);
-        if (err != -ENOSPC || tries == 1 || !checkpoint_may_help(store)) {
-            if (!err || err == -ENOSPC)
-                kv_store_note_host(store, err == -ENOSPC);
-            return err;
-        }
-        err = kv_store_checkpoint_of(store, epoch);
-        if (err)
-            return err;
-    }
-}
-
-int kv_blob_write(struct kv_store *store, const void *bytes, size_t length,
-                  const struct kv_codec_spec *codec, struct kv_blob_ref *ref, size_t *written)
-{
-    struct kv_blob_source source = {.bytes = bytes, .length = length};
-    const int err = write_blob(store, &source, codec);
-    if (err)
-        return err;
-    *ref = source.ref;
-    *written = source.written;
-    return 0;
-}
-
-int kv_blob_write_many(struct kv_store *store, struct kv_blob_source *sources, size_t count,
-                       const struct kv_codec_spec *codec)
-{
-    for (size_t i = 0; i < count; i++)
-        sources[i].written = 0;
-    if (count > KV_BLOB_SOURCES_MAX)
-        return -EINVAL;
-    int err = store->read_only ? -EROFS : kv_apply_write_blobs(store, sources, count, codec);
-    if (err != -ENOSPC) {
-        if (!err)
-            kv_store_note_host(store, false);
-        return err;
-    }
-    err = 0;
-    for (size_t i = 0; i < count && !err; i++) /* a checkpoint may help each of the others */
-        if (!sources[i].written)
-            err = write_blob(store, &sources[i], codec);
-    return err;
-}
-
-void kv_blob_discard(struct kv_store *store, const struct kv_blob_ref *ref)
-{
-    kv_blobs_discard(&store->blobs, ref);
-}
-
-int kv_blob_table(struct kv_store *store, const struct kv_blob_ref *ref,
-                  uint8_t table[KV_BLOB_TABLE_MAX], size_t *length)
-{
-    return kv_blobs_table(&store->blobs, ref, table, length);
-}
-
-int kv_blob_read(struct kv_store *store, const struct kv_blob_ref *ref, size_t offset, void *buf,
-                 size_t length)
-{
-    const struct kv_blob_part part = {.ref = *ref, .buf = buf, .offset = offset, .length = length};
-    return kv_blobs_read(&store->blobs, &part, 1);
-}
-
-int kv_blob_read_many(struct kv_store *store, const struct kv_blob_part *parts, size_t count)
-{
-    return kv_blobs_read(&store->blobs, parts, count);
-}
-
-void kv_blob_prefetch(struct kv_store *store, const struct kv_blob_ref *refs, size_t count)
-{
-    kv_blobs_prefetch(&store->blobs, refs, count);
-}
-
-int kv_blob_read_begin(struct kv_store *store, const struct kv_blob_part *part,
-                       struct kv_blob_reading **reading, struct kv_blob_transfer *transfer)
-{
-    return kv_blobs_read_begin(&store->blobs, part, reading, transfer);
-}
-
-int kv_blob_read_end(struct kv_store *store, struct kv_blob_reading *reading, int result)
-{
-    return kv_blobs_read_end(&store->blobs, reading, result);
 }

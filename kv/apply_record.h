@@ -26,8 +26,32 @@ struct prepared {
  */
 KV_MUST_CHECK int kv_record_build(struct kv_store *store, const struct kv_batch *batch,
                                   struct kv_record *record, struct prepared *prepared);
+/*
+ * Bring every leaf that a record without ranges changes into memory, or say why that can not be.
+ * leads: out, of each operation; NULL: not wanted. kv/apply.c.
+ */
+KV_MUST_CHECK int kv_fault_record(struct kv_store *store, const struct kv_record *record,
+                                  const struct kv_btree_leads *leads);
+
+/* May the batch, of which the record was built, wait for its leaves? kv/apply_deferred.c. */
+bool kv_may_defer(const struct kv_store *store, const struct kv_batch *batch,
+                  const struct kv_record *record);
+/*
+ * It does, and is to be logged now. Under the writer lock. deferring: out: it is the first one of
+ * those that wait; they are as many as are worth reading their leaves for. -ENOBUFS there are too
+ * many; -ENOSPC; -ENOMEM: the batch must be applied now.
+ */
+struct kv_deferring {
+    bool first, many;
+};
+KV_MUST_CHECK int kv_defer(struct kv_store *store, const struct kv_batch *batch,
+                           struct kv_deferring *deferring);
+
 /* The batch is not applied: its blobs are given back. */
 void kv_prepared_discard(struct kv_store *store, struct prepared *prepared);
+
+/* Is there space that the next checkpoint gives back? kv/apply.c. */
+bool kv_checkpoint_may_help(struct kv_store *store);
 
 /* -ENOSPC: a checkpoint may help, which is not made here: we may hold the writer lock. */
 KV_MUST_CHECK int kv_apply_write_blobs(struct kv_store *store, struct kv_blob_source *sources,

@@ -82,6 +82,15 @@ static int grow(void **array, size_t *capacity, size_t need, size_t element_byte
     return 0;
 }
 
+int kv_batch_make_room(struct kv_batch *batch, size_t count, size_t bytes)
+{
+    const int err = grow((void **)&batch->ops, &batch->capacity, batch->count + count,
+                         sizeof *batch->ops, batch->few_ops, batch->count);
+    return err ? err
+               : grow((void **)&batch->bytes, &batch->bytes_capacity, batch->length + bytes, 1,
+                      batch->few_bytes, batch->length);
+}
+
 static void put_head(uint8_t *at, const struct kv_redo *redo)
 {
     const struct disk_redo head = {.kind = (uint8_t)redo->kind,
@@ -101,11 +110,7 @@ static int add_op(struct kv_batch *batch, struct kv_redo redo, struct kv_span fi
     const struct kv_span rest = redo.value;
     redo.value.length += first.length;
     const size_t extra = sizeof(struct disk_redo) + redo.key.length + redo.value.length;
-    int err = grow((void **)&batch->ops, &batch->capacity, batch->count + 1, sizeof *batch->ops,
-                   batch->few_ops, batch->count);
-    if (!err)
-        err = grow((void **)&batch->bytes, &batch->bytes_capacity, batch->length + extra, 1,
-                   batch->few_bytes, batch->length);
+    const int err = kv_batch_make_room(batch, 1, extra);
     if (err)
         return err;
     const size_t key_at = batch->length + sizeof(struct disk_redo);

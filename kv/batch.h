@@ -113,6 +113,10 @@ static inline struct kv_span kv_batch_value(const struct kv_batch *batch,
 /* An operation of a record, as it is: nothing is checked or folded. 0; -ENOMEM. */
 KV_MUST_CHECK int kv_batch_add_redo(struct kv_batch *batch, const struct kv_redo *redo);
 
+/* Room for so many operations more, of so many bytes in all (kv_batch.length): adding them does not
+ * fail. 0; -ENOMEM. */
+KV_MUST_CHECK int kv_batch_make_room(struct kv_batch *batch, size_t count, size_t bytes);
+
 /* Where the operation begins in batch->bytes. */
 size_t kv_batch_op_at(const struct kv_batch *batch, size_t index);
 

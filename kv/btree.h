@@ -106,6 +106,11 @@ struct kv_btree_leads {
  */
 KV_MUST_CHECK int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys,
                                           size_t count, size_t room, struct kv_page_view *leads);
+#define KV_BTREE_FEW 8u
+/* The same for KV_BTREE_FEW keys at most, as far as memory reaches. false: some leaf, or what
+ * inserting reads, is not there. */
+bool kv_btree_fault_few(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
+                        size_t room, struct kv_page_view *leads);
 /* Copy the leaf that covers `key` (its fences include it) to `copy`, node_bytes. */
 KV_MUST_CHECK int kv_btree_leaf_at(struct kv_btree *btree, const void *key, size_t key_len,
                                    void *copy);

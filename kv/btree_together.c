@@ -201,15 +201,9 @@ static bool share_leaf(struct kv_btree *btree, const struct kv_bytes *keys, size
     return kv_pager_view_valid(leaf);
 }
 
-/* So few keys are looked for one after the other before they go down together. */
-#define FEW_KEYS 8u
-
-/*
- * Are the leaves of all keys in memory? The operations of a small batch often lie side by side:
- * then one leaf is looked for.
- */
-static bool fault_few(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
-                      size_t room, struct kv_page_view *leads)
+/* The operations of a small batch often lie side by side: then one leaf is looked for. */
+bool kv_btree_fault_few(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
+                        size_t room, struct kv_page_view *leads)
 {
     struct kv_page_view leaf = {.frame = NULL};
     for (size_t i = 0; i < count; i++) {
@@ -228,7 +222,8 @@ static bool fault_few(struct kv_btree *btree, const struct kv_bytes *keys, size_
 int kv_btree_fault_together(struct kv_btree *btree, const struct kv_bytes *keys, size_t count,
                             size_t room, struct kv_page_view *leads)
 {
-    if (count <= FEW_KEYS && fault_few(btree, keys, count, room, leads))
+    /* So few are looked for one after the other before they go down together. */
+    if (count <= KV_BTREE_FEW && kv_btree_fault_few(btree, keys, count, room, leads))
         return 0;
     for (size_t i = 0; i < count && leads; i++)
         leads[i].frame = NULL;

@@ -26,16 +26,18 @@ struct gate_notes {
 /* Step 1. The only moment at which writers wait for a checkpoint. */
 static int pass_gate(struct kv_checkpoint *checkpoint, struct gate_notes *notes)
 {
-    pthread_mutex_lock(checkpoint->gate);
+    int err = checkpoint->close_gate(checkpoint->gate_context);
+    checkpoint->begun = !err;
     notes->epoch = atomic_load_explicit(&checkpoint->epoch, memory_order_relaxed);
     const bool brief = kv_pager_dirty_pages(checkpoint->pager) <= BRIEF_PAGES;
-    const int err = kv_wal_seal(checkpoint->wal, brief, &notes->log_tail, &notes->log_link);
+    if (!err)
+        err = kv_wal_seal(checkpoint->wal, brief, &notes->log_tail, &notes->log_link);
     if (!err) {
         notes->page_id_next = kv_pagemap_next_id(checkpoint->map);
         kv_pager_open_epoch(checkpoint->pager, notes->epoch + 1);
         atomic_store_explicit(&checkpoint->epoch, notes->epoch + 1, memory_order_relaxed);
     }
-    pthread_mutex_unlock(checkpoint->gate);
+    checkpoint->open_gate(checkpoint->gate_context);
     return err;
 }
 
@@ -100,8 +102,9 @@ int kv_checkpoint_run(struct kv_checkpoint *checkpoint, bool clean)
     const uint64_t begin = kv_metrics_begin(metrics, KV_METRIC_WAL);
     const uint64_t bytes_before = tree_write_bytes(checkpoint);
     /* Half a checkpoint can not be gone on with, nor may the next one begin. */
+    checkpoint->begun = checkpoint->failed;
     const int err = checkpoint->failed ? -EIO : run(checkpoint, clean);
-    checkpoint->failed = err != 0;
+    checkpoint->failed = err && checkpoint->begun;
     const uint64_t bytes = tree_write_bytes(checkpoint) - bytes_before;
     (void)atomic_fetch_add_explicit(&checkpoint->bytes, bytes, memory_order_relaxed);
     if (begin && !err) {

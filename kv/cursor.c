@@ -5,7 +5,7 @@
  * Invariant  slot lies in the copy, and its key in [lower, upper), or the cursor is on none.
  *            Moving past the copy's edge continues at the fence that stood there, so a key
  *            that stays in the tree is met exactly once, whatever splits and merges happen.
- * Locks      none.
+ * Locks      none, unless changes wait for their leaves: they go there first.
  */
 #include "kv/store.h"
 
@@ -197,6 +197,8 @@ static int read_leaf(struct kv_cursor *cursor, struct kv_bytes key)
 
 static int copy_leaf(struct kv_cursor *cursor, struct kv_bytes key)
 {
+    if (!KV_PLANT(walk_misses_deferred))
+        kv_ignore(kv_settle(cursor->store));
     const int err = read_leaf(cursor, key);
     if (!err && cursor->walks_on && !cursor->began) {
         cursor->began = true;
@@ -242,6 +244,7 @@ static int seek_backward(struct kv_cursor *cursor, struct kv_bytes key)
         before.data = at;
     }
     for (;;) {
+        kv_ignore(kv_settle(cursor->store));
         const int err = kv_btree_leaf_before(&cursor->store->trees[KV_TREE_KEYS], before,
                                              cursor->leaf, cursor->scratch);
         if (err)

@@ -505,6 +505,13 @@ enum kv_apply_flags {
 /*
  * Apply a batch, whole or not at all. The batch is unchanged and may be applied again.
  *
+ * Up to eight puts and deletions of single keys, 16 KiB in all, do not wait for pages that are not
+ * in memory: they are in the log, and visible, at once, and go into their pages later, many
+ * together. Should such a page turn out to be damaged or unreadable, what was put there can still
+ * be got by its key; but as long as it is, there are no checkpoints: kv_checkpoint and kv_close say
+ * so, and so does this when the log is full. What is in the log stays there. Other batches, and
+ * those with KV_APPLY_URGENT, get such an error themselves.
+ *
  * position   out, may be NULL: give it to kv_sync_to for durability.
  *
  * Returns 0; -ENOSPC; -E2BIG more than the log can take at once; -ENOENT a KV_BLOB_SHARED
@@ -617,6 +624,7 @@ struct kv_stats {
     uint64_t scrub_finished_ns;                   /* since 1970, of the last whole one; 0: none */
     uint64_t log_limit_bytes;        /* when so much of this kind is in use, writers wait */
     uint64_t log_waits, log_wait_ns; /* how often batches did, and how long in all */
+    uint64_t batches_deferred;       /* that did not wait for their pages to be read (kv_apply) */
     bool direct_io;                  /* O_DIRECT is in use */
     bool host_is_full;               /* it had no room when it was last asked */
     /* Of `checkpoints`: since the log or memory got full; asked for by the user. The others: in

@@ -148,6 +148,9 @@ KV_MUST_CHECK int kv_pager_free(struct kv_pager *pager, struct kv_page *page);
  * be more than was thought, the last of the space is used before anything fails.
  */
 KV_MUST_CHECK int kv_pager_reserve(struct kv_pager *pager, uint64_t page_count, bool urgent);
+/* The same with so many clusters that the caller has reserved already (kv_space_reserve): they are
+ * the pager's, unless this fails. */
+KV_MUST_CHECK int kv_pager_take_reserved(struct kv_pager *pager, uint64_t page_count);
 void kv_pager_unreserve(struct kv_pager *pager);
 /* Grows with each page that the writer makes or is about to change. */
 uint64_t kv_pager_changes(const struct kv_pager *pager);

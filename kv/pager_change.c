@@ -140,13 +140,19 @@ int kv_pager_reserve(struct kv_pager *pager, uint64_t page_count, bool urgent)
                                urgent ? KV_SPACE_URGENT : KV_SPACE_NORMAL);
     if (err)
         return err;
+    err = kv_pager_take_reserved(pager, page_count);
+    if (err)
+        kv_space_unreserve(pager->config.space, page_count);
+    return err;
+}
+
+int kv_pager_take_reserved(struct kv_pager *pager, uint64_t page_count)
+{
     pthread_mutex_lock(&pager->mutex);
-    err = kv_pager_limit_dirty(pager);
+    const int err = kv_pager_limit_dirty(pager);
     if (!err)
         pager->credit += page_count;
     pthread_mutex_unlock(&pager->mutex);
-    if (err)
-        kv_space_unreserve(pager->config.space, page_count);
     return err;
 }
 

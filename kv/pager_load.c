@@ -17,9 +17,10 @@
 /* A stored page on its way into memory. */
 struct load {
     uint64_t page_id;
-    uint8_t *out;    /* node_bytes */
-    uint32_t frame;  /* of fault and prefetch: `out` are its bytes */
-    uint8_t *stored; /* what is read: `out` itself, or a buffer of node_bytes; NULL: none yet */
+    uint8_t *out;        /* node_bytes */
+    uint32_t frame;      /* of fault and prefetch: `out` are its bytes */
+    uint8_t *stored;     /* what is read: `out` itself, or a buffer; NULL: none yet */
+    size_t buffer_bytes; /* of that buffer */
     struct kv_disk_ptr ptr;
     bool in_memory; /* `stored` holds the page, as the next says */
     struct kv_packed packed;
@@ -34,8 +35,18 @@ static bool has_buffer(const struct load *load)
 static void release_buffer(struct kv_pager *pager, struct load *load)
 {
     if (has_buffer(load))
-        kv_buffers_give(pager->config.buffers, load->stored, pager->config.node_bytes);
+        kv_buffers_give(pager->config.buffers, load->stored, load->buffer_bytes);
     load->stored = NULL;
+}
+
+/* A buffer of so many bytes at least, if there is memory. */
+static void take_buffer(struct kv_pager *pager, struct load *load, size_t bytes)
+{
+    if (has_buffer(load) && load->buffer_bytes >= bytes)
+        return;
+    release_buffer(pager, load);
+    load->stored = kv_buffers_take(pager->config.buffers, bytes);
+    load->buffer_bytes = bytes;
 }
 
 /* Check the pointer and fill in the request. After an error there is nothing to end. */
@@ -48,11 +59,12 @@ static int begin_load(struct kv_pager *pager, struct load *load, struct kv_io *i
     if (!length || length > node_bytes ||
         !kv_space_contains(pager->config.space, block, block_count))
         return -EUCLEAN;
-    const bool in_place = load->ptr.codec == KV_CODEC_NONE;
-    if (in_place)
+    if (load->ptr.codec == KV_CODEC_NONE) {
         release_buffer(pager, load);
-    if (!load->stored)
-        load->stored = in_place ? load->out : kv_buffers_take(pager->config.buffers, node_bytes);
+        load->stored = load->out;
+    } else {
+        take_buffer(pager, load, block_count * (size_t)KV_BLOCK_BYTES);
+    }
     if (!load->stored)
         return -ENOMEM;
     *io = (struct kv_io){.kind = KV_IO_READ,
@@ -176,7 +188,7 @@ static void find_packed(struct kv_pager *pager, struct load *load)
 {
     if (!kv_cache_has_packed(&pager->cache, load->page_id))
         return;
-    load->stored = kv_buffers_take(pager->config.buffers, pager->config.node_bytes);
+    take_buffer(pager, load, pager->config.node_bytes);
     if (load->stored)
         load->in_memory =
             kv_cache_copy_packed(&pager->cache, load->page_id, &load->packed, load->stored);

@@ -10,6 +10,7 @@
 #include "kv/btree.h"
 #include "kv/checkpoint.h"
 #include "kv/counter.h"
+#include "kv/deferred.h"
 
 #define KV_TREE_KEYS  0u /* user keys */
 #define KV_TREE_REFS  1u /* block of a blob -> count, when more than one value refers to it */
@@ -26,8 +27,9 @@ struct kv_share {
 #define KV_STORE_ARENAS 2u
 
 /*
- * Locks, in order: checkpoint.mutex, writer, pager, page map, log, space. The writer lock is
- * held over the whole application of a batch; readers take none of the first two.
+ * Locks, in order: checkpoint.mutex, deferred->settling, writer, pager, page map, log, space. The
+ * writer lock is held over the whole application of a batch; readers take none of the first three
+ * unless changes are deferred.
  */
 struct kv_store {
     struct kv_device *device;
@@ -40,6 +42,7 @@ struct kv_store {
     struct kv_blobs blobs;
     struct kv_btree trees[KV_TREE_COUNT];
     struct kv_ahead *ahead; /* of user keys */
+    struct kv_deferred *deferred;
     struct kv_checkpoint checkpoint;
 
     /* immutable after open */
@@ -84,6 +87,7 @@ struct kv_store {
     _Atomic bool host_was_full; /* that was said in the log */
     _Atomic uint64_t batches, batch_bytes;
     _Atomic uint64_t checkpoints_wanted, checkpoints_asked;
+    _Atomic uint64_t batches_deferred;
     _Atomic uint64_t log_waits,
         log_wait_ns; /* of batches, for a checkpoint to make the log shorter */
     struct kv_counter gets;
@@ -100,14 +104,17 @@ struct kv_store {
     pthread_cond_t for_checkpointer;
     pthread_cond_t for_packer;
     pthread_cond_t for_toucher;
+    pthread_cond_t for_settler;
     bool stopping;          /* work_mutex */
     bool committer_called;  /* work_mutex; one of the next two */
     bool interval_changed;  /* work_mutex */
     bool log_is_behind;     /* work_mutex */
     bool checkpoint_wanted; /* work_mutex */
     bool touch_wanted;      /* work_mutex */
+    bool settler_called;    /* work_mutex; something is deferred, and ... */
+    bool settle_wanted;     /* work_mutex; ... it is worth a submission */
     bool cleaning_wanted;   /* work_mutex */
-    pthread_t committer, checkpointer, packer, toucher, blob_writer;
+    pthread_t committer, checkpointer, packer, toucher, settler, blob_writer;
     bool threads_running;
 };
 
@@ -154,6 +161,20 @@ void kv_store_disassemble(struct kv_store *store);
  * each operation of a plain record, or NULL. */
 KV_MUST_CHECK int kv_store_apply_record(struct kv_store *store, const struct kv_record *record,
                                         const struct kv_btree_leads *leads);
+
+/*
+ * kv/apply_deferred.c. Bring changes that wait for their leaves into these, as far as they came
+ * before the call. An error: some could not be read; the others are there, and those can still be
+ * found by their keys. For who is about to look at leaves, and errors are not his. No locks held.
+ */
+int kv_settle(struct kv_store *store);
+/*
+ * The same, and take the writer lock, with no change left that waits. After an error, too, but then
+ * some are. context: a struct kv_store. kv_settle_unlock gives it back.
+ */
+KV_MUST_CHECK int kv_settle_and_lock(void *context);
+void kv_settle_unlock(void *context);
+
 /* About how many pages applying a record may dirty; del_pages: those that its ranges cover. */
 uint64_t kv_store_pages_needed(const struct kv_store *store, size_t op_count, size_t bytes,
                                uint64_t del_pages);
@@ -173,6 +194,8 @@ KV_MUST_CHECK int kv_store_checkpoint_after(struct kv_store *store, uint64_t don
 void kv_store_want_checkpoint(struct kv_store *store);
 /* The same for a write of the log, before who appends has to wait for one. */
 void kv_store_want_log_write(struct kv_store *store);
+/* Changes are deferred; `now`: so many that it is worth reading their leaves. */
+void kv_store_want_settle(struct kv_store *store, bool now);
 void kv_store_want_touch(void *context);    /* a store: memory is due to be faulted in; any lock */
 bool kv_store_want_cleaning(void *context); /* a store: many pages are dirty; any lock. false: no
                                                thread will see to it */

@@ -25,6 +25,11 @@ struct kv_store *kv_store_new(void)
     struct kv_store *store = calloc(1, sizeof *store);
     if (!store)
         return NULL;
+    store->deferred = kv_deferred_new();
+    if (!store->deferred) {
+        free(store);
+        return NULL;
+    }
     /* None of these fails on Linux: they need no memory. */
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -36,6 +41,7 @@ struct kv_store *kv_store_new(void)
     pthread_cond_init(&store->for_checkpointer, &monotonic);
     pthread_cond_init(&store->for_packer, &monotonic);
     pthread_cond_init(&store->for_toucher, &monotonic);
+    pthread_cond_init(&store->for_settler, &monotonic);
     pthread_condattr_destroy(&monotonic);
     return store;
 }
@@ -321,7 +327,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
             return err;
     }
     choose_log_bounds(store, sb, options);
-    const uint64_t log_buffer = kv_min_u64(LOG_BUFFER_MAX, store->budget_bytes / 16);
+    const uint64_t log_buffer = kv_min_u64(LOG_BUFFER_MAX, budget_of(options) / 16);
     const struct kv_wal_config config = {.first_block = kv_le64_get(sb->log_first_block),
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),
@@ -359,7 +365,9 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
         err = open_pending_blobs(store);
     if (err)
         return err;
-    store->checkpoint.gate = &store->writer;
+    store->checkpoint.close_gate = kv_settle_and_lock;
+    store->checkpoint.open_gate = kv_settle_unlock;
+    store->checkpoint.gate_context = store;
     store->checkpoint.device = store->device;
     store->checkpoint.space = store->space;
     store->checkpoint.map = store->map;
@@ -389,5 +397,7 @@ void kv_store_disassemble(struct kv_store *store)
     pthread_cond_destroy(&store->for_checkpointer);
     pthread_cond_destroy(&store->for_packer);
     pthread_cond_destroy(&store->for_toucher);
+    pthread_cond_destroy(&store->for_settler);
+    kv_deferred_free(store->deferred);
     free(store);
 }

@@ -1,9 +1,10 @@
 /*
  * kv/store_background.c: checkpoints of a store, and the threads that see to them, to the log,
- * to what leaves memory, to memory that will be used, and to blobs in the background.
+ * to what leaves memory, to memory that will be used, to changes that wait for their leaves, and to
+ * blobs in the background.
  *
- * Owns       the committer, the checkpointer, the packer, the toucher, the writer of blobs, and who
- *            helps to pack them.
+ * Owns       the committer, the checkpointer, the packer, the toucher, the settler, the writer of
+ *            blobs, and who helps to pack them.
  * Invariant  one checkpoint at a time; after a failure none is begun.
  * Locks      checkpoint.mutex over a checkpoint, the writer lock briefly under it. work_mutex is a
  *            leaf: nothing is taken under it.
@@ -13,13 +14,15 @@
 #include <time.h>
 
 /* The packer rests so often as long as it works, and at least so long; without work, longer. */
-#define PACK_REST_TIMES    9u
-#define PACK_EVERY_MS      2u
-#define PACK_EVERY_MS_MAX  1024u
-#define PACK_AT_ONCE       32u  /* pages, so some 2 ms of work */
-#define PACK_AT_CHECKPOINT 128u /* when there is no packer */
-#define ADAPT_EVERY_NS     500000000ull
-#define TOUCH_PAUSE_MS     20u /* without use: a pause */
+#define PACK_REST_TIMES     9u
+#define PACK_EVERY_MS       2u
+#define PACK_EVERY_MS_MAX   1024u
+#define PACK_AT_ONCE        32u  /* pages, so some 2 ms of work */
+#define PACK_AT_CHECKPOINT  128u /* when there is no packer */
+#define ADAPT_EVERY_NS      500000000ull
+#define TOUCH_PAUSE_MS      20u   /* without use: a pause */
+#define CHECKPOINT_AGAIN_MS 1000u /* after one that could not begin */
+#define SETTLE_AFTER_MS     20u   /* what few changes are deferred wait so long for more */
 
 /* Under checkpoint.mutex. */
 static int checkpoint_locked(struct kv_store *store, bool clean)
@@ -35,8 +38,17 @@ static int checkpoint_locked(struct kv_store *store, bool clean)
         atomic_exchange_explicit(&store->log_since_checkpoint, 0, memory_order_relaxed),
         memory_order_relaxed);
     pthread_mutex_unlock(&store->writer);
+    kv_ignore(kv_settle(store)); /* so that the gate is closed for a moment only */
     const int err = kv_checkpoint_run(&store->checkpoint, clean);
-    atomic_store_explicit(&store->log_closing, 0, memory_order_relaxed);
+    const uint64_t closing = atomic_exchange_explicit(&store->log_closing, 0, memory_order_relaxed);
+    if (err && !store->checkpoint.begun) { /* some change waits for a page: later, perhaps */
+        pthread_mutex_lock(&store->writer);
+        store->changed = true;
+        (void)atomic_fetch_add_explicit(&store->log_since_checkpoint, closing,
+                                        memory_order_relaxed);
+        pthread_mutex_unlock(&store->writer);
+        return err;
+    }
     if (err)
         (void)kv_store_fail(store, err, "a checkpoint");
     if (!err && !store->threads_running && !clean)
@@ -141,6 +153,17 @@ bool kv_store_want_cleaning(void *context)
     return store->threads_running;
 }
 
+void kv_store_want_settle(struct kv_store *store, bool now)
+{
+    if (!store->threads_running)
+        return;
+    pthread_mutex_lock(&store->work_mutex);
+    store->settler_called = true;
+    store->settle_wanted = store->settle_wanted || now;
+    pthread_cond_signal(&store->for_settler);
+    pthread_mutex_unlock(&store->work_mutex);
+}
+
 /* ---- the threads ----------------------------------------------------------------- */
 
 /* Wait for work or the time; false: the store is closing. Under work_mutex. */
@@ -211,10 +234,13 @@ static void *run_checkpointer(void *context)
         const bool wanted = store->checkpoint_wanted;
         store->checkpoint_wanted = false;
         pthread_mutex_unlock(&store->work_mutex);
+        int err = 0;
         if (!kv_store_failure(store)) /* errors likewise */
-            kv_ignore(wanted ? checkpoint_counted(store, &store->checkpoints_wanted)
-                             : kv_store_checkpoint(store, false, false));
+            err = wanted ? checkpoint_counted(store, &store->checkpoints_wanted)
+                         : kv_store_checkpoint(store, false, false);
         pthread_mutex_lock(&store->work_mutex);
+        if (err) /* every writer may ask for another one */
+            (void)wait_for_work(store, &store->for_checkpointer, CHECKPOINT_AGAIN_MS, NULL);
     }
     pthread_mutex_unlock(&store->work_mutex);
     return NULL;
@@ -294,6 +320,29 @@ static void *run_toucher(void *context)
     return NULL;
 }
 
+/* What is deferred goes into its leaves, when it is much or has waited for long. */
+static void *run_settler(void *context)
+{
+    struct kv_store *store = context;
+    uint64_t wait_ms = UINT32_MAX;
+    pthread_mutex_lock(&store->work_mutex);
+    while (wait_for_work(store, &store->for_settler, wait_ms, &store->settler_called)) {
+        const bool now = store->settle_wanted || !store->settler_called;
+        store->settler_called = store->settle_wanted = false;
+        wait_ms = SETTLE_AFTER_MS;
+        if (!now)
+            continue;
+        pthread_mutex_unlock(&store->work_mutex);
+        if (!kv_store_failure(store))
+            kv_ignore(kv_settle(store)); /* what can not be had is for the checkpoint to say */
+        pthread_mutex_lock(&store->work_mutex);
+        if (!kv_deferred_due(store->deferred))
+            wait_ms = UINT32_MAX; /* who defers the next will call */
+    }
+    pthread_mutex_unlock(&store->work_mutex);
+    return NULL;
+}
+
 /* Blobs go to the device as they come. */
 static void *run_blob_writer(void *context)
 {
@@ -311,6 +360,7 @@ static void set_stopping(struct kv_store *store, bool stopping)
     pthread_cond_signal(&store->for_checkpointer);
     pthread_cond_signal(&store->for_packer);
     pthread_cond_signal(&store->for_toucher);
+    pthread_cond_signal(&store->for_settler);
     pthread_mutex_unlock(&store->work_mutex);
 }
 
@@ -321,9 +371,9 @@ int kv_store_start_threads(struct kv_store *store)
         return crew_err;
     int err = kv_ahead_start(store->ahead);
     static void *(*const runs[])(void *) = {run_committer, run_checkpointer, run_packer,
-                                            run_toucher, run_blob_writer};
+                                            run_toucher,   run_settler,      run_blob_writer};
     pthread_t *const threads[] = {&store->committer, &store->checkpointer, &store->packer,
-                                  &store->toucher, &store->blob_writer};
+                                  &store->toucher,   &store->settler,      &store->blob_writer};
     const size_t count = sizeof runs / sizeof runs[0];
     size_t started = 0;
     while (started < count && !err) {
@@ -354,6 +404,7 @@ void kv_store_stop_threads(struct kv_store *store)
     pthread_join(store->checkpointer, NULL);
     pthread_join(store->packer, NULL);
     pthread_join(store->toucher, NULL);
+    pthread_join(store->settler, NULL);
     pthread_join(store->blob_writer, NULL);
     kv_crew_free(store->blobs.crew);
     store->blobs.crew = NULL;

@@ -3,7 +3,7 @@
  *
  * Owns       nothing.
  * Invariant  what is returned was stored under the key at one moment of the call.
- * Locks      none: optimistic reads (kv/btree.h).
+ * Locks      none: optimistic reads (kv/btree.h); while changes are deferred, theirs.
  */
 #include "kv/store.h"
 
@@ -84,6 +84,11 @@ static int get_one(struct kv_store *store, const void *key, size_t key_len, void
 {
     if (key_len < 1 || key_len > KV_KEY_MAX)
         return -EINVAL;
+    if (kv_deferred_any(store->deferred)) {
+        const int err = kv_deferred_get(store->deferred, key, key_len, buf, buf_cap, value_len);
+        if (err != -EAGAIN)
+            return err ? err : *value_len <= buf_cap ? 0 : -ERANGE;
+    }
     for (;;) {
         uint8_t kind;
         int err =
@@ -132,6 +137,7 @@ int kv_get_floor(struct kv_store *store, const void *key, size_t key_len, void *
     if (key_len < 1 || key_len > KV_KEY_MAX)
         return -EINVAL;
     kv_counter_add(&store->gets, 1);
+    kv_ignore(kv_settle(store));
     for (unsigned tries = 0; tries < FLOOR_TRIES_MAX; tries++) {
         uint8_t kind = KV_VALUE_INLINE;
         int err = kv_btree_get_floor(&store->trees[KV_TREE_KEYS], key, key_len, found, found_len,
@@ -166,6 +172,19 @@ static int finish_lookup(struct kv_store *store, struct kv_lookup *lookup,
     return lookup->value_len <= lookup->buf_cap ? 0 : -ERANGE;
 }
 
+/* Does a change that waits for its leaf decide what is found? */
+static bool look_up_deferred(struct kv_store *store, struct kv_lookup *lookup)
+{
+    if (!kv_deferred_any(store->deferred))
+        return false;
+    const int err = kv_deferred_get(store->deferred, lookup->key, lookup->key_len, lookup->buf,
+                                    lookup->buf_cap, &lookup->value_len);
+    if (err == -EAGAIN)
+        return false;
+    lookup->result = err ? err : lookup->value_len <= lookup->buf_cap ? 0 : -ERANGE;
+    return true;
+}
+
 /*
  * All lookups go down the tree together: each round takes them as far as memory reaches, then
  * all pages that are missing are read with one submission. What others keep pushing out of
@@ -180,7 +199,7 @@ static void look_up_together(struct kv_store *store, struct kv_lookup *lookups, 
     for (size_t i = 0; i < count; i++) {
         const bool usable = lookups[i].key_len >= 1 && lookups[i].key_len <= KV_KEY_MAX;
         lookups[i].result = usable ? -EAGAIN : -EINVAL;
-        if (usable)
+        if (usable && !look_up_deferred(store, &lookups[i]))
             pending[pending_count++] = &lookups[i];
     }
     for (unsigned round = 0; pending_count && round < 2 * KV_TREE_DEPTH_MAX; round++) {

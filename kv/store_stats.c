@@ -117,6 +117,7 @@ void kv_store_stats(struct kv_store *store, struct kv_stats *stats)
         atomic_load_explicit(&store->scrub_finished_ns, memory_order_relaxed);
     stats->batches = atomic_load_explicit(&store->batches, memory_order_relaxed);
     stats->batch_bytes = atomic_load_explicit(&store->batch_bytes, memory_order_relaxed);
+    stats->batches_deferred = atomic_load_explicit(&store->batches_deferred, memory_order_relaxed);
     stats->gets = kv_counter_sum(&store->gets);
     stats->checkpoints = atomic_load_explicit(&store->checkpoint.done, memory_order_relaxed);
     stats->checkpoints_wanted =

@@ -7,6 +7,8 @@
  */
 #include "support_workload.h"
 
+#include "kv/store.h"
+
 #define VALUE_BYTES_MAX 40000u
 #define BLOB_BYTES_MAX  50000u
 #define MANY_PUTS       30u
@@ -362,7 +364,12 @@ int workload_run(struct workload *work, size_t batch_count)
         const enum work_settle settle = mix[test_random_below(work->random, 12)];
         /* A checkpoint not so often: the log must grow too. */
         const bool skip = settle == SETTLE_CHECKPOINT && test_random_below(work->random, 2);
-        err = workload_step(work, WORK_SEVERAL, skip ? SETTLE_NOT : settle);
+        /* What is small and finds no page in memory waits for its leaf. */
+        const bool forgets = !test_random_below(work->random, 4);
+        if (forgets)
+            kv_pager_drop_clean(work->store->pager);
+        const bool small = forgets && test_random_below(work->random, 2);
+        err = workload_step(work, small ? WORK_PUT : WORK_SEVERAL, skip ? SETTLE_NOT : settle);
     }
     return err;
 }

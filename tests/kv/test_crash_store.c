@@ -143,6 +143,7 @@ START_TEST(an_image_survives_many_crashes_one_after_the_other)
 {
     struct test_random random = random_of("lives", _i);
     const size_t life_count = 1 + test_env("KVFS_CRASH_LIVES", 100);
+    uint64_t deferred = 0; /* batches that waited for their leaves */
     struct store_life **lives = calloc(life_count, sizeof *lives);
     ck_assert_ptr_nonnull(lives);
     for (size_t i = 0; i < life_count; i++) {
@@ -156,6 +157,9 @@ START_TEST(an_image_survives_many_crashes_one_after_the_other)
         const size_t batches = test_random_below(&random, test_random_below(&random, 2) ? 20 : 3);
         const int err = workload_run(&work, batches);
         ck_assert_msg(!err, "life %zu: work: %s", i, strerror(-err));
+        struct kv_stats stats;
+        kv_store_stats(store, &stats);
+        deferred += stats.batches_deferred;
         if (test_random_below(&random, 2)) {
             kv_abandon(store);
         } else {
@@ -167,6 +171,7 @@ START_TEST(an_image_survives_many_crashes_one_after_the_other)
     for (size_t i = life_count; i > 0; i--)
         free_life(lives[i - 1]);
     free(lives);
+    ck_assert(deferred > 0 || life_count < 20);
 }
 END_TEST
 

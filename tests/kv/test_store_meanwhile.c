@@ -59,6 +59,8 @@ static void change_one(struct life *life)
     const size_t key_len = test_number_key(key, test_random_below(&life->random, KEY_COUNT));
     const size_t version = history_last(life->history) + 1;
     note(life, life->marks[life->mark_count - 1].durable, version);
+    if (!test_random_below(&life->random, 8)) /* then small changes wait for their leaves */
+        kv_pager_drop_clean(life->store->pager);
     history_begin(life->history);
     int err;
     if (test_random_below(&life->random, 4)) {

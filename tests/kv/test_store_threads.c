@@ -7,7 +7,7 @@
  *
  * KVFS_SEED chooses the random numbers, KVFS_STEPS how many batches each writer applies.
  */
-#include "kv/kv.h"
+#include "kv/store.h"
 #include "support_store.h"
 #include "tests/run.h"
 
@@ -153,6 +153,8 @@ static void write_batch(struct actor *actor, struct kv_batch *batch)
         }
     }
 
+    if (!test_random_below(&actor->random, 50)) /* so that changes wait for their leaves */
+        kv_pager_drop_clean(scene->store->pager);
     const unsigned flags = test_random_below(&actor->random, 100) ? 0 : (unsigned)KV_APPLY_SYNC;
     const int err = kv_apply(scene->store, batch, flags, NULL);
     KV_ASSERT(err == 0);
@@ -378,6 +380,7 @@ static void run_scene(unsigned writer_count, uint32_t node_bytes, enum kv_codec 
     kv_store_stats(scene.store, &stats);
     ck_assert_uint_gt(stats.page_evictions, 0);
     ck_assert_uint_gt(stats.checkpoints, 0);
+    ck_assert_uint_gt(stats.batches_deferred, 0);
     expect_last_versions(&actors[0]);
     struct kv_check_result result;
     ck_assert_uint_eq(test_check(scene.store, &result), 0);
