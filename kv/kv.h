@@ -188,7 +188,7 @@ struct kv_open_options {
      * many of them, in relation to memory and log, ask for a checkpoint earlier. 0 = 30000
      */
     uint32_t checkpoint_interval_ms;
-    /* For records until they are written; 0 = 4 MiB, or a sixteenth of a budget below 64 MiB */
+    /* For records until they are written; 0 = 4 MiB, or a 32nd of a budget below 128 MiB */
     uint32_t log_buffer_bytes;
     /*
      * Memory of the budget that is faulted in before it is used, by a thread of its own: so much

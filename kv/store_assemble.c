@@ -14,7 +14,7 @@
 /* Of the records in a log, see KV_REPLAY_OP_BYTES. */
 #define REPLAY_COST_LEAST (255ull << 20) /* a quarter of the memory, if that is more */
 
-/* Records on their way to the log: a sixteenth of the budget, but no more. */
+/* Records on their way to the log: a 32nd of the budget, but no more. */
 #define LOG_BUFFER_MAX (4u << 20)
 /* Blobs on their way to the device: a sixteenth of the budget, within these. */
 #define PENDING_BYTES_MIN (512ull << 10)
@@ -327,7 +327,7 @@ int kv_store_assemble(struct kv_store *store, const struct kv_disk_superblock *s
             return err;
     }
     choose_log_bounds(store, sb, options);
-    const uint64_t log_buffer = kv_min_u64(LOG_BUFFER_MAX, budget_of(options) / 16);
+    const uint64_t log_buffer = kv_min_u64(LOG_BUFFER_MAX, budget_of(options) / 32);
     const struct kv_wal_config config = {.first_block = kv_le64_get(sb->log_first_block),
                                          .block_count = kv_le64_get(sb->log_block_count),
                                          .log_id = kv_superblock_log_id(sb),

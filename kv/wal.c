@@ -411,6 +411,7 @@ void kv_wal_stats(struct kv_wal *wal, struct kv_wal_stats *stats)
         .flushes = wal->flushes,
         .used_blocks = kv_min_u64(next_position(wal) - wal->tail, wal->block_count),
         .total_blocks = wal->block_count,
+        .buffer_blocks = wal->buffer_blocks,
     };
     pthread_mutex_unlock(&wal->mutex);
 }

@@ -137,7 +137,7 @@ KV_MUST_CHECK int kv_wal_verify(struct kv_wal *wal, uint64_t *position, uint64_t
 void kv_wal_give_back(struct kv_wal *wal);
 
 struct kv_wal_stats {
-    uint64_t records, record_bytes, flushes, used_blocks, total_blocks;
+    uint64_t records, record_bytes, flushes, used_blocks, total_blocks, buffer_blocks;
 };
 void kv_wal_stats(struct kv_wal *wal, struct kv_wal_stats *stats);
 

@@ -57,10 +57,10 @@ static int open_with(const struct engine_config *config, enum kv_codec codec, st
         err = make_image(path, config, codec);
     if (err)
         goto out;
-    /* Where memory is limited, what it does not cache itself nobody else caches for it: 4/5 of the
+    /* Where memory is limited, what it does not cache itself nobody else caches for it: 5/6 of the
      * limit, of which cache_bytes is 5/8. */
     const uint64_t cache_bytes =
-        config->limited ? config->cache_bytes / 25 * 32 : config->cache_bytes;
+        config->limited ? config->cache_bytes / 3 * 4 : config->cache_bytes;
     const struct kv_open_options options = {.memory_budget_bytes =
                                                 kv_max_u64(cache_bytes, BUDGET_MIN)};
     struct kv_error why = {{0}};

@@ -266,7 +266,7 @@ static int find_limit(struct options *options)
     if (!err && comparison->limit.parent)
         (void)snprintf(
             comparison->report->memory_limit, REPORT_TEXT,
-            "a cgroup for each process, 5/8 of it for caches, 4/5 for that of kvfs"); /* fits */
+            "a cgroup for each process, 5/8 of it for caches, 5/6 for that of kvfs"); /* fits */
     return err;
 }
 

@@ -738,6 +738,26 @@ static void *crowd_reader(void *context)
     return NULL;
 }
 
+START_TEST(the_buffer_of_the_log_is_as_large_as_the_budget_allows)
+{
+    static const struct {
+        uint64_t budget_bytes, buffer_bytes;
+    } sizes[] = {{8u << 20, 256u << 10}, {64u << 20, 2u << 20}, {0, 4u << 20}};
+    for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct kv_device *const device = memory_device_new(2 * KV_IMAGE_BYTES_MIN / KV_BLOCK_BYTES);
+        test_create_on(device, 0, KV_CODEC_NONE, 0);
+        const struct kv_open_options options = {
+            .memory_budget_bytes = sizes[i].budget_bytes, .no_background = true, .device = device};
+        struct kv_store *store = NULL;
+        struct kv_wal_stats stats;
+        ck_assert_int_eq(kv_open(NULL, &options, &store, NULL), 0);
+        kv_wal_stats(store->wal, &stats);
+        ck_assert_uint_eq(stats.buffer_blocks * KV_BLOCK_BYTES, sizes[i].buffer_bytes);
+        ck_assert_int_eq(kv_close(store), 0);
+    }
+}
+END_TEST
+
 START_TEST(threads_come_to_an_end_when_the_device_fails)
 {
     struct test_random random = {seed_start};
@@ -856,6 +876,7 @@ int main(void)
     tcase_add_test(store, of_several_changes_of_a_key_in_a_large_batch_the_last_counts);
     tcase_add_test(store, cold_batches_and_replays_read_their_pages_together);
     tcase_add_test(store, a_page_that_can_not_be_had_fails_its_batch_and_no_other);
+    tcase_add_test(store, the_buffer_of_the_log_is_as_large_as_the_budget_allows);
     tcase_add_test(store, threads_come_to_an_end_when_the_device_fails);
     tcase_add_test(store, a_failed_open_closes_what_it_was_given);
     tcase_add_test(store, a_blob_goes_to_the_device_with_what_makes_it_durable);
