@@ -10,8 +10,8 @@
 
 /* A pointer that must be put into block (level, index / 128) of the tree. */
 struct change {
-    uint64_t index; /* page id, or index of a map block of the level below */
-    struct kv_disk_ptr ptr;
+    uint64_t index;                /* page id, or index of a map block of the level below */
+    const struct kv_disk_ptr *ptr; /* the overlay's, or of the blocks that were placed below */
 };
 
 static int compare_changes(const void *a, const void *b)
@@ -97,11 +97,13 @@ static int queue_add(struct kv_pagemap *map, struct write_queue *queue, uint64_t
 }
 
 /*
- * Put sorted `changes` into the blocks of `level`; on return `changes` holds the pointers of
- * the changed blocks, *count of them, for the level above.
+ * Put sorted `changes` into the blocks of `level`; on return `changes` names the pointers of
+ * the changed blocks, *count of them, for the level above. They are in `placed`, where those of the
+ * level below may be: a block comes after what is put into it.
  */
 static int write_level(struct kv_pagemap *map, uint64_t epoch, uint32_t level,
-                       struct change *changes, size_t *count, struct write_queue *queue)
+                       struct change *changes, size_t *count, struct kv_disk_ptr *placed,
+                       struct write_queue *queue)
 {
     size_t out = 0;
     for (size_t i = 0; i < *count;) {
@@ -116,7 +118,7 @@ static int write_level(struct kv_pagemap *map, uint64_t epoch, uint32_t level,
             return err;
         block->changed = true;
         for (; i < *count && changes[i].index / KV_MAP_FANOUT == index; i++)
-            block->ptrs[changes[i].index % KV_MAP_FANOUT] = changes[i].ptr;
+            block->ptrs[changes[i].index % KV_MAP_FANOUT] = *changes[i].ptr;
         struct kv_disk_ptr old, ptr;
         err = kv_map_present_place(map, level, index, &old);
         if (!err)
@@ -125,7 +127,9 @@ static int write_level(struct kv_pagemap *map, uint64_t epoch, uint32_t level,
             err = queue_add(map, queue, kv_le64_get(ptr.block), block->ptrs);
         if (err)
             return err;
-        changes[out++] = (struct change){.index = index, .ptr = ptr};
+        placed[out] = ptr;
+        changes[out] = (struct change){.index = index, .ptr = &placed[out]};
+        out++;
     }
     *count = out;
     return 0;
@@ -180,7 +184,7 @@ static int collect_changes(struct kv_pagemap *map, uint64_t epoch, struct change
     size_t count = 0;
     int err = 0;
     while (!err && (slot = kv_overlay_next(overlay, &walk))) {
-        changes[count++] = (struct change){slot->page_id, slot->ptr};
+        changes[count++] = (struct change){slot->page_id, &slot->ptr};
         err = commit_page(map, epoch, &slot->ptr);
     }
     if (!err)
@@ -188,30 +192,46 @@ static int collect_changes(struct kv_pagemap *map, uint64_t epoch, struct change
     return err;
 }
 
+/* How many blocks of the lowest level sorted changes are in. */
+static size_t leaves_of(const struct change *changes, size_t count)
+{
+    size_t leaves = 0;
+    for (size_t i = 0; i < count; i++)
+        leaves += !i || changes[i].index / KV_MAP_FANOUT != changes[i - 1].index / KV_MAP_FANOUT;
+    return leaves;
+}
+
 /* Under the mutex. There are changes. */
 static int write_changes(struct kv_pagemap *map, uint64_t epoch, uint64_t page_id_next,
                          struct change *changes, size_t count)
 {
+    static const struct kv_disk_ptr nowhere;
     struct write_queue queue = {.memory = kv_device_alloc_unset(WRITE_CHUNK * KV_BLOCK_BYTES)};
-    if (!queue.memory)
+    struct kv_disk_ptr *placed = malloc((leaves_of(changes, count) + 1) * sizeof *placed);
+    if (!queue.memory || !placed) {
+        free(queue.memory);
+        free(placed);
         return -ENOMEM;
+    }
     bool grew;
     int err = grow_depth(map, kv_max_u64(page_id_next, changes[count - 1].index + 1), &grew);
     if (!err && grew) {
         /* The old tree hangs below the first slots of the new levels, which must be written
          * even if nothing there changed: touch page id 0, which is never a page. */
         memmove(changes + 1, changes, count++ * sizeof *changes);
-        memset(changes, 0, sizeof *changes);
+        changes[0] = (struct change){.index = 0, .ptr = &nowhere};
     }
     for (uint32_t level = 0; !err && level < map->root.depth; level++)
-        err = write_level(map, epoch, level, changes, &count, &queue);
+        err = write_level(map, epoch, level, changes, &count, placed, &queue);
     if (!err)
         err = queue_flush(map, &queue);
+    KV_ASSERT(err || count == 1);
+    if (!err)
+        map->root.ptr = placed[0];
     free(queue.memory);
+    free(placed);
     if (err)
         return err;
-    KV_ASSERT(count == 1);
-    map->root.ptr = changes[0].ptr;
     for (struct map_block *block = map->hand; block; block = block->ring_next) {
         block->changed = false;
         if (block->ring_next == map->hand)
