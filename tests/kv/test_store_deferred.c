@@ -367,6 +367,54 @@ START_TEST(what_waits_at_the_end_is_in_the_tree)
 }
 END_TEST
 
+/* A device whose reads bring a change each, as another thread might, until `left` is 0. */
+static struct {
+    struct kv_device device;
+    unsigned left;
+    uint64_t next;
+} busy;
+
+static int busy_submit(struct kv_device *device, struct kv_io *ios, size_t count, bool flush)
+{
+    (void)device; /* busy */
+    if (busy.left && count && ios[0].kind == KV_IO_READ) {
+        busy.left--;
+        busy.next += 600;
+        ck_assert_int_eq(put(busy.next, "meanwhile"), 0);
+    }
+    return kv_device_submit(faulty_device(faulty), ios, count, flush);
+}
+
+static void busy_close(struct kv_device *device)
+{
+    (void)device; /* it is static */
+}
+
+START_TEST(what_comes_while_a_checkpoint_settles_is_settled_with_the_gate_closed)
+{
+    static const struct kv_device_ops ops = {.submit = busy_submit, .close = busy_close};
+    kv_abandon(store);
+    busy.device = (struct kv_device){.ops = &ops, .block_count = IMAGE_BLOCKS};
+    store = test_open_on(&busy.device);
+    /* Given pages above the leaves in memory, so that each round takes one submission, */
+    for (uint64_t i = 100; i < COUNT; i += 600)
+        ck_assert_int_eq(test_get_number(store, i + !is_there(i), VALUE_BYTES), 0);
+    ck_assert_int_eq(put(301, "first"), 0);
+    ck_assert(kv_deferred_any(store->deferred));
+    /* when a change comes with each of the two rounds before the gate, then all are written. */
+    busy.left = 2;
+    busy.next = 301;
+    ck_assert_int_eq(kv_checkpoint(store), 0);
+    ck_assert_uint_eq(busy.left, 0);
+    ck_assert(!kv_deferred_any(store->deferred));
+    crash_and_open();
+    expect(301, "first");
+    expect(901, "meanwhile");
+    expect(1501, "meanwhile");
+    expect_sound();
+}
+END_TEST
+
 /* Power cuts at each of some writes while changes wait, are settled and made durable. */
 START_TEST(a_power_cut_at_any_moment_leaves_what_was_promised)
 {
@@ -638,6 +686,7 @@ int main(void)
     tcase_add_test(tcase, a_checkpoint_leaves_nothing_waiting);
     tcase_add_test(tcase, what_waits_and_was_synced_survives_a_power_cut);
     tcase_add_test(tcase, what_waits_at_the_end_is_in_the_tree);
+    tcase_add_test(tcase, what_comes_while_a_checkpoint_settles_is_settled_with_the_gate_closed);
     tcase_add_test(tcase, a_power_cut_at_any_moment_leaves_what_was_promised);
     tcase_add_test(tcase, a_leaf_that_can_not_be_read_fails_nobody_but_who_asks_for_it);
     tcase_add_test(tcase, without_the_leaf_there_is_no_checkpoint_and_nothing_is_lost);
