@@ -529,12 +529,18 @@ KV_MUST_CHECK int kv_del(struct kv_store *store, const void *key, size_t key_len
 
 /*
  * Return when every batch applied before the call (kv_sync) or up to `position` is durable.
- * Concurrent callers share one device flush. -EIO: it is not, and the store is read-only now.
+ * Concurrent callers share one device flush. -EIO: it is not, and the store is read-only now. With
+ * KV_SYNC_CHECKPOINT also what reading says: a change waits for a page (kv_apply) and is not
+ * durable.
  */
 KV_MUST_CHECK int kv_sync(struct kv_store *store);
 KV_MUST_CHECK int kv_sync_to(struct kv_store *store, uint64_t position);
 
-/* Make everything durable in the tree itself and empty the log. */
+/*
+ * Make everything durable in the tree itself and empty the log. What reading says: a change waits
+ * for a page that can not be read (kv_apply); nothing has happened. Else -EIO: the store is
+ * read-only now.
+ */
 KV_MUST_CHECK int kv_checkpoint(struct kv_store *store);
 
 /* 0, or the negative errno of the failure that turned the store read-only. */
