@@ -42,6 +42,11 @@ static size_t round_count(const struct kv_deferred_round *round)
     return round->batch ? round->batch->count : 0;
 }
 
+static size_t round_bytes(const struct kv_deferred_round *round)
+{
+    return round->batch ? round->batch->length : 0;
+}
+
 /* Where the key's slot is, or the free one where it would be. */
 static uint16_t *find_slot(struct kv_deferred_round *round, struct kv_span key)
 {
@@ -78,8 +83,22 @@ static void add_op(struct kv_deferred_round *round, const struct kv_batch *from,
     *slot = (uint16_t)round->batch->count;
 }
 
-static void clear_round(struct kv_deferred_round *round)
+/* Room for so many operations more. */
+static int make_room(struct kv_deferred_round *round, size_t count, size_t bytes)
 {
+    if (!round->batch)
+        round->batch = kv_batch_new();
+    return round->batch ? kv_batch_make_room(round->batch, count, bytes) : -ENOMEM;
+}
+
+/* The round that was settled is over; `again` of its operations gather once more. Under the mutex.
+ */
+static void end_round(struct kv_deferred *deferred, size_t again)
+{
+    struct kv_deferred_round *round = &deferred->rounds[!deferred->gathers];
+    (void)atomic_fetch_sub_explicit(&deferred->count, (unsigned)(round->batch->count - again),
+                                    memory_order_release);
+    atomic_store_explicit(&deferred->stuck, (unsigned)again, memory_order_relaxed);
     kv_batch_clear(round->batch);
     memset(round->slots, 0, sizeof round->slots);
     round->clusters = 0;
@@ -157,26 +176,17 @@ bool kv_deferred_touches(struct kv_deferred *deferred, const struct kv_batch *ba
 int kv_deferred_room(struct kv_deferred *deferred, const struct kv_batch *batch,
                      struct kv_deferred_room *room)
 {
-    int err = 0;
     pthread_mutex_lock(&deferred->mutex);
     struct kv_deferred_round *round = &deferred->rounds[deferred->gathers];
-    if (!round->batch)
-        round->batch = kv_batch_new();
-    if (!round->batch) {
-        err = -ENOMEM;
-    } else {
-        *room = (struct kv_deferred_room){.count = round->batch->count + batch->count,
-                                          .bytes = round->batch->length + batch->length,
-                                          .clusters = round->clusters,
-                                          .round = deferred->gathers};
-        /* Of the other round some may come back. */
-        const size_t both = round_count(&deferred->rounds[!deferred->gathers]) + room->count;
-        if (room->count > KV_DEFERRED_OPS_MAX || room->bytes > KV_DEFERRED_BYTES_MAX ||
-            both > 2 * (size_t)KV_DEFERRED_OPS_MAX)
-            err = -ENOBUFS;
-        else
-            err = kv_batch_make_room(round->batch, batch->count, batch->length);
-    }
+    *room = (struct kv_deferred_room){.count = round_count(round) + batch->count,
+                                      .bytes = round_bytes(round) + batch->length,
+                                      .clusters = round->clusters,
+                                      .round = deferred->gathers};
+    /* Of the other round some may come back. */
+    const size_t both = round_count(&deferred->rounds[!deferred->gathers]) + room->count;
+    const bool full = room->count > KV_DEFERRED_OPS_MAX || room->bytes > KV_DEFERRED_BYTES_MAX ||
+                      both > 2 * (size_t)KV_DEFERRED_OPS_MAX;
+    const int err = full ? -ENOBUFS : make_room(round, batch->count, batch->length);
     pthread_mutex_unlock(&deferred->mutex);
     return err;
 }
@@ -224,24 +234,16 @@ bool kv_deferred_counts(struct kv_deferred_round *round, size_t index)
 void kv_deferred_settled(struct kv_deferred *deferred)
 {
     pthread_mutex_lock(&deferred->mutex);
-    struct kv_deferred_round *round = &deferred->rounds[!deferred->gathers];
-    (void)atomic_fetch_sub_explicit(&deferred->count, (unsigned)round->batch->count,
-                                    memory_order_release);
-    atomic_store_explicit(&deferred->stuck, 0, memory_order_relaxed);
-    clear_round(round);
+    end_round(deferred, 0);
     pthread_mutex_unlock(&deferred->mutex);
 }
 
 int kv_deferred_settled_but(struct kv_deferred *deferred, const struct kv_batch *kept,
                             uint64_t clusters)
 {
-    int err = 0;
     pthread_mutex_lock(&deferred->mutex);
-    struct kv_deferred_round *done = &deferred->rounds[!deferred->gathers];
     struct kv_deferred_round *round = &deferred->rounds[deferred->gathers];
-    if (!round->batch)
-        round->batch = kv_batch_new();
-    err = round->batch ? kv_batch_make_room(round->batch, kept->count, kept->length) : -ENOMEM;
+    const int err = make_room(round, kept->count, kept->length);
     if (!err) {
         size_t again = 0;
         for (size_t i = 0; i < kept->count; i++)
@@ -250,10 +252,7 @@ int kv_deferred_settled_but(struct kv_deferred *deferred, const struct kv_batch 
                 again++;
             }
         round->clusters += clusters;
-        (void)atomic_fetch_sub_explicit(&deferred->count, (unsigned)(done->batch->count - again),
-                                        memory_order_release);
-        atomic_store_explicit(&deferred->stuck, (unsigned)again, memory_order_relaxed);
-        clear_round(done);
+        end_round(deferred, again);
     }
     pthread_mutex_unlock(&deferred->mutex);
     return err;

@@ -38,7 +38,6 @@ static int checkpoint_locked(struct kv_store *store, bool clean)
         atomic_exchange_explicit(&store->log_since_checkpoint, 0, memory_order_relaxed),
         memory_order_relaxed);
     pthread_mutex_unlock(&store->writer);
-    kv_ignore(kv_settle(store)); /* so that the gate is closed for a moment only */
     const int err = kv_checkpoint_run(&store->checkpoint, clean);
     const uint64_t closing = atomic_exchange_explicit(&store->log_closing, 0, memory_order_relaxed);
     if (err && !store->checkpoint.begun) { /* some change waits for a page: later, perhaps */
@@ -114,11 +113,13 @@ int kv_checkpoint(struct kv_store *store)
     return checkpoint_counted(store, &store->checkpoints_asked);
 }
 
-/* Tell a thread that there is work for it. */
-static void call_thread(struct kv_store *store, bool *wanted, pthread_cond_t *work)
+/* Tell a thread that there is work for it. also: NULL, or what more is wanted. */
+static void call_thread(struct kv_store *store, bool *wanted, bool *also, pthread_cond_t *work)
 {
     pthread_mutex_lock(&store->work_mutex);
     *wanted = true;
+    if (also)
+        *also = true;
     pthread_cond_signal(work);
     pthread_mutex_unlock(&store->work_mutex);
 }
@@ -126,42 +127,34 @@ static void call_thread(struct kv_store *store, bool *wanted, pthread_cond_t *wo
 void kv_store_want_checkpoint(struct kv_store *store)
 {
     if (store->threads_running)
-        call_thread(store, &store->checkpoint_wanted, &store->for_checkpointer);
+        call_thread(store, &store->checkpoint_wanted, NULL, &store->for_checkpointer);
 }
 
 void kv_store_want_log_write(struct kv_store *store)
 {
-    if (!store->threads_running)
-        return;
-    pthread_mutex_lock(&store->work_mutex);
-    store->log_is_behind = store->committer_called = true;
-    pthread_cond_signal(&store->for_committer);
-    pthread_mutex_unlock(&store->work_mutex);
+    if (store->threads_running)
+        call_thread(store, &store->committer_called, &store->log_is_behind, &store->for_committer);
 }
 
 void kv_store_want_touch(void *context)
 {
     struct kv_store *store = context;
-    call_thread(store, &store->touch_wanted, &store->for_toucher);
+    call_thread(store, &store->touch_wanted, NULL, &store->for_toucher);
 }
 
 bool kv_store_want_cleaning(void *context)
 {
     struct kv_store *store = context;
     if (store->threads_running)
-        call_thread(store, &store->cleaning_wanted, &store->for_packer);
+        call_thread(store, &store->cleaning_wanted, NULL, &store->for_packer);
     return store->threads_running;
 }
 
 void kv_store_want_settle(struct kv_store *store, bool now)
 {
-    if (!store->threads_running)
-        return;
-    pthread_mutex_lock(&store->work_mutex);
-    store->settler_called = true;
-    store->settle_wanted = store->settle_wanted || now;
-    pthread_cond_signal(&store->for_settler);
-    pthread_mutex_unlock(&store->work_mutex);
+    if (store->threads_running)
+        call_thread(store, &store->settler_called, now ? &store->settle_wanted : NULL,
+                    &store->for_settler);
 }
 
 /* ---- the threads ----------------------------------------------------------------- */

@@ -79,16 +79,24 @@ static int get_large(struct kv_store *store, const void *key, size_t key_len, vo
     return err;
 }
 
+/* As kv_get when a change that waits for its leaf decides; -EAGAIN: none does. */
+static int get_deferred(struct kv_store *store, const void *key, size_t key_len, void *buf,
+                        size_t buf_cap, size_t *value_len)
+{
+    if (!kv_deferred_any(store->deferred))
+        return -EAGAIN;
+    const int err = kv_deferred_get(store->deferred, key, key_len, buf, buf_cap, value_len);
+    return !err && *value_len > buf_cap ? -ERANGE : err;
+}
+
 static int get_one(struct kv_store *store, const void *key, size_t key_len, void *buf,
                    size_t buf_cap, size_t *value_len)
 {
     if (key_len < 1 || key_len > KV_KEY_MAX)
         return -EINVAL;
-    if (kv_deferred_any(store->deferred)) {
-        const int err = kv_deferred_get(store->deferred, key, key_len, buf, buf_cap, value_len);
-        if (err != -EAGAIN)
-            return err ? err : *value_len <= buf_cap ? 0 : -ERANGE;
-    }
+    const int deferred = get_deferred(store, key, key_len, buf, buf_cap, value_len);
+    if (deferred != -EAGAIN)
+        return deferred;
     for (;;) {
         uint8_t kind;
         int err =
@@ -172,19 +180,6 @@ static int finish_lookup(struct kv_store *store, struct kv_lookup *lookup,
     return lookup->value_len <= lookup->buf_cap ? 0 : -ERANGE;
 }
 
-/* Does a change that waits for its leaf decide what is found? */
-static bool look_up_deferred(struct kv_store *store, struct kv_lookup *lookup)
-{
-    if (!kv_deferred_any(store->deferred))
-        return false;
-    const int err = kv_deferred_get(store->deferred, lookup->key, lookup->key_len, lookup->buf,
-                                    lookup->buf_cap, &lookup->value_len);
-    if (err == -EAGAIN)
-        return false;
-    lookup->result = err ? err : lookup->value_len <= lookup->buf_cap ? 0 : -ERANGE;
-    return true;
-}
-
 /*
  * All lookups go down the tree together: each round takes them as far as memory reaches, then
  * all pages that are missing are read with one submission. What others keep pushing out of
@@ -197,10 +192,13 @@ static void look_up_together(struct kv_store *store, struct kv_lookup *lookups, 
     struct kv_lookup *pending[LOOKUPS_AT_ONCE];
     size_t pending_count = 0;
     for (size_t i = 0; i < count; i++) {
-        const bool usable = lookups[i].key_len >= 1 && lookups[i].key_len <= KV_KEY_MAX;
-        lookups[i].result = usable ? -EAGAIN : -EINVAL;
-        if (usable && !look_up_deferred(store, &lookups[i]))
-            pending[pending_count++] = &lookups[i];
+        struct kv_lookup *lookup = &lookups[i];
+        const bool usable = lookup->key_len >= 1 && lookup->key_len <= KV_KEY_MAX;
+        lookup->result = usable ? get_deferred(store, lookup->key, lookup->key_len, lookup->buf,
+                                               lookup->buf_cap, &lookup->value_len)
+                                : -EINVAL;
+        if (lookup->result == -EAGAIN)
+            pending[pending_count++] = lookup;
     }
     for (unsigned round = 0; pending_count && round < 2 * KV_TREE_DEPTH_MAX; round++) {
         for (size_t i = 0; i < pending_count; i++)

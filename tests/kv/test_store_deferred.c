@@ -109,6 +109,12 @@ static void expect(uint64_t number, const char *value)
     ck_assert_mem_eq(buf, value, length);
 }
 
+/* As the test found it. */
+static void expect_as_before(uint64_t number)
+{
+    ck_assert_int_eq(test_get_number(store, number, VALUE_BYTES), is_there(number) ? 0 : -ENOENT);
+}
+
 static void expect_none(uint64_t number)
 {
     char key[24];
@@ -180,7 +186,7 @@ START_TEST(more_changes_than_may_wait_are_settled_by_who_brings_them)
         if (i % 7 == 0)
             expect(i, value);
         else
-            ck_assert_int_eq(test_get_number(store, i, VALUE_BYTES), is_there(i) ? 0 : -ENOENT);
+            expect_as_before(i);
     }
     expect_sound();
 }
@@ -646,7 +652,7 @@ START_TEST(an_image_that_is_full_takes_what_was_acknowledged)
         if (acknowledged[i / 7])
             expect(i, value);
         else
-            ck_assert_int_eq(test_get_number(store, i, VALUE_BYTES), is_there(i) ? 0 : -ENOENT);
+            expect_as_before(i);
     }
     expect_sound();
 }
